@@ -1,0 +1,78 @@
+"""Every error that swapyard raises on purpose.
+
+    SwapyardError            one clear message: what was given, what is allowed, what to do
+    ├── StudyError           the study file, its pairs or its tasks say something impossible
+    │   └── NotYetError      they ask for a capability that this version does not have
+    ├── ModelError           a model cannot be found, fetched, loaded, or has no such site
+    ├── StoreError           a study directory cannot be read or written
+    │   ├── StorageFullError no room left; nothing is lost, the run goes on when there is room
+    │   └── HeldError        another driver holds the study
+    ├── RunError             workers cannot do the work
+    └── QueryError           the SQL, or what it asks for, cannot be answered
+
+Anything else that escapes is a bug of ours.
+"""
+
+__all__ = [
+    "HeldError",
+    "ModelError",
+    "NotYetError",
+    "QueryError",
+    "RunError",
+    "StorageFullError",
+    "StoreError",
+    "StudyError",
+    "SwapyardError",
+    "nearest",
+]
+
+import difflib
+from collections.abc import Iterable
+
+
+class SwapyardError(Exception):
+    """The root: its text is the one message that a user reads."""
+
+    exit_code = 1
+
+
+class StudyError(SwapyardError):
+    """The study file, its pairs or its tasks say something impossible."""
+
+
+class NotYetError(StudyError):
+    """The study asks for a capability that this version does not have."""
+
+
+class ModelError(SwapyardError):
+    """A model cannot be found, fetched or loaded, or has no such site."""
+
+
+class StoreError(SwapyardError):
+    """A study directory cannot be read or written."""
+
+
+class StorageFullError(StoreError):
+    """No room is left on the storage."""
+
+    exit_code = 4
+
+
+class HeldError(StoreError):
+    """Another driver holds the study."""
+
+    exit_code = 5
+
+
+class RunError(SwapyardError):
+    """The workers cannot do the work."""
+
+
+class QueryError(SwapyardError):
+    """The SQL, or what it asks for, cannot be answered."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: ``; did you mean 'x'?`` where a spelling is close, else nothing."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,203 @@
+"""The words that planner and workers share: places, units, cells, pairs. No torch here.
+
+A *cell* of a plan is fully resolved: every layer and head is a number and every position is a token
+index or the name of a span. A worker needs nothing else than a model, cells and pairs.
+"""
+
+__all__ = [
+    "METRIC_FAMILIES",
+    "OPERATIONS",
+    "Cell",
+    "ModelSpec",
+    "Pair",
+    "Place",
+    "Position",
+    "Unit",
+    "locate",
+]
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workers.errors import StudyError
+
+OPERATIONS = ("vanilla", "add", "subtract")
+"""``vanilla`` replaces the base's value, ``add`` and ``subtract`` change it by the other value."""
+
+METRIC_FAMILIES = ("logits", "kl")
+"""Metrics that are computed together: what the label tokens get, and divergences of distributions."""
+
+Position = tuple[int | str, ...]
+"""Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
+
+Span = tuple[int, int]
+"""The tokens ``[start, end)`` of a named span."""
+
+_SPAN = re.compile(r"(?P<name>.+?)(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\d+)\])?")
+
+
+class ModelSpec(BaseModel):
+    """Which model, and how it is loaded. Identity: ``ref``, ``revision``, ``dtype``, ``options``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: str
+    """An alias, a hub id, a local folder, ``zoo:NAME`` or ``artifact:NAME``."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    """``auto`` takes a CUDA device where there is one; provenance, no part of identity."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    chat: bool = False
+    trust_remote_code: bool = False
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """What a built-in model is made of (``width``, ``num_layers``, ``seed``, …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a run: a site, at a layer, in some heads, at some token positions."""
+
+    site: str
+    """A name of ``workers.sites.SITES``, or a module path ``a.b.c`` (its output) or ``a.b.c:input``."""
+    layer: int | None
+    """The block's number; None for a module path."""
+    heads: tuple[int, ...] | None
+    """Heads, all at once; None for the whole width."""
+    position: Position
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for canonical JSON."""
+        return {
+            "site": self.site,
+            "layer": self.layer,
+            "heads": None if self.heads is None else list(self.heads),
+            "position": list(self.position),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        heads = data["heads"]
+        return cls(
+            data["site"], data["layer"], None if heads is None else tuple(heads), tuple(data["position"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One change of the base run: at ``place``, in the dimensions ``dims``, by ``operation``."""
+
+    place: Place
+    dims: tuple[tuple[int, int], ...] | None
+    """Half-open ranges of the place's dimensions (of each head, where heads are named); None for all."""
+    operation: str
+    run: str
+    """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run) or ``zero``."""
+    origin: Place | None
+    """Where the value is taken; None for ``zero``. As many positions as ``place`` has, or one pooled."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for canonical JSON."""
+        return {
+            "place": self.place.to_json(),
+            "dims": None if self.dims is None else [list(d) for d in self.dims],
+            "operation": self.operation,
+            "run": self.run,
+            "origin": None if self.origin is None else self.origin.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        dims, origin = data["dims"], data["origin"]
+        return cls(
+            place=Place.from_json(data["place"]),
+            dims=None if dims is None else tuple((lo, hi) for lo, hi in dims),
+            operation=data["operation"],
+            run=data["run"],
+            origin=None if origin is None else Place.from_json(origin),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the sweep, resolved: its units in the order in which they apply, and where to read."""
+
+    units: tuple[Unit, ...]
+    read: int | str
+    """The token whose next-token logits are read: an index, or a span reference with one token."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for canonical JSON."""
+        return {"units": [u.to_json() for u in self.units], "read": self.read}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        return cls(units=tuple(Unit.from_json(u) for u in data["units"]), read=data["read"])
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One base, its sources and its labels, as token ids."""
+
+    pair: int
+    """The number that rows carry."""
+    tokens: Mapping[str, tuple[int, ...]]
+    """Token ids of each run: ``base``, and ``source``, ``source_2`` … where there are any."""
+    spans: Mapping[str, Mapping[str, Span]]
+    """For each run, its named spans."""
+    label_ids: tuple[int, ...]
+    """Any of these counts as the label; empty where the hypothesis predicts nothing."""
+    base_label_ids: tuple[int, ...]
+
+
+def locate(position: Position, spans: Mapping[str, Span]) -> tuple[int, ...]:
+    """Token indices of `position` in a run with these `spans`, in order.
+
+    ``subject`` is every token of the span, ``subject.first``, ``subject.last`` and ``subject[1]`` one
+    of them, and ``subject.mean`` all of them (whoever asks pools them).
+
+    Raises:
+        StudyError: the run has no such span, or the span has no such token.
+    """
+    found: list[int] = []
+    for item in position:
+        found.extend((item,) if isinstance(item, int) else _locate_span(item, spans))
+    return tuple(found)
+
+
+def span_name(reference: str) -> str:
+    """The span that a reference such as ``subject.last`` or ``subject[1]`` names."""
+    match = _SPAN.fullmatch(reference)
+    assert match is not None, reference
+    return match["name"]
+
+
+def is_pooled(position: Position) -> bool:
+    """Whether the position is the mean over a span's tokens."""
+    return any(isinstance(item, str) and item.endswith(".mean") for item in position)
+
+
+def _locate_span(reference: str, spans: Mapping[str, Span]) -> range:
+    match = _SPAN.fullmatch(reference)
+    name = match["name"] if match else reference
+    if match is None or name not in spans:
+        raise StudyError(f"position {reference!r}: the run has no span {name!r}; it has {sorted(spans)}")
+    start, end = spans[name]
+    if match["index"] is not None:
+        index = int(match["index"])
+        if not -(end - start) <= index < end - start:
+            raise StudyError(f"position {reference!r}: the span {name!r} has only {end - start} tokens")
+        at = (start if index >= 0 else end) + index
+        return range(at, at + 1)
+    if match["part"] == "first":
+        return range(start, start + 1)
+    if match["part"] == "last":
+        return range(end - 1, end)
+    return range(start, end)
