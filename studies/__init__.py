@@ -1,0 +1,23 @@
+"""The study definition: the language of study files, the tasks that make pairs, the cells of a sweep."""
+
+__all__ = [
+    "Aligned",
+    "Block",
+    "Fit",
+    "Generate",
+    "ModelSpec",
+    "Plot",
+    "Study",
+    "Task",
+    "Train",
+    "UnitSpec",
+    "ValueSpec",
+    "load_study",
+]
+
+from studies.blocks import Block, UnitSpec, ValueSpec
+from studies.fits import Aligned, Fit, Train
+from studies.load import load_study
+from studies.models import ModelSpec, Task
+from studies.plots import Generate, Plot
+from studies.spec import Study

@@ -8,12 +8,14 @@
     │   ├── StorageFullError no room left; nothing is lost, the run goes on when there is room
     │   └── HeldError        another driver holds the study
     ├── RunError             workers cannot do the work
+    │   └── ClusterError     a node of the cluster does not share the study's folder or version
     └── QueryError           the SQL, or what it asks for, cannot be answered
 
 Anything else that escapes is a bug of ours.
 """
 
 __all__ = [
+    "ClusterError",
     "HeldError",
     "ModelError",
     "NotYetError",
@@ -66,6 +68,12 @@ class HeldError(StoreError):
 
 class RunError(SwapyardError):
     """The workers cannot do the work."""
+
+
+class ClusterError(RunError):
+    """A node of the cluster does not share the study's folder or version."""
+
+    exit_code = 2
 
 
 class QueryError(SwapyardError):

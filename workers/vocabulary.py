@@ -8,12 +8,16 @@ __all__ = [
     "METRIC_FAMILIES",
     "OPERATIONS",
     "Cell",
+    "CleanRun",
     "ModelSpec",
     "Pair",
     "Place",
     "Position",
     "Unit",
+    "is_pooled",
     "locate",
+    "read_in",
+    "span_name",
 ]
 
 import re
@@ -157,6 +161,16 @@ class Pair:
     base_label_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CleanRun:
+    """One unintervened run to be scored: a prompt, the token that is read, the labels looked at there."""
+
+    tokens: tuple[int, ...]
+    read: int
+    label_ids: tuple[int, ...]
+    base_label_ids: tuple[int, ...]
+
+
 def locate(position: Position, spans: Mapping[str, Span]) -> tuple[int, ...]:
     """Token indices of `position` in a run with these `spans`, in order.
 
@@ -170,6 +184,21 @@ def locate(position: Position, spans: Mapping[str, Span]) -> tuple[int, ...]:
     for item in position:
         found.extend((item,) if isinstance(item, int) else _locate_span(item, spans))
     return tuple(found)
+
+
+def read_in(pair: Pair, run: str, read: int | str) -> int | None:
+    """The token of `run` that answers to the base run's `read`: what the two runs are compared at.
+
+    The last token answers to the last, any other index to the same index, a span to the run's own span of
+    that name. None where the run has no such token.
+    """
+    num_tokens = len(pair.tokens[run])
+    if isinstance(read, int):
+        at = num_tokens - 1 if read == len(pair.tokens["base"]) - 1 else read
+        return at if at < num_tokens else None
+    spans = pair.spans.get(run, {})
+    found = locate((read,), spans) if span_name(read) in spans else ()
+    return found[0] if len(found) == 1 else None
 
 
 def span_name(reference: str) -> str:

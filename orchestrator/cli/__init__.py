@@ -1,0 +1,87 @@
+"""The command line: one file a noun. Data goes to stdout, everything else to stderr."""
+
+__all__ = ["main"]
+
+import sys
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "plan": "How many cells, pairs and jobs a study has, before anything runs.",
+    "run": "Run a study, from wherever it stands.",
+    "status": "How far studies are.",
+    "query": "Answer a question in SQL over all studies.",
+    "plot": "Draw a study's results.",
+    "sites": "Where a model can be changed.",
+    "models": "Models by short names: list, fetch, clear.",
+}
+"""Commands in the order of a study's life, each in the module of its name."""
+
+
+class _Lazy(click.Group):
+    """Imports a command's module only when it is called: help must come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        found = getattr(import_module(f"orchestrator.cli.{cmd_name}"), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from workers.errors import nearest
+
+            ctx.fail(
+                f"no such command {args[0]!r}; there are {', '.join(_COMMANDS)}{nearest(args[0], _COMMANDS)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="swapyard", prog_name="swapyard")
+def cli() -> None:
+    """Large interchange-intervention studies: resumed at once after anything, answered in SQL.
+
+    A study is a YAML file; its results live in ./runs/STUDY. Begin with:
+
+        swapyard run capitals
+    """
+
+
+def main() -> None:
+    """The console's entry point: an error of ours is one message and an exit code, never a traceback."""
+    from workers.errors import SwapyardError
+
+    try:
+        cli(prog_name="swapyard", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SwapyardError as error:
+        click.echo(f"Error: {plain(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has had enough.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def plain(text: str) -> str:
+    """`text` without what could move a terminal's cursor or change its colours."""
+    return "".join(c for c in text if c == "\n" or c.isprintable())

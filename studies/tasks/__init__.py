@@ -1,0 +1,55 @@
+"""Tasks make pairs. A task is a small object; `TASKS` holds those that are bundled."""
+
+__all__ = ["TASKS", "PairRow", "Task", "find_task"]
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from studies.tasks.capitals import Capitals
+from workers.errors import NotYetError, nearest
+
+PairRow = Mapping[str, Any]
+"""One pair as the columns of ``study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
+
+
+class Task(Protocol):
+    """Makes candidate pairs; the filter then keeps those that the model answers right."""
+
+    @property
+    def name(self) -> str:
+        """As a study names it."""
+
+    @property
+    def filter(self) -> str:
+        """The filter where the study names none: ``both_correct`` or ``none``."""
+
+    @property
+    def options(self) -> Sequence[str]:
+        """The names of the options that `candidates` takes."""
+
+    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[PairRow]:
+        """Every pair that the task can make, each once, in an order that depends on `seed` alone.
+
+        The first ``num_pairs`` that pass the filter are the study's, so a larger number only adds pairs.
+
+        Raises:
+            StudyError: an option has an impossible value.
+        """
+
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Capitals(),)})
+"""The bundled tasks by name."""
+
+
+def find_task(name: str) -> Task:
+    """The bundled task of this name.
+
+    Raises:
+        NotYetError: there is none; tasks of one's own are not there yet either.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    raise NotYetError(
+        f"the task {name!r} is not there in this version; there are: {', '.join(TASKS)}{nearest(name, TASKS)}"
+    )

@@ -1,0 +1,46 @@
+"""The small table that a run ends with: the places where swapping does most."""
+
+__all__ = ["answer"]
+
+from pathlib import Path
+
+import duckdb
+
+from orchestrator.lines import table
+from orchestrator.views import connect
+
+_TOP = 3
+_AXES = ("model", "block", "site", "layer", "head", "base_position")
+_SQL = """
+WITH places AS (
+    SELECT {axes}, avg(iia) AS iia,
+           sum(logit_diff - base_run_logit_diff)
+               / nullif(sum(source_run_logit_diff - base_run_logit_diff), 0) AS recovered,
+           avg(changed) AS changed, avg(kl_base) AS kl_base, count(*) AS jobs
+    FROM results GROUP BY ALL
+)
+SELECT * FROM places
+QUALIFY row_number() OVER (PARTITION BY {kinds} ORDER BY {rank}) <= {top}
+ORDER BY {kinds}, {rank}
+"""
+
+
+def answer(root: Path) -> str:
+    """The three places of each kind where the study in `root` found the largest effects, as a table."""
+    connection = connect([root])
+    there = [name for name, *_ in connection.execute("DESCRIBE results").fetchall()]
+    axes = [name for name in _AXES if name in there and _varies(connection, name)] or ["block"]
+    kinds = [name for name in axes if name in ("model", "block", "site")] or ["true"]
+    rank = "iia DESC NULLS LAST, recovered DESC NULLS LAST, kl_base DESC NULLS LAST"
+    sql = _SQL.format(axes=", ".join(axes), kinds=", ".join(kinds), rank=rank, top=_TOP)
+    relation = connection.sql(sql)
+    rows = relation.fetchall()
+    keep = [i for i in range(len(relation.columns)) if any(row[i] is not None for row in rows)]
+    return table([relation.columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _varies(connection: duckdb.DuckDBPyConnection, column: str) -> bool:
+    # Of a cell without its pair one only knows the position as it was written.
+    view = "results" if column == "base_position" else "cells"
+    (num,) = connection.execute(f"SELECT count(DISTINCT {column}) FROM {view}").fetchall()[0]
+    return bool(num > 1)

@@ -1,0 +1,67 @@
+"""``swapyard models``: which models have short names, where the cache lies, fetching and clearing."""
+
+__all__ = ["models"]
+
+import click
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List the short names of models, and what is fetched.
+
+    Any hub id and any local folder works as a model, too.
+    """
+    if context.invoked_subcommand is None:
+        _list()
+
+
+@models.command()
+@click.argument("ref")
+@click.option("--revision", metavar="REV", help="A branch, tag or commit of a hub model.")
+def fetch(ref: str, revision: str | None) -> None:
+    """Bring the model REF (alias or hub id) onto this machine and print its folder."""
+    from workers.references import resolve
+    from workers.vocabulary import ModelSpec
+
+    facts = resolve(ModelSpec(ref=ref, revision=revision), say=lambda line: click.echo(line, err=True))
+    click.echo(facts.folder)
+
+
+@models.command()
+@click.argument("ref", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(ref: str | None, yes: bool) -> None:
+    """Delete the fetched model REF, or the whole cache."""
+    from workers import cache
+    from workers.errors import ModelError
+    from workers.fetch import SOURCES
+
+    if ref is not None and ref not in SOURCES:
+        raise ModelError(
+            f"model {ref!r} is not in swapyard's cache, which can hold {', '.join(SOURCES)}; "
+            "hub models lie in the hub's own cache: see 'hf cache rm --help'"
+        )
+    folder = cache.cache_folder() if ref is None else cache.models_folder() / ref
+    if not folder.exists():
+        click.echo(f"nothing to clear in {folder}", err=True)
+        return
+    if not yes:
+        click.confirm(f"Delete {folder} ({_megabytes(cache.size_bytes(folder))})?", abort=True, err=True)
+    click.echo(f"freed {_megabytes(cache.clear(folder))}", err=True)
+
+
+def _list() -> None:
+    from workers import cache
+    from workers.references import ALIASES, find
+
+    for name, alias in ALIASES.items():
+        folder = find(name)
+        state = "not fetched" if folder is None else f"fetched, {_megabytes(cache.size_bytes(folder))}"
+        click.echo(f"{name:<14}  {state:<18}  {alias.about}")
+    here = cache.cache_folder()
+    click.echo(f"\ncache: {here} ({_megabytes(cache.size_bytes(here))}; 'swapyard models clear' empties it)")
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,27 @@
+"""`swapyard plan`: what a study would do."""
+
+__all__ = ["plan"]
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.options import store_option, study_argument
+
+
+@click.command()
+@study_argument
+@store_option
+@click.option("--prepare", is_flag=True, help="Run the prompts once without interventions, where that is open.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
+    """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
+
+    Nothing is run, unless --prepare is given: which pairs a filter keeps only the model can tell, and
+    until it was asked the numbers are bounds.
+    """
+    from orchestrator.overview import overview
+
+    found = overview(study, store, prepare=prepare, say=lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))

@@ -1,0 +1,128 @@
+"""`swapyard query`: answer a question in SQL over all studies."""
+
+__all__ = ["query"]
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.options import store_option
+
+if TYPE_CHECKING:
+    import duckdb
+
+FORMATS = ("table", "csv", "json", "parquet")
+
+
+@click.command()
+@click.argument("sql", required=False, metavar="[SQL|NAME]")
+@click.option(
+    "-f", "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the SQL from a file."
+)
+@click.option("--list", "list_names", is_flag=True, help="List the named queries.")
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), help="[default: by the suffix of --output, else table]"
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, not to stdout."
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many rows a table shows at most.",
+)
+@click.option("--study", "studies", multiple=True, metavar="NAME", help="Only this study; may be repeated.")
+@store_option
+def query(
+    sql: str | None,
+    file: Path | None,
+    list_names: bool,
+    format_: str | None,
+    output: Path | None,
+    rows: int,
+    studies: tuple[str, ...],
+    store: Path,
+) -> None:
+    """Answer one SELECT over all studies below --store; every view has a column study.
+
+    Views: results, scores, cells, pairs, inputs, runs, failures, batches. What columns a view has:
+
+        swapyard query "DESCRIBE results"
+
+    A NAME is one of the queries that --list shows.
+    """
+    from orchestrator.query import named_queries, run_query
+    from orchestrator.roots import study_folders
+    from orchestrator.views import connect
+
+    if list_names:
+        width = max(map(len, named_queries()))
+        for one in named_queries().values():
+            click.echo(f"{one.name:<{width}}  {one.about}")
+        return
+    text = _text_of(sql, file)
+    chosen = format_ or _format_of(output)
+    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
+    connection = connect(study_folders(store, studies))
+    _write(run_query(connection, text), connection, chosen, output, rows)
+
+
+def _text_of(sql: str | None, file: Path | None) -> str:
+    """The SQL that is meant: from a file, a named query, or as given."""
+    from orchestrator.query import named_queries
+    from workers.errors import QueryError, nearest
+
+    if (sql is None) == (file is None):
+        raise click.UsageError("give one of SQL, the NAME of a query, and -f FILE; --list shows the names")
+    if file is not None:
+        return file.read_text(encoding="utf-8")
+    assert sql is not None
+    named = named_queries()
+    if sql.strip() in named:
+        return named[sql.strip()].sql
+    if sql.strip().isidentifier():
+        raise QueryError(
+            f"there is no query named {sql!r}; there are {', '.join(named)}{nearest(sql, named)}."
+            f' SQL has more words, such as "FROM {sql}"'
+        )
+    return sql
+
+
+def _format_of(output: Path | None) -> str:
+    if output is None:
+        return "table"
+    suffix = output.suffix.removeprefix(".").lower()
+    if suffix == "txt":
+        return "table"
+    if suffix not in FORMATS[1:]:
+        raise click.UsageError(
+            f"{output.name!r} does not say a format; end it in .csv, .json, .parquet or .txt, or give --format"
+        )
+    return suffix
+
+
+def _write(
+    relation: "duckdb.DuckDBPyRelation",
+    connection: "duckdb.DuckDBPyConnection",
+    format_: str,
+    output: Path | None,
+    rows: int,
+) -> None:
+    """Write the answer where it is wanted; a file only comes to be when all is in it."""
+    from orchestrator import answers
+    from orchestrator.query import explained
+
+    with explained(connection):
+        if format_ == "table":
+            fits = shutil.get_terminal_size().columns if output is None and sys.stdout.isatty() else None
+            made = answers.table_text(relation, rows=rows, width=fits)
+            data = f"{made.text}\n".encode()
+            if made.note:
+                click.echo(made.note, err=True)
+        ...

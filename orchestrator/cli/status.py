@@ -1,0 +1,30 @@
+"""`swapyard status`: how far studies are, from their stores alone."""
+
+__all__ = ["status"]
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.options import store_option
+
+WATCH_EVERY_S = 2.0
+
+
+@click.command()
+@click.argument("studies", nargs=-1, metavar="[STUDY]...")
+@store_option
+@click.option("--watch", is_flag=True, help="Go on showing, until all is done or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
+def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) -> None:
+    """Show how far the studies below --store are, or only those named."""
+    from orchestrator.status import read_status, show
+
+    while True:
+        found = read_status(store, studies)
+        click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
+        if not watch or all(one.num_done >= one.num_jobs for one in found):
+            return
+        time.sleep(WATCH_EVERY_S)

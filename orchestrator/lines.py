@@ -1,0 +1,37 @@
+"""Tables for a terminal: plain text, so that they can be read, copied and piped."""
+
+__all__ = ["cell_text", "table"]
+
+from collections.abc import Sequence
+from typing import Any
+
+MAX_WIDTH = 40
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns below their names, numbers to the right."""
+    texts = [[cell_text(value) for value in row] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in texts), 0) for i, name in enumerate(names)]
+    numeric = [
+        all(isinstance(row[i], int | float) or row[i] is None for row in rows) and bool(rows)
+        for i in range(len(names))
+    ]
+    lines = [names, ["─" * width for width in widths], *texts]
+    return "\n".join(_line(line, widths, numeric) for line in lines)
+
+
+def cell_text(value: Any) -> str:
+    """One value on one line, cut where it is long; without anything that could steer a terminal."""
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
+def _line(texts: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    padded = (
+        text.rjust(width) if right else text.ljust(width)
+        for text, width, right in zip(texts, widths, numeric, strict=True)
+    )
+    return "  ".join(padded).rstrip()

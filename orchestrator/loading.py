@@ -1,0 +1,57 @@
+"""Engines: the one place that says how many threads torch may use and how much memory captures may take."""
+
+__all__ = ["Engines"]
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.machine import memory_bytes
+from orchestrator.plan.tables import Lane
+from workers.errors import ModelError
+from workers.references import resolve
+
+if TYPE_CHECKING:
+    from workers.engine import Engine
+
+CAPTURE_SHARE = 8
+"""An engine keeps captures in this part of its share of the machine's memory."""
+
+
+@dataclass(slots=True)
+class Engines:
+    """The engine on one lane's model at a time; asking for another lane's lets the first one go."""
+
+    threads: int
+    """Ray gives an actor one OpenMP thread, torch takes every core it sees: neither is right, so it is set."""
+    num_sharing: int
+    """How many processes like this one share the machine's memory."""
+    _lane: int | None = None
+    _engine: "Engine | None" = field(default=None, repr=False)
+
+    def of(self, lane: Lane) -> "Engine":
+        """The engine of `lane`, loaded if it is not in hand.
+
+        Raises:
+            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+        """
+        if self._engine is None or self._lane != lane.lane:
+            self._engine = None
+            self._engine = self._load(lane)
+            self._lane = lane.lane
+        return self._engine
+
+    def _load(self, lane: Lane) -> "Engine":
+        import torch
+
+        from workers.engine import Engine
+        from workers.loading import load
+
+        torch.set_num_threads(self.threads)
+        facts = resolve(lane.spec, fetch=False)
+        if facts.revision != lane.spec.revision:
+            raise ModelError(
+                f"model {lane.spec.ref!r} has revision {facts.revision[:12]} here, but the plan was made for"
+                f" {lane.spec.revision}; restore it, or run the study again to plan anew"
+            )
+        budget = memory_bytes() // self.num_sharing // CAPTURE_SHARE
+        return Engine(load(lane.spec, facts), capture_budget_bytes=budget)

@@ -1,0 +1,216 @@
+"""From a study and its inputs to a plan: cells, pairs, cellsets, tiles. Never a row a job.
+
+Numbers of cells, pairs, cellsets and tiles belong to the store: a later plan keeps those of an
+earlier one and adds its own, so that rows already written stay valid.
+"""
+
+__all__ = ["LaneInputs", "build_plan"]
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.plan import encode
+from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.encode import Placed
+from orchestrator.plan.prepare import Input
+from orchestrator.plan.tables import Lane, Plan
+from orchestrator.plan.tiles import Group, make_tiles
+from studies import Study
+from studies.expand import Expansion, PairClass, Point, expand, used_spans
+from studies.identity import cell_id, pair_id
+from workers.errors import StudyError
+from workers.facts import ModelFacts
+from workers.sites import order
+from workers.vocabulary import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneInputs:
+    """What a lane brings to a plan: its model's facts, all inputs, and which class each kept one is in."""
+
+    lane: Lane
+    facts: ModelFacts
+    inputs: Sequence[Input]
+    classes: Mapping[int, PairClass]
+    """Given number of a kept input → its class."""
+
+
+class _Numbers:
+    """Numbers for things known by id: those of before, then fresh ones."""
+
+    def __init__(self, known: Mapping[uuid.UUID, int]) -> None:
+        self.known = dict(known)
+        self._next = max(known.values(), default=-1) + 1
+
+    def __getitem__(self, key: uuid.UUID) -> int:
+        if key not in self.known:
+            self.known[key] = self._next
+            self._next += 1
+        return self.known[key]
+
+    def retired(self, used: Mapping[int, Any]) -> list[tuple[int, uuid.UUID]]:
+        """Those that are not among the `used`."""
+        return [(number, key) for key, number in self.known.items() if number not in used]
+
+
+class _Builder:
+    """Collects the rows of a plan, lane by lane."""
+
+    def __init__(self, study: Study, earlier: Earlier) -> None:
+        self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
+        self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
+        self.grid: list[tuple[int, int, int]] = []
+        self.groups: list[Group] = []
+        self.placed: dict[tuple[int, int], Placed] = {}
+        """(lane, given) → where a kept input is."""
+        self._study = study
+        self._used_spans = used_spans(study)
+        self._cell_numbers = _Numbers(earlier.cells)
+        self._pair_numbers = _Numbers(earlier.pairs)
+        self._by_cell: dict[tuple[int, Cell, int | None], int] = {}
+
+    def add_lane(self, brought: LaneInputs) -> None:
+        """Add the classes of a lane, each with its cells and pairs."""
+        members: dict[PairClass, list[Input]] = defaultdict(list)
+        for one in brought.inputs:
+            if one.reason is None:
+                members[brought.classes[one.given]].append(one)
+        expansions = {kind: expand(self._study, brought.facts, kind) for kind in members}
+        _check_positions(expansions, members)
+        for kind in sorted(members, key=_class_order):
+            self.groups.append(
+                Group(
+                    lane=brought.lane.lane,
+                    cells=self._add_cells(brought.lane, expansions[kind].points),
+                    pairs=self._add_pairs(brought.lane.lane, members[kind]),
+                    num_tokens=dict(kind.lengths)["base"],
+                )
+            )
+
+    def retired(self) -> list[tuple[str, int, uuid.UUID]]:
+        """Numbers that belong to nothing in this plan."""
+        pairs = {pair: None for pair, _, _ in self.placed.values()}
+        return [
+            *(("cell", *gone) for gone in self._cell_numbers.retired(self.cells)),
+            *(("pair", *gone) for gone in self._pair_numbers.retired(pairs)),
+        ]
+
+    def _add_cells(self, lane: Lane, points: Sequence[Point]) -> tuple[int, ...]:
+        """Number the cells of a class; they come back in running order, by what they change first."""
+        found: dict[int, Cell] = {}
+        for point in points:
+            number = self._number(lane, point)
+            found[number] = point.cell
+            written = (lane.lane, point.block, *point.axes.items())
+            at, _, _ = self.points.setdefault(written, (len(self.points), lane.lane, point))
+            self.grid.append((len(self.groups), at, number))
+        return tuple(sorted(found, key=lambda number: (*_first_change(found[number]), number)))
+
+    def _number(self, lane: Lane, point: Point) -> int:
+        key = (lane.lane, point.cell, point.seed)
+        if key not in self._by_cell:
+            identity = cell_id(lane.identity, point.cell, seed=point.seed)
+            number = self._by_cell[key] = self._cell_numbers[identity]
+            self.cells[number] = (identity, lane.lane, point.cell)
+        return self._by_cell[key]
+
+    def _add_pairs(self, lane: int, members: Sequence[Input]) -> tuple[int, ...]:
+        pairs: dict[int, None] = {}
+        for one in sorted(members, key=_pair_order):
+            identity = pair_id(
+                tokens=one.tokens,
+                label_ids=one.label_ids,
+                base_label_ids=one.base_label_ids,
+                spans=one.spans,
+                used_spans=self._used_spans,
+            )
+            pair = self._pair_numbers[identity]
+            self.placed[lane, one.given] = (pair, identity, len(self.groups))
+            pairs[pair] = None
+        return tuple(pairs)
+
+
+def build_plan(
+    study: Study,
+    lanes: Sequence[LaneInputs],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    families: Sequence[str],
+    earlier: Earlier,
+    head: Mapping[str, Any],
+    base_tokens: Mapping[tuple[int, int], Sequence[str]],
+) -> Plan:
+    """The plan of `study` over `rows` (the given pairs), keeping what `earlier` already has.
+
+    ``runs`` and ``tokens`` are not among its tables: whoever has a model and a tokeniser adds them.
+
+    Raises:
+        StudyError: a position that is asked for does not exist, or there is nothing to do.
+    """
+    builder = _Builder(study, earlier)
+    for brought in lanes:
+        builder.add_lane(brought)
+    num_jobs = sum(len(group.cells) * len(group.pairs) for group in builder.groups)
+    if not num_jobs:
+        raise StudyError(f"study {study.study}: the sweep has no cell for these pairs; widen its axes")
+    cellsets, tiles = make_tiles(builder.groups, earlier)
+    lengths = {pair: group.num_tokens for group in builder.groups for pair in group.pairs}
+    costs = {tile.cellset: max(lengths.get(pair, 1) for pair in tile.pairs) for tile in tiles}
+    inputs = [
+        (at, one, builder.placed.get((at, one.given)), base_tokens.get((at, one.given), ()))
+        for at, one in ((brought.lane.lane, one) for brought in lanes for one in brought.inputs)
+    ]
+    tables = {
+        "pairs": encode.pairs_table(rows),
+        "inputs": encode.inputs_table(inputs),
+        "cells": encode.cells_table(builder.cells),
+        "points": encode.points_table(list(builder.points.values())),
+        "grid": encode.grid_table(builder.grid),
+        "cellsets": encode.cellsets_table(cellsets, costs),
+        "tiles": encode.tiles_table(tiles),
+        "retired": encode.retired_table(builder.retired()),
+    }
+    return Plan(head={**head, "num_jobs": num_jobs, "families": list(families)}, tables=tables)
+
+
+def _check_positions(
+    expansions: Mapping[PairClass, Expansion], members: Mapping[PairClass, Sequence[Input]]
+) -> None:
+    """Refuse positions that some pairs lack (unless the block skips them), or that no pair has."""
+    lacking: dict[Any, list[Input]] = defaultdict(list)
+    for kind, expansion in expansions.items():
+        for missing in dict.fromkeys(expansion.missing):
+            lacking[missing].extend(members[kind])
+    total = sum(map(len, members.values()))
+    for missing, inputs in lacking.items():
+        if missing.skip and len(inputs) < total:
+            continue
+        tokens = len(inputs[0].tokens["base"])
+        raise StudyError(
+            f"{missing.block}: position {missing.position!r} does not exist in {len(inputs):,} of {total:,}"
+            f" pairs, such as pair {inputs[0].given} whose base has {tokens} tokens; take another position,"
+            " or set missing: skip to leave such pairs out"
+        )
+
+
+def _class_order(kind: PairClass) -> tuple[Any, ...]:
+    return (kind.lengths, sorted(kind.spans), sorted(kind.blocks), str(kind.columns))
+
+
+def _pair_order(one: Input) -> tuple[Any, ...]:
+    """Pairs that share a base stay together, and of those the ones that share a source."""
+    return tuple(one.tokens[run] for run in sorted(one.tokens))
+
+
+def _first_change(cell: Cell) -> tuple[Any, ...]:
+    """Sorts cells by what they change first: where in the network, then at which token."""
+    return min((order(u.place.site, u.place.layer), _position_order(u.place.position)) for u in cell.units)
+
+
+def _position_order(position: Sequence[int | str]) -> tuple[int, str]:
+    """Indices by number, then spans by name."""
+    indices = [item for item in position if isinstance(item, int)]
+    return (min(indices), "") if indices else (1 << 31, str(position[0]))

@@ -1,0 +1,223 @@
+"""Unintervened runs: what the model says about a prompt when nothing is changed.
+
+Filters, and the base and source values beside every result, need them. They are run once: a cache
+in the user's cache folder keeps them by content (model, tokens, labels), a committed plan keeps its
+own copy. The model runs in a child process, so that nobody who only plans loads torch.
+"""
+
+__all__ = ["CachedScorer", "ChildScorer", "EngineScorer", "MissingRunsError", "Scorer", "kept_runs"]
+
+import hashlib
+import json
+import pickle
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from orchestrator.plan.tables import Lane
+from workers.cache import cache_folder
+from workers.errors import RunError, SwapyardError
+from workers.vocabulary import CleanRun
+
+if TYPE_CHECKING:
+    from orchestrator.loading import Engines
+
+COLUMNS = (
+    ("label_logit", "f"),
+    ("base_label_logit", "f"),
+    ("logsumexp", "f"),
+    ("label_rank", "i"),
+    ("base_label_rank", "i"),
+    ("pred_id", "i"),
+    ("pred_logit", "f"),
+    ("margin", "f"),
+)
+"""The values of a run and how they are packed: 32-bit floats and integers."""
+
+_PACKED = struct.Struct("<" + "".join(code for _, code in COLUMNS))
+
+Columns = dict[str, np.ndarray]
+
+
+class MissingRunsError(SwapyardError):
+    """Values that only a model can give are asked for where none may be loaded."""
+
+
+def kept_runs() -> Path:
+    """Where `CachedScorer` keeps runs between studies: in the user's cache."""
+    return cache_folder() / "runs"
+
+
+class Scorer(Protocol):
+    """Gives the unintervened values of runs, one array a column, in the order of the requests."""
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
+        """Values of `requests` under the lane's model."""
+
+
+class CachedScorer:
+    """Remembers every value on disk, and asks `inner` for what is not there yet."""
+
+    def __init__(self, folder: Path, inner: Scorer | None) -> None:
+        """`folder` keeps one small database a model; without `inner`, what is not kept is an error."""
+        self._folder = folder
+        self._inner = inner
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
+        """As `Scorer.score`.
+
+        Raises:
+            MissingRunsError: some values are not kept, and there is no inner scorer.
+        """
+        keys = [_key(request) for request in requests]
+        with closing(self._open(lane)) as database:
+            known = _known(database, keys)
+            todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+            if todo:
+                if self._inner is None:
+                    raise MissingRunsError(f"{len(todo)} unintervened runs have not been made yet")
+                fresh = self._inner.score(lane, list(todo.values()))
+                rows = zip(*(fresh[name].tolist() for name, _ in COLUMNS), strict=True)
+                packed = {key: _PACKED.pack(*row) for key, row in zip(todo, rows, strict=True)}
+                with database:
+                    database.executemany("INSERT OR IGNORE INTO runs VALUES (?, ?)", packed.items())
+                known |= packed
+        return _columns([_PACKED.unpack(known[key]) for key in keys])
+
+    def _open(self, lane: Lane) -> sqlite3.Connection:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(lane.identity.encode()).hexdigest()[:24]
+        database = sqlite3.connect(self._folder / f"{name}.sqlite", timeout=60)
+        database.execute("CREATE TABLE IF NOT EXISTS runs (key BLOB PRIMARY KEY, packed BLOB) WITHOUT ROWID")
+        return database
+
+
+class EngineScorer:
+    """Scores with an engine of this process."""
+
+    def __init__(self, engines: "Engines") -> None:
+        """`engines` are those that will run the jobs, so that a model is loaded once."""
+        self._engines = engines
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
+        """As `Scorer.score`."""
+        return checked(self._engines.of(lane).clean(requests), requests)
+
+
+class ChildScorer:
+    """Scores in a child process that loads the model when it is first asked for."""
+
+    def __init__(self, *, threads: int) -> None:
+        """The child's torch uses `threads` threads."""
+        self._threads = threads
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
+        """As `Scorer.score`.
+
+        Raises:
+            RunError: the child could not load or run the model, or died.
+        """
+        child = self._start()
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            pickle.dump((lane, list(requests)), child.stdin)
+            child.stdin.flush()
+            answer = pickle.load(child.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            raise RunError(
+                f"the process that runs {lane.spec.ref} without interventions died"
+                f" (exit status {child.poll()}); was it out of memory?"
+            ) from error
+        if isinstance(answer, str):
+            raise RunError(answer)
+        return dict(answer)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._child is None:
+            command = [sys.executable, "-m", "orchestrator.plan.clean", str(self._threads)]
+            # A session of its own: a Ctrl-C at the terminal is the driver's to handle.
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        return self._child
+
+
+def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
+    """The columns of an engine, if no run failed.
+
+    Raises:
+        RunError: the model cannot run one of the prompts as it is.
+    """
+    for request, error in zip(requests, columns["error"], strict=True):
+        if error is not None:
+            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {error}")
+    return {name: columns[name] for name, _ in COLUMNS}
+
+
+def _key(request: CleanRun) -> bytes:
+    parts = (request.tokens, (request.read,), request.label_ids, request.base_label_ids)
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).digest()
+
+
+def _known(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    distinct = list(dict.fromkeys(keys))
+    for start in range(0, len(distinct), 500):
+        some = distinct[start : start + 500]
+        marks = ",".join("?" * len(some))
+        found.update(database.execute(f"SELECT key, packed FROM runs WHERE key IN ({marks})", some))
+    return found
+
+
+def _columns(rows: Sequence[tuple[float, ...]]) -> Columns:
+    dtypes = {"f": np.float32, "i": np.int32}
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
+    return {name: np.array(v, dtypes[code]) for (name, code), v in zip(COLUMNS, values, strict=True)}
+
+
+def _serve(threads: int) -> None:
+    """The child: answers requests from stdin on stdout until stdin ends."""
+    import os
+
+    # Whatever a library prints must not land between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    from orchestrator.loading import Engines
+
+    engines = Engines(threads=threads, num_sharing=1)
+    while True:
+        try:
+            lane, requests = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer: Columns | str = checked(engines.of(lane).clean(requests), requests)
+        except SwapyardError as error:
+            answer = str(error)
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
+
+__all__ = ["Earlier", "Ranges", "earlier_inputs", "earlier_of"]
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.plan.prepare import Input, Prepared
+from orchestrator.plan.tables import Plan, Tile
+from orchestrator.store import IntervalSet, State
+from workers.vocabulary import METRIC_FAMILIES
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """All that a new plan must respect."""
+
+    lane_numbers: Mapping[str, int] = field(default_factory=dict)
+    """A lane's identity → its number."""
+    cells: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    pairs: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    cellsets: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """Cellset → its cells' numbers in running order."""
+    tiles: Sequence[Tile] = ()
+    done: Mapping[int, Ranges] = field(default_factory=dict)
+    """Tile → ranges of k for which some metric family is done."""
+
+
+def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
+    """What `plan`, the study's committed one, and `state` leave behind."""
+    if plan is None or state is None:
+        return Earlier()
+    return Earlier(
+        lane_numbers=plan.head["lane_numbers"],
+        cells=dict(_numbers(plan, "cell")),
+        pairs=dict(_numbers(plan, "pair")),
+        cellsets={number: cells.tolist() for number, cells in plan.cellsets.items()},
+        tiles=list(plan.tiles.values()),
+        done={tile: _done(state, tile) for tile in plan.tiles},
+    )
+
+
+def earlier_inputs(plan: Plan, lane: int) -> Prepared:
+    """The inputs of one lane as they were committed."""
+    rows = [row for row in plan.tables["inputs"].to_pylist() if row["lane"] == lane]
+    place = [data["lane"] for data in plan.head["lanes"]].index(lane)
+    return Prepared(inputs=[_input(row) for row in rows], prompts=plan.head["prompts"][place])
+
+
+def _numbers(plan: Plan, what: str) -> Iterator[tuple[uuid.UUID, int]]:
+    """Every number ever given out, with its id: those of the plan and those retired before."""
+    table = plan.tables["cells" if what == "cell" else "inputs"]
+    for number, identity in zip(table[what].to_pylist(), table[f"{what}_id"].to_pylist(), strict=True):
+        if number is not None:
+            yield identity, number
+    for row in plan.tables["retired"].to_pylist():
+        if row["what"] == what:
+            yield row["id"], row["number"]
+
+
+def _done(state: State, tile: int) -> Ranges:
+    some = IntervalSet()
+    for family in METRIC_FAMILIES:
+        for lo, hi in state.done(family, tile).intervals():
+            some.add(lo, hi)
+    return tuple(some.intervals())
+
+
+def _input(row: Mapping[str, Any]) -> Input:
+    spans = json.loads(row["spans"])
+    return Input(
+        given=row["given"],
+        tokens={run: tuple(ids) for run, ids in row["tokens"].items() if ids is not None},
+        spans={run: {name: (lo, hi) for name, (lo, hi) in named.items()} for run, named in spans.items()},
+        label_ids=tuple(row["label_ids"]),
+        base_label_ids=tuple(row["base_label_ids"]),
+        reason=row["reason"],
+    )

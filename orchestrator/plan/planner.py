@@ -1,0 +1,195 @@
+"""Planning with everything it touches: model references, tokenisers, given pairs, the earlier plan."""
+
+__all__ = ["Draft", "Planner"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+
+from orchestrator.plan.build import LaneInputs, build_plan
+from orchestrator.plan.clean import MissingRunsError, Scorer
+from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
+from orchestrator.plan.given import Given, read_given
+from orchestrator.plan.prepare import Prepared, prepare
+from orchestrator.plan.runs import runs_table
+from orchestrator.plan.tables import Lane, Plan
+from orchestrator.plan.where import classify
+from orchestrator.store import State
+from studies import Study
+from studies.identity import content_id, lane_identity
+from studies.plots import metric_families
+from studies.supported import check_supported
+from studies.tokens import Tokenizer
+from workers.facts import ModelFacts
+from workers.references import resolve
+from workers.vocabulary import ModelSpec
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan that is not committed yet."""
+
+    plan: Plan
+    exact: bool
+    """Whether the pairs went through their filter; otherwise the number of jobs is an upper bound."""
+    complete: bool
+    """Whether the unintervened runs are in it, so that it can be committed and run."""
+
+
+class Planner:
+    """Plans one study; what it needs is read once, however often `draft` is called."""
+
+    def __init__(self, study: Study, *, say: Callable[[str], None]) -> None:
+        """`say` gets lines of progress.
+
+        Raises:
+            NotYetError: the study needs what this version cannot do.
+        """
+        check_supported(study)
+        self.study = study
+        self._say = say
+        self._vocabularies: dict[Path, Sequence[str]] = {}
+
+    @cached_property
+    def models(self) -> Sequence[tuple[ModelSpec, ModelFacts]]:
+        """Each model of the study with its facts; fetched where it is not on this machine.
+
+        Raises:
+            ModelError: a model cannot be found.
+        """
+        return [(spec, resolve(spec, say=self._say)) for spec in self.study.lanes()]
+
+    @cached_property
+    def given(self) -> Given:
+        """The pairs as given, before any model has seen them.
+
+        Raises:
+            StudyError: they cannot be read or made.
+        """
+        return read_given(self.study)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names all that a plan is made of: a committed plan with this digest is the same plan."""
+        made_of = {"inputs": self._inputs_id, "study": self.study.to_yaml(), "format": PLAN_FORMAT}
+        return str(content_id("plan", made_of))
+
+    @cached_property
+    def _inputs_id(self) -> str:
+        """Names all that the inputs are made of."""
+        models = [lane_identity(facts, spec) for spec, facts in self.models]
+        settings = [self.given.filter, self.given.aligned, self.given.num_pairs, self.study.label_tokens]
+        return str(content_id("inputs", [models, settings, self.given.digest]))
+
+    def draft(self, scorer: Scorer, earlier: Plan | None = None, state: State | None = None) -> Draft:
+        """The plan, as exact as `scorer` can tell.
+
+        `earlier` is the study's committed plan and `state` what is done of it: numbers, kept pairs and
+        tiles go on.
+
+        Raises:
+            StudyError: the study cannot be planned.
+        """
+        before = earlier_of(earlier, state)
+        lanes = self._lanes(before)
+        try:
+            prepared = [self._prepare(lane, facts, scorer, earlier) for lane, facts in lanes]
+        except MissingRunsError:
+            guesses = [self._prepare(lane, facts, None, None) for lane, facts in lanes]
+            return Draft(self._build(lanes, guesses, before), exact=False, complete=False)
+        plan = self._build(lanes, prepared, before)
+        try:
+            runs = runs_table(plan, scorer)
+        except MissingRunsError:
+            return Draft(plan, exact=True, complete=False)
+        tables = {**plan.tables, "runs": runs, "tokens": self._tokens(lanes)}
+        return Draft(replace(plan, tables=tables), exact=True, complete=True)
+
+    def _lanes(self, before: Earlier) -> list[tuple[Lane, ModelFacts]]:
+        """A lane for each model; one that the store already has keeps its number."""
+        numbers = dict(before.lane_numbers)
+        lanes: list[tuple[Lane, ModelFacts]] = []
+        for spec, facts in self.models:
+            identity = lane_identity(facts, spec)
+            lane = Lane(
+                lane=numbers.setdefault(identity, len(numbers)),
+                spec=spec.model_copy(update={"revision": facts.revision}),
+                identity=identity,
+                num_parameters=facts.num_parameters,
+            )
+            lanes.append((lane, facts))
+        return lanes
+
+    def _prepare(
+        self, lane: Lane, facts: ModelFacts, scorer: Scorer | None, earlier: Plan | None
+    ) -> Prepared:
+        """The lane's inputs; those that were committed are not asked of the model again."""
+        if earlier is not None and earlier.head["inputs"] == self._inputs_id:
+            return earlier_inputs(earlier, lane.lane)
+        return prepare(
+            self.given.rows,
+            lane,
+            Tokenizer.of(facts.folder),
+            scorer,
+            filter=self.given.filter,
+            aligned=self.given.aligned,
+            num_pairs=self.given.num_pairs,
+            label_tokens=self.study.label_tokens,
+        )
+
+    def _build(
+        self, lanes: Sequence[tuple[Lane, ModelFacts]], prepared: Sequence[Prepared], before: Earlier
+    ) -> Plan:
+        brought = [
+            LaneInputs(lane=lane, facts=facts, inputs=one.inputs, classes=classify(self.study, self.given, one))
+            for (lane, facts), one in zip(lanes, prepared, strict=True)
+        ]
+        head = {
+            "format": PLAN_FORMAT,
+            "study": self.study.study,
+            "version": version("swapyard"),
+            "digest": self.digest,
+            "inputs": self._inputs_id,
+            "lanes": [lane.to_json() for lane, _ in lanes],
+            "lane_numbers": before.lane_numbers | {lane.identity: lane.lane for lane, _ in lanes},
+            "prompts": [one.prompts for one in prepared],
+            "filter": self.given.filter,
+        }
+        return build_plan(
+            self.study,
+            brought,
+            self.given.rows,
+            families=metric_families(self.study.metrics),
+            earlier=before,
+            head=head,
+            base_tokens={
+                (lane.lane, one.given): _texts(self._vocabulary(facts), one.tokens["base"])
+                for (lane, facts), prepared_lane in zip(lanes, prepared, strict=True)
+                for one in prepared_lane.kept
+            },
+        )
+
+    def _vocabulary(self, facts: ModelFacts) -> Sequence[str]:
+        if facts.folder not in self._vocabularies:
+            self._vocabularies[facts.folder] = Tokenizer.of(facts.folder).vocabulary()
+        return self._vocabularies[facts.folder]
+
+    def _tokens(self, lanes: Sequence[tuple[Lane, ModelFacts]]) -> pa.Table:
+        texts = [(lane.lane, self._vocabulary(facts)) for lane, facts in lanes]
+        return pa.table(
+            {
+                "lane": pa.array([lane for lane, found in texts for _ in found], pa.uint16()),
+                "id": pa.array([number for _, found in texts for number in range(len(found))], pa.int32()),
+                "token": pa.array([text for _, found in texts for text in found], pa.string()),
+            }
+        )
+
+
+def _texts(vocabulary: Sequence[str], ids: Sequence[int]) -> list[str]:
+    return [vocabulary[number] if number < len(vocabulary) else f"<id {number}>" for number in ids]

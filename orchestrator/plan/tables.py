@@ -1,0 +1,171 @@
+"""A plan as tables: what `plan/<uuid>/` holds, and how workers and views get it back.
+
+| table    | one row for each                         | what it says |
+|---|---|---|
+| pairs    | given pair                               | its columns, as given |
+| inputs   | lane × given pair                        | token ids, spans, labels, its class, whether it is kept and why not |
+| runs     | lane × pair × run × read                 | the unintervened values |
+| cells    | resolved cell                            | number, id, units |
+| points   | written grid point                       | block and axes, as written |
+| grid     | class × point                            | the cell that the point is in that class of pairs |
+| cellsets | cell of a cellset, in running order      | k-th cell, and its cost |
+| tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k that are wanted |
+| retired  | number that no longer belongs to the plan| so that it is never used again |
+| tokens   | lane × token id                          | readable text |
+"""
+
+__all__ = ["Lane", "Plan", "Tile", "decode_plan", "encode_plan", "read_plan"]
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.store import PlanRef, StudyStore
+from workers.vocabulary import Cell, ModelSpec, Pair
+
+TABLES = ("pairs", "inputs", "runs", "cells", "points", "grid", "cellsets", "tiles", "retired", "tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One model as the jobs see it: its number in the store, how it is loaded, and what it is."""
+
+    lane: int
+    spec: ModelSpec
+    identity: str
+    """What makes it this model and no other (reference, revision, dtype), as canonical JSON."""
+    num_parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "spec": self.spec.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        return cls(**{**data, "spec": ModelSpec.model_validate(data["spec"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """At most 64 pairs of one class under one cellset: the jobs (k, j), k a cell's place, j a pair's."""
+
+    tile: int
+    lane: int
+    cellset: int
+    pairs: tuple[int, ...]
+    ord0: int
+    """Ordinal of its first job; that of job (k, j) is ``ord0 + k * len(pairs) + j``."""
+    wanted: tuple[tuple[int, int], ...]
+    """Half-open ranges of k that the plan asks for."""
+    num_selected: int
+    """How many of its pairs the plan still asks for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tables of one plan, and a head of plain facts."""
+
+    head: Mapping[str, Any]
+    tables: Mapping[str, pa.Table]
+
+    @property
+    def num_jobs(self) -> int:
+        """Distinct jobs that the plan asks for."""
+        return int(self.head["num_jobs"])
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The metric families that every job is done for."""
+        return tuple(self.head["families"])
+
+    @cached_property
+    def lanes(self) -> dict[int, Lane]:
+        """Lanes by number."""
+        return {data["lane"]: Lane.from_json(data) for data in self.head["lanes"]}
+
+    @cached_property
+    def tiles(self) -> dict[int, Tile]:
+        """Tiles by number, in the order in which they are to run."""
+        return {
+            row["tile"]: Tile(
+                tile=row["tile"],
+                lane=row["lane"],
+                cellset=row["cellset"],
+                pairs=tuple(row["pairs"]),
+                ord0=row["ord0"],
+                wanted=tuple((r["lo"], r["hi"]) for r in row["wanted"]),
+                num_selected=row["num_selected"],
+            )
+            for row in self.tables["tiles"].to_pylist()
+        }
+
+    @cached_property
+    def cellsets(self) -> dict[int, np.ndarray]:
+        """For each cellset, the numbers of its cells in running order, shape (num_cells,)."""
+        return self._by_cellset("cell")
+
+    @cached_property
+    def costs(self) -> dict[int, np.ndarray]:
+        """For each cellset, what each cell costs for one pair in cost units, shape (num_cells,)."""
+        return self._by_cellset("cost")
+
+    @cached_property
+    def cells(self) -> dict[int, Cell]:
+        """Resolved cells by number."""
+        table = self.tables["cells"]
+        numbers, texts = table["cell"].to_pylist(), table["resolved"].to_pylist()
+        return {n: Cell.from_json(json.loads(text)) for n, text in zip(numbers, texts, strict=True)}
+
+    @cached_property
+    def pairs(self) -> dict[int, Pair]:
+        """Kept pairs by number."""
+        rows = self.tables["inputs"].filter(self.tables["inputs"]["kept"]).to_pylist()
+        return {row["pair"]: _pair(row) for row in rows}
+
+    def _by_cellset(self, column: str) -> dict[int, np.ndarray]:
+        table = self.tables["cellsets"]
+        numbers = table["cellset"].to_numpy()
+        values = table[column].to_numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        pieces = np.split(values, starts[1:]) if len(starts) else []
+        return {int(numbers[s]): piece for s, piece in zip(starts, pieces, strict=True)}
+
+
+def _pair(row: Mapping[str, Any]) -> Pair:
+    spans = json.loads(row["spans"])
+    return Pair(
+        pair=row["pair"],
+        tokens={name: tuple(ids) for name, ids in row["tokens"].items() if ids is not None},
+        spans={run: {name: (lo, hi) for name, (lo, hi) in named.items()} for run, named in spans.items()},
+        label_ids=tuple(row["label_ids"]),
+        base_label_ids=tuple(row["base_label_ids"]),
+    )
+
+
+def read_plan(store: StudyStore, ref: PlanRef) -> Plan:
+    """A committed plan of `store`."""
+    return decode_plan({name: store.read_plan_file(ref, name) for name in ref.files})
+
+
+def encode_plan(plan: Plan) -> dict[str, bytes]:
+    """The plan's files by name."""
+    files = {"plan.json": json.dumps(plan.head, indent=1, ensure_ascii=False).encode()}
+    for name, table in plan.tables.items():
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        files[f"{name}.parquet"] = sink.getvalue()
+    return files
+
+
+def decode_plan(files: Mapping[str, bytes]) -> Plan:
+    """The plan that `encode_plan` wrote."""
+    tables = {name: pq.read_table(io.BytesIO(files[f"{name}.parquet"])) for name in TABLES}
+    return Plan(head=json.loads(files["plan.json"]), tables=tables)

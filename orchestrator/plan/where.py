@@ -1,0 +1,85 @@
+"""``where`` and classes: which pairs each block is about, and which pairs get the same cells."""
+
+__all__ = ["classify"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from orchestrator.plan.columns import given_column
+from orchestrator.plan.given import Given
+from orchestrator.plan.prepare import Prepared
+from studies import Study
+from studies.expand import PairClass, referenced_columns, used_spans
+from workers.errors import StudyError
+
+
+def classify(study: Study, given: Given, prepared: Prepared) -> dict[int, PairClass]:
+    """The class of each kept pair, by its place among the given ones.
+
+    Raises:
+        StudyError: a ``where`` is no SQL over the pairs' columns.
+    """
+    passing = passing_blocks(given.rows, [block.where for block in study.blocks()])
+    columns, used = sorted(referenced_columns(study)), used_spans(study)
+    return {
+        one.given: PairClass(
+            lengths=tuple((run, len(ids)) for run, ids in one.tokens.items()),
+            spans=frozenset(
+                (run, name)
+                for run, named in one.spans.items()
+                for name in named
+                if used & {(run, name), (run, "*")}
+            ),
+            blocks=passing[one.given],
+            columns=tuple((name, given.rows[one.given].get(name)) for name in columns),
+        )
+        for one in prepared.kept
+    }
+
+
+def passing_blocks(
+    rows: Sequence[Mapping[str, Any]], conditions: Sequence[str | None]
+) -> list[frozenset[int]]:
+    """For each given pair, the blocks whose condition it meets; a block without one takes every pair.
+
+    Raises:
+        StudyError: a condition is no SQL expression over the columns of the pairs.
+    """
+    every = frozenset(block for block, condition in enumerate(conditions) if condition is None)
+    if len(every) == len(conditions):
+        return [every] * len(rows)
+    passing = [set(every) for _ in rows]
+    with _pairs(rows) as connection:
+        for block, condition in enumerate(conditions):
+            if condition is not None:
+                for number in _meeting(connection, condition):
+                    passing[number].add(block)
+    return [frozenset(blocks) for blocks in passing]
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
+    """The pairs as the table ``pairs``, on a connection that reaches nothing else."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: given_column([row.get(name) for row in rows]) for name in names}
+    connection = duckdb.connect()
+    connection.register("arriving", pa.table({**columns, "_given": pa.array(range(len(rows)))}))
+    connection.execute("CREATE TABLE pairs AS SELECT * FROM arriving")
+    connection.unregister("arriving")
+    connection.execute("SET enable_external_access = false")
+    return connection
+
+
+def _meeting(connection: duckdb.DuckDBPyConnection, condition: str) -> list[int]:
+    try:
+        # The line break ends a comment that the condition may end in.
+        found = connection.execute(f"SELECT _given FROM pairs WHERE ({condition}\n)").fetchall()
+    except duckdb.Error as error:
+        names = [name for (name, *_) in connection.execute("DESCRIBE pairs").fetchall() if name != "_given"]
+        raise StudyError(
+            f"where: {condition!r} cannot be answered: {str(error).splitlines()[0]};"
+            f" the pairs' columns are {', '.join(names)}"
+        ) from error
+    return [number for (number,) in found]

@@ -1,0 +1,98 @@
+"""How a run shows itself: a live display on a terminal, a line every so often elsewhere. All on stderr."""
+
+__all__ = ["Progress"]
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from orchestrator.plan.tables import Plan
+from orchestrator.remaining import Counts
+from orchestrator.schedule import Schedule
+from orchestrator.setup import Setup
+
+LINE_EVERY_S = 15.0
+
+
+class Progress:
+    """Tells what a run does. Quiet unless used as a context."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """With `quiet` nothing is shown: for use from Python."""
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._began = 0.0
+        self._at_begin = 0
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self._console.print(line, markup=False)
+
+    def planned(self, plan: Plan) -> None:
+        """A new plan: how many pairs were kept, what became of the others, how many jobs there are."""
+        for line in describe(plan):
+            self.say(line)
+
+    def begin(self, counts: Counts, setup: Setup) -> None:
+        """Work begins."""
+        many = f"{setup.num_workers} × {setup.threads}" if setup.num_workers > 1 else f"{setup.threads}"
+        where = "in this process" if setup.executor == "inline" else "under Ray"
+        self.say(f"running {where} ({setup.why}), threads: {many}")
+        self._began = self._last_line = time.monotonic()
+        self._at_begin = counts.num_done
+        if counts.num_done:
+            self.say(f"going on after {counts.num_done:,} of {counts.num_jobs:,} jobs")
+        if self._console.is_terminal:
+            self._bar = Bar(
+                BarColumn(None),
+                MofNCompleteColumn(),
+                TextColumn("jobs · {task.fields[rate]} · left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("jobs", total=counts.num_jobs, completed=counts.num_done, rate="")
+
+    def update(self, counts: Counts, schedule: Schedule) -> None:
+        """So many are done now."""
+        now = time.monotonic()
+        rate = (counts.num_done - self._at_begin) / max(now - self._began, 1e-9)
+        failed = f" · {counts.num_failed:,} failed" if counts.num_failed else ""
+        text = f"{rate:,.0f} jobs/s{failed}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=counts.num_done, rate=text)
+        elif now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            left = (counts.num_jobs - counts.num_done) / rate if rate else 0.0
+            self.say(f"{counts.num_done:,} of {counts.num_jobs:,} jobs · {text} · about {left:,.0f} s left")
+
+
+def describe(plan: Plan) -> list[str]:
+    """A plan in a few lines: prompts and pairs, cells, jobs."""
+    inputs = plan.tables["inputs"]
+    num_kept = sum(inputs["kept"].to_pylist())
+    lines = []
+    for data, fates in zip(plan.head["lanes"], plan.head["prompts"], strict=True):
+        total = sum(fates.values())
+        told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
+        lines.append(f"{data['spec']['ref']} ({data['spec']['dtype']}): {total:,} base prompts: {told}")
+    lines.append(f"{num_kept:,} pairs of {inputs.num_rows:,} are in the study")
+    lines.append(f"{plan.tables['cells'].num_rows:,} cells, {plan.num_jobs:,} jobs")
+    return lines

@@ -1,0 +1,48 @@
+"""How fast this machine was: remembered by model and device, so that a run can be estimated before it starts."""
+
+__all__ = ["estimate_rate", "remember_rate"]
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from orchestrator.plan.tables import Lane
+from workers.cache import cache_folder
+
+FLOPS_PER_CORE = 4e10
+"""What a core is taken to do until it was measured."""
+
+
+def estimate_rate(lane: Lane, threads: int) -> float:
+    """Tokens per second that one worker runs through the lane's model."""
+    known = _read().get(_key(lane, threads))
+    return known if known is not None else threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
+
+
+def remember_rate(lane: Lane, threads: int, rate: float) -> None:
+    """Keep what was measured; a cache that cannot be written only costs the next estimate."""
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
+            json.dump({**_read(), _key(lane, threads): rate}, stream)
+        Path(stream.name).replace(path)
+    except OSError:
+        return
+
+
+def _key(lane: Lane, threads: int) -> str:
+    return f"{lane.spec.revision} {lane.spec.dtype} {lane.spec.device} {os.uname().nodename} x{threads}"
+
+
+def _path() -> Path:
+    return cache_folder() / "rates.json"
+
+
+def _read() -> dict[str, float]:
+    try:
+        found = json.loads(_path().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

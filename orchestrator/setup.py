@@ -1,0 +1,113 @@
+"""Which executor runs a study, with how many workers of how many threads."""
+
+__all__ = ["RunOptions", "Setup", "set_up"]
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.executors import Executor, InlineExecutor
+from orchestrator.loading import Engines
+from orchestrator.machine import memory_bytes, num_cores
+from orchestrator.plan.tables import Plan
+from orchestrator.rates import estimate_rate
+from orchestrator.store import PlanRef
+from orchestrator.worker import StudyWorker
+from workers.errors import RunError
+
+INLINE_BELOW_S = 20.0
+"""Ray costs about 6 s and 0.4 GB: below this a study is done sooner without it."""
+BYTES_PER_PARAMETER = 6
+"""A worker's memory for each parameter: float32 weights and half as much for activations."""
+BYTES_PER_WORKER = 700 * 2**20
+"""A worker's memory before it has a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a study is run; nothing here is part of a result."""
+
+    executor: Literal["auto", "inline", "ray"] = "auto"
+    num_workers: int | None = None
+    """As many as there are cores, and memory for, where not said."""
+    address: str | None = None
+    """An existing Ray cluster; without it Ray is started on this machine where it is needed."""
+    take_over: bool = False
+    """Whether a study that another driver holds is taken from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What was chosen, and why."""
+
+    executor: Literal["inline", "ray"]
+    num_workers: int
+    threads: int
+    """Of torch, in each worker; workers × threads never exceed the cores."""
+    address: str | None
+    rate: float
+    """Cost units per second that a worker is expected to do."""
+    why: str
+
+    @property
+    def engines(self) -> Engines:
+        """Engines for one worker of this setup."""
+        return Engines(threads=self.threads, num_sharing=self.num_workers)
+
+    def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
+        """The executor; an inline one goes on with `engines`, which may hold the model already."""
+        if self.executor == "inline":
+            return InlineExecutor(StudyWorker(root, plan, epoch=epoch, engines=engines))
+        from orchestrator.cluster import RayExecutor
+
+        make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "engines": self.engines}
+        return RayExecutor(make, num_workers=self.num_workers, threads=self.threads, address=self.address)
+
+
+def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
+    """Choose for `num_open` jobs of `plan`.
+
+    Raises:
+        RunError: more workers are asked for than there are cores.
+    """
+    cores = num_cores()
+    seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
+    if options.address is not None:
+        num_workers, threads = options.num_workers or cores, 1
+        why = f"on the Ray cluster at {options.address}"
+    elif options.num_workers is not None and options.num_workers > cores:
+        raise RunError(f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that")
+    elif options.executor == "inline" or _is_short(seconds, options):
+        why = "as asked" if options.executor == "inline" else "short enough to be done sooner without Ray"
+        return _setup("inline", plan, 1, cores, None, why)
+    else:
+        num_workers = options.num_workers or max(1, min(cores, _workers_in_memory(plan)))
+        threads = cores // num_workers
+        why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
+    return _setup("ray", plan, num_workers, threads, options.address, why)
+
+
+def _is_short(seconds: float, options: RunOptions) -> bool:
+    return options.executor == "auto" and seconds < INLINE_BELOW_S and options.num_workers in (None, 1)
+
+
+def _setup(
+    executor: Literal["inline", "ray"], plan: Plan, num: int, threads: int, address: str | None, why: str
+) -> Setup:
+    rate = _rate(plan, threads)
+    return Setup(executor=executor, num_workers=num, threads=threads, address=address, rate=rate, why=why)
+
+
+def _rate(plan: Plan, threads: int) -> float:
+    return min(estimate_rate(lane, threads) for lane in plan.lanes.values())
+
+
+def _tokens_per_job(plan: Plan) -> float:
+    costs = list(plan.costs.values())
+    return float(sum(c.sum() for c in costs)) / max(1, sum(len(c) for c in costs))
+
+
+def _workers_in_memory(plan: Plan) -> int:
+    parameters = max(lane.num_parameters for lane in plan.lanes.values())
+    return int(0.8 * memory_bytes() / (BYTES_PER_WORKER + BYTES_PER_PARAMETER * parameters))
+

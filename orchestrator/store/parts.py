@@ -1,0 +1,128 @@
+"""Parts: the rows of one slice of a tile as one Parquet file, written once.
+
+Floats are split by byte, so that zstd finds their similar exponents together; numbers that repeat
+(cell, pair, predicted token, tier) go through dictionaries. NULL is ``None`` in a list and a masked
+element in a masked array; NaN stays NaN.
+"""
+
+__all__ = ["METRIC_COLUMNS", "decode_part", "encode_part", "part_columns"]
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.store.manifest import Manifest
+from workers.errors import StoreError
+from workers.vocabulary import METRIC_FAMILIES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "logits": {
+        "label_logit": "float32",
+        "base_label_logit": "float32",
+        "logsumexp": "float32",
+        "pred_logit": "float32",
+        "margin": "float32",
+        "label_rank": "int32",
+        "base_label_rank": "int32",
+        "pred_id": "int32",
+    },
+    "kl": {"kl_base": "float32", "kl_source": "float32"},
+}
+"""The columns of each metric family, and their Arrow types."""
+
+_ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
+_NEVER_NULL = ("cell", "pair", "attempt")
+_DICTIONARY = ("cell", "pair", "error", "attempt", "tier", "label_rank", "base_label_rank", "pred_id")
+
+
+def part_columns(families: Iterable[str]) -> dict[str, str]:
+    """The columns of a part with these metric families, in order, and their Arrow types."""
+    wanted = set(families)
+    unknown = wanted - set(METRIC_FAMILIES)
+    if unknown or not wanted:
+        raise ValueError(f"a part has some of the metric families {METRIC_FAMILIES}, not {sorted(wanted)}")
+    columns = dict(_ROW_COLUMNS)
+    for family in METRIC_FAMILIES:
+        if family in wanted:
+            columns.update(METRIC_COLUMNS[family])
+    return columns
+
+
+def encode_part(
+    columns: Mapping[str, "np.ndarray[Any, Any] | Sequence[Any]"], families: Iterable[str]
+) -> bytes:
+    """The rows as the bytes of a Parquet file; one element a row in each column of `part_columns`.
+
+    Raises:
+        ValueError: columns are missing, unknown, of unequal lengths or of values that do not fit.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = part_columns(families)
+    if set(columns) != set(types):
+        raise ValueError(f"a part of {sorted(families)} has the columns {list(types)}, not {list(columns)}")
+    schema = _schema(types)
+    table = pa.table([_array(columns[field.name], field.type) for field in schema], schema=schema)
+    table.validate()
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=[name for name in types if name in _DICTIONARY],
+        use_byte_stream_split=[name for name, type_ in types.items() if type_ == "float32"],
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def decode_part(data: bytes, manifest: Manifest) -> "pa.Table":
+    """The rows of a part that was read from the store, checked against what was committed.
+
+    Raises:
+        StoreError: the bytes are not those that were written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if len(data) != manifest.size_bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
+        raise StoreError(
+            f"{manifest.path} is damaged: its bytes are not those committed; restore it from a copy"
+        )
+    try:
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{manifest.path} is damaged: {error}; restore it from a copy") from error
+    if table.num_rows != manifest.rows or table.schema != _schema(part_columns(manifest.families)):
+        raise StoreError(f"{manifest.path} does not hold the rows and columns that its commit says")
+    return table
+
+
+def _schema(types: Mapping[str, str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema(
+        [pa.field(name, _arrow_type(name, type_), name not in _NEVER_NULL) for name, type_ in types.items()]
+    )
+
+
+def _arrow_type(name: str, type_: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    return pa.dictionary(pa.int32(), pa.string()) if name == "tier" else pa.type_for_alias(type_)
+
+
+def _array(values: "np.ndarray[Any, Any] | Sequence[Any]", type_: "pa.DataType") -> "pa.Array":
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(values, np.ma.MaskedArray):
+        return pa.array(values.data, type=type_, mask=np.ma.getmaskarray(values))
+    # Arrow makes dictionaries from lists only.
+    return pa.array(list(values) if pa.types.is_dictionary(type_) else values, type=type_)

@@ -1,0 +1,243 @@
+"""A study folder: what workers, readers and the one driver do with it.
+
+Anyone may read at any time, and a worker needs no more than the folder and its driver's epoch to write a
+part. Only the driver commits, and nothing counts before it is committed.
+"""
+
+__all__ = ["Driver", "StudyStore", "WrittenPart"]
+
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from orchestrator.store.commit import FileRef, PlanRef
+from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.log import CommitLog
+from orchestrator.store.manifest import Manifest
+from orchestrator.store.parts import decode_part
+from orchestrator.store.state import State
+from orchestrator.store.storage import LocalStorage
+from workers.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FORMAT_NAME = "format.json"
+_FORMAT = "swapyard study"
+_VERSION = 1
+
+
+class WrittenPart(NamedTuple):
+    """Where a part lies, and what a manifest says of its bytes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class StudyStore:
+    """The study in the folder `root`. Making one touches nothing; it may be sent to other processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._storage = LocalStorage(root)
+
+    def exists(self) -> bool:
+        """Whether the folder holds a study."""
+        return self._storage.exists(_FORMAT_NAME)
+
+    def probe(self) -> None:
+        """Try that the folder's file system can keep a study.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        self._storage.probe()
+
+    def open_reader(self) -> CommitLog:
+        """The study's log, read to its end; ``refresh()`` reads on.
+
+        Raises:
+            StoreError: there is no study, it is damaged, or a newer swapyard made it.
+        """
+        self._check_format()
+        log = CommitLog(self._storage)
+        log.refresh()
+        return log
+
+    def open_driver(self, *, take_over: bool = False) -> "Driver":
+        """Become the study's driver, and make the study where there is none.
+
+        `take_over` goes on without the lock where another driver holds it, or where the file system has
+        none. A living driver's lock cannot be taken from it, but from here on it cannot commit: its next
+        commit raises `HeldError`.
+
+        Raises:
+            HeldError: another driver holds the study, and `take_over` is not given.
+            StoreError: the folder cannot keep a study, holds something else, or a newer swapyard made it.
+        """
+        holder = Holder.this_process()
+        lock = StudyLock(self.root)
+        try:
+            lock.acquire(holder)
+        except StoreError:
+            if not take_over:
+                raise
+        try:
+            self._make_format()
+            log = CommitLog(self._storage)
+            return Driver(self._storage, log, lock, log.open_epoch(holder))
+        except BaseException:
+            lock.release()
+            raise
+
+    def state(self) -> State:
+        """What the study holds now."""
+        return self.open_reader().state
+
+    def latest_plan(self) -> PlanRef | None:
+        """The plan that the study follows, or None before the first."""
+        return self.state().plan
+
+    def read_plan_file(self, plan: PlanRef, name: str) -> bytes:
+        """A plan's file, checked against what was committed.
+
+        Raises:
+            StoreError: the plan has no such file, or the file is damaged.
+        """
+        if name not in plan.files:
+            raise StoreError(f"the plan {plan.id} has no file {name!r}; it has {sorted(plan.files)}")
+        data = self._storage.read(plan.path(name))
+        if data is None or hashlib.sha256(data).hexdigest() != plan.files[name].sha256:
+            raise StoreError(f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy")
+        return data
+
+    def write_part(self, epoch: int, lane: str, data: bytes) -> WrittenPart:
+        """Write a part's bytes under a fresh name, durably; for workers, in any process.
+
+        Raises:
+            StorageFullError, StoreError: it could not be written; nothing of it stays behind.
+        """
+        path = f"data/{epoch}/{lane}/{uuid.uuid4().hex}.parquet"
+        self._storage.put_fresh(path, data)
+        return WrittenPart(path, len(data), hashlib.sha256(data).hexdigest())
+
+    def read_part(self, manifest: Manifest) -> "pa.Table":
+        """A part's rows, checked against what was committed.
+
+        Raises:
+            StoreError: the part is missing or damaged.
+        """
+        data = self._storage.read(manifest.path)
+        if data is None:
+            raise StoreError(
+                f"{self.locate(manifest.path)} was committed and is missing; restore it from a copy"
+            )
+        return decode_part(data, manifest)
+
+    def locate(self, name: str) -> Path:
+        """Where something of the study lies on the disk."""
+        return self._storage.locate(name)
+
+    def _check_format(self) -> None:
+        data = self._storage.read(_FORMAT_NAME)
+        if data is None:
+            raise StoreError(
+                f"{self.root} holds no study; run one first, or name another folder with --store"
+            )
+        try:
+            content = json.loads(data)
+            made_by_us, version = content["format"] == _FORMAT, int(content["version"])
+        except (ValueError, KeyError, TypeError):
+            made_by_us, version = False, 0
+        if not made_by_us:
+            raise StoreError(
+                f"{self.locate(_FORMAT_NAME)} is not that of a study; name another folder with --store"
+            )
+        if version > _VERSION:
+            raise StoreError(
+                f"the study in {self.root} has format {version}, and this version reads up to {_VERSION}; "
+                "upgrade swapyard"
+            )
+
+    def _make_format(self) -> None:
+        if not self.exists():
+            strangers = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
+            if strangers:
+                raise StoreError(
+                    f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
+                    "folder with --store"
+                )
+            self._storage.probe()
+            self._storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
+        self._check_format()
+
+
+class Driver:
+    """The one process that may commit, from `StudyStore.open_driver` until it is closed or fenced."""
+
+    def __init__(self, storage: LocalStorage, log: CommitLog, lock: StudyLock, epoch: int) -> None:
+        self._storage = storage
+        self._log = log
+        self._lock = lock
+        self.epoch = epoch
+
+    @property
+    def state(self) -> State:
+        """What the study holds, this driver's commits included."""
+        return self._log.state
+
+    def write_plan(self, files: Mapping[str, bytes]) -> PlanRef:
+        """Write a plan's files under a fresh name and commit them: from then on it is the plan.
+
+        Raises:
+            HeldError: another driver took the study over.
+            StorageFullError, StoreError: it could not be written; the plan before it stays.
+        """
+        plan = PlanRef(id=uuid.uuid4().hex, files={name: _file_ref(data) for name, data in files.items()})
+        for name, data in files.items():
+            self._storage.put_fresh(plan.path(name), data)
+        self._log.append(self.epoch, "plan", plan=plan)
+        return plan
+
+    def commit(self, manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+        """Add parts to the results in one commit, and give those refused because their jobs are done.
+
+        A refused part is refused whole: what it held that was not done must run again.
+
+        Raises:
+            HeldError: another driver took the study over.
+            StorageFullError, StoreError: it could not be written; committing again is safe.
+        """
+        accepted, refused = self.state.sift(manifests)
+        if accepted:
+            self._log.append(self.epoch, "add", add=accepted)
+            self._lock_late()
+        return refused
+
+    def close(self) -> None:
+        """Let the study go; twice does no harm."""
+        self._lock.release()
+
+    def _lock_late(self) -> None:
+        """After a take-over, take the lock as soon as the driver before has ended."""
+        if not self._lock.held:
+            with contextlib.suppress(StoreError):
+                self._lock.acquire(Holder.this_process())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _file_ref(data: bytes) -> FileRef:
+    return FileRef(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,123 @@
+"""The small in-memory tables that a study's views join its rows with."""
+
+__all__ = ["StudyTables", "study_tables"]
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orchestrator.store import State
+from orchestrator.plan.tables import Plan
+from orchestrator.remaining import finished_cells, mask
+from workers.vocabulary import Pair, locate, span_name
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTables:
+    """What DuckDB needs of one study besides its parts."""
+
+    tables: Mapping[str, pa.Table]
+    parts: Mapping[tuple[str, ...], list[str]]
+    """Metric families → the live parts that have just these."""
+    several_labels: bool
+    """Whether some label is a list of which any counts."""
+
+
+def study_tables(plan: Plan, state: State) -> StudyTables:
+    """The tables of one study, from its latest plan and its committed parts."""
+    made = dict(plan.tables)
+    made["cells"] = _with_counts(plan, state)
+    made["batches"] = _batches(state)
+    made["located"] = _located(plan)
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for manifest in state.live.values():
+        parts.setdefault(manifest.families, []).append(manifest.path)
+    labels = made["inputs"]["label_ids"].combine_chunks()
+    several = bool(len(labels)) and bool((np.diff(labels.offsets.to_numpy()) > 1).any())
+    return StudyTables(tables=made, parts=parts, several_labels=several)
+
+
+def _with_counts(plan: Plan, state: State) -> pa.Table:
+    """Cells with how many jobs each has, and how many of them are done in every metric family."""
+    table = plan.tables["cells"]
+    size = max(table["cell"].to_pylist(), default=-1) + 1
+    size = max([size, *(int(cells.max()) + 1 for cells in plan.cellsets.values())])
+    jobs, done = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for tile in plan.tiles.values():
+        cells = plan.cellsets[tile.cellset]
+        jobs[cells] += tile.num_selected * mask(len(cells), tile.wanted)
+        done[cells] += tile.num_selected * finished_cells(plan, state, tile)
+    numbers = table["cell"].to_numpy()
+    counted = table.append_column("num_jobs", pa.array(jobs[numbers]))
+    return counted.append_column("num_done", pa.array(done[numbers]))
+
+
+def _batches(state: State) -> pa.Table:
+    rows = [
+        {
+            "path": m.path,
+            "lane": m.lane,
+            "tile": m.tile,
+            "k_lo": m.k_lo,
+            "k_hi": m.k_hi,
+            "families": list(m.families),
+            "num_rows": m.rows,
+            "num_failed": m.failed,
+            "num_hooked": m.tiers.get("hooked", 0),
+            "num_unchanged": m.tiers.get("unchanged", 0),
+            "total_s": m.timings.get("total_s"),
+            "model_s": m.timings.get("model_s"),
+            "capture_s": m.timings.get("capture_s"),
+            "size_bytes": m.size_bytes,
+            "worker": m.worker,
+            "host": m.host,
+            "attempt": m.attempt,
+        }
+        for m in state.live.values()
+    ]
+    fields = [
+        *((name, pa.string()) for name in ("path", "lane")),
+        *((name, pa.int64()) for name in ("tile", "k_lo", "k_hi")),
+        ("families", pa.list_(pa.string())),
+        *((name, pa.int64()) for name in ("num_rows", "num_failed", "num_hooked", "num_unchanged")),
+        *((name, pa.float64()) for name in ("total_s", "model_s", "capture_s")),
+        ("size_bytes", pa.int64()),
+        *((name, pa.string()) for name in ("worker", "host")),
+        ("attempt", pa.int64()),
+    ]
+    return pa.Table.from_pylist(rows, pa.schema(fields))
+
+
+def _located(plan: Plan) -> pa.Table:
+    """Where the named spans of each cell lie in each pair: only for cells that name any."""
+    rows: list[dict[str, Any]] = []
+    for text in dict.fromkeys(plan.tables["cells"]["symbolic"].drop_null().to_pylist()):
+        places = json.loads(text)
+        for number, pair in plan.pairs.items():
+            found = {f"{side}_positions": _find(places[side], pair) for side in ("base", "source")}
+            rows.append({"pair": number, "symbolic": text, **found})
+    positions = pa.list_(pa.int32())
+    schema = pa.schema(
+        [
+            ("pair", pa.uint32()),
+            ("symbolic", pa.string()),
+            ("base_positions", positions),
+            ("source_positions", positions),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema)
+
+
+def _find(places: Sequence[tuple[str, Sequence[int | str]]], pair: Pair) -> list[int] | None:
+    """The tokens at all places; None where the pair lacks a span, and so the cell."""
+    found: set[int] = set()
+    for run, position in places:
+        spans = pair.spans.get(run, {})
+        if any(isinstance(item, str) and span_name(item) not in spans for item in position):
+            return None
+        found.update(locate(tuple(position), spans))
+    return sorted(found)

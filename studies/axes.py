@@ -1,0 +1,110 @@
+"""A block's axes: which values each takes for one model and one class of pairs, and their product."""
+
+__all__ = ["Axis", "Extent", "Names", "axes_of", "combine"]
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from studies.blocks import AXES, Block
+from studies.forms import parse_every_span, parse_range
+from studies.problems import shown
+from workers.errors import StudyError
+
+Names = Mapping[str, Any]
+"""The value of each name that ``$`` can reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Names that vary together, and their rows of values, which may depend on the axes before."""
+
+    names: tuple[str, ...]
+    rows: Callable[[Names], Sequence[tuple[Any, ...]]]
+    constant: bool = True
+    """Whether the rows are the same at every point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How far the textual axes (``all``, ``8:18``, ``spans.last``) reach."""
+
+    num_layers: int
+    num_tokens: int
+    spans: tuple[str, ...]
+    """The base's spans."""
+    variables: tuple[str, ...]
+    num_heads: Callable[[Names], int]
+    """How many heads there are at the site of a point."""
+
+
+def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:
+    """The axes in the order in which they are crossed; `scope` holds what is constant in the block."""
+    found = _for_axes(block)
+    for singular, plural in AXES.items():
+        written = getattr(block, plural)
+        if written is not None and singular not in ("model", "task"):
+            found.append(_axis(singular, written, extent, scope))
+    return found
+
+
+def combine(axes: Sequence[Axis], scope: Names) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The product of the axes: their names, and a row of values for each point."""
+    names: tuple[str, ...] = ()
+    rows: list[tuple[Any, ...]] = [()]
+    for axis in axes:
+        if axis.constant:
+            more = axis.rows(scope)
+            rows = [row + values for row in rows for values in more]
+        else:
+            rows = [
+                row + v for row in rows for v in axis.rows({**scope, **dict(zip(names, row, strict=True))})
+            ]
+        names += axis.names
+    return names, rows
+
+
+def _for_axes(block: Block) -> list[Axis]:
+    if block.for_ is None:
+        return []
+    if isinstance(block.for_, Mapping):
+        return [_constant((name,), [(value,) for value in values]) for name, values in block.for_.items()]
+    names = tuple(block.for_[0])
+    return [_constant(names, [tuple(row[name] for name in names) for row in block.for_])]
+
+
+def _constant(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Axis:
+    return Axis(names, lambda scope: rows)
+
+
+def _axis(name: str, written: Any, extent: Extent, scope: Names) -> Axis:
+    if not isinstance(written, str):
+        return _constant((name,), [(value,) for value in written])
+    if name == "variable":
+        return _constant((name,), [(variable,) for variable in extent.variables])
+    part = parse_every_span(written) if name == "position" else None
+    if part is not None:
+        return _constant((name,), [(f"{span}{part}",) for span in extent.spans])
+
+    def rows(names: Names) -> list[tuple[Any, ...]]:
+        return [(index,) for index in _indices(written, _count(name, extent, names), names)]
+
+    if name == "head" or "$" in written:
+        return Axis((name,), rows, constant=False)
+    return _constant((name,), rows(scope))
+
+
+def _count(name: str, extent: Extent, names: Names) -> int:
+    if name == "head":
+        return extent.num_heads(names)
+    # Seeds have no end of their own: their range has both ends.
+    return {"layer": extent.num_layers, "position": extent.num_tokens}.get(name, 2**63)
+
+
+def _indices(written: str, count: int, names: Names) -> Sequence[int]:
+    if written == "all":
+        return range(count)
+    found = parse_range(written)
+    if found is None:
+        raise StudyError(f"{shown(written)} is no range; write all, or a range such as '8:18'")
+    return found.indices(count, names.__getitem__)

@@ -1,0 +1,126 @@
+"""Which model and which task, as a study writes them: a name, or a mapping with options of its own."""
+
+__all__ = ["Model", "ModelSpec", "Task", "check_model", "check_task", "plain_model", "plain_task"]
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from studies.base import Spec
+from studies.fields import Count, check_name, check_seed, checked, freeze, one_of, required
+from studies.problems import Problem, ProblemsError, refuse
+from studies.tasks import TASKS
+from workers.errors import nearest
+from workers.vocabulary import ModelSpec
+
+_FILTERS = ("both_correct", "none")
+_MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
+
+
+def check_model(value: Any) -> ModelSpec:
+    """A model's name, or a mapping of `ModelSpec`'s fields; a built-in model's options lie beside them."""
+    if isinstance(value, ModelSpec):
+        return value
+    if isinstance(value, str) and value.strip():
+        return ModelSpec(ref=value)
+    if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
+        refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
+    others = [key for key in value if key not in (*_MODEL_KEYS, "options")]
+    if others and not value["ref"].startswith("zoo:"):
+        raise ProblemsError([_unknown_key(key, _MODEL_KEYS) for key in others])
+    options = {**value.get("options", {}), **{key: value[key] for key in others}}
+    try:
+        return ModelSpec(**{key: value[key] for key in _MODEL_KEYS if key in value}, options=freeze(options))
+    except ValidationError as error:
+        raise ProblemsError([_from_model(entry) for entry in error.errors()]) from None
+
+
+def plain_model(model: ModelSpec) -> Any:
+    """The model as a file writes it: `check_model` reads it back."""
+    given = {key: value for key, value in model.model_dump(exclude_defaults=True).items() if key != "options"}
+    given.update(_plain(model.options))
+    return model.ref if list(given) == ["ref"] else given
+
+
+class Task(Spec):
+    """What makes the pairs: a task's name, how many pairs, and the seed of their order."""
+
+    name: Annotated[str, required(check_name)]
+    num_pairs: Count = None
+    """How many pairs are kept, counted after the filter."""
+    seed: Annotated[int | None, checked(check_seed)] = None
+    filter: Annotated[str | None, checked(one_of(_FILTERS))] = None
+    """``both_correct``, ``none``, or the task's own default."""
+    options: Annotated[Mapping[str, Any], required(freeze)] = Field(default_factory=dict)
+    """The task's own options; a file writes them beside the other keys."""
+
+    @classmethod
+    def _from_short(cls, data: dict[str, Any]) -> dict[str, Any]:
+        known = {key: value for key, value in data.items() if key in cls.model_fields}
+        others = {key: value for key, value in data.items() if key not in cls.model_fields}
+        return {**known, "options": {**known.get("options", {}), **others}} if others else known
+
+    @model_validator(mode="after")
+    def _check_known(self) -> "Task":
+        """What a task that is there needs; the options of others cannot be known."""
+        task = TASKS.get(self.name)
+        if task is None:
+            return self
+        allowed = [key for key in Task.key_names() if key != "options"] + list(task.options)
+        unknown = [key for key in self.options if key not in allowed]
+        if unknown:
+            raise ProblemsError([_unknown_key(key, allowed) for key in unknown])
+        for key in ("num_pairs", "seed"):
+            if getattr(self, key) is None:
+                raise ProblemsError(
+                    [Problem((), f"the key {key!r} is missing; the task {self.name!r} needs it")]
+                )
+        return self
+
+
+def check_task(value: Any) -> Task:
+    """A task's name, or a mapping with its name, number of pairs, seed and options."""
+    if isinstance(value, Task):
+        return value
+    data = {"name": value} if isinstance(value, str) else value
+    try:
+        return Task.model_validate(data)
+    except ValidationError as error:
+        raise ProblemsError([problem for entry in error.errors() for problem in _from_task(entry)]) from None
+
+
+def plain_task(task: Task) -> Any:
+    """The task as a file writes it: `check_task` reads it back."""
+    given = task.model_dump(exclude_none=True, exclude={"options"})
+    given.update(_plain(task.options))
+    return task.name if list(given) == ["name"] else given
+
+
+Model = Annotated[ModelSpec | str | None, checked(check_model)]
+
+
+def _unknown_key(key: str, allowed: Any) -> Problem:
+    text = f"the key {key!r} is not allowed here; allowed: {', '.join(allowed)}{nearest(str(key), allowed)}"
+    return Problem((key,), text)
+
+
+def _from_model(entry: Any) -> Problem:
+    """One of pydantic's entries about a `ModelSpec`, in our words."""
+    wanted = entry["msg"].removeprefix("Input should be ")
+    hint = nearest(str(entry["input"]), entry.get("ctx", {}).get("expected", "").replace("'", "").split(", "))
+    return Problem(tuple(entry["loc"]), f"{entry['input']!r} is not allowed here; allowed: {wanted}{hint}")
+
+
+def _from_task(entry: Any) -> list[Problem]:
+    if entry["type"] == "missing":
+        return [Problem((), f"the key {entry['loc'][-1]!r} is missing; it is required here")]
+    problems: list[Problem] = entry["ctx"]["problems"]
+    return [Problem((*entry["loc"], *problem.path), problem.text) for problem in problems]
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,108 @@
+"""Pictures, and what is read of a run: plots, generation, metrics."""
+
+__all__ = ["METRICS", "VIEWS", "Contains", "Generate", "Metric", "Plot", "metric_families"]
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+
+from studies.base import Spec
+from studies.fields import Column, check_count, checked, one_of, required
+from studies.problems import Problem, ProblemsError, refuse
+
+VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "fits", "curves", "batches", "failures")
+"""The views that a plot may draw."""
+
+METRICS = (
+    "iia",
+    "flip",
+    "changed",
+    "prob",
+    "base_prob",
+    "logit",
+    "logprob",
+    "rank",
+    "logit_diff",
+    "pred",
+    "kl_base",
+    "kl_source",
+    "generated",
+)
+"""What a study may measure by name."""
+
+
+def _columns(value: Any) -> str | tuple[str, ...]:
+    """A column or SQL expression, or several."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(v, str) and v.strip() for v in value):
+        return tuple(value)
+    refuse(value, "a column or SQL expression, or a list of them")
+
+
+Columns = Annotated[str | Sequence[str] | None, checked(_columns)]
+
+
+class Plot(Spec):
+    """A picture of a view's columns."""
+
+    kind: Annotated[str, required(one_of(("heatmap", "bars")))]
+    view: Annotated[str, required(one_of(VIEWS))] = "results"
+    x: Columns = None
+    y: Columns = None
+    fill: Columns = None
+    """What a heat map's colour shows; of a list each in a facet of its own."""
+    facet: Columns = None
+    """Columns whose values get a picture each."""
+    where: Column = None
+    """SQL over the view's columns: the rows that are drawn."""
+    log: Annotated[str | None, checked(one_of(("x", "y", "fill")))] = None
+    """What is on a logarithmic scale."""
+    scale: Annotated[str, required(one_of(("shared", "own")))] = "shared"
+    """Whether facets share one scale or have one each."""
+    title: Column = None
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> "Plot":
+        needed = ("x", "y", "fill") if self.kind == "heatmap" else ("x", "y")
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            text = f"the key {missing[0]!r} is missing; {self.kind} needs {', '.join(needed)}"
+            raise ProblemsError([Problem((), text)])
+        if self.kind == "bars" and self.fill is not None:
+            refuse(self.fill, "fill only in a heatmap", path=("fill",))
+        return self
+
+
+class Generate(Spec):
+    """How a continuation is generated: greedily, this many tokens."""
+
+    max_tokens: Annotated[int, required(check_count)]
+
+
+class Contains(Spec):
+    """A metric of generated text: whether it contains a text."""
+
+    contains: Annotated[str, Field(min_length=1)]
+
+
+def check_metric(value: Any) -> "Contains | str":
+    """A metric's name, or ``{contains: TEXT}``."""
+    if isinstance(value, Contains):
+        return value
+    if isinstance(value, dict) and list(value) == ["contains"] and isinstance(value["contains"], str):
+        return Contains(contains=value["contains"])
+    return str(one_of((*METRICS, "{contains: TEXT}"))(value))
+
+
+Metric = Annotated[Contains | str, PlainValidator(check_metric)]
+
+
+def metric_families(metrics: Iterable[Contains | str] | None) -> tuple[Literal["logits", "kl"], ...]:
+    """The families of ``workers.vocabulary`` that hold these metrics; None names them all."""
+    if metrics is None:
+        return ("logits", "kl")
+    kl = any(metric in ("kl_base", "kl_source") for metric in metrics)
+    others = any(metric not in ("kl_base", "kl_source") for metric in metrics)
+    return (*(("logits",) if others else ()), *(("kl",) if kl else ()))

@@ -1,0 +1,196 @@
+"""What no single key can tell: whether the names that a study uses exist, and its units are complete."""
+
+__all__ = ["COORDINATES", "find_problems", "names_of", "values_of", "written"]
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueSpec, is_source, named_axes
+from studies.forms import is_reference, parse_subspace, references
+from studies.models import Task
+from studies.problems import Problem, shown
+from studies.yaml import Path
+from workers.errors import nearest
+from workers.sites import is_module_path
+
+if TYPE_CHECKING:
+    from studies.spec import Study
+
+COORDINATES = UNIT_AXES
+"""The keys of a unit that take a written value; ``from`` is the other one."""
+
+_VALUES = ("source", "source_2", "base", "zero", "mean")
+
+
+def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
+    """Every written value of a unit with its path below the unit, those inside ``from`` too."""
+    for key in COORDINATES:
+        if getattr(unit, key) is not None:
+            yield (key,), getattr(unit, key)
+    if unit.from_ is not None:
+        for key in ValueSpec.model_fields:
+            if getattr(unit.from_, key) is not None:
+                yield ("from",) if key == "run" else ("from", key), getattr(unit.from_, key)
+
+
+def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
+    """Everything that is wrong with the names in `study`, whose merged blocks are `blocks`."""
+    problems = list(_inputs(study, blocks))
+    names: set[str] = set()
+    for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
+        if block.name in names:
+            problems.append(
+                Problem(("sweep", index), f"two blocks are named {block.name!r}; names must differ")
+            )
+        names.add(block.name or "")
+        problems.extend(_block_problems(study, raw, block, ("sweep", index)))
+    return problems
+
+
+def _inputs(study: "Study", blocks: tuple[Block, ...]) -> Iterator[Problem]:
+    """The model and the pairs, which every block needs."""
+    has_task = [block.task is not None or block.tasks is not None for block in blocks]
+    if study.pairs is not None and any(has_task):
+        yield Problem(("pairs",), "both pairs and a task are here; allowed: one of the two")
+    if study.pairs is None and not all(has_task):
+        yield Problem((), "the key 'task' or 'pairs' is missing; one of them is required")
+    for block in blocks:
+        if block.model is None and block.models is None:
+            yield Problem((), f"the key 'model' is missing; {block.name} has none")
+        names = [task.name for task in block.tasks or () if isinstance(task, Task)]
+        if len(set(names)) < len(names):
+            yield Problem(("tasks",), "two tasks have one name; allowed: each name once")
+
+
+def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+    units: list[tuple[Path, Coordinates]] = [
+        ((*path, "units", index), unit) for index, unit in enumerate(block.units or ())
+    ]
+    yield from _axis_problems(raw, block, path)
+    yield from _run_problems(study, raw, block, path)
+    for key, value in written(block):
+        where = (*path, *key) if getattr(raw, _attribute(key[0])) is not None else key
+        yield from _value_problems(study, block, key, value, where)
+    for place, unit in units:
+        for key, value in written(unit):
+            yield from _value_problems(study, block, key, value, (*place, *key))
+    if study.alignment is None or (block.variable is None and block.variables is None):
+        for place, unit in units or [(path, block)]:
+            yield from _missing_coordinates(block, unit, place)
+
+
+def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+    for name, units in (block.runs or {}).items():
+        own = raw.runs is not None and name in raw.runs
+        for index, unit in enumerate(units):
+            where = (*(path if own else ()), "runs", name, index)
+            for key, value in written(unit):
+                yield from _value_problems(study, block, key, value, (*where, *key))
+
+
+def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+    """Axes that reach no unit would only repeat cells; names that mean two things mislead."""
+    used = _used(block)
+    for name in named_axes(block.for_):
+        if name in AXES or name in ("from", "pair"):
+            yield Problem((*path, "for", name), f"{name!r} is a key already; allowed: a name of your own")
+    for singular in UNIT_AXES:
+        plural = AXES[singular]
+        if raw.units is not None and getattr(raw, plural) is not None and singular not in used:
+            text = f"no unit uses this axis; write '{singular}: ${singular}' in a unit"
+            yield Problem((*path, plural), text)
+    for name, values in names_of(block).items():
+        if any(not found.startswith("pair.") for found in references(values)):
+            text = "the values of an axis cannot name other axes; allowed: $pair.COLUMN, or units that do"
+            where = ("for", name) if name not in AXES else (AXES[name],)
+            yield Problem((*path, *where), text)
+    sites = [block.site] if isinstance(block.site, str) else (block.sites or ())
+    for site in sites:
+        if block.units is None and block.layers is not None and is_plain_path(site):
+            text = f"the module path {site!r} has no '$layer', so the axis 'layers' cannot reach it"
+            yield Problem((*path, "sites"), text)
+
+
+def is_plain_path(site: Any) -> bool:
+    """Whether a site is a module path without references."""
+    return isinstance(site, str) and "$" not in site and is_module_path(site)
+
+
+def _used(block: Block) -> frozenset[str]:
+    units: list[UnitSpec] = [*(block.units or ()), *(u for run in (block.runs or {}).values() for u in run)]
+    return frozenset().union(*(references(value) for unit in units for _, value in written(unit)))
+
+
+def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: Path) -> Iterator[Problem]:
+    """Names after ``$``, runs and fits that do not exist."""
+    known = names_of(block)
+    for name in sorted(references(value)):
+        if name not in known and not name.startswith("pair."):
+            allowed = ", ".join(f"${n}" for n in sorted(known)) or "none here"
+            text = f"{shown(value)} is not allowed here; allowed names: {allowed}, $pair.COLUMN"
+            yield Problem(path, text + nearest(name, known))
+    for found in values_of(block, value):
+        if key == ("from",):
+            yield from _unknown_run(study, block, found, path)
+        if key == ("subspace",) and isinstance(found, str):
+            parsed = parse_subspace(found)
+            yield from _unknown_fit(study, parsed[0] if parsed else None, ("all",), path)
+        if key == ("from", "fit"):
+            yield from _unknown_fit(study, found, (), path)
+
+
+def _unknown_run(study: "Study", block: Block, run: Any, path: Path) -> Iterator[Problem]:
+    known = [*_VALUES, *(block.runs or {}), *(study.fits or {})]
+    if is_reference(run) or (isinstance(run, str) and (run in known or is_source(run))):
+        return
+    text = f"{shown(run)} is not allowed here; allowed: {', '.join(known)}{nearest(str(run), known)}"
+    yield Problem(path, text)
+
+
+def _unknown_fit(study: "Study", fit: Any, others: tuple[str, ...], path: Path) -> Iterator[Problem]:
+    known = [*others, *(study.fits or {})]
+    if fit is not None and not is_reference(fit) and fit not in known:
+        allowed = ", ".join(known) or "none, for the study has no fits"
+        yield Problem(path, f"no fit {shown(fit)}; allowed: {allowed}{nearest(str(fit), known)}")
+
+
+def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterator[Problem]:
+    """A unit needs a site and a position, and a layer where its site is a name."""
+
+    def has(key: str) -> bool:
+        axis_reaches = block.units is None and getattr(block, AXES[key]) is not None
+        return getattr(unit, key) is not None or getattr(block, key) is not None or axis_reaches
+
+    needed = ["site", "position"]
+    site = unit.site if unit.site is not None else block.site
+    if not (isinstance(site, str) and is_module_path(site)):
+        needed.append("layer")
+    for key in needed:
+        if not has(key):
+            yield Problem(path, f"the key {key!r} or {AXES[key]!r} is missing; a unit needs it")
+
+
+def names_of(block: Block) -> dict[str, tuple[Any, ...]]:
+    """The names that ``$`` can reach in a block, with the values that are written for them."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for singular, plural in AXES.items():
+        one, many = getattr(block, singular), getattr(block, plural)
+        if many is not None:
+            found[singular] = tuple(many) if isinstance(many, list | tuple) else (many,)
+        elif one is not None and not references(one):
+            found[singular] = (one,)
+    found.update({name: tuple(values) for name, values in named_axes(block.for_).items()})
+    return found
+
+
+def values_of(block: Block, value: Any) -> tuple[Any, ...]:
+    """The values that a written value can have: itself, or each of its axis."""
+    if is_reference(value):
+        return names_of(block).get(value[1:], ())
+    if isinstance(value, Mapping):
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _attribute(key: Any) -> str:
+    return "from_" if key == "from" else str(key)

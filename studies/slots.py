@@ -1,0 +1,211 @@
+"""Written values of one kind, resolved at each point of a sweep, and remembered."""
+
+__all__ = [
+    "Prompt",
+    "Prompts",
+    "Slot",
+    "read_dims",
+    "read_heads",
+    "read_layers",
+    "read_positions",
+    "read_texts",
+]
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from studies.axes import Names
+from studies.forms import (
+    is_reference,
+    parse_every_span,
+    parse_range,
+    parse_span,
+    parse_subspace,
+    parse_sum,
+    references,
+    substitute,
+)
+from studies.problems import shown
+from workers.errors import NotYetError, StudyError
+
+T = TypeVar("T")
+
+_UNSEEN: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is known of a run's prompt for a whole class of pairs."""
+
+    run: str
+    num_tokens: int
+    spans: frozenset[str]
+
+
+class Slot(Generic[T]):
+    """A written value whose references are resolved at each point."""
+
+    __slots__ = ("_constant", "_memo", "_names", "_only", "_resolve", "_scope", "_written")
+
+    def __init__(self, written: Any, axes: frozenset[str], scope: Names, resolve: Callable[[Any, Names], T]):
+        """Resolve at once where no name of `axes` is used; the others' values stand in `scope`."""
+        self._written = written
+        self._scope = scope
+        self._resolve = resolve
+        self._names = tuple(sorted(references(written) & axes))
+        self._only = self._names[0] if len(self._names) == 1 else None
+        self._memo: dict[Any, T] = {}
+        self._constant: T | None = None if self._names else resolve(written, scope)
+
+    def at(self, names: Names) -> T:
+        """The value at the point where the axes have these values."""
+        if not self._names:
+            return cast(T, self._constant)
+        key = names[self._only] if self._only is not None else tuple(names[name] for name in self._names)
+        found = self._memo.get(key, _UNSEEN)
+        if found is _UNSEEN:
+            self._memo[key] = found = self._resolve(self._written, {**self._scope, **names})
+        return cast(T, found)
+
+
+def read_texts(written: Any, names: Names) -> tuple[str, ...]:
+    """Texts, all at once: whole references looked up, those inside a module path filled in."""
+    found: list[str] = []
+    for item in _flat(written, names):
+        found.append(substitute(item, names.__getitem__) if isinstance(item, str) else str(item))
+    return tuple(found)
+
+
+def read_layers(written: Any, names: Names, count: int) -> tuple[int, ...] | None:
+    """Layers, all at once; none where a computed range is empty; None where no layer is written.
+
+    Raises:
+        StudyError: a layer that the model does not have.
+    """
+    return None if written is None else _read_indices(written, names, count, "layer")
+
+
+def read_heads(written: Any, names: Names, count: int | None, site: str) -> tuple[int, ...] | None:
+    """Heads of a site that has `count`, all at once; None for the whole width.
+
+    Raises:
+        StudyError: the site has no heads, or not this one.
+    """
+    if written is None:
+        return None
+    if count is None:
+        raise StudyError(f"the site {site!r} has no heads; leave head out, or name a site of the attention")
+    return _read_indices(written, names, count, "head")
+
+
+def read_positions(written: Any, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
+    """Positions in a prompt, all at once: indices from 0 and spans; None where the prompt lacks one."""
+    found: list[int | str] = []
+    for item in _flat(written, names):
+        here = _read_position(item, names, prompt)
+        if here is None:
+            return None
+        found.extend(here)
+    return tuple(found)
+
+
+def read_dims(written: Any, names: Names) -> tuple[tuple[int, int], ...] | None:
+    """Dimensions as sorted half-open ranges that do not touch; None for all of them.
+
+    Raises:
+        StudyError: a range without dimensions.
+        NotYetError: coordinates of a fit.
+    """
+    items = [] if written is None else _flat(written, names)
+    if not items or "all" in items:
+        return None
+    return _join(sorted(_read_dims(item, names) for item in items))
+
+
+def _flat(written: Any, names: Names) -> list[Any]:
+    """The items of a value, its whole references replaced by what they stand for."""
+    if isinstance(written, list | tuple):
+        return [found for item in written for found in _flat(item, names)]
+    if is_reference(written):
+        return _flat(names[written[1:]], names)
+    return [written]
+
+
+def _read_indices(written: Any, names: Names, count: int, what: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for item in _flat(written, names):
+        if isinstance(item, int):
+            found.append(item)
+        elif item == "all":
+            found.extend(range(count))
+        elif computed := parse_range(str(item)):
+            found.extend(computed.indices(count, names.__getitem__))
+        elif total := parse_sum(str(item)):
+            found.append(total.value(names.__getitem__))
+        else:
+            raise StudyError(f"{shown(item)} is no {what}; write a number from 0, all, or a range")
+    for index in found:
+        if not 0 <= index < count:
+            raise StudyError(f"{what} {index} is not there; the model has {what}s 0 to {count - 1}")
+    return tuple(found)
+
+
+def _read_position(item: Any, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
+    if isinstance(item, int):
+        index = item + prompt.num_tokens if item < 0 else item
+        return (index,) if 0 <= index < prompt.num_tokens else None
+    if item is None:
+        return None
+    text = str(item)
+    if text == "all":
+        return tuple(range(prompt.num_tokens))
+
+    def lookup(name: str) -> Any:
+        value = names[name]
+        own_end = name == "position" and isinstance(value, int) and value < 0
+        return value + prompt.num_tokens if own_end else value
+
+    if computed := parse_range(text):
+        return computed.indices(prompt.num_tokens, lookup)
+    if total := parse_sum(text):
+        index = total.value(lookup)
+        return (index,) if 0 <= index < prompt.num_tokens else None
+    return _read_span(text, prompt)
+
+
+def _read_span(text: str, prompt: Prompt) -> tuple[str, ...] | None:
+    part = parse_every_span(text)
+    if part is not None:
+        return tuple(f"{span}{part}" for span in sorted(prompt.spans)) or None
+    span = parse_span(text)
+    if span is None:
+        raise StudyError(f"{shown(text)} is no position; write a token's index, all, or a span")
+    name, part = span
+    # One spelling for one token, so that both are one job.
+    part = {"[0]": ".first", "[-1]": ".last"}.get(part or "", part or "")
+    return (f"{name}{part}",) if name in prompt.spans else None
+
+
+def _read_dims(item: Any, names: Names) -> tuple[int, int]:
+    parsed = parse_subspace(str(item))
+    if parsed is None or parsed[1] is None or parsed[0] is not None:
+        raise NotYetError(f"subspace {shown(item)}: coordinates of a fit are not there yet; write dimensions")
+    lo, hi = parsed[1].bounds(names.__getitem__)
+    if lo is None or hi is None or not 0 <= lo < hi:
+        raise StudyError(f"subspace {shown(item)} has no dimensions ({lo} to {hi}); write 'START:STOP'")
+    return lo, hi
+
+
+def _join(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    joined: list[tuple[int, int]] = []
+    for lo, hi in ranges:
+        if joined and lo <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(hi, joined[-1][1]))
+        else:
+            joined.append((lo, hi))
+    return tuple(joined)
+
+
+Prompts = Mapping[str, Prompt]
+"""The prompt of each run: ``base``, ``source`` …"""

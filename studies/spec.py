@@ -1,0 +1,107 @@
+"""A study: a model, pairs, and a sweep of interventions. The same in YAML and in Python."""
+
+__all__ = ["Study"]
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from studies.blocks import AXES, Block, Settings
+from studies.dump import plain
+from studies.fields import checked, one_of, required
+from studies.fits import Aligned, Fit, Train
+from studies.models import ModelSpec, Task
+from studies.pairs import check_inline
+from studies.plots import Generate, Metric, Plot
+from studies.problems import ProblemsError, refuse
+from studies.scope import find_problems
+from studies.yaml import dump_yaml
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+_PAIR_FILES = (".jsonl", ".csv", ".parquet")
+
+
+def check_study_name(value: Any) -> str:
+    """A name that is also a safe folder name."""
+    if not isinstance(value, str) or not _SAFE_NAME.fullmatch(value):
+        refuse(value, "a folder's name: up to 100 letters, digits, '.', '_', '-', first a letter or digit")
+    return value
+
+
+def check_pairs(value: Any) -> str | tuple[Mapping[str, Any], ...]:
+    """A file's path, or a list of pairs."""
+    if isinstance(value, str) and value.endswith(_PAIR_FILES):
+        return value
+    if isinstance(value, list | tuple) and value:
+        return check_inline(value)
+    refuse(value, f"a path that ends in {', '.join(_PAIR_FILES)}, or a list of pairs that is not empty")
+
+
+class Study(Settings):
+    """A whole study. What `Settings` holds are the defaults of its blocks.
+
+    Raises:
+        StudyError: an unknown key, a wrong type, or a value that cannot be.
+    """
+
+    study: Annotated[str, required(check_study_name)]
+    """Its name, which is also that of its folder."""
+    pairs: Annotated[str | Sequence[Mapping[str, Any]] | None, checked(check_pairs)] = None
+    """A file of pairs, or the pairs themselves."""
+    label_tokens: Annotated[str | None, checked(one_of(("first", "all")))] = None
+    """Labels of several tokens: score the first or all; without it each must be one token."""
+    filter: Annotated[str | None, checked(one_of(("both_correct", "none")))] = None
+    """Which pairs are kept: the task's default where not said."""
+    metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
+    """What is measured; without it everything but ``generated``."""
+    generate: Generate | None = None
+    alignment: Mapping[str, Aligned] | None = None
+    """The place of each variable of the causal model."""
+    fits: Mapping[str, Fit] | None = None
+    train: Mapping[str, Train] | None = None
+    sweep: Annotated[Sequence[Block], Field(min_length=1), AfterValidator(tuple)]
+    plots: Mapping[str, Plot] | None = None
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> "Study":
+        problems = find_problems(self, self.blocks())
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The sweep's blocks, named, each with the study's defaults for what it does not say."""
+        return tuple(_merge(self, block, index) for index, block in enumerate(self.sweep))
+
+    def lanes(self) -> tuple[ModelSpec, ...]:
+        """Every model that the study runs, in order, each once."""
+        found: list[ModelSpec] = []
+        for block in self.blocks():
+            models = block.models or (block.model,)
+            found.extend(m for m in models if isinstance(m, ModelSpec) and m not in found)
+        return tuple(found)
+
+    def all_tasks(self) -> tuple[Task, ...]:
+        """Every task that makes the study's pairs, in order, each once; none where pairs are given."""
+        found: list[Task] = []
+        for block in self.blocks():
+            tasks = block.tasks or (block.task,)
+            found.extend(t for t in tasks if isinstance(t, Task) and t not in found)
+        return tuple(found)
+
+    def to_yaml(self) -> str:
+        """The study as YAML that reads back equal."""
+        return dump_yaml(plain(self))
+
+
+def _merge(study: Study, block: Block, index: int) -> Block:
+    """The block with the study's settings for what it does not say; either form of a pair says it."""
+    values: dict[str, Any] = {"name": block.name or f"block{index}", "units": block.units}
+    plurals = {plural: singular for singular, plural in AXES.items()}
+    for key in Settings.model_fields:
+        forms = (key, AXES.get(key, key), plurals.get(key, key))
+        said = any(getattr(block, form) is not None for form in forms)
+        values[key] = getattr(block if said else study, key)
+    return Block.model_construct(**values)

@@ -1,0 +1,226 @@
+"""Tokens of prompts, labels and spans, by the model's own tokeniser. No torch, no transformers here.
+
+What concerns one pair (a label of two tokens, a span that is not there) is a `TokenError`, whose text is
+the pair's reason; what concerns the whole model is a `ModelError`.
+"""
+
+__all__ = ["Encoding", "TokenError", "Tokenizer", "span_tokens"]
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import tokenizers
+
+from workers.errors import ModelError, StudyError
+
+_ANCHOR = "x"
+"""Decoded before a token, so that decoders keep the blank with which the token begins."""
+
+
+class TokenError(StudyError):
+    """One pair's text cannot be turned into the tokens that were asked for; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A prompt as tokens."""
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    """For each token the characters ``[start, end)`` it stands for; ``(0, 0)`` for special tokens added."""
+
+
+class Tokenizer:
+    """The tokeniser in a model's folder. Prompts begin as the tokeniser begins them (BOS, once) and end
+    open: an end token that the tokeniser would add is left off, for a prompt is text to go on from."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, opening: tuple[int, ...]) -> None:
+        self._backend = backend
+        self._opening = opening
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Load ``tokenizer.json`` from a model's folder.
+
+        Raises:
+            ModelError: there is none, or it cannot be read.
+        """
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json; save it there once with "
+                "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # The library raises plain Exception for every kind of damage.
+            raise ModelError(f"cannot read {file}: {error}; fetch or save the model again") from error
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, _opening(backend))
+
+    def encode(self, text: str) -> Encoding:
+        """`text` as a prompt: its tokens, after the special ones with which every prompt begins."""
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        ids, offsets = tuple(encoded.ids), tuple(encoded.offsets)
+        if ids[: len(self._opening)] == self._opening:  # None to add, or the text spells them out.
+            return Encoding(ids, offsets)
+        return Encoding(self._opening + ids, ((0, 0),) * len(self._opening) + offsets)
+
+    def encode_all(self, texts: Iterable[str]) -> list[Encoding]:
+        """`encode` for each: 10,000 short prompts in about 0.3 s.
+
+        On one thread on purpose: the library's own threads save little here, and warn in every process
+        that is forked afterwards.
+        """
+        return [self.encode(text) for text in texts]
+
+    def label_ids(self, prompt: str, label: str, *, first: bool = False) -> tuple[int, ...]:
+        """The token that `label` becomes when it follows `prompt`; with `first` only its first token.
+
+        Where the label changes the prompt's own last tokens (a prompt that ends in a blank), the model
+        could never continue so; then the label's tokens on its own are taken, if they spell it exactly.
+
+        Raises:
+            TokenError: the label is empty, has no tokens of its own, or has several without `first`.
+        """
+        return self._continuation(self.encode(prompt).ids, prompt, label, first)
+
+    def label_ids_all(
+        self, pairs: Iterable[tuple[str, str]], *, first: bool = False
+    ) -> list[tuple[int, ...] | TokenError]:
+        """`label_ids` for each (prompt, label); an error is returned in its place, not raised."""
+        prompts: dict[str, tuple[int, ...]] = {}
+        found: list[tuple[int, ...] | TokenError] = []
+        for prompt, label in pairs:
+            if prompt not in prompts:
+                prompts[prompt] = self.encode(prompt).ids
+            try:
+                found.append(self._continuation(prompts[prompt], prompt, label, first))
+            except TokenError as error:
+                found.append(error)
+        return found
+
+    def token_text(self, ids: Iterable[int]) -> list[str]:
+        """Readable text of each id, with the blank it begins with.
+
+        A token that is only part of a character is its bytes, such as ``\\xe2\\x82``; an id that the
+        tokeniser does not know (models pad their vocabularies) is ``<id 50000>``.
+        """
+        return [self._text_of(token) for token in ids]
+
+    def vocabulary(self) -> list[str]:
+        """Readable text of every id from 0, as `token_text` gives it."""
+        return self.token_text(range(max(self._backend.get_vocab().values(), default=-1) + 1))
+
+    def _continuation(
+        self, prompt_ids: tuple[int, ...], prompt: str, label: str, first: bool
+    ) -> tuple[int, ...]:
+        if not label:
+            raise TokenError(f"the label after {_end_of(prompt)} is empty; give text that continues it")
+        joined = self.encode(prompt + label).ids
+        in_context = joined[: len(prompt_ids)] == prompt_ids
+        added = joined[len(prompt_ids) :] if in_context else self._alone(prompt, label)
+        if not added:
+            raise TokenError(f"the label {label!r} adds no token to {_end_of(prompt)}; give a longer one")
+        if len(added) > 1 and not first:
+            pieces = ", ".join(repr(text) for text in self.token_text(added))
+            changed = "" if in_context else " taken alone, as it changes the prompt's own last tokens"
+            raise TokenError(
+                f"the label {label!r} after {_end_of(prompt)} is {len(added)} tokens ({pieces}){changed}; "
+                "give a label of one token, or set 'label_tokens: first'"
+            )
+        return added[:1] if first else added
+
+    def _alone(self, prompt: str, label: str) -> tuple[int, ...]:
+        """The label's tokens without the prompt before it, where these spell the label and no more."""
+        ids = tuple(self._backend.encode(label, add_special_tokens=False).ids)
+        if "".join(self.token_text(ids)) == label:
+            return ids
+        raise TokenError(
+            f"the label {label!r} changes the last tokens of {_end_of(prompt)} itself, and has no tokens of "
+            "its own; move the blank between them from the prompt's end to the label's start"
+        )
+
+    def _text_of(self, token: int) -> str:
+        if token in self._added:
+            return self._added[token]
+        raw = self._backend.id_to_token(token)
+        if raw is None:
+            return f"<id {token}>"
+        decoder = self._backend.decoder
+        text = raw if decoder is None else decoder.decode([_ANCHOR, raw]).removeprefix(_ANCHOR)
+        return _escaped(raw) if "\N{REPLACEMENT CHARACTER}" in text else text
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        return {token: added.content for token, added in self._backend.get_added_tokens_decoder().items()}
+
+
+def span_tokens(
+    text: str, offsets: Sequence[tuple[int, int]], span: str | tuple[int, int]
+) -> tuple[int, int]:
+    """The tokens ``[lo, hi)`` that cover `span`: a substring of `text`, or characters ``[start, end)``.
+
+    A token that is covered partly counts. `offsets` are those of `Encoding`, for `text`.
+
+    Raises:
+        TokenError: the substring does not occur exactly once, the characters are not in the text, or no
+            token stands for them.
+    """
+    start, end = _substring(text, span) if isinstance(span, str) else span
+    if not 0 <= start < end <= len(text):
+        raise TokenError(
+            f"the span [{start}, {end}) is not in {_end_of(text)}, which has {len(text)} characters; "
+            "give 0 <= start < end <= length"
+        )
+    covering = [i for i, (lo, hi) in enumerate(offsets) if lo < end and hi > start]
+    if not covering:
+        raise TokenError(f"no token stands for {text[start:end]!r} in {_end_of(text)}; choose a longer span")
+    return covering[0], covering[-1] + 1
+
+
+def _substring(text: str, part: str) -> tuple[int, int]:
+    starts = [i for i in range(len(text)) if text.startswith(part, i)] if part else []
+    if len(starts) != 1:
+        raise TokenError(
+            f"the span {part!r} occurs {len(starts)} times in {_end_of(text)}; it must occur once: "
+            "give a longer substring, or its characters as [start, end]"
+        )
+    return starts[0], starts[0] + len(part)
+
+
+def _end_of(text: str, limit: int = 48) -> str:
+    """`text` as an error shows it: its end, for prompts are long."""
+    return repr(text if len(text) <= limit else "…" + text[-limit:])
+
+
+def _opening(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """The special tokens that every prompt begins with.
+
+    As in the transformers library, tokenizer.json alone decides: ``add_bos_token`` in
+    tokenizer_config.json is for folders without one.
+    """
+    encoded = backend.encode(_ANCHOR)
+    text_starts = next(
+        (i for i, special in enumerate(encoded.special_tokens_mask) if not special), len(encoded.ids)
+    )
+    return tuple(encoded.ids[:text_starts])
+
+
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
+_BYTES = {chr(b): b for b in _VISIBLE} | {chr(0x100 + i): b for i, b in enumerate(_HIDDEN)}
+"""Byte-level tokenisers write each byte as one visible character: itself, or the next free one from 256."""
+
+
+def _escaped(raw: str) -> str:
+    """The bytes of a token that is no whole text, as text where they are and as ``\\xNN`` elsewhere."""
+    if raw.startswith("<0x") and raw.endswith(">"):
+        return f"\\x{raw[3:-1].lower()}"
+    if any(character not in _BYTES for character in raw):
+        return raw
+    return bytes(_BYTES[character] for character in raw).decode("utf-8", "backslashreplace")

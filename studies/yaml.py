@@ -1,0 +1,182 @@
+"""YAML with the scalars of YAML 1.2, and the line on which everything stands.
+
+The common loader reads YAML 1.1, where ``5e-3`` is text, ``on`` a boolean and ``1:30`` the number 90.
+Here scalars follow the core schema of YAML 1.2, a repeated key is an error, and only plain data comes out.
+"""
+
+__all__ = ["Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_yaml", "read_yaml"]
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from workers.errors import StudyError
+
+Mark = tuple[int, int]
+"""Line and column, both from 1."""
+
+Path = tuple[str | int, ...]
+"""The keys and indices that lead to a value."""
+
+Marks = Mapping[Path, Mark]
+"""Where each value stands; a value of a mapping is marked at its key."""
+
+_MAX_VALUES = 1_000_000
+"""Aliases can say exponentially much in little text; past this many values a file is refused."""
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+
+_RESOLVERS: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {
+    None: [
+        ("tag:yaml.org,2002:null", re.compile(rf"(?:{_NULL.pattern})$")),
+        ("tag:yaml.org,2002:bool", re.compile(rf"(?:{_BOOL.pattern})$")),
+        ("tag:yaml.org,2002:int", re.compile(rf"(?:{_INT.pattern})$")),
+        ("tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT.pattern})$")),
+    ]
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _RESOLVERS
+
+
+class _Dumper(yaml.SafeDumper):
+    # The same table decides what needs quotes, so that text which looks like a number stays text.
+    yaml_implicit_resolvers = _RESOLVERS
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        # Only double quotes keep every line break and control character as it is.
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One YAML document, read."""
+
+    name: str
+    """What errors call it: a file's path, or ``<text>``."""
+    data: Any
+    """Plain dicts, lists and scalars."""
+    marks: Marks
+
+    def at(self, path: Path) -> str:
+        """``FILE:LINE`` of the value at `path`, or of the nearest thing around it."""
+        while path and path not in self.marks:
+            path = path[:-1]
+        line = self.marks[path][0] if path in self.marks else 1
+        return f"{self.name}:{line}"
+
+
+def read_yaml(text: str, name: str = "<text>") -> Text:
+    """The one document of `text`.
+
+    Raises:
+        StudyError: no YAML, no document or several, a repeated key, or a tag that is no plain data.
+    """
+    documents = list(read_all_yaml(text, name))
+    if len(documents) != 1:
+        raise StudyError(f"{name}:1: a study file holds one document; this one holds {len(documents)}")
+    return documents[0]
+
+
+def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
+    """Every document of `text`, in order. Raises as `read_yaml` does."""
+    try:
+        for node in yaml.compose_all(text, Loader=_Loader):
+            reader = _Reader(name)
+            yield Text(name, reader.value(node, ()), reader.marks)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None) or str(error)
+        raise StudyError(f"{name}:{line}: this is no YAML: {problem}") from None
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML that `read_yaml` reads back as equal data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Turns nodes into data and notes where each stood."""
+
+    name: str
+    marks: dict[Path, Mark] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+    """The nodes that are being read: one that contains itself never ends."""
+
+    def value(self, node: Node, path: Path) -> Any:
+        self.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
+        if len(self.marks) > _MAX_VALUES:
+            raise self.error(node, f"more than {_MAX_VALUES:,} values, aliases counted each time")
+        if isinstance(node, ScalarNode):
+            return self.scalar(node)
+        if id(node) in self.open:
+            raise self.error(node, "an anchor contains itself")
+        self.open.add(id(node))
+        try:
+            return self.mapping(node, path) if isinstance(node, MappingNode) else self.sequence(node, path)
+        finally:
+            self.open.remove(id(node))
+
+    def sequence(self, node: Node, path: Path) -> list[Any]:
+        if not isinstance(node, SequenceNode) or node.tag != "tag:yaml.org,2002:seq":
+            raise self.error(node, f"the tag {node.tag!r} is not plain data")
+        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+
+    def mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
+        if node.tag != "tag:yaml.org,2002:map":
+            raise self.error(node, f"the tag {node.tag!r} is not plain data")
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, ScalarNode) else None
+            if key is None:
+                raise self.error(key_node, "a key must be text")
+            if key in data:
+                raise self.error(key_node, f"the key {key!r} is there twice")
+            self.marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            data[key] = self.value(value_node, (*path, key))
+        return data
+
+    def scalar(self, node: ScalarNode) -> Any:
+        text: str = node.value
+        match node.tag.removeprefix("tag:yaml.org,2002:"):
+            case "str":
+                return text
+            case "null":
+                return None
+            case "bool" if _BOOL.fullmatch(text):
+                return text.lower() == "true"
+            case "int" if _INT.fullmatch(text):
+                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            case "float" if _FLOAT.fullmatch(text):
+                return _float(text)
+        raise self.error(node, f"{text!r} with the tag {node.tag!r} is not plain data")
+
+    def error(self, node: Node, problem: str) -> StudyError:
+        return StudyError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
+
+
+def _float(text: str) -> float:
+    lower = text.lower()
+    if lower.endswith(".inf"):
+        return -math.inf if lower.startswith("-") else math.inf
+    return math.nan if lower.endswith(".nan") else float(text)

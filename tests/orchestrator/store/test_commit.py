@@ -1,0 +1,77 @@
+"""Promise: a commit survives JSON word for word, or is refused with the place that is wrong."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.store import Holder, Manifest, PlanRef
+from orchestrator.store.commit import Commit, FileRef
+from workers.errors import StoreError
+
+MakeManifest = Callable[..., Manifest]
+
+
+def add_commit(*parts: Manifest) -> Commit:
+    return Commit(seq=2, epoch=1, nonce="0" * 32, kind="add", time_s=1.5, add=parts)
+
+
+@pytest.mark.parametrize("kind", ["open", "plan", "add", "compact"])
+def test_a_commit_comes_back_from_json_as_it_was(manifest: MakeManifest, kind: str) -> None:
+    file = FileRef(size_bytes=3, sha256="a" * 64)
+    contents: dict[str, dict[str, Any]] = {
+        "open": {"holder": Holder(pid=1, host="here", since=2.0)},
+        "plan": {"plan": PlanRef(id="b" * 32, files={"cells.parquet": file})},
+        "add": {"add": (manifest(), manifest(attempt=1, replaces=manifest().path))},
+        "compact": {"add": (manifest(),), "remove": (manifest().path,)},
+    }
+    seq = 1 if kind == "open" else 2
+    fields: dict[str, Any] = {"seq": seq, "epoch": 1, "nonce": "0" * 32, "kind": kind, "time_s": 1.5}
+    commit = Commit(**fields, **contents[kind])
+    assert Commit.from_json(commit.to_json(), seq) == commit
+
+
+def test_the_json_has_the_names_that_the_format_promises(manifest: MakeManifest) -> None:
+    data = json.loads(add_commit(manifest()).to_json())
+    assert set(data) == {"seq", "epoch", "nonce", "kind", "time_s", "add"}
+    assert set(data["add"][0]) == {
+        *("path", "bytes", "sha256", "families", "lane", "tile", "k_lo", "k_hi", "rows", "failed"),
+        *("tiers", "timings", "worker", "host"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(colour="red"), "colour: "),
+        (lambda data: data.update(kind="merge"), "kind: "),
+        (lambda data: data.update(seq=3), "says that it is commit 3"),
+        (lambda data: data.update(epoch=9), "cannot be of epoch|only parts written in that epoch"),
+        (lambda data: data.pop("nonce"), "nonce: "),
+        (lambda data: data["add"][0].update(path="data/1/lane/x"), "add.0.path: "),
+        (lambda data: data["add"][0].update(rows="8"), "add.0.rows: "),
+        (lambda data: data.pop("add"), "a commit of kind 'add' holds"),
+    ],
+)
+def test_a_changed_commit_is_refused_and_says_where(
+    manifest: MakeManifest, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    data = json.loads(add_commit(manifest()).to_json())
+    change(data)
+    with pytest.raises(StoreError, match=message) as error:
+        Commit.from_json(json.dumps(data).encode(), 2)
+    assert "commits/0000000002.json" in str(error.value)
+
+
+def test_a_torn_commit_is_refused(manifest: MakeManifest) -> None:
+    whole = add_commit(manifest()).to_json()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(StoreError, match="is damaged"):
+            Commit.from_json(whole[:length], 2)
+
+
+def test_a_commit_adds_only_parts_of_its_own_epoch(manifest: MakeManifest) -> None:
+    with pytest.raises(ValidationError, match="only parts written in that epoch"):
+        add_commit(manifest(epoch=3))

@@ -1,0 +1,125 @@
+"""Promise: pairs from every kind of file are the same rows, and a wrong one is named with its place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from studies.pairs import check_row, num_sources, read_pairs
+from workers.errors import NotYetError, StudyError
+
+ROWS: list[dict[str, Any]] = [
+    {"base": "a b", "source": "a c", "base_label": " x", "label": [" y", " z"], "span.n": "b", "topic": "t"},
+    {"base": "d", "source": "e", "source_label": " w", "span.n": [0, 1]},
+]
+READ = [ROWS[0], {**ROWS[1], "label": " w"}]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return
+    lines = [",".join(columns)]
+    for row in rows:
+        fields = [row.get(c, "") if isinstance(row.get(c, ""), str) else json.dumps(row[c]) for c in columns]
+        lines.append(",".join('"' + field.replace('"', '""') + '"' for field in fields))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_of_text_files_are_read_and_completed(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"p{suffix}", ROWS)
+    assert read_pairs(f"p{suffix}", tmp_path) == READ
+
+
+def test_rows_of_parquet_are_read_without_their_nulls(tmp_path: Path) -> None:
+    rows = [
+        {"base": "a", "source": "b", "base_ids": None, "source_label": " w", "split": None},
+        {"base": "c", "split": "test"},
+    ]
+    write(tmp_path / "p.parquet", rows)
+    assert read_pairs("p.parquet", tmp_path) == [
+        {"base": "a", "source": "b", "source_label": " w", "label": " w"},
+        {"base": "c", "split": "test"},
+    ]
+
+
+def test_pairs_in_place_are_completed_too() -> None:
+    assert read_pairs(ROWS) == READ
+
+
+def test_a_label_is_derived_only_from_a_single_source() -> None:
+    two = {"base": "a", "source": "b", "source_2": "c", "source_label": " x"}
+    assert num_sources(two) == 2
+    assert "label" not in read_pairs([two])[0]
+    assert "label" not in read_pairs([{"base": "a", "source_label": " x"}])[0]
+
+
+def test_token_ids_stand_for_text() -> None:
+    assert read_pairs([{"base_ids": [1, 2], "source_ids": [3]}]) == [{"base_ids": [1, 2], "source_ids": [3]}]
+
+
+def test_embeddings_are_not_there_yet() -> None:
+    with pytest.raises(NotYetError, match=r"pairs\[0\]: base_embeds: pairs of embeddings are not there yet"):
+        read_pairs([{"base_embeds": [[0.5]]}])
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "allowed"),
+    [
+        ({"base": ""}, "base", "text that is not empty"),
+        ({"base": 3}, "base", "text that is not empty"),
+        ({"base_ids": []}, "base_ids", "a list of token ids"),
+        ({"base_ids": [-1]}, "base_ids", "a list of token ids"),
+        ({"base": "a", "base_ids": [1]}, "base_ids", "both 'base' and 'base_ids'"),
+        ({"base": "a", "source_2": 5}, "source_2", "text that is not empty"),
+        ({"base": "a", "label": 1.5}, "label", "text, a class's number, or a list of them"),
+        ({"base": "a", "label.Country": []}, "label.Country", "text, a class's number"),
+        ({"base": "a", "span.n": [3, 3]}, "span.n", "a substring that occurs once, or [start, end)"),
+        ({"base": "a", "source.span.n": 1}, "source.span.n", "a substring that occurs once"),
+        ({"base": "a", "split": 0.5}, "split", "text"),
+        ({"source": "a"}, "", "the column 'base' is missing"),
+        (["a"], "", "a mapping with at least base"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(row: Any, column: str, allowed: str) -> None:
+    ((found, text),) = check_row(row)
+    assert found == column
+    assert allowed in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", '{"base": "a"}\n{"base": 1}\n', "p.jsonl:2: base: 1 is not allowed here"),
+        ("p.jsonl", '{"base": "a"}\n{"base"\n', "p.jsonl:2: this is no JSON"),
+        ("p.jsonl", "\n", "p.jsonl: no pairs; a study needs at least one"),
+        ("p.csv", "base,label\na,b\nc\n", "p.csv:3: the line has not as many fields as the header's 2"),
+        ("p.csv", 'base,span.n\na,"[3, 1]"\n', "p.csv:2: span.n: [3, 1] is not allowed here"),
+        ("p.parquet", "PAR0", "p.parquet: this is no Parquet"),
+        ("p.txt", "", "p.txt: unknown kind of file; allowed: .jsonl, .csv, .parquet"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(StudyError) as caught:
+        read_pairs(name, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_wrong_row_of_parquet_is_named_by_number(tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", [{"base": "a"}, {"base": ""}])
+    with pytest.raises(StudyError, match=r"p.parquet: row 1: base: '' is not allowed here"):
+        read_pairs("p.parquet", tmp_path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"p.csv: the pairs cannot be read"):
+        read_pairs("p.csv", tmp_path)

@@ -1,0 +1,146 @@
+"""Promise: a row that is filled from the base's clean run is what running it would give; where that is not
+provable the row is run, and a model that is not causal is never given the shortcut."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
+
+from workers.engine import Batch, Engine, Outcome
+from workers.families import sites_of
+from workers.loading import LoadedModel
+from workers.sites import SITES
+from workers.vocabulary import Cell, Pair, Place
+
+SHARED = 3
+"""Tokens that base and source have in common at the beginning."""
+
+
+def alike(count: int = 2) -> list[Pair]:
+    """Pairs whose runs begin with the same tokens."""
+    made = []
+    for pair in pairs(count, lengths=(5, 6)):
+        source = pair.tokens["base"][:SHARED] + pair.tokens["source"][SHARED:]
+        made.append(replace(pair, tokens={"base": pair.tokens["base"], "source": source}))
+    return made
+
+
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], *, shortcut: bool) -> Outcome:
+    engine = Engine(tiny(kind), capture_budget_bytes=1 << 30, shortcut=shortcut)
+    return engine.run(Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl")))
+
+
+def tiers(cells: Sequence[Cell], kind: str = "llama") -> list[str]:
+    """How each cell's row is obtained on one pair, after checking that the values do not depend on it."""
+    some = alike(1)
+    with_it, without = (run(kind, cells, some, shortcut=shortcut) for shortcut in (True, False))
+    check_equal(with_it, without)
+    return list(with_it.columns["tier"])
+
+
+def check_equal(with_it: Outcome, without: Outcome) -> None:
+    assert set(without.tiers) == {"hooked"}
+    scale = float(np.abs(without.columns["pred_logit"]).max())
+    for name, column in without.columns.items():
+        if column.dtype == np.float32:
+            np.testing.assert_allclose(with_it.columns[name], column, rtol=1e-5, atol=1e-5 * scale)
+        elif name not in ("tier", "pred_id", "label_rank", "base_label_rank"):
+            np.testing.assert_array_equal(with_it.columns[name], column)
+
+
+def test_values_of_a_common_beginning_are_not_swapped() -> None:
+    first = Place("block_output", 1, None, (0,))
+    assert tiers(
+        [
+            swap("block_output", 1, (2,)),
+            swap("block_output", 1, (0, 1, 2)),
+            swap("block_output", 1, (3,)),
+            swap("block_output", 1, (2, 3)),
+            swap("block_output", 1, (2,), operation="add"),
+            swap("block_output", 1, (2,), run="zero"),
+            swap("block_output", 1, (2,), origin=first),
+        ]
+    ) == ["unchanged", "unchanged", *["hooked"] * 5]
+
+
+def test_the_bases_own_values_change_nothing_at_their_own_place_only() -> None:
+    other_head = Place("query_output", 1, (1,), (4,))
+    assert tiers(
+        [
+            swap("block_output", 1, (4,), run="base"),
+            swap("model.layers.1.mlp", None, (4,), run="base"),
+            swap("query_output", 1, (4,), heads=(0,), run="base"),
+            swap("query_output", 1, (4,), heads=(0,), run="base", origin=other_head),
+        ]
+    ) == ["unchanged", "unchanged", "unchanged", "hooked"]
+
+
+def test_what_lies_after_the_token_read_cannot_reach_it() -> None:
+    cells = [swap(site, 0, (4,), read=3) for site in ("block_input", "value_output", "mlp_output")]
+    assert tiers(cells) == ["unchanged"] * 3
+
+
+def test_in_the_last_block_only_what_mixes_tokens_reaches_another_one() -> None:
+    kind = "gemma2"
+    last = {site: swap(site, LAYERS - 1, (3,), run="zero") for site in sites_of(tiny(kind).facts)}
+    found = dict(zip(last, tiers(list(last.values()), kind), strict=True))
+    mixing = {site for site, tier in found.items() if tier == "hooked"}
+    assert mixing == {"block_input", "attention_input", "key_output", "value_output"}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_is_said_to_stay_exactly_where_a_change_stays(site: str) -> None:
+    some = pairs(2)
+    cells = [swap(site, LAYERS - 1, (3,), run="zero")]
+    moved = run("gemma2", cells, some, shortcut=False).columns["kl_base"].max() > 1e-6
+    assert moved is not SITES[site].stays or not moved
+    assert bool(moved) is not SITES[site].stays
+
+
+def test_module_paths_are_not_trusted_to_keep_tokens_apart() -> None:
+    cells = [swap("model.layers.2.mlp", None, (2,)), swap("model.layers.2.mlp", None, (3,))]
+    assert tiers(cells) == ["hooked", "hooked"]
+
+
+def test_one_unit_that_changes_something_makes_the_row_run() -> None:
+    harmless, harmful = unit("block_output", 0, (1,)), unit("mlp_output", 1, (4,))
+    late = unit("mlp_output", 2, (1,), run="zero")
+    assert tiers([Cell((harmless, harmful), 4), Cell((harmless, late), 4)]) == ["hooked", "unchanged"]
+
+
+def units() -> st.SearchStrategy[object]:
+    sites = [site for site in SITES if "post_norm" not in site]
+    return st.builds(
+        unit,
+        st.sampled_from(sites),
+        st.sampled_from([0, LAYERS - 1]),
+        st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True).map(tuple),
+        operation=st.sampled_from(["vanilla", "vanilla", "add"]),
+        run=st.sampled_from(["source", "base", "zero"]),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.builds(Cell, st.lists(units(), min_size=1, max_size=3).map(tuple), st.integers(0, 4)), min_size=1))
+def test_any_cells_give_the_same_with_and_without_the_shortcut(cells: list[Cell]) -> None:
+    some = alike()
+    check_equal(run("gpt_neox", cells, some, shortcut=True), run("gpt_neox", cells, some, shortcut=False))
+
+
+def test_a_model_that_is_not_causal_is_never_given_the_shortcut() -> None:
+    module = tiny_module("llama", attn_implementation="eager")
+    for block in module.model.layers:
+        block.self_attn.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True
+        )
+    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    assert not model.is_causal
+    engine = Engine(model, capture_budget_bytes=1 << 30)
+    batch = Batch(cells=[(0, swap("block_output", 1, (4,), read=3))], pairs=alike(), families=("kl",))
+    outcome = engine.run(batch)
+    assert outcome.tiers == {"hooked": 2}
+    assert outcome.columns["kl_base"].min() > 1e-6

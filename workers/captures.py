@@ -1,0 +1,167 @@
+"""What clean runs hold at the places that units take values from: once for each distinct prompt.
+
+Shapes: B prompts, T tokens, R read positions, W width, V vocabulary.
+"""
+
+__all__ = ["Capture", "Captures", "Need", "Prompt"]
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from workers.attempts import attempt
+from workers.errors import ModelError
+from workers.hooks import Tap, Visit, check_by_token
+from workers.loading import LoadedModel
+
+_T = TypeVar("_T")
+
+Prompt = tuple[int, ...]
+"""Token ids: what a capture is known by."""
+
+
+@dataclass(slots=True)
+class Need:
+    """What is wanted of one prompt's clean run."""
+
+    taps: set[Tap] = field(default_factory=set)
+    reads: set[int] = field(default_factory=set)
+    """Tokens whose next-token logits are wanted."""
+
+
+@dataclass(slots=True)
+class Capture:
+    """What was kept of one prompt's clean run."""
+
+    taps: dict[Tap, Tensor] = field(default_factory=dict)
+    """[T, W] each, in the model's dtype."""
+    logits: dict[int, Tensor] = field(default_factory=dict)
+    """[V] each, at the token read."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        return sum(kept.nbytes for kept in (*self.taps.values(), *self.logits.values()))
+
+    def lacks(self, need: Need) -> bool:
+        """Whether something needed is not here."""
+        return not (need.taps <= self.taps.keys() and need.reads <= self.logits.keys())
+
+
+class Captures:
+    """Captures of the prompts used last, within a budget of memory.
+
+    Args:
+        model: whose runs these are.
+        budget_bytes: what may be held; what is needed at once is held even beyond it.
+    """
+
+    def __init__(self, model: LoadedModel, *, budget_bytes: int) -> None:
+        self._model = model
+        self.budget_bytes = budget_bytes
+        self._held: OrderedDict[Prompt, Capture] = OrderedDict()
+        self._bytes_per_token: dict[frozenset[Tap], float] = {}
+        self.num_forwards = 0
+        self.broken: dict[Tap, ModelError] = {}
+        """Taps that the runs of the last `prepare` found no [B, T, W] tensor at, and why."""
+
+    def __getitem__(self, prompt: Prompt) -> Capture:
+        """The capture of a prompt that `prepare` was asked for.
+
+        Raises:
+            KeyError: its run failed.
+        """
+        return self._held[prompt]
+
+    def get(self, prompt: Prompt) -> Capture | None:
+        """The capture of a prompt; None where there is none."""
+        return self._held.get(prompt)
+
+    def bytes_per_token(self, taps: frozenset[Tap], needs: Mapping[Prompt, Need]) -> float:
+        """Size of a capture that keeps `taps`: measured once, on the prompts of `needs`."""
+        if taps not in self._bytes_per_token:
+            self.prepare(needs, max_tokens=1)
+            sizes = [self._held[p].size_bytes / max(1, len(p)) for p in needs if p in self._held]
+            self._bytes_per_token[taps] = max(sizes, default=0.0)
+        return self._bytes_per_token[taps]
+
+    def prepare(self, needs: Mapping[Prompt, Need], *, max_tokens: int) -> dict[Prompt, Exception]:
+        """Run what is lacking, prompts of one length together and at most `max_tokens` tokens at once.
+
+        Returns:
+            The prompts whose runs failed, each with the exception.
+        """
+        self.broken = {}
+        lacking: dict[int, list[Prompt]] = {}
+        for prompt, need in needs.items():
+            held = self._held.setdefault(prompt, Capture())
+            self._held.move_to_end(prompt)
+            if held.lacks(need):
+                lacking.setdefault(len(prompt), []).append(prompt)
+        failed: dict[Prompt, Exception] = {}
+        for length, prompts in lacking.items():
+            size = max(1, max_tokens // max(1, length))
+            for start in range(0, len(prompts), size):
+                failed |= self._run(prompts[start : start + size], needs)
+        for prompt in failed:
+            del self._held[prompt]
+        self._shrink(keep=needs.keys())
+        return failed
+
+    def _run(self, prompts: list[Prompt], needs: Mapping[Prompt, Need]) -> dict[Prompt, Exception]:
+        """One forward; where it fails, halves, so that one bad prompt spoils no other."""
+        error = attempt(lambda: self._forward(prompts, needs))
+        if error is None:
+            return {}
+        if len(prompts) == 1:
+            return {prompts[0]: error}
+        half = len(prompts) // 2
+        return self._run(prompts[:half], needs) | self._run(prompts[half:], needs)
+
+    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, Need]) -> None:
+        self.num_forwards += 1
+        held = [self._held[prompt] for prompt in prompts]
+        wanted = [needs[prompt] for prompt in prompts]
+        taps = _union(n.taps - h.taps.keys() for n, h in zip(wanted, held, strict=True)) - self.broken.keys()
+        reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [0]
+        tokens = torch.tensor(prompts, device=self._model.device)  # [B, T]
+        at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1)  # [B, R]
+        kept: dict[Tap, Tensor] = {}
+        visits = [(tap, _keeper(kept, self.broken, tap, tokens.shape)) for tap in sorted(taps, key=str)]
+        logits, seen = self._model.forward(tokens, at, visits)
+        self.broken |= seen.faults()
+        for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
+            for tap in need.taps & kept.keys() - self.broken.keys():
+                capture.taps[tap] = kept[tap][row].clone()
+            for column, read in enumerate(reads):
+                if read in need.reads:
+                    capture.logits[read] = logits[row, column].clone()
+
+    def _shrink(self, *, keep: Collection[Prompt]) -> None:
+        """Let go of what was used longest ago until the budget holds, but for the prompts in `keep`."""
+        size_bytes = sum(capture.size_bytes for capture in self._held.values())
+        for prompt in [prompt for prompt in self._held if prompt not in keep]:
+            if size_bytes <= self.budget_bytes:
+                break
+            size_bytes -= self._held.pop(prompt).size_bytes
+
+
+def _keeper(kept: dict[Tap, Tensor], broken: dict[Tap, ModelError], tap: Tap, shape: torch.Size) -> Visit:
+    def keep(tensor: Tensor) -> None:
+        try:
+            check_by_token(tensor, tap, shape)
+        except ModelError as error:
+            broken[tap] = error
+        else:
+            # A module further on may write into this tensor: only a copy stays what it was.
+            kept[tap] = tensor.clone()
+
+    return keep
+
+
+def _union(sets: Iterable[set[_T]]) -> set[_T]:
+    return set().union(*sets)

@@ -1,0 +1,212 @@
+"""Where each family of decoders keeps the named sites: one small table a family. No torch here.
+
+A family is a kind of block, not a model type: ``llama`` and ``qwen3`` name their modules alike. What
+differs between members (biases, norms of queries, windows, scales) is the library's business.
+"""
+
+__all__ = ["FAMILIES", "Family", "Fusion", "Part", "SiteRow", "Spot", "describe", "family_of", "sites_of"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.errors import ModelError, nearest
+from workers.facts import ModelFacts
+from workers.sites import SITES, Side, num_heads
+
+Part = Literal["query", "key", "value"]
+"""A share of a projection that makes queries, keys and values at once."""
+
+Fusion = Literal["concatenated", "interleaved"]
+"""How they lie in it: all queries, then all keys, then all values; or the three of each head in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a site is found in a block."""
+
+    module: str
+    """Path of the module inside the block; empty for the block itself."""
+    side: Side
+    part: Part | None = None
+    """Which share of a fused projection; None for the whole width."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How the models of one family name their modules."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """The names of its members in the transformers library."""
+    blocks: str
+    """Path of the list of blocks."""
+    sites: Mapping[str, Spot]
+    fusion: Fusion | None = None
+    """How queries, keys and values share one projection; None where each has its own."""
+    note: str = ""
+    """What a user must know of its blocks."""
+
+
+def _block_sites(
+    attention: str, qkv: tuple[str, str, str] | str, mixed: str, mlp: str, neurons: str
+) -> dict[str, Spot]:
+    """The sites of a block, from the names of its modules; `qkv` is one name where they are fused."""
+    if isinstance(qkv, str):
+        query, key, value = (
+            Spot(f"{attention}.{qkv}", "output", "query"),
+            Spot(f"{attention}.{qkv}", "output", "key"),
+            Spot(f"{attention}.{qkv}", "output", "value"),
+        )
+    else:
+        query, key, value = (Spot(f"{attention}.{name}", "output") for name in qkv)
+    return {
+        "block_input": Spot("", "input"),
+        "attention_input": Spot(attention, "input"),
+        "query_output": query,
+        "key_output": key,
+        "value_output": value,
+        "attention_value_output": Spot(f"{attention}.{mixed}", "input"),
+        "attention_output": Spot(attention, "output"),
+        "mlp_input": Spot(mlp, "input"),
+        "mlp_activation": Spot(f"{mlp}.{neurons}", "input"),
+        "mlp_output": Spot(mlp, "output"),
+        "block_output": Spot("", "output"),
+    }
+
+
+_SPLIT = ("q_proj", "k_proj", "v_proj")
+_LLAMA = _block_sites("self_attn", _SPLIT, "o_proj", "mlp", "down_proj")
+_POST_NORMS = {
+    "attention_post_norm_output": Spot("post_attention_layernorm", "output"),
+    "mlp_post_norm_output": Spot("post_feedforward_layernorm", "output"),
+}
+_POST_NORM_NOTE = (
+    "The attention's and the MLP's outputs pass a norm before they are added: what is added is "
+    "attention_post_norm_output and mlp_post_norm_output."
+)
+_PARALLEL_NOTE = "Attention and MLP both read the block's input: there is no residual stream between them."
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="gpt2",
+        model_types=("gpt2",),
+        blocks="transformer.h",
+        sites=_block_sites("attn", "c_attn", "c_proj", "mlp", "c_proj"),
+        fusion="concatenated",
+    ),
+    Family(
+        name="llama",
+        model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo", "granite", "smollm3"),
+        blocks="model.layers",
+        sites=_LLAMA,
+    ),
+    Family(
+        name="starcoder2",
+        model_types=("starcoder2",),
+        blocks="model.layers",
+        sites=_block_sites("self_attn", _SPLIT, "o_proj", "mlp", "c_proj"),
+    ),
+    Family(
+        name="stablelm",
+        model_types=("stablelm",),
+        blocks="model.layers",
+        sites=_LLAMA,
+        note=f"With use_parallel_residual: {_PARALLEL_NOTE}",
+    ),
+    Family(name="cohere", model_types=("cohere",), blocks="model.layers", sites=_LLAMA, note=_PARALLEL_NOTE),
+    Family(
+        name="gemma2",
+        model_types=("gemma2", "gemma3_text"),
+        blocks="model.layers",
+        sites={**_LLAMA, **_POST_NORMS},
+        note=_POST_NORM_NOTE,
+    ),
+    Family(
+        name="olmo2",
+        model_types=("olmo2",),
+        blocks="model.layers",
+        sites={**_LLAMA, **_POST_NORMS},
+        note=f"{_POST_NORM_NOTE} There is no norm before them.",
+    ),
+    Family(
+        name="phi3",
+        model_types=("phi3",),
+        blocks="model.layers",
+        sites=_block_sites("self_attn", "qkv_proj", "o_proj", "mlp", "down_proj"),
+        fusion="concatenated",
+    ),
+    Family(
+        name="gpt_neox",
+        model_types=("gpt_neox",),
+        blocks="gpt_neox.layers",
+        sites=_block_sites("attention", "query_key_value", "dense", "mlp", "dense_4h_to_h"),
+        fusion="interleaved",
+        note=f"With use_parallel_residual (the default): {_PARALLEL_NOTE}",
+    ),
+)
+"""Every family that the tests run with tiny random models."""
+
+_BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRow:
+    """One line of the table that shows a model's sites."""
+
+    site: str
+    module: str
+    """Path from the model, with ``*`` for the block's number."""
+    side: Side
+    heads: int | None
+    note: str
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a model type of the transformers library.
+
+    Raises:
+        ModelError: no table describes it.
+    """
+    if model_type not in _BY_TYPE:
+        raise ModelError(
+            f"models of type {model_type!r} have no named sites; types that have are "
+            f"{', '.join(sorted(_BY_TYPE))}; a module path such as 'model.layers.3.mlp' works for any "
+            f"model{nearest(model_type, _BY_TYPE)}"
+        )
+    return _BY_TYPE[model_type]
+
+
+def sites_of(facts: ModelFacts) -> dict[str, int | None]:
+    """The model's named sites, in the order of computing, each with its number of heads or None.
+
+    Raises:
+        ModelError: no table describes the model's type.
+    """
+    sites = family_of(facts.model_type).sites
+    return {name: num_heads(name, facts) for name in SITES if name in sites}
+
+
+def describe(facts: ModelFacts) -> list[SiteRow]:
+    """The model's named sites as a table for users, in the order of computing.
+
+    Raises:
+        ModelError: no table describes the model's type.
+    """
+    family = family_of(facts.model_type)
+    return [
+        SiteRow(
+            site=name,
+            module=".".join(filter(None, (family.blocks, "*", family.sites[name].module))),
+            side=family.sites[name].side,
+            heads=heads,
+            note=_note(name, family),
+        )
+        for name, heads in sites_of(facts).items()
+    ]
+
+
+def _note(site: str, family: Family) -> str:
+    part = family.sites[site].part
+    share = f" (the {part} share of a projection that makes all three, {family.fusion})" if part else ""
+    return SITES[site].about + share

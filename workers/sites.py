@@ -1,0 +1,133 @@
+"""The named places of a decoder block at which a run can be read or changed. No torch here.
+
+In a block, from its input to its output::
+
+    block_input
+      attention_input → query_output, key_output, value_output → attention_value_output → attention_output
+      (attention_post_norm_output)
+      mlp_input → mlp_activation → mlp_output
+      (mlp_post_norm_output)
+    block_output
+
+A place that has no name here is written as a module path: ``transformer.h.3.ln_2`` is what that
+module returns, ``transformer.h.3.ln_2:input`` what it is given.
+"""
+
+__all__ = [
+    "SITES",
+    "Heads",
+    "Side",
+    "Site",
+    "check_site",
+    "is_module_path",
+    "num_heads",
+    "order",
+    "split_path",
+]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from workers.errors import ModelError, nearest
+from workers.facts import ModelFacts
+
+Heads = Literal["query", "key"]
+"""Which head count a site has: that of the queries, or that of the keys and values."""
+
+Side = Literal["input", "output"]
+"""Whether a place is what a module is given or what it returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One named place in every block."""
+
+    name: str
+    about: str
+    """What it holds, in one line for users."""
+    heads: Heads | None = None
+    """None where the site has no heads."""
+    stays: bool = True
+    """Whether a change at one token reaches, inside the same block, no other token: the site lies past
+    the attention's mixing of tokens (or is a query, which only its own token uses)."""
+
+
+_IN_ORDER = (
+    Site(name="block_input", about="the residual stream that enters the block", stays=False),
+    Site(name="attention_input", about="what the attention is given, after its norm", stays=False),
+    Site(name="query_output", about="the queries, before rotary embedding", heads="query"),
+    Site(name="key_output", about="the keys, before rotary embedding", heads="key", stays=False),
+    Site(name="value_output", about="the values", heads="key", stays=False),
+    Site(
+        name="attention_value_output",
+        about="each head's weighted values: the input of the attention's output projection",
+        heads="query",
+    ),
+    Site(name="attention_output", about="what the attention returns"),
+    Site(name="attention_post_norm_output", about="the attention's output after its own norm"),
+    Site(name="mlp_input", about="what the MLP is given, after its norm"),
+    Site(
+        name="mlp_activation",
+        about="the hidden neurons, after gating: the input of the MLP's output projection",
+    ),
+    Site(name="mlp_output", about="what the MLP returns"),
+    Site(name="mlp_post_norm_output", about="the MLP's output after its own norm"),
+    Site(name="block_output", about="the residual stream that leaves the block"),
+)
+
+SITES: Mapping[str, Site] = MappingProxyType({site.name: site for site in _IN_ORDER})
+"""Every named site, in the order in which a block computes them."""
+
+_RANK = {name: rank for rank, name in enumerate(SITES)}
+
+
+def is_module_path(site: str) -> bool:
+    """Whether `site` is written as a path to a module (``a.b.c``, ``a.b.c:input``), not as a name."""
+    return "." in site or ":" in site
+
+
+def split_path(path: str) -> tuple[str, Side]:
+    """The module and the side that a module path means.
+
+    Raises:
+        ModelError: what follows the colon is neither ``input`` nor ``output``.
+    """
+    module, colon, side = path.partition(":")
+    if not colon:
+        return module, "output"
+    for known in get_args(Side):
+        if side == known:
+            return module, known
+    raise ModelError(f"site {path!r} ends in {side!r}; a module path ends in ':input' or ':output'")
+
+
+def check_site(name: str) -> None:
+    """Accept the name of a site or a well-formed module path.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if is_module_path(name):
+        split_path(name)
+    elif name not in SITES:
+        raise ModelError(
+            f"there is no site {name!r}; sites are {', '.join(SITES)}, or a module path such as "
+            f"'model.layers.3.mlp:input'{nearest(name, SITES)}"
+        )
+
+
+def num_heads(site: str, facts: ModelFacts) -> int | None:
+    """How many heads `site` has in the model; None where it has none (module paths never do)."""
+    known = SITES.get(site)
+    if known is None or known.heads is None:
+        return None
+    return facts.num_heads if known.heads == "query" else facts.num_kv_heads
+
+
+def order(site: str, layer: int | None) -> tuple[int, int, str]:
+    """A key that sorts places by when a run computes them; module paths, whose time is unknown, first."""
+    if layer is None:
+        return (-1, 0, site)
+    return (layer, _RANK[site], site)
