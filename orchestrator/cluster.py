@@ -2,6 +2,7 @@
 
 __all__ = ["RayExecutor"]
 
+import logging
 import os
 import secrets
 import warnings
@@ -89,7 +90,8 @@ class RayExecutor:
         """Start workers side by side, and return when each has found the study."""
         import ray
 
-        remote = ray.remote(StudyWorker).options(max_restarts=0, max_task_retries=0, num_cpus=self._threads)
+        made: Any = ray.remote(StudyWorker)
+        remote = made.options(max_restarts=0, max_task_retries=0, num_cpus=self._threads)
         actors = [remote.remote(**self._make) for _ in range(num)]
         with _Nonce(self._make["root"]) as nonce:
             asked = [actor.hello.remote(nonce.question, nonce.answer(n)) for n, actor in enumerate(actors)]
@@ -174,7 +176,12 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
         os.environ.update(_QUIET)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Without it Ray would join any cluster that it finds.
-        options = {"address": "local", "num_cpus": num_cpus, "object_store_memory": 80 * MIB}
+        options: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": num_cpus,
+            "object_store_memory": 80 * MIB,
+            "include_dashboard": False,
+        }
     else:
         options = {"address": address}
     with warnings.catch_warnings():
@@ -182,7 +189,7 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
         import ray
 
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise RunError(

@@ -74,7 +74,9 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
             loop = _Loop(schedule, executor, driver, plan, progress, stop)
             loop.run()
             if loop.num_workers:
-                remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.rate / loop.num_workers)
+                remember_rate(
+                    next(iter(plan.lanes.values())), setup.threads, schedule.rate / loop.num_workers
+                )
         after = counts_of(plan, driver.state)
     return Outcome(
         root=root,

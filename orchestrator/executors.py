@@ -34,7 +34,7 @@ class Died:
     """A worker is gone, and what it did with its slice is not known."""
 
     worker: int
-    taken: Slice | None
+    taken: Slice
     message: str
 
 

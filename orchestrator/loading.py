@@ -22,7 +22,7 @@ class Engines:
     """The engine on one lane's model at a time; asking for another lane's lets the first one go."""
 
     threads: int
-    """Ray gives an actor one OpenMP thread, torch takes every core it sees: neither is right, so it is set."""
+    """Of torch. Ray gives an actor one, torch alone takes every core: neither is right, so it is set."""
     num_sharing: int
     """How many processes like this one share the machine's memory."""
     _lane: int | None = None

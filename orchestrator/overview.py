@@ -16,7 +16,7 @@ from orchestrator.progress import describe
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.setup import RunOptions, Setup, set_up
 from orchestrator.store import State, StudyStore
-from studies import load_study
+from studies import Study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +52,21 @@ class Overview:
             )
         if self.counts.num_done:
             lines.append(f"{self.counts.num_done:,} jobs are done already")
-        where = "in this process" if self.setup.executor == "inline" else f"on {self.setup.num_workers} Ray workers"
+        where = (
+            "in this process"
+            if self.setup.executor == "inline"
+            else f"on {self.setup.num_workers} Ray workers"
+        )
         lines.append(f"to be run {where} ({self.setup.why})")
         return lines
 
 
-def overview(study: str, root: Path, *, prepare: bool, say: Callable[[str], None]) -> Overview:
-    """What `study` (a file, or a bundled study's name) would do in its folder below `root`.
+def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], None]) -> Overview:
+    """What a study would do in its folder below `root`.
 
     Raises:
         StudyError, ModelError: the study cannot be planned.
     """
-    loaded = load_study(study)
     planner = Planner(loaded, say=say)
     store = StudyStore(root / loaded.study)
     state = store.state() if store.exists() else State()

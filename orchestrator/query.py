@@ -93,6 +93,11 @@ def explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise QueryError(_explain(connection, str(error))) from None
+    except OSError as error:
+        # How Arrow's readers pass on an error of DuckDB's; one of the system has a number.
+        if error.errno is not None:
+            raise
+        raise QueryError(_explain(connection, str(error))) from None
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How fast this machine was: remembered by model and device, so that a run can be estimated before it starts."""
+"""How fast this machine was, by model and device: what a run is estimated from before it starts."""
 
 __all__ = ["estimate_rate", "remember_rate"]
 

@@ -4,6 +4,7 @@ __all__ = ["Counts", "counts_of", "finished_cells", "mask", "open_work"]
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,9 @@ class Counts:
 
 def counts_of(plan: Plan, state: State) -> Counts:
     """How far a study is."""
-    num_done = sum(int(finished_cells(plan, state, tile).sum()) * tile.num_selected for tile in plan.tiles.values())
+    num_done = sum(
+        int(finished_cells(plan, state, tile).sum()) * tile.num_selected for tile in plan.tiles.values()
+    )
     num_failed = max((state.num_failed[family] for family in plan.families), default=0)
     return Counts(num_jobs=plan.num_jobs, num_done=num_done, num_failed=num_failed)
 
@@ -60,11 +63,13 @@ def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[st
     # One bit for each family that a cell lacks: a change of the bits begins a new range.
     lacking = np.zeros(num_cells, np.int64)
     for bit, family in enumerate(plan.families):
-        lacking |= (wanted & ~mask(num_cells, state.done(family, tile.tile).intervals())).astype(np.int64) << bit
+        lacking |= (wanted & ~mask(num_cells, state.done(family, tile.tile).intervals())).astype(
+            np.int64
+        ) << bit
     edges = [0, *(np.flatnonzero(np.diff(lacking)) + 1).tolist(), num_cells]
     return [
         (lo, hi, tuple(f for bit, f in enumerate(plan.families) if lacking[lo] >> bit & 1))
-        for lo, hi in zip(edges, edges[1:], strict=False)
+        for lo, hi in pairwise(edges)
         if lo < hi and lacking[lo]
     ]
 

@@ -76,7 +76,9 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
         num_workers, threads = options.num_workers or cores, 1
         why = f"on the Ray cluster at {options.address}"
     elif options.num_workers is not None and options.num_workers > cores:
-        raise RunError(f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that")
+        raise RunError(
+            f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
+        )
     elif options.executor == "inline" or _is_short(seconds, options):
         why = "as asked" if options.executor == "inline" else "short enough to be done sooner without Ray"
         return _setup("inline", plan, 1, cores, None, why)
@@ -110,4 +112,3 @@ def _tokens_per_job(plan: Plan) -> float:
 def _workers_in_memory(plan: Plan) -> int:
     parameters = max(lane.num_parameters for lane in plan.lanes.values())
     return int(0.8 * memory_bytes() / (BYTES_PER_WORKER + BYTES_PER_PARAMETER * parameters))
-

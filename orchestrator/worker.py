@@ -1,4 +1,4 @@
-"""What runs slices: one model, one engine, parts written where the study lies. The same under Ray and inline."""
+"""What runs slices, the same under Ray and inline: one model, parts written where the study lies."""
 
 __all__ = ["Hello", "Report", "StudyWorker"]
 
@@ -98,4 +98,3 @@ class StudyWorker:
     @cached_property
     def _plan(self) -> Plan:
         return read_plan(self._store, self._ref)
-

@@ -16,7 +16,7 @@ from studies.tasks import find_task
 from workers.errors import NotYetError
 from workers.vocabulary import OPERATIONS
 
-_METRICS_TO_COME = ("rank", "kl_source", "generated")
+_METRICS_TO_COME = ("generated",)
 _RUNS = ("base", "zero")
 
 

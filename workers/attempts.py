@@ -13,8 +13,9 @@ _MOST_TEXT = 2000
 def attempt(work: Callable[[], None]) -> Exception | None:
     """Do `work`; the exception that it raised, or None.
 
-    What breaks the accelerator breaks every later forward too: it is raised, and blamed on no job. The exception comes back without its traceback, which would keep every tensor of the failed forward
-    in memory while a smaller one is tried.
+    What breaks the accelerator breaks every later forward too: it is raised, and blamed on no job. The
+    exception comes back without its traceback, which would keep every tensor of the failed forward in
+    memory while a smaller one is tried.
     """
     try:
         work()

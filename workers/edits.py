@@ -73,7 +73,7 @@ def _gathered(changes: Sequence[Change], tap: Tap, captures: Captures) -> Tensor
 
 
 class Edits:
-    """What is done in one forward, whose row ``b`` is ``jobs[b]`` and all of whose rows are `num_tokens` long."""
+    """What is done in one forward, whose row ``b`` is ``jobs[b]``; each row has `num_tokens` tokens."""
 
     def __init__(self, jobs: Sequence[Job], num_tokens: int, captures: Captures) -> None:
         self._shape = (len(jobs), num_tokens)

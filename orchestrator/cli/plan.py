@@ -13,7 +13,9 @@ from orchestrator.cli.options import store_option, study_argument
 @click.command()
 @study_argument
 @store_option
-@click.option("--prepare", is_flag=True, help="Run the prompts once without interventions, where that is open.")
+@click.option(
+    "--prepare", is_flag=True, help="Run the prompts once without interventions, where that is open."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
     """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
@@ -22,6 +24,10 @@ def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
     until it was asked the numbers are bounds.
     """
     from orchestrator.overview import overview
+    from studies import load_study
 
-    found = overview(study, store, prepare=prepare, say=lambda line: click.echo(line, err=True))
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    found = overview(load_study(study), store, prepare=prepare, say=say)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))

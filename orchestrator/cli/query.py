@@ -5,7 +5,7 @@ __all__ = ["query"]
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -20,7 +20,10 @@ FORMATS = ("table", "csv", "json", "parquet")
 @click.command()
 @click.argument("sql", required=False, metavar="[SQL|NAME]")
 @click.option(
-    "-f", "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the SQL from a file."
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the SQL from a file.",
 )
 @click.option("--list", "list_names", is_flag=True, help="List the named queries.")
 @click.option(
@@ -102,7 +105,7 @@ def _format_of(output: Path | None) -> str:
         return "table"
     if suffix not in FORMATS[1:]:
         raise click.UsageError(
-            f"{output.name!r} does not say a format; end it in .csv, .json, .parquet or .txt, or give --format"
+            f"{output.name!r} says no format; end it in .csv, .json, .parquet or .txt, or give --format"
         )
     return suffix
 
@@ -114,15 +117,35 @@ def _write(
     output: Path | None,
     rows: int,
 ) -> None:
-    """Write the answer where it is wanted; a file only comes to be when all is in it."""
-    from orchestrator import answers
+    """Write the answer to the file `output`, which only comes to be when all is in it, or to stdout."""
     from orchestrator.query import explained
 
     with explained(connection):
-        if format_ == "table":
-            fits = shutil.get_terminal_size().columns if output is None and sys.stdout.isatty() else None
-            made = answers.table_text(relation, rows=rows, width=fits)
-            data = f"{made.text}\n".encode()
-            if made.note:
-                click.echo(made.note, err=True)
-        ...
+        if output is None:
+            _write_to(relation, format_, sys.stdout.buffer, rows)
+            return
+        partial = output.with_name(f".{output.name}.partial")
+        try:
+            with partial.open("wb") as sink:
+                _write_to(relation, format_, sink, rows)
+            partial.replace(output)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _write_to(relation: "duckdb.DuckDBPyRelation", format_: str, sink: BinaryIO, rows: int) -> None:
+    from orchestrator.formats import WRITERS, table_text
+
+    if format_ != "table":
+        WRITERS[format_](relation, sink)
+        return
+    width = shutil.get_terminal_size().columns if sink.isatty() else None
+    text, note = table_text(relation, rows=rows, width=width)
+    sink.write(f"{text}\n".encode())
+    sink.flush()
+    if note:
+        click.echo(note, err=True)

@@ -31,7 +31,9 @@ INTERRUPTED = 130
     help="An existing Ray cluster, such as auto or 10.0.0.1:6379 [default: a local Ray of our own].",
 )
 @click.option("--take-over", is_flag=True, help="Take the study from another driver that holds it.")
-@click.option("--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end.")
+@click.option(
+    "--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end."
+)
 def run(
     study: str,
     store: Path,
@@ -63,7 +65,9 @@ def run(
             raise
     counts = outcome.counts
     if outcome.interrupted:
-        click.echo(f"interrupted at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept", err=True)
+        click.echo(
+            f"interrupted at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept", err=True
+        )
         click.echo(f"to go on: {_command()}", err=True)
         sys.exit(INTERRUPTED)
     click.echo(
@@ -76,12 +80,14 @@ def run(
         for path in _draw(root):
             click.echo(f"drew {path}", err=True)
     if counts.num_failed:
-        click.echo(f"{counts.num_failed:,} jobs failed: swapyard query 'FROM failures' --store {store}", err=True)
+        click.echo(
+            f"{counts.num_failed:,} jobs failed: swapyard query 'FROM failures' --store {store}", err=True
+        )
         sys.exit(FINISHED_WITH_FAILURES)
 
 
 def _draw(root: Path) -> list[Path]:
-    from orchestrator.plot import draw_study
+    from orchestrator.plots import draw_study
 
     return draw_study(root)
 

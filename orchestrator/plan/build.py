@@ -24,7 +24,7 @@ from studies.identity import cell_id, pair_id
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import order
-from workers.vocabulary import Cell
+from workers.vocabulary import Cell, ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class LaneInputs:
 
     lane: Lane
     facts: ModelFacts
+    model: ModelSpec
+    """As the study writes it."""
     inputs: Sequence[Input]
     classes: Mapping[int, PairClass]
     """Given number of a kept input → its class."""
@@ -78,7 +80,7 @@ class _Builder:
         for one in brought.inputs:
             if one.reason is None:
                 members[brought.classes[one.given]].append(one)
-        expansions = {kind: expand(self._study, brought.facts, kind) for kind in members}
+        expansions = {kind: expand(self._study, brought.facts, kind, brought.model) for kind in members}
         _check_positions(expansions, members)
         for kind in sorted(members, key=_class_order):
             self.groups.append(
@@ -197,7 +199,7 @@ def _check_positions(
 
 
 def _class_order(kind: PairClass) -> tuple[Any, ...]:
-    return (kind.lengths, sorted(kind.spans), sorted(kind.blocks), str(kind.columns))
+    return (kind.lengths, sorted(kind.spans), sorted(kind.blocks or ()), str(kind.columns))
 
 
 def _pair_order(one: Input) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ Ranges = tuple[tuple[int, int], ...]
 class Earlier:
     """All that a new plan must respect."""
 
-    lane_numbers: Mapping[str, int] = field(default_factory=dict)
+    lane_numbers: dict[str, int] = field(default_factory=dict)
     """A lane's identity → its number."""
     cells: Mapping[uuid.UUID, int] = field(default_factory=dict)
     pairs: Mapping[uuid.UUID, int] = field(default_factory=dict)

@@ -166,4 +166,6 @@ def _symbolic(cell: Cell) -> str | None:
     items = [item for found in places.values() for _, place in found for item in place.position]
     if _all_indices(items):
         return None
-    return json.dumps({side: [(run, place.position) for run, place in found] for side, found in places.items()})
+    return json.dumps(
+        {side: [(run, place.position) for run, place in found] for side, found in places.items()}
+    )

@@ -43,7 +43,9 @@ def read_given(study: Study) -> Given:
         return Given(rows, _filter(study.filter, "none"), None, aligned=False)
     asked = study.all_tasks()
     if len(asked) != 1:
-        raise NotYetError(f"study {study.study}: it needs pairs: or one task:; several tasks are not there yet")
+        raise NotYetError(
+            f"study {study.study}: it needs pairs: or one task:; several tasks are not there yet"
+        )
     task = find_task(asked[0].name)
     rows = list(task.candidates(seed=asked[0].seed or 0, options=asked[0].options))
     chosen = _filter(asked[0].filter or study.filter, task.filter)

@@ -147,8 +147,14 @@ class Planner:
         self, lanes: Sequence[tuple[Lane, ModelFacts]], prepared: Sequence[Prepared], before: Earlier
     ) -> Plan:
         brought = [
-            LaneInputs(lane=lane, facts=facts, inputs=one.inputs, classes=classify(self.study, self.given, one))
-            for (lane, facts), one in zip(lanes, prepared, strict=True)
+            LaneInputs(
+                lane=lane,
+                facts=facts,
+                model=model,
+                inputs=one.inputs,
+                classes=classify(self.study, self.given, one),
+            )
+            for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)
         ]
         head = {
             "format": PLAN_FORMAT,

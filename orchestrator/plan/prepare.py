@@ -218,7 +218,9 @@ def _fates(inputs: Sequence[Input]) -> dict[str, int]:
     faults: dict[tuple[int, ...], set[str | None]] = defaultdict(set)
     for one in inputs:
         faults[one.tokens.get("base", ())].add(one.fault)
-    fates = Counter(next(fate for fault, fate in _FATES.items() if fault in found) for found in faults.values())
+    fates = Counter(
+        next(fate for fault, fate in _FATES.items() if fault in found) for found in faults.values()
+    )
     return dict(fates.most_common())
 
 

@@ -3,7 +3,7 @@
 | table    | one row for each                         | what it says |
 |---|---|---|
 | pairs    | given pair                               | its columns, as given |
-| inputs   | lane × given pair                        | token ids, spans, labels, its class, whether it is kept and why not |
+| inputs   | lane × given pair                        | tokens, spans, labels, class; kept, or why not |
 | runs     | lane × pair × run × read                 | the unintervened values |
 | cells    | resolved cell                            | number, id, units |
 | points   | written grid point                       | block and axes, as written |

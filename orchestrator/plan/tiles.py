@@ -44,10 +44,10 @@ def make_tiles(groups: Sequence[Group], earlier: Earlier) -> tuple[dict[int, Seq
     random.Random(0).shuffle(fresh)
     first = max((tile.tile for tile in earlier.tiles), default=-1) + 1
     ord0 = max((t.ord0 + len(cellsets[t.cellset]) * len(t.pairs) for t in earlier.tiles), default=0)
-    for tile, (lane, cellset, pairs) in enumerate(fresh, first):
+    for tile, (lane, cellset, chunk) in enumerate(fresh, first):
         num_cells = len(cellsets[cellset])
-        tiles.append(Tile(tile, lane, cellset, pairs, ord0, ((0, num_cells),), len(pairs)))
-        ord0 += num_cells * len(pairs)
+        tiles.append(Tile(tile, lane, cellset, chunk, ord0, ((0, num_cells),), len(chunk)))
+        ord0 += num_cells * len(chunk)
     return cellsets, tiles
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from orchestrator.store import StudyStore
 from orchestrator.plan.tables import read_plan
+from orchestrator.store import StudyStore
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import facts, quoted, study_views
 from orchestrator.views.tables import StudyTables, study_tables

@@ -129,29 +129,41 @@ def results(prefix: str, study: str, made: StudyTables, axes: Sequence[str]) -> 
         for side in ("base", "source")
     )
     join = f"LEFT JOIN {prefix}located l ON l.pair = r.pair AND l.symbolic = c.symbolic" if located else ""
-    taken = ", ".join(("lane", "pair", "class", "given", "pair_id", "base_tokens", "label_ids",
-                       "base_label_ids", "label_id", "base_label_id"))
+    taken = ", ".join(
+        (
+            "lane",
+            "pair",
+            "class",
+            "given",
+            "pair_id",
+            "base_tokens",
+            "label_ids",
+            "base_label_ids",
+            "label_id",
+            "base_label_id",
+        )
+    )
     named = "".join(f", c.{quoted(axis)}" for axis in axes if axis != "task" or "task" not in _given(made))
     return f"""CREATE VIEW {prefix}v_results AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, c.block{named},
             p.* EXCLUDE ({taken}),
             CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
-            p.label_id, {_null('r.label_logit')} AS label_logit,
-            {_null('r.label_logit')} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
-            p.base_label_id, {_null('r.base_label_logit')} AS base_label_logit,
-            {_null('r.base_label_logit')} - r.logsumexp AS base_label_logprob,
+            p.label_id, {_null("r.label_logit")} AS label_logit,
+            {_null("r.label_logit")} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
+            p.base_label_id, {_null("r.base_label_logit")} AS base_label_logit,
+            {_null("r.base_label_logit")} - r.logsumexp AS base_label_logprob,
             nullif(r.base_label_rank, -1) AS base_label_rank,
             r.pred_id, t.token AS pred_token, r.pred_logit - r.logsumexp AS pred_logprob, r.margin,
-            {_null('r.kl_base')} AS kl_base, {_null('r.kl_source')} AS kl_source, NULL::VARCHAR AS generated,
+            {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source, NULL::VARCHAR AS generated,
             {run_values},
             CASE WHEN p.label_id IS NOT NULL THEN ({label_hit})::DOUBLE END AS iia,
             CASE WHEN p.label_ids <> p.base_label_ids
-                 THEN ({_null('r.label_logit')} > {_null('r.base_label_logit')})::DOUBLE END AS flip,
+                 THEN ({_null("r.label_logit")} > {_null("r.base_label_logit")})::DOUBLE END AS flip,
             (r.pred_id <> q.base_run_pred_id)::DOUBLE AS changed,
-            ({_null('r.label_logit')} - {_null('r.base_label_logit')})::DOUBLE AS logit_diff,
-            exp(({_null('r.label_logit')} - r.logsumexp)::DOUBLE) AS prob,
-            exp(({_null('r.base_label_logit')} - r.logsumexp)::DOUBLE) AS base_prob,
+            ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
+            exp(({_null("r.label_logit")} - r.logsumexp)::DOUBLE) AS prob,
+            exp(({_null("r.base_label_logit")} - r.logsumexp)::DOUBLE) AS base_prob,
             r.tier
         FROM {prefix}facts r
         JOIN {prefix}p p ON p.pair = r.pair
@@ -168,7 +180,8 @@ def _given(made: StudyTables) -> list[str]:
 
 def _scores(prefix: str) -> str:
     """Long form: what each of the two label tokens got in each job."""
-    dropped = "label_logit, label_logprob, label_rank, base_label_logit, base_label_logprob, base_label_rank, prob, base_prob"
+    values = ("label_logit", "label_logprob", "label_rank", "prob")
+    dropped = ", ".join([*values, *(f"base_{value}" for value in values)])
     return f"CREATE VIEW {prefix}v_scores AS " + " UNION ALL ".join(
         f"""SELECT * EXCLUDE ({dropped}), '{role}' AS role, {role} AS token, {role}_logit AS logit,
             {role}_logprob AS logprob, {role}_rank AS rank, {prob} AS prob

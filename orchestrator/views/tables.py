@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.store import State
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import finished_cells, mask
+from orchestrator.store import State
 from workers.vocabulary import Pair, locate, span_name
 
 

@@ -25,6 +25,10 @@ class Task(Protocol):
         """The filter where the study names none: ``both_correct`` or ``none``."""
 
     @property
+    def aligned(self) -> bool:
+        """Whether pairs are compared token by token: those of unequal lengths then fall out."""
+
+    @property
     def options(self) -> Sequence[str]:
         """The names of the options that `candidates` takes."""
 

@@ -16,6 +16,8 @@ from workers.loading import LoadedModel
 from workers.vocabulary import Cell, Pair, Place
 
 GOOD = swap("block_output", 1, (2,))
+TWO_TOKENS = Place("block_output", 1, None, (1, 2))
+NEURONS = Place("mlp_activation", 1, None, (2,))
 
 
 @pytest.fixture
@@ -63,8 +65,8 @@ def num_hooks(model: LoadedModel) -> int:
         (swap("block_output", 1, (2,), read=5), "RunError", "it has tokens 0 to 4"),
         (swap("block_output", 1, (2,), run="source_2"), "RunError", "no run 'source_2'"),
         (swap("block_output", 1, (2,), operation="multiply"), "RunError", "vanilla, add, subtract"),
-        (swap("block_output", 1, (2,), origin=Place("block_output", 1, None, (1, 2))), "RunError", "2 tokens of"),
-        (swap("block_output", 1, (2,), origin=Place("mlp_activation", 1, None, (2,))), "RunError", "48 wide"),
+        (swap("block_output", 1, (2,), origin=TWO_TOKENS), "RunError", "2 tokens of"),
+        (swap("block_output", 1, (2,), origin=NEURONS), "RunError", "48 wide"),
         (swap("model.rotary_emb", None, (2,)), "ModelError", "only (rows, tokens, width)"),
         (swap("lm_head:output", None, (0,), run="zero"), "ModelError", "[9, 1, 61]"),
         (swap("model.layers.1.mlp.act_fn.nothing:input", None, (2,)), "ModelError", "has no module"),
@@ -93,7 +95,9 @@ def test_a_module_that_does_not_run_is_an_error_wherever_it_is_used(model: Loade
     found = errors(run(model, cells, pairs(2)))
     assert found[:2] == [None, None]
     for failure in found[2:]:
-        assert failure == ("ModelError", f"module {path!r} did not run in the forward, so nothing was read or changed there")
+        assert failure is not None
+        assert failure[0] == "ModelError"
+        assert f"module {path!r} did not run in the forward" in failure[1]
 
 
 def test_a_module_that_runs_twice_is_an_error(model: LoadedModel) -> None:

@@ -97,7 +97,6 @@ def test_a_site_is_said_to_stay_exactly_where_a_change_stays(site: str) -> None:
     some = pairs(2)
     cells = [swap(site, LAYERS - 1, (3,), run="zero")]
     moved = run("gemma2", cells, some, shortcut=False).columns["kl_base"].max() > 1e-6
-    assert moved is not SITES[site].stays or not moved
     assert bool(moved) is not SITES[site].stays
 
 
@@ -124,11 +123,15 @@ def units() -> st.SearchStrategy[object]:
     )
 
 
+def cells() -> st.SearchStrategy[Cell]:
+    return st.builds(Cell, st.lists(units(), min_size=1, max_size=3).map(tuple), st.integers(0, 4))
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.builds(Cell, st.lists(units(), min_size=1, max_size=3).map(tuple), st.integers(0, 4)), min_size=1))
-def test_any_cells_give_the_same_with_and_without_the_shortcut(cells: list[Cell]) -> None:
-    some = alike()
-    check_equal(run("gpt_neox", cells, some, shortcut=True), run("gpt_neox", cells, some, shortcut=False))
+@given(st.lists(cells(), min_size=1, max_size=12))
+def test_any_cells_give_the_same_with_and_without_the_shortcut(drawn: list[Cell]) -> None:
+    with_it, without = (run("gpt_neox", drawn, alike(), shortcut=on) for on in (True, False))
+    check_equal(with_it, without)
 
 
 def test_a_model_that_is_not_causal_is_never_given_the_shortcut() -> None:

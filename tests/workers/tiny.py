@@ -11,6 +11,8 @@ from workers.facts import ModelFacts
 from workers.loading import LoadedModel
 from workers.vocabulary import Cell, Pair, Place, Position, Unit
 
+torch.set_num_threads(1)  # threads that wait for each other make tiny models slower, not faster
+
 VOCAB = 61
 LAYERS = 3
 _OWN_HEAD_WIDTH = ("qwen3", "gemma", "gemma2", "gemma3_text")

@@ -1,0 +1,94 @@
+"""The same from Python: plan a study, run it, open its results."""
+
+__all__ = ["Results", "open_results", "plan", "run"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.driver import Outcome, run_study
+from orchestrator.overview import Overview, overview
+from orchestrator.progress import Progress
+from orchestrator.query import run_query
+from orchestrator.roots import DEFAULT_ROOT, study_folders
+from orchestrator.setup import RunOptions
+from orchestrator.views import connect
+from studies import Study, load_study
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+class Results:
+    """The views of one study or several, as they are now.
+
+    Every call looks at what is committed at that moment, also while the study runs.
+    """
+
+    def __init__(self, folders: list[Path], outcome: Outcome | None = None) -> None:
+        self._folders = folders
+        self.outcome = outcome
+        """How the run ended that these results are of; None where none was made."""
+
+    def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
+        """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
+
+        Raises:
+            QueryError: it is not one SELECT, or asks for what is not there.
+        """
+        return run_query(connect(self._folders), query)
+
+    def arrow(self, view: str = "results") -> "pa.Table":
+        """A whole view as an Arrow table."""
+        return self.sql(f"FROM {view}").to_arrow_table()
+
+    def df(self, view: str = "results") -> Any:
+        """A whole view as a pandas data frame, where pandas is installed."""
+        return self.sql(f"FROM {view}").df()
+
+
+def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
+    """What a study would do: see ``swapyard plan``.
+
+    Raises:
+        StudyError, ModelError: it cannot be planned.
+    """
+    return overview(_study(study), Path(store), prepare=prepare, say=Progress(quiet=True).say)
+
+
+def run(
+    study: Study | str,
+    *,
+    store: str | Path = DEFAULT_ROOT,
+    executor: Literal["auto", "inline", "ray"] = "auto",
+    num_workers: int | None = None,
+    address: str | None = None,
+    take_over: bool = False,
+    quiet: bool = False,
+) -> Results:
+    """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
+
+    `study` is a `Study`, a file, or the name of a bundled study; its folder is made below `store`.
+
+    Raises:
+        SwapyardError: see `orchestrator.driver.run_study`; what was committed stays, the same call goes on.
+    """
+    loaded = _study(study)
+    options = RunOptions(executor=executor, num_workers=num_workers, address=address, take_over=take_over)
+    root = Path(store) / loaded.study
+    with Progress(quiet=quiet) as progress:
+        outcome = run_study(loaded, root, options, progress)
+    return Results([root], outcome)
+
+
+def open_results(*studies: str, store: str | Path = DEFAULT_ROOT) -> Results:
+    """The results of the named studies below `store`, or of all of them.
+
+    Raises:
+        StoreError: there is no such study.
+    """
+    return Results(study_folders(Path(store), studies))
+
+
+def _study(given: Study | str) -> Study:
+    return given if isinstance(given, Study) else load_study(given)

@@ -1,0 +1,91 @@
+"""Promise: a prompt is run once for all that is wanted of it, captures keep to their budget by letting go of
+what was used longest ago, and a prompt that cannot be run spoils no other."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import facts_of, tiny_module
+
+from workers.captures import Captures, Need, Prompt
+from workers.hooks import Tap
+from workers.loading import LoadedModel
+
+ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")
+PROMPTS: list[Prompt] = [(4, 5, 6), (7, 8, 9), (9, 9, 3, 4), (5, 5, 5)]
+
+
+@pytest.fixture
+def model() -> LoadedModel:
+    module = tiny_module("llama")
+    return LoadedModel.wrap(module, facts_of(module, "llama"))
+
+
+def needs(
+    *prompts: Prompt, taps: tuple[Tap, ...] = (ONE,), reads: tuple[int, ...] = ()
+) -> dict[Prompt, Need]:
+    return {prompt: Need(set(taps), set(reads)) for prompt in prompts}
+
+
+def test_what_is_there_is_not_run_again_and_what_is_lacking_is_added(model: LoadedModel) -> None:
+    captures = Captures(model, budget_bytes=1 << 20)
+    captures.prepare(needs(*PROMPTS), max_tokens=99)
+    assert captures.num_forwards == 2  # one for each length
+    captures.prepare(needs(*PROMPTS), max_tokens=99)
+    assert captures.num_forwards == 2
+    captures.prepare(needs(PROMPTS[0], taps=(ONE, TWO), reads=(1,)), max_tokens=99)
+    assert captures.num_forwards == 3
+    held = captures[PROMPTS[0]]
+    assert held.taps.keys() == {ONE, TWO}
+    full = model.module(input_ids=torch.tensor([PROMPTS[0]]), output_hidden_states=True)
+    torch.testing.assert_close(held.taps[ONE], full.hidden_states[1][0])
+    torch.testing.assert_close(held.logits[1], full.logits[0, 1])
+
+
+def test_forwards_hold_no_more_tokens_than_allowed(model: LoadedModel) -> None:
+    captures = Captures(model, budget_bytes=1 << 20)
+    captures.prepare(needs(*PROMPTS), max_tokens=6)
+    assert captures.num_forwards == 3
+
+
+def test_beyond_the_budget_the_prompt_used_longest_ago_goes(model: LoadedModel) -> None:
+    size_bytes = 3 * 32 * 4
+    captures = Captures(model, budget_bytes=2 * size_bytes)
+    first, second, third = PROMPTS[0], PROMPTS[1], PROMPTS[3]
+    for prompt in (first, second, first, third):
+        captures.prepare(needs(prompt), max_tokens=99)
+    assert captures.get(second) is None
+    assert captures[first].size_bytes == captures[third].size_bytes == size_bytes
+    assert captures.num_forwards == 3
+
+
+def test_what_is_needed_at_once_is_held_beyond_the_budget(model: LoadedModel) -> None:
+    captures = Captures(model, budget_bytes=1)
+    captures.prepare(needs(*PROMPTS), max_tokens=99)
+    assert all(captures[prompt].taps for prompt in PROMPTS)
+
+
+def test_a_prompt_that_cannot_be_run_is_found_and_the_others_are_kept(model: LoadedModel) -> None:
+    def fail(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (kwargs["input_ids"] == 8).any():
+            raise ValueError("not eight")
+
+    model.module.register_forward_pre_hook(fail, with_kwargs=True)
+    captures = Captures(model, budget_bytes=1 << 20)
+    failed = captures.prepare(needs(*PROMPTS), max_tokens=99)
+    assert {prompt: str(error) for prompt, error in failed.items()} == {PROMPTS[1]: "not eight"}
+    assert captures.get(PROMPTS[1]) is None
+    assert all(ONE in captures[prompt].taps for prompt in PROMPTS if prompt != PROMPTS[1])
+
+
+def test_a_capture_does_not_change_when_the_model_writes_into_its_tensor(model: LoadedModel) -> None:
+    clean = Captures(model, budget_bytes=1 << 20)
+    clean.prepare(needs(PROMPTS[0], taps=(ONE,)), max_tokens=99)
+
+    def overwrite(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        args[0].zero_()
+
+    model.module.model.layers[1].register_forward_pre_hook(overwrite)
+    captures = Captures(model, budget_bytes=1 << 20)
+    captures.prepare(needs(PROMPTS[0], taps=(ONE,)), max_tokens=99)
+    assert torch.equal(captures[PROMPTS[0]].taps[ONE], clean[PROMPTS[0]].taps[ONE])

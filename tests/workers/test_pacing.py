@@ -1,0 +1,54 @@
+"""Promise: the size of a forward is found by measuring in a few steps, stays put after that, and never again
+reaches a size that memory could not hold."""
+
+from collections.abc import Callable
+
+import pytest
+
+from workers.pacing import Pacer
+
+
+def settle(pacer: Pacer, seconds: Callable[[int], float], num_forwards: int = 60) -> list[int]:
+    """The sizes that the pacer asks for when a forward of n rows takes ``seconds(n)``."""
+    sizes = []
+    for _ in range(num_forwards):
+        sizes.append(pacer.rows(5))
+        pacer.record(5, sizes[-1], seconds(sizes[-1]))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        (lambda rows: 1.0 + rows / 100, 64 * 204),  # more is always better: up to the ceiling
+        (lambda rows: rows / 100, 204),  # it does not matter: stay
+        (lambda rows: 0.1 + rows / 100 + (rows / 1000) ** 2 * 10, 102),  # too many spill the cache
+        (lambda rows: rows**2 / 100, 1),
+    ],
+)
+def test_the_fastest_size_is_found_and_kept(seconds: Callable[[int], float], best: int) -> None:
+    sizes = settle(Pacer(start_tokens=1020), seconds)
+    assert sizes[0] == 204
+    speed = {size: size / seconds(size) for size in set(sizes)}
+    assert speed[sizes[-1]] * 1.03 >= max(speed.values())
+    assert len(set(sizes[-20:])) == 1
+    if best in (204, 1):
+        assert sizes[-1] == best
+
+
+def test_a_limit_on_rows_is_kept() -> None:
+    assert max(settle(Pacer(start_tokens=1020, max_rows=7), lambda rows: 1.0)) == 7
+
+
+def test_after_running_out_of_memory_forwards_stay_smaller() -> None:
+    pacer = Pacer(start_tokens=1020)
+    pacer.shrink(5, 204)
+    assert max(settle(pacer, lambda rows: 1.0)) == 102
+    for _ in range(10):
+        pacer.shrink(5, pacer.rows(5))
+    assert pacer.rows(5) == 1
+
+
+def test_prompts_of_each_length_have_their_own_size() -> None:
+    pacer = Pacer(start_tokens=1000)
+    assert (pacer.rows(10), pacer.rows(100), pacer.rows(5000)) == (100, 10, 1)
