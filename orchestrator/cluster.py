@@ -5,8 +5,11 @@ __all__ = ["RayExecutor"]
 import logging
 import os
 import secrets
+import signal
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +52,7 @@ class RayExecutor:
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, Slice]] = {}
         self._next = 0
+        self._connected = False
 
     def start(self) -> Sequence[int]:
         """As `Executor.start`; must be called from a thread that lives as long as the driver.
@@ -57,6 +61,7 @@ class RayExecutor:
             RunError: Ray or a worker did not start, or a worker does not see the study's folder.
         """
         start_ray(self._address, num_cpus=self._num_workers * self._threads)
+        self._connected = True
         return self._add(self._num_workers)
 
     def submit(self, worker: int, taken: Slice, target_s: float) -> None:
@@ -79,6 +84,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """As `Executor.close`: our own Ray is shut down, of an existing one we only leave."""
+        if not self._connected:
+            # Whoever else uses Ray in this process keeps it.
+            return
         import ray
 
         for actor in self._actors.values():
@@ -184,7 +192,7 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
         }
     else:
         options = {"address": address}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_sigterm():
         warnings.simplefilter("ignore", FutureWarning)
         import ray
 
@@ -195,6 +203,19 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
             raise RunError(
                 f"{where} did not answer: {_plain(error)}; --executor inline runs without Ray"
             ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps the handler of SIGTERM, for which Ray would put one that ends the driver at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _plain(error: BaseException) -> str:

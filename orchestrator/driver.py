@@ -3,9 +3,10 @@
 __all__ = ["Outcome", "run_study"]
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,9 +46,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Stop:
-    """Set by the first Ctrl-C: nothing more is handed out, what runs is finished and committed."""
+    """Whether somebody asked to stop: then nothing more is handed out, what runs is committed."""
 
     asked: bool = False
+    can_drain: bool = False
+    """Before any job runs there is nothing to finish: a Ctrl-C ends everything at once."""
 
 
 def run_study(study: Study, root: Path, options: RunOptions, progress: Progress) -> Outcome:
@@ -58,15 +61,17 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         StudyError, ModelError: the study cannot be planned.
         StorageFullError: no room; what was committed stays, and the same command goes on.
         RunError: the workers cannot do the work.
+        KeyboardInterrupt: Ctrl-C (or SIGTERM) before any job ran, or a second one after that.
     """
     started = time.monotonic()
     store = StudyStore(root)
     with store.open_driver(take_over=options.take_over) as driver, ExitStack() as stack:
-        stop = stack.enter_context(_draining(progress))
+        stop = stack.enter_context(_listening(progress))
         ref, plan, setup, engines = _plan(study, store, driver, options, progress)
         before = counts_of(plan, driver.state)
         work = open_work(plan, driver.state)
-        if work and not stop.asked:
+        if work:
+            stop.can_drain = True
             schedule = Schedule(work, first_rate=setup.rate)
             executor = setup.make_executor(root, ref, driver.epoch, engines)
             stack.callback(executor.close)
@@ -78,6 +83,11 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
                     next(iter(plan.lanes.values())), setup.threads, schedule.rate / loop.num_workers
                 )
         after = counts_of(plan, driver.state)
+    if not stop.asked and after.num_done < after.num_jobs:
+        raise RunError(
+            f"{after.num_jobs - after.num_done:,} of {after.num_jobs:,} jobs were left out; run the same"
+            " command again"
+        )
     return Outcome(
         root=root,
         counts=after,
@@ -125,16 +135,21 @@ def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
 
 
 @contextmanager
-def _draining(progress: Progress) -> Iterator[_Stop]:
-    """Within it the first Ctrl-C (or SIGTERM) asks to stop, and the second one interrupts."""
+def _listening(progress: Progress) -> Iterator[_Stop]:
+    """Within it Ctrl-C and SIGTERM ask to stop; only the main thread can be told of them."""
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if stop.asked or not stop.can_drain:
             raise KeyboardInterrupt
         stop.asked = True
-        progress.say("stopping: what runs is finished and committed; Ctrl-C again aborts it")
+        # The line that this signal came in the middle of may still hold the stream.
+        with suppress(RuntimeError):
+            progress.say("stopping: what runs is finished and committed; Ctrl-C again aborts it")
 
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop

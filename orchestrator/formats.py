@@ -7,6 +7,7 @@ __all__ = ["WRITERS", "table_text", "write_csv", "write_json", "write_parquet"]
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from orchestrator.lines import cell_text, table
+from workers.errors import QueryError
 
 ROWS_AT_ONCE = 10_000
 
@@ -44,6 +46,7 @@ def table_text(relation: duckdb.DuckDBPyRelation, *, rows: int, width: int | Non
 
 def write_csv(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     """Write a header and the rows; NULL is an empty field, lists and structs are JSON."""
+    _refuse_twins(relation)
     flat = ", ".join(
         f"to_json({_quoted(name)}) AS {_quoted(name)}" if kind.id in _FLAT else _quoted(name)
         for name, kind in zip(relation.columns, relation.types, strict=True)
@@ -57,6 +60,7 @@ def write_csv(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
 
 def write_json(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     """Write one array of objects, one a line; NaN and infinity, which JSON has not, become null."""
+    _refuse_twins(relation)
     before = b"[\n"
     for row in _objects(relation):
         text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=_as_json)
@@ -67,6 +71,7 @@ def write_json(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     """Write Parquet with the types that the answer has."""
+    _refuse_twins(relation)
     reader = relation.to_arrow_reader(ROWS_AT_ONCE)
     with pyarrow.parquet.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
         for batch in reader:
@@ -79,6 +84,15 @@ WRITERS: Mapping[str, Callable[[duckdb.DuckDBPyRelation, BinaryIO], None]] = {
     "parquet": write_parquet,
 }
 """The formats of files."""
+
+
+def _refuse_twins(relation: duckdb.DuckDBPyRelation) -> None:
+    """In a file columns are known by their names alone."""
+    twins = [name for name, count in Counter(relation.columns).items() if count > 1]
+    if twins:
+        raise QueryError(
+            f"two columns are named {twins[0]!r}; give one another name with AS, or leave it out"
+        )
 
 
 def _num_fitting(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None) -> int:

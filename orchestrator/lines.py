@@ -1,6 +1,6 @@
 """Tables for a terminal: plain text, so that they can be read, copied and piped."""
 
-__all__ = ["cell_text", "table"]
+__all__ = ["cell_text", "plain", "table"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +27,11 @@ def cell_text(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     text = "".join(c if c.isprintable() else "�" for c in text)
     return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """`text` without what could move a terminal's cursor or change its colours; its lines stay."""
+    return "".join(c for c in text if c == "\n" or c.isprintable())
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:

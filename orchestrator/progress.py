@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from orchestrator.lines import plain
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
 from orchestrator.schedule import Schedule
@@ -42,7 +43,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line."""
-        self._console.print(line, markup=False)
+        self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
 
     def planned(self, plan: Plan) -> None:
         """A new plan: how many pairs were kept, what became of the others, how many jobs there are."""

@@ -115,7 +115,7 @@ def _check_node(node: Mapping[str, Any]) -> None:
         return
     if kind.endswith("_NODE") and kind not in _READING_NODES:
         what = kind.removesuffix("_QUERY_NODE").removesuffix("_NODE").replace("_", " ")
-        raise QueryError(f"{what} is not allowed, in a WITH neither; {_ALLOWED}")
+        raise QueryError(f"{what} is not allowed, not even in WITH; {_ALLOWED}")
     if kind == "TABLE_FUNCTION":
         name = str(node["function"]["function_name"]).lower()
         if name not in _TABLE_FUNCTIONS:
@@ -128,16 +128,17 @@ def _check_node(node: Mapping[str, Any]) -> None:
 
 def _explain(connection: duckdb.DuckDBPyConnection, message: str) -> str:
     """DuckDB's first line and where it points, and the nearest name where one is unknown."""
-    head, *rest = message.strip().splitlines()
+    first, *rest = message.strip().splitlines()
+    head = first.rstrip("!")
     at = next((i for i, line in enumerate(rest) if line.startswith("LINE ")), len(rest))
     pointer = "".join(f"\n{line}" for line in rest[at : at + 2])
     if found := _UNKNOWN_COLUMN.search(head):
         name = found[1] or found[2]
         columns = _column_names(connection)
-        return f'{head}{nearest(name, columns)}; list a view\'s columns with "DESCRIBE results"{pointer}'
+        return f'{head}; "DESCRIBE results" lists a view\'s columns{nearest(name, columns)}{pointer}'
     if found := _UNKNOWN_TABLE.search(head):
         views = _view_names(connection)
-        return f"{head.rstrip('!')}; there are {', '.join(views)}{nearest(found[1], views)}{pointer}"
+        return f"{head}; there are {', '.join(views)}{nearest(found[1], views)}{pointer}"
     return head + pointer
 
 

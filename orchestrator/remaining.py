@@ -2,12 +2,11 @@
 
 __all__ = ["Counts", "counts_of", "finished_cells", "mask", "open_work"]
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
+from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.schedule import TileWork
 from orchestrator.store import State
@@ -21,23 +20,22 @@ class Counts:
     num_done: int
     """In every metric family; failed ones count as done."""
     num_failed: int
+    """In the metric family that has most; those of a part count if the plan wants some of its cells."""
 
 
 def counts_of(plan: Plan, state: State) -> Counts:
     """How far a study is."""
     num_done = sum(
-        int(finished_cells(plan, state, tile).sum()) * tile.num_selected for tile in plan.tiles.values()
+        int((tile.num_selected * finished_cells(plan, state, tile)).sum()) for tile in plan.tiles.values()
     )
-    num_failed = max((state.num_failed[family] for family in plan.families), default=0)
-    return Counts(num_jobs=plan.num_jobs, num_done=num_done, num_failed=num_failed)
+    return Counts(num_jobs=plan.num_jobs, num_done=num_done, num_failed=_num_failed(plan, state))
 
 
 def finished_cells(plan: Plan, state: State, tile: Tile) -> np.ndarray:
     """Which cells of a tile are wanted and done in every metric family; shape (num_cells,), bool."""
-    num_cells = len(plan.cellsets[tile.cellset])
-    finished = mask(num_cells, tile.wanted)
+    finished = mask(tile.num_cells, tile.wanted)
     for family in plan.families:
-        finished &= mask(num_cells, state.done(family, tile.tile).intervals())
+        finished &= mask(tile.num_cells, state.done(family, tile.tile).intervals())
     return finished
 
 
@@ -58,25 +56,26 @@ def open_work(plan: Plan, state: State) -> list[TileWork]:
 
 def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[str, ...]]]:
     """Ranges of wanted cells, each with the metric families that all of its cells lack."""
-    num_cells = len(plan.cellsets[tile.cellset])
-    wanted = mask(num_cells, tile.wanted)
+    wanted = mask(tile.num_cells, tile.wanted)
     # One bit for each family that a cell lacks: a change of the bits begins a new range.
-    lacking = np.zeros(num_cells, np.int64)
+    lacking = np.zeros(tile.num_cells, np.int64)
     for bit, family in enumerate(plan.families):
-        lacking |= (wanted & ~mask(num_cells, state.done(family, tile.tile).intervals())).astype(
-            np.int64
-        ) << bit
-    edges = [0, *(np.flatnonzero(np.diff(lacking)) + 1).tolist(), num_cells]
+        done = mask(tile.num_cells, state.done(family, tile.tile).intervals())
+        lacking |= (wanted & ~done).astype(np.int64) << bit
     return [
         (lo, hi, tuple(f for bit, f in enumerate(plan.families) if lacking[lo] >> bit & 1))
-        for lo, hi in pairwise(edges)
-        if lo < hi and lacking[lo]
+        for lo, hi in stretches(lacking)
+        if lacking[lo]
     ]
 
 
-def mask(num_cells: int, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Which cells lie in some of the half-open `ranges`; shape (num_cells,), bool."""
-    inside = np.zeros(num_cells, bool)
-    for lo, hi in ranges:
-        inside[lo:hi] = True
-    return inside
+def _num_failed(plan: Plan, state: State) -> int:
+    failed = dict.fromkeys(plan.families, 0)
+    for part in state.live.values():
+        # Each row of a retry replaces one that had failed.
+        change = part.failed - (part.rows if part.replaces is not None else 0)
+        tile = plan.tiles.get(part.tile)
+        if change and tile and any(lo < part.k_hi and part.k_lo < hi for lo, hi in tile.wanted):
+            for family in set(part.families) & failed.keys():
+                failed[family] += change
+    return max(failed.values())

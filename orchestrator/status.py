@@ -29,6 +29,11 @@ class StudyStatus:
     driver: str
     """Who opened the study last."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do; a study without a plan has everything before it."""
+        return 0 < self.num_jobs <= self.num_done
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)

@@ -62,6 +62,8 @@ class StudyWorker:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""
         from workers.engine import Batch
 
+        engine = self._engines.of(self._plan.lanes[taken.lane])
+        # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
         tile = self._plan.tiles[taken.tile]
         cells = [(int(n), self._plan.cells[int(n)]) for n in self._plan.cellsets[tile.cellset]]
@@ -70,7 +72,6 @@ class StudyWorker:
             pairs=[self._plan.pairs[number] for number in tile.pairs],
             families=taken.families,
         )
-        engine = self._engines.of(self._plan.lanes[taken.lane])
         # Captures are made once for all cells of the tile, whichever slices they come in.
         outcome = engine.run(batch, deadline_s=OVERRUN * target_s, tile_cells=[cell for _, cell in cells])
         attempt = np.zeros(len(outcome.columns["cell"]), np.uint8)

@@ -10,6 +10,9 @@ _SAMPLES = 2
 _GAIN = 1.03
 """Another size must be this much faster, else noise would move the search for ever."""
 
+_MOST_GROWTH = 8
+"""Times the first size, at most: on a CPU memory that runs out is not an exception but a kill."""
+
 
 @dataclass(slots=True)
 class _Search:
@@ -54,7 +57,7 @@ class Pacer:
 
     Args:
         start_tokens: rows × tokens of the first forwards, before anything was measured.
-        max_rows: never more rows than this; None for no limit but memory.
+        max_rows: never more rows than this; None lets what was measured decide.
     """
 
     def __init__(self, *, start_tokens: int, max_rows: int | None = None) -> None:
@@ -76,7 +79,8 @@ class Pacer:
 
     def _search(self, num_tokens: int) -> _Search:
         if num_tokens not in self._searches:
-            ceiling = self._max_rows or self._start_tokens * 64
-            start = min(ceiling, max(1, self._start_tokens // max(1, num_tokens)))
+            start = max(1, self._start_tokens // max(1, num_tokens))
+            ceiling = self._max_rows or start * _MOST_GROWTH
+            start = min(start, ceiling)
             self._searches[num_tokens] = _Search(rows=start, best=start, ceiling=ceiling)
         return self._searches[num_tokens]

@@ -2,6 +2,7 @@
 
 __all__ = ["main"]
 
+import os
 import sys
 from importlib import import_module
 
@@ -71,17 +72,20 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except SwapyardError as error:
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        _say(f"Error: {error}", error)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        _say("interrupted", stop)
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has had enough.
-        sys.stderr.close()
+        # Whoever read our output has had enough; what is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def plain(text: str) -> str:
-    """`text` without what could move a terminal's cursor or change its colours."""
-    return "".join(c for c in text if c == "\n" or c.isprintable())
+def _say(line: str, error: BaseException) -> None:
+    """The last words: what happened, then what to do about it."""
+    from orchestrator.lines import plain
+
+    for text in (line, *getattr(error, "__notes__", ())):
+        click.echo(plain(text), err=True)

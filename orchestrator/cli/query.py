@@ -35,7 +35,7 @@ FORMATS = ("table", "csv", "json", "parquet")
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
-    default=50,
+    default=100,
     show_default=True,
     help="How many rows a table shows at most.",
 )

@@ -2,13 +2,20 @@
 
 __all__ = ["run"]
 
+import shlex
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from orchestrator.cli.options import store_option, study_argument
+
+if TYPE_CHECKING:
+    from orchestrator.driver import Outcome
 
 FINISHED_WITH_FAILURES = 3
 INTERRUPTED = 130
@@ -48,51 +55,68 @@ def run(
     Killed at any moment, the same command goes on. Exit codes: 0 complete, 1 error, 2 usage, 3 finished
     with failed jobs, 4 storage full, 5 another driver holds the study, 130 interrupted.
     """
-    from orchestrator.answer import answer
-    from orchestrator.driver import run_study
-    from orchestrator.progress import Progress
-    from orchestrator.setup import RunOptions
-    from studies import load_study
+    with _resumable():
+        from orchestrator.answer import answer
+        from orchestrator.driver import run_study
+        from orchestrator.progress import Progress
+        from orchestrator.setup import RunOptions
+        from studies import load_study
 
-    loaded = load_study(study)
-    root = store / loaded.study
-    options = RunOptions(executor=executor, num_workers=workers, address=address, take_over=take_over)
-    with Progress() as progress:
-        try:
+        loaded = load_study(study)
+        root = store / loaded.study
+        options = RunOptions(executor=executor, num_workers=workers, address=address, take_over=take_over)
+        with Progress() as progress:
             outcome = run_study(loaded, root, options, progress)
-        except BaseException:
-            click.echo(f"to go on: {_command()}", err=True)
-            raise
-    counts = outcome.counts
+    click.echo(_told(loaded.study, outcome), err=True)
     if outcome.interrupted:
-        click.echo(
-            f"interrupted at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept", err=True
-        )
-        click.echo(f"to go on: {_command()}", err=True)
+        click.echo(f"to go on: {command_line()}", err=True)
         sys.exit(INTERRUPTED)
-    click.echo(
-        f"{loaded.study}: {counts.num_done:,} jobs done, {outcome.num_ran:,} of them in these"
-        f" {outcome.seconds:,.0f} s; results in {root}",
-        err=True,
-    )
     click.echo(answer(root))
     if plots:
         for path in _draw(root):
             click.echo(f"drew {path}", err=True)
-    if counts.num_failed:
-        click.echo(
-            f"{counts.num_failed:,} jobs failed: swapyard query 'FROM failures' --store {store}", err=True
-        )
+    if num_failed := outcome.counts.num_failed:
+        query = ["swapyard", "query", "FROM failures", "--study", loaded.study, "--store", str(store)]
+        click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
+
+
+def command_line() -> str:
+    """The command that this process was started with, to be pasted into a shell."""
+    started_as = sys.argv[0]
+    name = Path(started_as).name
+    on_path = shutil.which(name)
+    is_short = on_path is not None and Path(on_path).resolve() == Path(started_as).resolve()
+    return shlex.join([name if is_short else started_as, *sys.argv[1:]])
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Within it whatever ends a run also says how to go on, unless the same command would end the same."""
+    from workers.errors import ClusterError, HeldError, ModelError, StudyError
+
+    try:
+        yield
+    except (StudyError, ModelError, HeldError, ClusterError):
+        raise
+    except BaseException as error:
+        error.add_note(f"to go on: {command_line()}")
+        raise
+
+
+def _told(study: str, outcome: "Outcome") -> str:
+    """How a run ended, in one line."""
+    counts = outcome.counts
+    if outcome.interrupted:
+        return f"interrupted at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept"
+    if outcome.num_ran:
+        news = f"{outcome.num_ran:,} of them in these {outcome.seconds:,.0f} s"
+    else:
+        news = "all of them before, so there was nothing to do"
+    return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"
 
 
 def _draw(root: Path) -> list[Path]:
     from orchestrator.plots import draw_study
 
     return draw_study(root)
-
-
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["swapyard", *sys.argv[1:]])

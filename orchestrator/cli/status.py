@@ -25,6 +25,6 @@ def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) ->
     while True:
         found = read_status(store, studies)
         click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
-        if not watch or all(one.num_done >= one.num_jobs for one in found):
+        if not watch or all(one.is_complete for one in found):
             return
         time.sleep(WATCH_EVERY_S)

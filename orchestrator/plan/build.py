@@ -6,20 +6,23 @@ earlier one and adds its own, so that rows already written stay valid.
 
 __all__ = ["LaneInputs", "build_plan"]
 
+import gc
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.plan import encode
+from orchestrator.plan.checks import check_dims, check_positions, check_spans
 from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.prepare import Input
-from orchestrator.plan.tables import Lane, Plan
+from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
 from studies import Study
-from studies.expand import Expansion, PairClass, Point, expand, used_spans
+from studies.expand import PairClass, Point, expand, used_spans
 from studies.identity import cell_id, pair_id
 from workers.errors import StudyError
 from workers.facts import ModelFacts
@@ -65,25 +68,31 @@ class _Builder:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
         self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
         self.grid: list[tuple[int, int, int]] = []
-        self.groups: list[Group] = []
+        self.classes: list[Group] = []
+        """The cells and pairs of each class; a pair that was given twice may be in two."""
         self.placed: dict[tuple[int, int], Placed] = {}
         """(lane, given) → where a kept input is."""
         self._study = study
         self._used_spans = used_spans(study)
         self._cell_numbers = _Numbers(earlier.cells)
         self._pair_numbers = _Numbers(earlier.pairs)
-        self._by_cell: dict[tuple[int, Cell, int | None], int] = {}
 
     def add_lane(self, brought: LaneInputs) -> None:
-        """Add the classes of a lane, each with its cells and pairs."""
+        """Add the classes of a lane, each with its cells and pairs.
+
+        Raises:
+            StudyError: the sweep asks for what the lane's model or pairs do not have.
+        """
         members: dict[PairClass, list[Input]] = defaultdict(list)
         for one in brought.inputs:
             if one.reason is None:
                 members[brought.classes[one.given]].append(one)
         expansions = {kind: expand(self._study, brought.facts, kind, brought.model) for kind in members}
-        _check_positions(expansions, members)
+        check_positions(self._study, expansions, members)
+        check_spans(self._study, expansions, members)
         for kind in sorted(members, key=_class_order):
-            self.groups.append(
+            check_dims(expansions[kind].points, brought.facts)
+            self.classes.append(
                 Group(
                     lane=brought.lane.lane,
                     cells=self._add_cells(brought.lane, expansions[kind].points),
@@ -91,6 +100,17 @@ class _Builder:
                     num_tokens=dict(kind.lengths)["base"],
                 )
             )
+
+    def groups(self) -> list[Group]:
+        """The classes, but that a pair which is in several of them is in one group, with all their cells."""
+        homes: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for at, group in enumerate(self.classes):
+            for pair in group.pairs:
+                homes[group.lane, pair].append(at)
+        pairs: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for (_, pair), found in homes.items():
+            pairs[tuple(found)].append(pair)
+        return [self._joined(classes, pairs[classes]) for classes in pairs]
 
     def retired(self) -> list[tuple[str, int, uuid.UUID]]:
         """Numbers that belong to nothing in this plan."""
@@ -101,23 +121,17 @@ class _Builder:
         ]
 
     def _add_cells(self, lane: Lane, points: Sequence[Point]) -> tuple[int, ...]:
-        """Number the cells of a class; they come back in running order, by what they change first."""
-        found: dict[int, Cell] = {}
+        """Number the cells of a class; they come back in running order."""
+        found: dict[int, None] = {}
         for point in points:
-            number = self._number(lane, point)
-            found[number] = point.cell
-            written = (lane.lane, point.block, *point.axes.items())
-            at, _, _ = self.points.setdefault(written, (len(self.points), lane.lane, point))
-            self.grid.append((len(self.groups), at, number))
-        return tuple(sorted(found, key=lambda number: (*_first_change(found[number]), number)))
-
-    def _number(self, lane: Lane, point: Point) -> int:
-        key = (lane.lane, point.cell, point.seed)
-        if key not in self._by_cell:
             identity = cell_id(lane.identity, point.cell, seed=point.seed)
-            number = self._by_cell[key] = self._cell_numbers[identity]
-            self.cells[number] = (identity, lane.lane, point.cell)
-        return self._by_cell[key]
+            number = self._cell_numbers[identity]
+            self.cells.setdefault(number, (identity, lane.lane, point.cell))
+            found[number] = None
+            written = (lane.lane, point.block, *point.axes.values())
+            at, _, _ = self.points.setdefault(written, (len(self.points), lane.lane, point))
+            self.grid.append((len(self.classes), at, number))
+        return self._in_order(found)
 
     def _add_pairs(self, lane: int, members: Sequence[Input]) -> tuple[int, ...]:
         pairs: dict[int, None] = {}
@@ -130,11 +144,36 @@ class _Builder:
                 used_spans=self._used_spans,
             )
             pair = self._pair_numbers[identity]
-            self.placed[lane, one.given] = (pair, identity, len(self.groups))
+            self.placed[lane, one.given] = (pair, identity, len(self.classes))
             pairs[pair] = None
         return tuple(pairs)
 
+    def _joined(self, classes: tuple[int, ...], pairs: list[int]) -> Group:
+        """The group of the `pairs` that are in all of these classes and no other."""
+        first = self.classes[classes[0]]
+        cells = first.cells
+        if len(classes) > 1:
+            cells = self._in_order({cell for at in classes for cell in self.classes[at].cells})
+        return Group(first.lane, cells, tuple(pairs), first.num_tokens)
 
+    def _in_order(self, numbers: Iterable[int]) -> tuple[int, ...]:
+        """Cells in running order: by what they change first."""
+        return tuple(sorted(numbers, key=lambda number: (*_first_change(self.cells[number][2]), number)))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collects no garbage meanwhile: a large plan is many objects that live on, in no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_collection()
 def build_plan(
     study: Study,
     lanes: Sequence[LaneInputs],
@@ -155,12 +194,11 @@ def build_plan(
     builder = _Builder(study, earlier)
     for brought in lanes:
         builder.add_lane(brought)
-    num_jobs = sum(len(group.cells) * len(group.pairs) for group in builder.groups)
+    groups = builder.groups()
+    num_jobs = sum(len(group.cells) * len(group.pairs) for group in groups)
     if not num_jobs:
         raise StudyError(f"study {study.study}: the sweep has no cell for these pairs; widen its axes")
-    cellsets, tiles = make_tiles(builder.groups, earlier)
-    lengths = {pair: group.num_tokens for group in builder.groups for pair in group.pairs}
-    costs = {tile.cellset: max(lengths.get(pair, 1) for pair in tile.pairs) for tile in tiles}
+    cellsets, tiles = make_tiles(groups, earlier)
     inputs = [
         (at, one, builder.placed.get((at, one.given)), base_tokens.get((at, one.given), ()))
         for at, one in ((brought.lane.lane, one) for brought in lanes for one in brought.inputs)
@@ -171,31 +209,21 @@ def build_plan(
         "cells": encode.cells_table(builder.cells),
         "points": encode.points_table(list(builder.points.values())),
         "grid": encode.grid_table(builder.grid),
-        "cellsets": encode.cellsets_table(cellsets, costs),
+        "cellsets": encode.cellsets_table(cellsets, _costs(groups, tiles)),
         "tiles": encode.tiles_table(tiles),
         "retired": encode.retired_table(builder.retired()),
     }
     return Plan(head={**head, "num_jobs": num_jobs, "families": list(families)}, tables=tables)
 
 
-def _check_positions(
-    expansions: Mapping[PairClass, Expansion], members: Mapping[PairClass, Sequence[Input]]
-) -> None:
-    """Refuse positions that some pairs lack (unless the block skips them), or that no pair has."""
-    lacking: dict[Any, list[Input]] = defaultdict(list)
-    for kind, expansion in expansions.items():
-        for missing in dict.fromkeys(expansion.missing):
-            lacking[missing].extend(members[kind])
-    total = sum(map(len, members.values()))
-    for missing, inputs in lacking.items():
-        if missing.skip and len(inputs) < total:
-            continue
-        tokens = len(inputs[0].tokens["base"])
-        raise StudyError(
-            f"{missing.block}: position {missing.position!r} does not exist in {len(inputs):,} of {total:,}"
-            f" pairs, such as pair {inputs[0].given} whose base has {tokens} tokens; take another position,"
-            " or set missing: skip to leave such pairs out"
-        )
+def _costs(groups: Sequence[Group], tiles: Sequence[Tile]) -> dict[int, int]:
+    """For each cellset the tokens that one of its cells runs for one pair: of its longest base."""
+    lengths = {(group.lane, pair): group.num_tokens for group in groups for pair in group.pairs}
+    costs: dict[int, int] = {}
+    for tile in tiles:
+        longest = max(lengths.get((tile.lane, pair), 1) for pair in tile.pairs)
+        costs[tile.cellset] = max(longest, costs.get(tile.cellset, 1))
+    return costs
 
 
 def _class_order(kind: PairClass) -> tuple[Any, ...]:

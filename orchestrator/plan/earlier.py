@@ -1,6 +1,6 @@
 """What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
 
-__all__ = ["Earlier", "Ranges", "earlier_inputs", "earlier_of"]
+__all__ = ["Earlier", "earlier_inputs", "earlier_of"]
 
 import json
 import uuid
@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.plan.prepare import Input, Prepared
+from orchestrator.plan.ranges import Ranges
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import IntervalSet, State
 from workers.vocabulary import METRIC_FAMILIES
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

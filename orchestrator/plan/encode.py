@@ -14,6 +14,7 @@ __all__ = [
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from orchestrator.plan.columns import given_column
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Tile
 from studies.expand import Point
-from workers.vocabulary import Cell, Place
+from studies.identity import unit_json
+from workers.vocabulary import Cell, Position
 
 Placed = tuple[int, uuid.UUID, int]
 """A kept input's pair number, pair id and class."""
@@ -64,17 +66,18 @@ def cells_table(cells: Mapping[int, tuple[uuid.UUID, int, Cell]]) -> pa.Table:
     ``symbolic`` is NULL where every position is an index; otherwise it says which spans to look up.
     """
     found = [cell for _, _, cell in cells.values()]
+    located = [_located(_runs_and_positions(cell)) for cell in found]
     positions = pa.list_(pa.int32())
     return pa.table(
         {
             "cell": pa.array(list(cells), pa.uint32()),
             "cell_id": _uuids(identity for identity, _, _ in cells.values()),
             "lane": pa.array([lane for _, lane, _ in cells.values()], pa.uint16()),
-            "resolved": pa.array([json.dumps(cell.to_json()) for cell in found], pa.string()),
+            "resolved": pa.array([_resolved(cell) for cell in found], pa.string()),
             "read": pa.array([str(cell.read) for cell in found], pa.string()),
-            "base_positions": pa.array([_indices(_base_places(cell)) for cell in found], positions),
-            "source_positions": pa.array([_indices(_source_places(cell)) for cell in found], positions),
-            "symbolic": pa.array([_symbolic(cell) for cell in found], pa.string()),
+            "base_positions": pa.array([base for base, _, _ in located], positions),
+            "source_positions": pa.array([source for _, source, _ in located], positions),
+            "symbolic": pa.array([text for _, _, text in located], pa.string()),
         }
     )
 
@@ -107,7 +110,7 @@ def cellsets_table(cellsets: Mapping[int, Sequence[int]], costs: Mapping[int, in
 
 def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
     """Tiles in the order in which they are to run."""
-    wanted = pa.list_(pa.struct([("lo", pa.uint32()), ("hi", pa.uint32())]))
+    ranges = pa.list_(pa.struct([(name, pa.uint32()) for name in ("lo", "hi", "num_pairs")]))
     return pa.table(
         {
             "tile": pa.array([t.tile for t in tiles], pa.uint32()),
@@ -115,8 +118,7 @@ def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
             "cellset": pa.array([t.cellset for t in tiles], pa.uint32()),
             "pairs": pa.array([t.pairs for t in tiles], pa.list_(pa.uint32())),
             "ord0": pa.array([t.ord0 for t in tiles], pa.uint64()),
-            "wanted": pa.array([[{"lo": lo, "hi": hi} for lo, hi in t.wanted] for t in tiles], wanted),
-            "num_selected": pa.array([t.num_selected for t in tiles], pa.uint16()),
+            "selected": pa.array([t.selected for t in tiles], ranges),
         }
     )
 
@@ -143,29 +145,37 @@ def _numbers(names: Sequence[str], rows: Sequence[tuple[int, ...]]) -> pa.Table:
     return pa.table({name: np.ascontiguousarray(column) for name, column in zip(names, columns, strict=True)})
 
 
-def _base_places(cell: Cell) -> list[tuple[str, Place]]:
-    return [("base", unit.place) for unit in cell.units]
+def _resolved(cell: Cell) -> str:
+    """``cell.to_json()`` as text."""
+    units = ",".join([unit_json(unit) for unit in cell.units])
+    text = f'{{"read":{json.dumps(cell.read)},"units":[{units}]}}'
+    # An identity normalises names, and a worker needs them as they are: where all is ASCII, both are one.
+    return text if text.isascii() else json.dumps(cell.to_json())
 
 
-def _source_places(cell: Cell) -> list[tuple[str, Place]]:
-    return [(unit.run, unit.origin) for unit in cell.units if unit.origin is not None]
+_Positions = tuple[tuple[Position, str, Position | None], ...]
+"""For each unit: where in the base, whose value, and where in that run."""
 
 
-def _indices(places: Sequence[tuple[str, Place]]) -> list[int] | None:
-    """All positions, where each is an index."""
-    items = [item for _, place in places for item in place.position]
-    return sorted({item for item in items if isinstance(item, int)}) if _all_indices(items) else None
-
-
-def _all_indices(items: Sequence[int | str]) -> bool:
-    return all(isinstance(item, int) for item in items)
-
-
-def _symbolic(cell: Cell) -> str | None:
-    places = {"base": _base_places(cell), "source": _source_places(cell)}
-    items = [item for found in places.values() for _, place in found for item in place.position]
-    if _all_indices(items):
-        return None
-    return json.dumps(
-        {side: [(run, place.position) for run, place in found] for side, found in places.items()}
+def _runs_and_positions(cell: Cell) -> _Positions:
+    return tuple(
+        [(u.place.position, u.run, None if u.origin is None else u.origin.position) for u in cell.units]
     )
+
+
+@lru_cache(maxsize=4096)
+def _located(units: _Positions) -> tuple[list[int] | None, list[int] | None, str | None]:
+    """All indices in the base, all in other runs, and the positions as JSON where some are no index."""
+    places = {
+        "base": [("base", position) for position, _, _ in units],
+        "source": [(run, origin) for _, run, origin in units if origin is not None],
+    }
+    base, source = (_indices([position for _, position in found]) for found in places.values())
+    return base, source, json.dumps(places) if base is None or source is None else None
+
+
+def _indices(positions: Sequence[Position]) -> list[int] | None:
+    """All positions in order; None where some are no index."""
+    items = {item for position in positions for item in position}
+    indices = sorted(item for item in items if isinstance(item, int))
+    return indices if len(indices) == len(items) else None

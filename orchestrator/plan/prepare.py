@@ -77,8 +77,9 @@ def prepare(
         _refuse_broken(inputs, rows)
     elif scorer is not None:
         _filter(inputs, lane, scorer, num_pairs)
-    for extra in islice((i for i in inputs if i.reason is None), num_pairs, None):
-        extra.reason = NOT_DRAWN
+    if num_pairs is not None:
+        for extra in islice((i for i in inputs if i.reason is None), num_pairs, None):
+            extra.reason = NOT_DRAWN
     if all(i.reason is not None for i in inputs):
         reasons = Counter(i.reason for i in inputs).most_common(4)
         told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)

@@ -43,7 +43,7 @@ def _reads(plan: Plan, lane: int) -> dict[int, list[int | str]]:
     for kind, cell in zip(grid["class"].to_pylist(), grid["cell"].to_pylist(), strict=True):
         by_class.setdefault(kind, {})[cells[cell]] = None
     rows = zip(*(inputs[name].to_pylist() for name in ("lane", "pair", "class", "kept")), strict=True)
-    return {pair: list(by_class[kind]) for at, pair, kind, kept in rows if kept and at == lane}
+    return {pair: list(by_class.get(kind, ())) for at, pair, kind, kept in rows if kept and at == lane}
 
 
 def _requests(pair: Pair, read: int | str) -> list[tuple[str, CleanRun]]:

@@ -9,7 +9,7 @@
 | points   | written grid point                       | block and axes, as written |
 | grid     | class × point                            | the cell that the point is in that class of pairs |
 | cellsets | cell of a cellset, in running order      | k-th cell, and its cost |
-| tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k that are wanted |
+| tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k that are wanted, of how many |
 | retired  | number that no longer belongs to the plan| so that it is never used again |
 | tokens   | lane × token id                          | readable text |
 """
@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.vocabulary import Cell, ModelSpec, Pair
 
@@ -63,10 +64,28 @@ class Tile:
     pairs: tuple[int, ...]
     ord0: int
     """Ordinal of its first job; that of job (k, j) is ``ord0 + k * len(pairs) + j``."""
-    wanted: tuple[tuple[int, int], ...]
-    """Half-open ranges of k that the plan asks for."""
-    num_selected: int
-    """How many of its pairs the plan still asks for."""
+    num_cells: int
+    """Of its cellset."""
+    selected: tuple[Counted, ...]
+    """What the plan asks for: half-open ranges of k, each with how many of the pairs it is asked for."""
+
+    @property
+    def num_jobs(self) -> int:
+        """How many ordinals it takes, whatever the plan asks for."""
+        return self.num_cells * len(self.pairs)
+
+    @property
+    def wanted(self) -> Ranges:
+        """The ranges of k that the plan asks for."""
+        return tuple((lo, hi) for lo, hi, _ in self.selected)
+
+    @property
+    def num_selected(self) -> np.ndarray:
+        """For each cell, how many of the pairs the plan asks for; shape (num_cells,)."""
+        counts = np.zeros(self.num_cells, np.int64)
+        for lo, hi, num_pairs in self.selected:
+            counts[lo:hi] = num_pairs
+        return counts
 
 
 @dataclass(frozen=True)
@@ -101,8 +120,8 @@ class Plan:
                 cellset=row["cellset"],
                 pairs=tuple(row["pairs"]),
                 ord0=row["ord0"],
-                wanted=tuple((r["lo"], r["hi"]) for r in row["wanted"]),
-                num_selected=row["num_selected"],
+                num_cells=len(self.cellsets[row["cellset"]]),
+                selected=tuple((r["lo"], r["hi"], r["num_pairs"]) for r in row["selected"]),
             )
             for row in self.tables["tiles"].to_pylist()
         }

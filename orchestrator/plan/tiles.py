@@ -3,19 +3,26 @@
 __all__ = ["PAIRS_PER_TILE", "Group", "make_tiles"]
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from orchestrator.plan.earlier import Earlier, Ranges
+import numpy as np
+
+from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.ranges import Counted, mask, stretches
 from orchestrator.plan.tables import Tile
 
 PAIRS_PER_TILE = 64
 
+_Bytes = bytes
+"""A mask or a list of cells as bytes, to be looked up by content."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Group:
-    """The kept pairs of one class in one lane, and the cells that they get."""
+    """Pairs of one lane that get the same cells. No two groups of a lane share a pair."""
 
     lane: int
     cells: tuple[int, ...]
@@ -24,6 +31,11 @@ class Group:
     num_tokens: int
     """Of each base."""
 
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The cells, shape (num_cells,)."""
+        return np.array(self.cells, np.int64)
+
 
 def make_tiles(groups: Sequence[Group], earlier: Earlier) -> tuple[dict[int, Sequence[int]], list[Tile]]:
     """Earlier tiles as far as the plan still wants them, then new ones for what they do not cover.
@@ -31,23 +43,24 @@ def make_tiles(groups: Sequence[Group], earlier: Earlier) -> tuple[dict[int, Seq
     Returns:
         The cells of every cellset in running order, and the tiles in the order in which they are to run.
     """
+    kept = _Kept(groups, earlier)
     cellsets = dict(earlier.cellsets)
-    tiles, covered = _keep_tiles(groups, cellsets, earlier)
     numbers = {tuple(cells): number for number, cells in cellsets.items()}
     fresh: list[tuple[int, int, tuple[int, ...]]] = []
     for group in groups:
-        for cells, pairs in _uncovered(group, covered).items():
+        for cells, pairs in kept.lacking(group).items():
             number = numbers.setdefault(cells, max(cellsets, default=-1) + 1)
             cellsets[number] = cells
             fresh += [(group.lane, number, chunk) for chunk in _chunks(pairs)]
     # Whoever looks early should see a sample of all tiles, not the first model and the shortest pairs.
     random.Random(0).shuffle(fresh)
-    first = max((tile.tile for tile in earlier.tiles), default=-1) + 1
-    ord0 = max((t.ord0 + len(cellsets[t.cellset]) * len(t.pairs) for t in earlier.tiles), default=0)
-    for tile, (lane, cellset, chunk) in enumerate(fresh, first):
+    tiles = kept.tiles
+    first = max((tile.tile for tile in tiles), default=-1) + 1
+    ord0 = max((tile.ord0 + tile.num_jobs for tile in tiles), default=0)
+    for number, (lane, cellset, chunk) in enumerate(fresh, first):
         num_cells = len(cellsets[cellset])
-        tiles.append(Tile(tile, lane, cellset, chunk, ord0, ((0, num_cells),), len(chunk)))
-        ord0 += num_cells * len(chunk)
+        tiles.append(Tile(number, lane, cellset, chunk, ord0, num_cells, ((0, num_cells, len(chunk)),)))
+        ord0 += tiles[-1].num_jobs
     return cellsets, tiles
 
 
@@ -55,47 +68,84 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(pairs[at : at + PAIRS_PER_TILE]) for at in range(0, len(pairs), PAIRS_PER_TILE)]
 
 
-def _keep_tiles(
-    groups: Sequence[Group], cellsets: Mapping[int, Sequence[int]], earlier: Earlier
-) -> tuple[list[Tile], dict[int, set[int]]]:
-    """Earlier tiles with what is wanted of them now; pair → cells that they cover.
+class _Kept:
+    """What a plan takes over from earlier tiles.
 
-    A tile all of whose pairs are still wanted together goes on; of any other one only what is done
-    stays, and the rest of its jobs goes to new tiles.
+    What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
+    that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
     """
-    home = {pair: group for group in groups for pair in group.pairs}
-    kept: list[Tile] = []
-    covered: dict[int, set[int]] = defaultdict(set)
-    for tile in earlier.tiles:
-        homes = [home.get(pair) for pair in tile.pairs]
-        cells = cellsets[tile.cellset]
-        whole = homes[0] is not None and all(h is homes[0] for h in homes)
-        done = {k for lo, hi in earlier.done.get(tile.tile, ()) for k in range(lo, hi)}
-        asked = set().union(*({*h.cells} for h in homes if h is not None))
-        ks = [k for k, cell in enumerate(cells) if cell in asked and (whole or k in done)]
-        for pair, group in zip(tile.pairs, homes, strict=True):
-            if group is not None:
-                covered[pair].update(cells[k] for k in ks)
-        selected = sum(h is not None for h in homes)
-        kept.append(replace(tile, wanted=_ranges(ks), num_selected=selected))
-    return kept, covered
+
+    def __init__(self, groups: Sequence[Group], earlier: Earlier) -> None:
+        self._groups = groups
+        self._cells = {number: np.array(cells, np.int64) for number, cells in earlier.cellsets.items()}
+        self._home = {(group.lane, pair): at for at, group in enumerate(groups) for pair in group.pairs}
+        self._wants: dict[tuple[int, int], np.ndarray] = {}
+        self._tiles_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+        """(lane, pair) → places of its tiles."""
+        for at, tile in enumerate(earlier.tiles):
+            for pair in tile.pairs:
+                if (tile.lane, pair) in self._home:
+                    self._tiles_of[tile.lane, pair].append(at)
+        counts = [self._num_wanting(tile) for tile in earlier.tiles]
+        done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in earlier.tiles]
+        self._earlier = earlier.tiles
+        self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
+        """For each tile, which cells it goes on with: first what is done, then what it may still do."""
+        for at, count in enumerate(counts):
+            self._kept[at] |= self._may_do(at, count)
+        selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
+        self.tiles = [
+            replace(tile, selected=ranges) for tile, ranges in zip(earlier.tiles, selected, strict=True)
+        ]
+
+    def lacking(self, group: Group) -> dict[tuple[int, ...], list[int]]:
+        """For each set of cells that is still to be planned, in running order, the pairs that lack it."""
+        by_tiles: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for pair in group.pairs:
+            by_tiles[tuple(self._tiles_of.get((group.lane, pair), ()))].append(pair)
+        by_cells: dict[_Bytes, list[int]] = defaultdict(list)
+        known: dict[tuple[tuple[int, _Bytes], ...], _Bytes] = {}
+        for tiles, pairs in by_tiles.items():
+            # Most tiles are alike: done from end to end, or not at all.
+            alike = tuple((self._earlier[at].cellset, self._kept[at].tobytes()) for at in tiles)
+            if alike not in known:
+                known[alike] = group.array[~self._covered(group.array, tiles)].tobytes()
+            by_cells[known[alike]] += pairs
+        by_cells.pop(b"", None)
+        return {tuple(np.frombuffer(cells, np.int64).tolist()): pairs for cells, pairs in by_cells.items()}
+
+    def _num_wanting(self, tile: Tile) -> np.ndarray:
+        """How many of the tile's pairs want each of its cells; shape (num_cells,)."""
+        homes = Counter(self._home.get((tile.lane, pair)) for pair in tile.pairs)
+        count = np.zeros(tile.num_cells, np.int64)
+        for home, num_pairs in homes.items():
+            if home is not None:
+                count += num_pairs * self._wanted(home, tile.cellset)
+        return count
+
+    def _wanted(self, home: int, cellset: int) -> np.ndarray:
+        """Which cells of a cellset a group wants; shape (num_cells,), bool."""
+        key = (home, cellset)
+        if key not in self._wants:
+            self._wants[key] = np.isin(self._cells[cellset], self._groups[home].array)
+        return self._wants[key]
+
+    def _may_do(self, at: int, count: np.ndarray) -> np.ndarray:
+        """The cells that all pairs of a tile want and that no other tile has for any of them."""
+        tile = self._earlier[at]
+        others = {other for pair in tile.pairs for other in self._tiles_of.get((tile.lane, pair), ())} - {at}
+        taken = self._covered(self._cells[tile.cellset], sorted(others))
+        return np.equal(count, len(tile.pairs)) & ~taken
+
+    def _covered(self, cells: np.ndarray, tiles: Sequence[int]) -> np.ndarray:
+        """Which of `cells` some of these tiles go on with; shape of `cells`, bool."""
+        covered = np.zeros(len(cells), bool)
+        for at in tiles:
+            if self._kept[at].any():
+                covered |= np.isin(cells, self._cells[self._earlier[at].cellset][self._kept[at]])
+        return covered
 
 
-def _uncovered(group: Group, covered: Mapping[int, set[int]]) -> dict[tuple[int, ...], list[int]]:
-    """For each set of cells that is still to be planned, the pairs that lack just those."""
-    by_cover: dict[frozenset[int], list[int]] = defaultdict(list)
-    for pair in group.pairs:
-        by_cover[frozenset(covered.get(pair, ()))].append(pair)
-    lacking = {tuple(c for c in group.cells if c not in have): pairs for have, pairs in by_cover.items()}
-    lacking.pop((), None)
-    return lacking
-
-
-def _ranges(ks: Iterable[int]) -> Ranges:
-    ranges: list[tuple[int, int]] = []
-    for k in ks:
-        if ranges and ranges[-1][1] == k:
-            ranges[-1] = (ranges[-1][0], k + 1)
-        else:
-            ranges.append((k, k + 1))
-    return tuple(ranges)
+def _selected(counts: np.ndarray) -> tuple[Counted, ...]:
+    """The stretches of cells that equally many pairs want, those that none wants left out."""
+    return tuple((lo, hi, int(counts[lo])) for lo, hi in stretches(counts) if counts[lo])

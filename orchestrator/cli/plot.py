@@ -1,0 +1,99 @@
+"""`swapyard plot`: draw a study's results as PNG and SVG."""
+
+__all__ = ["plot"]
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.options import store_option, study_argument
+
+Command = Callable[..., None]
+
+
+@click.group()
+def plot() -> None:
+    """Draw the results of a study below --store, as PNG and SVG; the paths go to stdout.
+
+    What is not given is as in the study's own first plot of that kind, or a sensible default.
+    """
+
+
+def _shared_options(command: Command) -> Command:
+    for option in reversed(
+        (
+            study_argument,
+            store_option,
+            click.option("--x", multiple=True, metavar="COLUMN", help="Along the axis; may be repeated."),
+            click.option("--y", multiple=True, metavar="COLUMN", help="Upwards; may be repeated."),
+            click.option("--facet", multiple=True, metavar="COLUMN", help="A picture each of its values."),
+            click.option("--where", metavar="SQL", help="Which rows are drawn."),
+            click.option("--scale", type=click.Choice(["shared", "own"]), help="Of the facets."),
+            click.option("--view", metavar="VIEW", help="Which view's rows: results, scores, …"),
+            click.option("--title", metavar="TEXT", help="What stands above the picture."),
+            click.option(
+                "-o",
+                "--output",
+                type=click.Path(path_type=Path),
+                metavar="STEM",
+                help="Write STEM.png and STEM.svg [default: the study's plots/KIND].",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@plot.command(short_help="Colours over two axes, such as layers by positions.")
+@_shared_options
+@click.option(
+    "--fill",
+    multiple=True,
+    metavar="COLUMN",
+    help="What colours show: a column, SQL, or recovered; repeated, a facet each.",
+)
+@click.option("--log", type=click.Choice(["fill"]), help="Colours on a logarithmic scale.")
+def heatmap(**given: Any) -> None:
+    """Draw a heat map of STUDY: by default layers upwards, positions to the right, a facet each site."""
+    _draw("heatmap", **given)
+
+
+@plot.command(short_help="Bars over one axis, further columns as colours.")
+@_shared_options
+@click.option("--log", type=click.Choice(["y"]), help="Values on a logarithmic scale.")
+def bars(**given: Any) -> None:
+    """Draw bars of STUDY: the first x along the axis, further x as colours, a facet each y."""
+    _draw("bars", **given)
+
+
+@plot.command("all", short_help="The plots that a study itself names.")
+@study_argument
+@store_option
+def all_(study: str, store: Path) -> None:
+    """Draw the plots that STUDY itself names; a heat map where it names none."""
+    from orchestrator.plots import draw_study
+    from orchestrator.roots import study_folders
+
+    _print(draw_study(study_folders(store, [study])[0]))
+
+
+def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any) -> None:
+    from orchestrator.plots import default_plot, draw, own_plots
+    from orchestrator.plots.choose import changed
+    from orchestrator.roots import study_folders
+    from orchestrator.views import connect
+
+    (root,) = study_folders(store, [study])
+    connection = connect([root])
+    own = (one for one in own_plots(root).values() if one.kind == kind)
+    start = next(own, None) or default_plot(connection, kind)
+    chosen = changed(start, {key: value for key, value in given.items() if value})
+    stem = output or root / "plots" / kind
+    _print(draw(connection, chosen, stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem))
+
+
+def _print(paths: list[Path]) -> None:
+    for path in paths:
+        click.echo(path)

@@ -1,0 +1,144 @@
+"""What only the study, the model and the pairs together show to be impossible: refused while planning."""
+
+__all__ = ["check_dims", "check_positions", "check_spans"]
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from orchestrator.plan.prepare import Input
+from studies import Study
+from studies.expand import Expansion, Missing, PairClass, Point
+from workers.errors import StudyError
+from workers.facts import ModelFacts
+from workers.vocabulary import Place, Position, is_pooled, locate
+
+_RESIDUAL_WIDTH = frozenset(
+    {
+        "block_input",
+        "attention_input",
+        "attention_output",
+        "attention_post_norm_output",
+        "mlp_input",
+        "mlp_output",
+        "mlp_post_norm_output",
+        "block_output",
+    }
+)
+"""The sites as wide as the residual stream; the width of others only a loaded model tells."""
+
+Expansions = Mapping[PairClass, Expansion]
+Members = Mapping[PairClass, Sequence[Input]]
+
+_Swap = tuple[Position, str, Position | None]
+"""Positions in the base, the run whose values they take, and where in it (None: nowhere)."""
+
+
+def check_positions(study: Study, expansions: Expansions, members: Members) -> None:
+    """Refuse positions that some pairs lack, unless the block skips them, or that no pair has.
+
+    Raises:
+        StudyError: naming the position, how many pairs lack it, and one of them.
+    """
+    lacking: dict[Missing, list[Input]] = defaultdict(list)
+    for kind, expansion in expansions.items():
+        for missing in expansion.missing:
+            lacking[missing] += members[kind]
+    for missing, inputs in lacking.items():
+        total = _num_about(study, missing.block, members)
+        if missing.skip and len(inputs) < total:
+            continue
+        advice = "" if missing.skip else ", or set missing: skip to leave such pairs out"
+        raise StudyError(
+            f"{missing.block}: position {missing.position!r} does not exist in {len(inputs):,} of {total:,}"
+            f" pairs, such as pair {_shown(inputs[0], missing.run)}; take another position{advice}"
+        )
+
+
+def check_dims(points: Sequence[Point], facts: ModelFacts) -> None:
+    """Refuse dimensions that a site as wide as the residual stream does not have.
+
+    Raises:
+        StudyError: naming the block, the dimensions, the site and its width.
+    """
+    seen: set[tuple[str, tuple[tuple[int, int], ...] | None]] = set()
+    for point in points:
+        for unit in point.cell.units:
+            for place in (unit.place, unit.origin):
+                if place is None or unit.dims is None or (place.site, unit.dims) in seen:
+                    continue
+                seen.add((place.site, unit.dims))
+                _check_width(point.block, place, unit.dims, facts)
+
+
+def check_spans(study: Study, expansions: Expansions, members: Members) -> None:
+    """Refuse what named spans cannot give: a token that some span is too short for, or whole spans that
+    take their values from spans of another length.
+
+    Raises:
+        StudyError: naming the position, how many pairs it fails in, and one of them.
+    """
+    broken: dict[tuple[str, _Swap], list[tuple[Input, str]]] = defaultdict(list)
+    for kind, expansion in expansions.items():
+        for block, swap in _symbolic(expansion.points):
+            faults = ((one, _fault(one, *swap)) for one in members[kind])
+            broken[block, swap] += [(one, fault) for one, fault in faults if fault is not None]
+    for (block, (position, _, _)), found in broken.items():
+        if found:
+            (one, fault), total = found[0], _num_about(study, block, members)
+            raise StudyError(
+                f"{block}: position {_written(position)} fails in {len(found):,} of {total:,} pairs, such as"
+                f" pair {one.given}: {fault}"
+            )
+
+
+def _num_about(study: Study, block: str, members: Members) -> int:
+    """How many pairs a block is about."""
+    index = [each.name for each in study.blocks()].index(block)
+    return sum(len(ones) for kind, ones in members.items() if kind.blocks is None or index in kind.blocks)
+
+
+def _shown(one: Input, run: str) -> str:
+    spans = "".join(f", {name!r}" for name in one.spans.get(run, ())).removeprefix(", ")
+    return f"{one.given} whose {run} has {len(one.tokens[run])} tokens and the spans {spans or 'none'}"
+
+
+def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], facts: ModelFacts) -> None:
+    width = max(hi for _, hi in dims)
+    if place.site in _RESIDUAL_WIDTH and place.heads is None and width > facts.width:
+        written = ", ".join(f"{lo}:{hi}" for lo, hi in dims)
+        raise StudyError(
+            f"{block}: subspace {written} reaches beyond {place.site} of {facts.ref}, which has"
+            f" {facts.width} dimensions; end it at {facts.width} or before"
+        )
+
+
+def _symbolic(points: Sequence[Point]) -> Iterator[tuple[str, _Swap]]:
+    """The block and the positions of each unit that names spans, and of each read that does, once."""
+    seen: dict[tuple[str, _Swap], None] = {}
+    for point in points:
+        for unit in point.cell.units:
+            origin = None if unit.origin is None else unit.origin.position
+            if any(isinstance(item, str) for item in (*unit.place.position, *(origin or ()))):
+                seen[point.block, (unit.place.position, unit.run, origin)] = None
+        if isinstance(point.cell.read, str):
+            seen[point.block, ((point.cell.read,), "base", None)] = None
+    yield from seen
+
+
+def _fault(one: Input, position: Position, run: str, origin: Position | None) -> str | None:
+    """Why a pair cannot have its tokens at `position` changed by those at `origin`; None where it can."""
+    try:
+        num_base = len(locate(position, one.spans["base"]))
+        num_origin = None if origin is None else len(locate(origin, one.spans[run]))
+    except StudyError as error:
+        return f"{error}; take another token, such as .first or .last"
+    if origin is None or is_pooled(origin) or num_origin == num_base:
+        return None
+    return (
+        f"{num_base} tokens in the base and {num_origin} in {run}; spans of unequal length need .first, .last"
+        " or .mean"
+    )
+
+
+def _written(position: Position) -> str:
+    return ", ".join(str(item) for item in position)

@@ -1,0 +1,201 @@
+"""What a picture shows, as numbers: one query, one grid a facet. Nothing is drawn here."""
+
+__all__ = ["RECOVERED", "Axis", "Facet", "Grid", "Key", "columns_of", "read_grid"]
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from orchestrator.query import explained, run_query
+from studies.plots import Plot
+from workers.errors import QueryError
+
+RECOVERED = (
+    "sum(logit_diff - base_run_logit_diff) / nullif(sum(source_run_logit_diff - base_run_logit_diff), 0)"
+)
+"""What ``recovered`` stands for: the share of the effect recovered, a ratio of sums."""
+
+MAX_FACETS = 24
+MAX_SQUARES = 1_000_000
+
+Key = tuple[Any, ...]
+"""The values of an axis' columns at one place; () for an axis without columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The places along one side of a grid, sorted: numbers up, then text, then NULL."""
+
+    columns: tuple[str, ...]
+    keys: tuple[Key, ...]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its first column is a number wherever it is not NULL."""
+        return all(isinstance(key[0], int | float) or key[0] is None for key in self.keys if key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facet:
+    """One grid of aggregated values."""
+
+    key: Key
+    """The values of the facet's columns."""
+    value: str
+    """The column or expression shown, as written."""
+    values: np.ndarray
+    """Shape (len(down), len(across)), float64; NaN where there is nothing."""
+    counts: np.ndarray
+    """Of the same shape: how many rows each value is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """All facets of a picture; they share both axes."""
+
+    across: Axis
+    down: Axis
+    facets: tuple[Facet, ...]
+    facet_columns: tuple[str, ...]
+    of_pairs: bool
+    """Whether every row that was counted is a pair of its own."""
+
+    @property
+    def num_values(self) -> int:
+        """How many columns or expressions it shows, each in facets of its own."""
+        return len({facet.value for facet in self.facets})
+
+
+def columns_of(written: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that a plot's key names: none, one or several."""
+    return () if written is None else (written,) if isinstance(written, str) else tuple(written)
+
+
+def read_grid(connection: duckdb.DuckDBPyConnection, plot: Plot) -> Grid:
+    """The numbers that `plot` shows.
+
+    A heat map has x across and y down; bars have the first of x across and its others, the series, down.
+
+    Raises:
+        QueryError: the plot's SQL cannot be answered, gives no rows, or far too many.
+    """
+    x = columns_of(plot.x)
+    across, down = (x, columns_of(plot.y)) if plot.kind == "heatmap" else (x[:1], x[1:])
+    values = columns_of(plot.fill if plot.kind == "heatmap" else plot.y)
+    facet = columns_of(plot.facet)
+    rows = _rows(connection, plot, (*across, *down, *facet), values)
+    if not rows:
+        where = f" where {plot.where}" if plot.where else ""
+        raise QueryError(f"there is nothing to draw: view {plot.view} has no rows{where}")
+    return _assemble(across, down, facet, values, rows)
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, plot: Plot, keys: Sequence[str], values: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """One row for each group: its keys, each value with its count, all rows, and distinct pairs."""
+    asked = [f"({key})" for key in keys]
+    for value in values:
+        asked += _aggregates(connection, plot.view, value)
+    asked += ["count(*)", "count(DISTINCT pair_id)" if plot.view in ("results", "scores") else "-1"]
+    groups = ", ".join(str(i) for i in range(1, len(keys) + 1))
+    sql = f"SELECT {', '.join(asked)} FROM {plot.view}"
+    sql += f" WHERE ({plot.where})" if plot.where else ""
+    sql += f" GROUP BY {groups}" if keys else ""
+    relation = run_query(connection, sql)
+    with explained(connection):
+        return relation.fetchall()
+
+
+def _aggregates(connection: duckdb.DuckDBPyConnection, view: str, value: str) -> list[str]:
+    """The aggregated value, and how many rows have one."""
+    if value == "recovered":
+        return [f"({RECOVERED})::DOUBLE", "count(logit_diff)"]
+    mean = f"avg(({value})::DOUBLE)"
+    if _is_aggregate(connection, view, mean):
+        return [f"({value})::DOUBLE", "count(*)"]
+    return [mean, f"count({value})"]
+
+
+def _is_aggregate(connection: duckdb.DuckDBPyConnection, view: str, mean: str) -> bool:
+    """Whether the expression that `mean` averages is an aggregate already: DuckDB knows."""
+    try:
+        run_query(connection, f"SELECT {mean} FROM {view}")
+    except QueryError as error:
+        if "cannot be nested" in str(error):
+            return True
+        raise
+    return False
+
+
+def _assemble(
+    across: tuple[str, ...],
+    down: tuple[str, ...],
+    facet: tuple[str, ...],
+    values: tuple[str, ...],
+    rows: Sequence[tuple[Any, ...]],
+) -> Grid:
+    ends = (len(across), len(across) + len(down), len(across) + len(down) + len(facet))
+    keys = [tuple(_plain(v) for v in row[: ends[2]]) for row in rows]
+    columns = _axis(across, (key[: ends[0]] for key in keys))
+    lines = _axis(down, (key[ends[0] : ends[1]] for key in keys))
+    facets = _axis(facet, (key[ends[1] :] for key in keys))
+    _refuse_too_much(columns, lines, facets, len(values))
+    shape = (len(facets.keys), len(values), len(lines.keys), len(columns.keys))
+    grid, counts = np.full(shape, np.nan), np.zeros(shape, np.int64)
+    places = [{key: i for i, key in enumerate(axis.keys)} for axis in (columns, lines, facets)]
+    for key, row in zip(keys, rows, strict=True):
+        i = places[0][key[: ends[0]]]
+        j = places[1][key[ends[0] : ends[1]]]
+        f = places[2][key[ends[1] :]]
+        for v in range(len(values)):
+            value, count = row[ends[2] + 2 * v : ends[2] + 2 * v + 2]
+            grid[f, v, j, i] = np.nan if value is None or not np.isfinite(value) else value
+            counts[f, v, j, i] = count
+    return Grid(
+        across=columns,
+        down=lines,
+        facets=tuple(
+            Facet(key, value, grid[f, v], counts[f, v])
+            for f, key in enumerate(facets.keys)
+            for v, value in enumerate(values)
+        ),
+        facet_columns=facet,
+        of_pairs=all(row[-1] == row[-2] for row in rows),
+    )
+
+
+def _axis(columns: tuple[str, ...], keys: Iterable[Key]) -> Axis:
+    return Axis(columns, tuple(sorted(dict.fromkeys(keys), key=lambda key: [_order(v) for v in key])))
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return 2, 0
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be a key; lists, such as ``base_positions``, become text."""
+    return value if value is None or isinstance(value, int | float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _refuse_too_much(across: Axis, down: Axis, facets: Axis, num_values: int) -> None:
+    if len(facets.keys) * num_values > MAX_FACETS:
+        what = " and ".join(facets.columns) or "fill"
+        raise QueryError(
+            f"{what} would make {len(facets.keys) * num_values:,} facets, and {MAX_FACETS} can be drawn;"
+            " take other columns for facet, or fewer rows with where"
+        )
+    if len(across.keys) * len(down.keys) > MAX_SQUARES:
+        raise QueryError(
+            f"the picture would have {len(across.keys):,} × {len(down.keys):,} places, too many to see;"
+            " take fewer rows with where"
+        )

@@ -1,0 +1,150 @@
+"""Heat maps: layers upwards, positions to the right, a facet for each site, token or metric."""
+
+__all__ = ["draw_heatmap"]
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from orchestrator.plots.data import Axis, Facet, Grid
+from orchestrator.plots.labels import caption, facet_text, key_text, label_of
+from orchestrator.plots.scale import Scale, scale_of
+from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
+from studies.plots import Plot
+
+MAX_WIDTH_IN = 14.0
+MAX_HEIGHT_IN = 9.0
+ROW_IN = 0.165
+RASTER_ABOVE = 4000
+"""More squares than this are an image within the SVG, which would be slow to open otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How large a facet is, in inches, and how many lie side by side."""
+
+    width: float
+    height: float
+    bar: float
+    """What a colour bar takes beside it."""
+    beside: int
+    below: int
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Of the figure; labels of rows, titles and the common colour bar included."""
+        return self.beside * (self.width + self.bar) + 1.6, self.below * (self.height + 0.65) + 0.8
+
+
+def draw_heatmap(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[str]) -> Figure:
+    """The picture of `grid`; the texts `across` and `down` label its columns and rows."""
+    own = plot.scale == "own"
+    across = [text.replace(" ", "\n", 1) for text in across]
+    layout = _layout(grid, across, own)
+    figure = new_figure(*layout.size)
+    axes = list(figure.subplots(layout.below, layout.beside, squeeze=False).flat)
+    for spare in axes[len(grid.facets) :]:
+        spare.remove()
+    scales = _scales(grid, log=plot.log == "fill", own=own)
+    meshes = []
+    for i, (facet, scale) in enumerate(zip(grid.facets, scales, strict=True)):
+        meshes.append(_draw_facet(axes[i], facet, scale))
+        axes[i].set_title(wrapped(facet_text(grid, facet), max(1.2, layout.width + layout.bar)))
+        _label_columns(axes[i], grid.across, across, named=i + layout.beside >= len(grid.facets))
+        _label_rows(axes[i], grid.down, down, named=i % layout.beside == 0)
+    groups = [[i] for i in range(len(meshes))] if own else [list(range(len(meshes)))]
+    for group in groups:
+        _add_bar(
+            figure,
+            meshes[group[0]],
+            [axes[i] for i in group],
+            label_of(grid.facets[0].value) if grid.num_values == 1 else "",
+            height_in=layout.height if own else layout.size[1] - 1.2,
+            clipped=any(scales[i].clips(grid.facets[i].values) for i in group),
+        )
+    title_of(figure, plot.title, caption(grid, plot))
+    return figure
+
+
+def _layout(grid: Grid, across: Sequence[str], own: bool) -> _Layout:
+    longest = max((len(line) for text in across for line in text.split("\n")), default=1)
+    num_columns, num_rows = len(grid.across.keys), len(grid.down.keys)
+    column = min(max(0.3, CHAR_IN * longest + 0.1), 1.2)
+    width = min(max(1.0, column * num_columns), MAX_WIDTH_IN - 2.0)
+    height = min(max(1.2, ROW_IN * num_rows), MAX_HEIGHT_IN)
+    bar = 0.75 if own else 0.15
+    below = math.ceil(len(grid.facets) / max(1, int((MAX_WIDTH_IN - 1.6) / (width + bar))))
+    return _Layout(width, height, bar, math.ceil(len(grid.facets) / below), below)
+
+
+def _scales(grid: Grid, *, log: bool, own: bool) -> list[Scale]:
+    """A scale for each facet; all the same one where they share it."""
+    if own:
+        return [scale_of([f.values], [f.value], log=log, shared=False) for f in grid.facets]
+    values, columns = [f.values for f in grid.facets], [f.value for f in grid.facets]
+    return [scale_of(values, columns, log=log, shared=True)] * len(grid.facets)
+
+
+def _draw_facet(ax: Axes, facet: Facet, scale: Scale) -> QuadMesh:
+    values = np.ma.masked_invalid(facet.values)
+    few = values.size <= RASTER_ABOVE
+    mesh = ax.pcolormesh(
+        values,
+        cmap=scale.colormap,
+        norm=scale.norm,
+        edgecolors="white" if few else "none",
+        linewidth=0.4 if few else 0.0,
+        rasterized=not few,
+    )
+    if values.mask.any():
+        # On a diverging scale 0 is white: what is missing must look otherwise.
+        ax.patch.set(facecolor="white", edgecolor="0.8", hatch="/////")
+    ax.tick_params(length=2, width=0.4)
+    ax.spines[:].set_linewidth(0.4)
+    return mesh
+
+
+def _label_columns(ax: Axes, axis: Axis, texts: Sequence[str], *, named: bool) -> None:
+    shown = thin_ticks(len(texts), 40)
+    crowded = len(texts) > 16 and max(map(len, texts)) > 3
+    ax.set_xticks([i + 0.5 for i in shown], [texts[i].replace("\n", " " if crowded else "\n") for i in shown])
+    ax.tick_params(axis="x", rotation=90 if crowded else 0)
+    if named:
+        ax.set_xlabel(key_text(tuple(map(label_of, axis.columns))))
+
+
+def _label_rows(ax: Axes, axis: Axis, texts: Sequence[str], *, named: bool) -> None:
+    shown = thin_ticks(len(texts), 60)
+    ax.set_yticks([i + 0.5 for i in shown], [texts[i] for i in shown])
+    if not axis.is_numeric:
+        ax.invert_yaxis()
+    if named:
+        ax.set_ylabel(key_text(tuple(map(label_of, axis.columns))))
+    else:
+        ax.set_yticklabels([])
+
+
+def _add_bar(
+    figure: Figure,
+    mesh: QuadMesh,
+    beside: Sequence[Axes],
+    label: str,
+    *,
+    height_in: float,
+    clipped: bool,
+) -> None:
+    """A colour bar beside some facets; unlabelled where the facets' titles say what they show."""
+    aspect = max(10.0, 8 * height_in)
+    extend = "min" if clipped else "neither"
+    bar = figure.colorbar(mesh, ax=list(beside), aspect=aspect, pad=0.02, extend=extend)
+    bar.set_label(wrapped(label, max(height_in, 1.2)))
+    if isinstance(mesh.norm, LogNorm):
+        plain_log(bar.ax.yaxis)
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(length=2, width=0.4)

@@ -1,0 +1,132 @@
+"""What stands at axes, facets and colour bars."""
+
+__all__ = ["caption", "facet_text", "key_text", "label_of", "position_texts", "tick_texts"]
+
+import json
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from orchestrator.plots.data import Axis, Facet, Grid, Key
+from orchestrator.query import explained, run_query
+from studies.plots import Plot
+
+_WORDS = {
+    "base_position": "position in the base prompt",
+    "base_run_logit_diff": "logit difference of the base run",
+    "changed": "share of changed predictions",
+    "flip": "share of pairs where label beats base label",
+    "iia": "interchange accuracy",
+    "kl_base": "KL(base ‖ intervened)",
+    "kl_source": "KL(source ‖ intervened)",
+    "layer": "layer",
+    "logit_diff": "logit difference (label − base label)",
+    "logit_diff - base_run_logit_diff": "change of the logit difference",
+    "prob": "probability",
+    "recovered": "share of the effect recovered",
+    "token": "token",
+}
+"""Columns in words; any other is called what it is."""
+
+_MAX_TOKEN = 14
+
+
+def label_of(column: str) -> str:
+    """A column or expression as an axis or a colour bar names it."""
+    return _WORDS.get(column.strip(), column)
+
+
+def key_text(key: Key) -> str:
+    """Several values as one label, such as ``3 · mlp_output``."""
+    return " · ".join("none" if value is None else _value_text(value) for value in key)
+
+
+def facet_text(grid: Grid, facet: Facet) -> str:
+    """A facet's title: the values of its columns, and what is shown where facets differ in it."""
+    parts = [
+        f"{column} {_value_text(value)}" if isinstance(value, int | float) else key_text((value,))
+        for column, value in zip(grid.facet_columns, facet.key, strict=True)
+    ]
+    return " · ".join([*parts, label_of(facet.value)] if grid.num_values > 1 else parts)
+
+
+def tick_texts(axis: Axis, positions: Mapping[int, str]) -> list[str]:
+    """A label for each place of an axis; with tokens or spans where its column is the base's position."""
+    if axis.columns == ("base_position",):
+        return [positions.get(key[0], "several" if key[0] is None else str(key[0])) for key in axis.keys]
+    return [key_text(key) for key in axis.keys]
+
+
+def position_texts(connection: duckdb.DuckDBPyConnection, plot: Plot) -> dict[int, str]:
+    """A label for each base position drawn: ``0 The`` where all pairs drawn have that token there,
+    ``3 ⟨country⟩`` where all have that span there, and ``3 …`` otherwise.
+    """
+    if plot.view not in ("results", "scores"):
+        return {}
+    where = f"WHERE base_position IS NOT NULL{f' AND ({plot.where})' if plot.where else ''}"
+    token = "base_tokens[base_position + 1]"
+    relation = run_query(
+        connection,
+        f"SELECT base_position, min({token}), min({token}) = max({token}) AND count({token}) = count(*)"
+        f" FROM {plot.view} {where} GROUP BY base_position",
+    )
+    with explained(connection):
+        found = relation.fetchall()
+    every_shared = all(shared for _, _, shared in found)
+    prompts = [] if every_shared else _prompts(connection, f"{plot.view} {where}")
+    return {
+        at: f"{at} {_token_text(text) if shared else _span_text(at, prompts)}" for at, text, shared in found
+    }
+
+
+def caption(grid: Grid, plot: Plot) -> str:
+    """How many rows each value is of, one number or from the least to the most, and which rows."""
+    counts = [int(n) for facet in grid.facets for n in facet.counts.ravel() if n]
+    if not counts:
+        return "no values"
+    low, high = min(counts), max(counts)
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    where = f", where {_one_line(plot.where)}" if plot.where else ""
+    return f"n = {number} {'pairs' if grid.of_pairs else 'rows'} each{where}"
+
+
+def _value_text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else _one_line(str(value))
+
+
+def _token_text(token: str) -> str:
+    """A token so that it can be seen: without its blanks, unless it is nothing else."""
+    text = _one_line(token.strip(" ") or "␣" * len(token))
+    return text if len(text) <= _MAX_TOKEN else text[: _MAX_TOKEN - 1] + "…"
+
+
+def _one_line(text: str) -> str:
+    return "".join(
+        "⏎" if c == "\n" else c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+Prompt = tuple[int, Mapping[str, tuple[int, int]]]
+"""How many tokens a base prompt has, and its spans."""
+
+
+def _prompts(connection: duckdb.DuckDBPyConnection, rows: str) -> list[Prompt]:
+    """The distinct shapes of the base prompts of these rows of a view."""
+    relation = run_query(
+        connection,
+        "SELECT DISTINCT len(base_tokens), spans FROM inputs"
+        f" WHERE (study, pair_id) IN (SELECT (study, pair_id) FROM {rows})",
+    )
+    with explained(connection):
+        return [(length, json.loads(spans).get("base", {})) for length, spans in relation.fetchall()]
+
+
+def _span_text(at: int, prompts: Sequence[Prompt]) -> str:
+    """The span that covers the position in every prompt that is long enough to have it."""
+    covering = [
+        {name for name, (start, end) in spans.items() if start <= at < end}
+        for length, spans in prompts
+        if length > at
+    ]
+    shared = set.intersection(*covering) if covering else set()
+    return f"⟨{min(shared)}⟩" if shared else "…"

@@ -1,0 +1,86 @@
+"""How all pictures look, and how they are written: without pyplot, the same bytes for the same numbers."""
+
+__all__ = ["CHAR_IN", "new_figure", "plain_log", "save", "style", "thin_ticks", "title_of", "wrapped"]
+
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+FONT_SIZE = 8.0
+CHAR_IN = 0.06
+"""About how wide a character of the font is, in inches."""
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings under which a picture is made and written."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A token in a script that the font lacks is shown as boxes; the picture is fine otherwise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # Whatever a user's matplotlibrc says: the same numbers give the same picture.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.size": FONT_SIZE,
+                "axes.titlesize": FONT_SIZE + 1,
+                "axes.labelsize": FONT_SIZE,
+                "xtick.labelsize": FONT_SIZE - 1,
+                "ytick.labelsize": FONT_SIZE - 1,
+                "figure.titlesize": FONT_SIZE + 3,
+                "axes.linewidth": 0.6,
+                "hatch.linewidth": 0.5,
+                "savefig.dpi": 200,
+                "svg.fonttype": "path",
+                "svg.hashsalt": "swapyard",
+                # A token or a title may hold a dollar sign.
+                "text.parse_math": False,
+            }
+        )
+        yield
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure that lays itself out."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def title_of(figure: Figure, title: str | None, note: str) -> None:
+    """Set the picture's title, and a small note at its foot."""
+    if title is not None:
+        figure.suptitle(wrapped(title, figure.get_figwidth() * 0.75))
+    figure.supxlabel(note, fontsize=FONT_SIZE - 1.5, color="0.35", x=0.99, ha="right")
+
+
+def wrapped(text: str, width_in: float) -> str:
+    """`text` in lines about as wide."""
+    return "\n".join(textwrap.wrap(text, max(12, int(width_in / CHAR_IN))))
+
+
+def thin_ticks(num: int, most: int) -> range:
+    """The places of `num` that get a label, evenly spaced, where at most `most` can be read."""
+    return range(0, num, max(1, -(-num // most)))
+
+
+def plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis in plain numbers: mathematical text is switched off."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``STEM.png`` and ``STEM.svg``, making the folder where there is none."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}}
+    paths = []
+    for suffix, said in metadata.items():
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        figure.savefig(path, format=suffix, metadata=said, bbox_inches="tight", pad_inches=0.08)
+        paths.append(path)
+    return paths

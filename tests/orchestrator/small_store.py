@@ -1,0 +1,235 @@
+"""A study on disk that no model ran: real plan and store code, numbers that can be done in the head."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.plan.build import LaneInputs, build_plan
+from orchestrator.plan.clean import COLUMNS
+from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.prepare import Input
+from orchestrator.plan.runs import runs_table
+from orchestrator.plan.tables import Lane, Plan, encode_plan
+from orchestrator.store import Manifest, StudyStore, encode_part
+from studies import Study
+from studies.expand import PairClass
+from studies.identity import lane_identity
+from workers.facts import ModelFacts
+from workers.vocabulary import CleanRun
+
+SITES = ("mlp_output", "block_output")
+COUNTRIES = ("Spain", "Italy", "France", "Peru")
+LAYERS, POSITIONS, PAIRS = 3, 5, len(COUNTRIES)
+WORDS = ("The", " capital", " of", " is", *(f" {c}" for c in COUNTRIES), *(f" city{n}" for n in range(PAIRS)))
+FAILED = ("mlp_output", 2, 4, 3)
+"""The one job that failed: site, layer, position, pair."""
+BASE_RUN, SOURCE_RUN = (-1.0, 3.0), (9.0, 1.0)
+"""What the unintervened runs give label and base label."""
+BASE_LOGIT = 3.0
+LOGSUMEXP = 12.0
+PLOTS = {
+    "map": {"kind": "heatmap", "x": "base_position", "y": "layer", "facet": "site", "fill": "iia"},
+    "last": {"kind": "bars", "x": ["layer", "site"], "y": "iia", "where": "base_position = 4"},
+}
+
+
+def label_logit(site: str, layer: int, position: int, pair: int) -> float:
+    return 2.0 * layer - position + pair / 4 + (5.0 if site == "block_output" else 0.0)
+
+
+def is_hit(site: str, layer: int, position: int, pair: int) -> bool:
+    """Whether the label is predicted."""
+    return site == "block_output" and position == 3 and pair >= layer
+
+
+def jobs() -> Iterator[tuple[str, int, int, int]]:
+    """Every job that succeeded: site, layer, position, pair."""
+    for site in SITES:
+        for layer in range(LAYERS):
+            for position in range(POSITIONS):
+                for pair in range(PAIRS):
+                    if (site, layer, position, pair) != FAILED:
+                        yield site, layer, position, pair
+
+
+def make_study(root: Path, plots: dict[str, Any] | None = PLOTS) -> Path:
+    """The study in the new folder `root`, all of it done."""
+    study = Study(
+        study=root.name,
+        model="small",
+        pairs=[_row(n) for n in range(PAIRS)],
+        sweep=[{"sites": list(SITES), "layers": "all", "positions": "all"}],
+        plots=plots,
+    )
+    plan = _plan(study)
+    store = StudyStore(root)
+    with store.open_driver() as driver:
+        driver.write_plan({**encode_plan(plan), "study.yaml": study.to_yaml().encode()})
+        driver.commit([_write_tile(store, driver.epoch, plan, number) for number in plan.tiles])
+    return root
+
+
+def _row(n: int) -> dict[str, Any]:
+    source = (n + 1) % PAIRS
+    return {
+        "base": f"The capital of {COUNTRIES[n]} is",
+        "source": f"The capital of {COUNTRIES[source]} is",
+        "base_label": f" city{n}",
+        "label": f" city{source}",
+        "span.country": COUNTRIES[n],
+    }
+
+
+def _input(n: int) -> Input:
+    source = (n + 1) % PAIRS
+    span = {"country": (3, 4)}
+    return Input(
+        given=n,
+        tokens={"base": (0, 1, 2, 4 + n, 3), "source": (0, 1, 2, 4 + source, 3)},
+        spans={"base": span, "source": span},
+        label_ids=(8 + source,),
+        base_label_ids=(8 + n,),
+    )
+
+
+def _plan(study: Study) -> Plan:
+    import pyarrow as pa
+
+    facts = ModelFacts(
+        ref="small",
+        revision="0",
+        dtype="float32",
+        folder=Path(),
+        model_type="llama",
+        num_layers=LAYERS,
+        num_heads=2,
+        num_kv_heads=2,
+        width=8,
+        vocab_size=len(WORDS),
+        num_parameters=100,
+    )
+    spec = study.lanes()[0]
+    lane = Lane(
+        lane=0,
+        spec=spec.model_copy(update={"revision": "0"}),
+        identity=lane_identity(facts, spec),
+        num_parameters=100,
+    )
+    kind = PairClass(lengths=(("base", POSITIONS), ("source", POSITIONS)), blocks=frozenset({0}))
+    brought = LaneInputs(
+        lane=lane,
+        facts=facts,
+        model=spec,
+        inputs=[_input(n) for n in range(PAIRS)],
+        classes=dict.fromkeys(range(PAIRS), kind),
+    )
+    plan = build_plan(
+        study,
+        [brought],
+        [_row(n) for n in range(PAIRS)],
+        families=("logits", "kl"),
+        earlier=Earlier(),
+        head={
+            "study": study.study,
+            "digest": "small",
+            "lanes": [lane.to_json()],
+            "lane_numbers": {lane.identity: 0},
+            "prompts": [{"usable": PAIRS}],
+        },
+        base_tokens={(0, n): [WORDS[i] for i in _input(n).tokens["base"]] for n in range(PAIRS)},
+    )
+    tokens = {
+        "lane": pa.array([0] * len(WORDS), pa.uint16()),
+        "id": pa.array(range(len(WORDS)), pa.int32()),
+        "token": pa.array(WORDS),
+    }
+    tables = {**plan.tables, "runs": runs_table(plan, _Scorer()), "tokens": pa.table(tokens)}
+    return Plan(head=plan.head, tables=tables)
+
+
+class _Scorer:
+    """Gives the base run and the source run their numbers; the source is told by its label's country."""
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> dict[str, np.ndarray]:
+        rows = [self._row(request) for request in requests]
+        dtypes = {"f": np.float32, "i": np.int32}
+        return {name: np.array([row[name] for row in rows], dtypes[code]) for name, code in COLUMNS}
+
+    def _row(self, request: CleanRun) -> dict[str, float]:
+        is_base = request.tokens[3] - 4 == request.base_label_ids[0] - 8
+        label, base = BASE_RUN if is_base else SOURCE_RUN
+        said = request.base_label_ids[0] if is_base else request.label_ids[0]
+        return {
+            "label_logit": label,
+            "base_label_logit": base,
+            "logsumexp": LOGSUMEXP,
+            "label_rank": 0,
+            "base_label_rank": 1,
+            "pred_id": said,
+            "pred_logit": max(label, base),
+            "margin": 1.0,
+        }
+
+
+def _write_tile(store: StudyStore, epoch: int, plan: Plan, number: int) -> Manifest:
+    tile = plan.tiles[number]
+    given = dict(
+        zip(
+            plan.tables["inputs"]["pair"].to_pylist(), plan.tables["inputs"]["given"].to_pylist(), strict=True
+        )
+    )
+    rows = [
+        _job_row(plan, int(cell), pair, given[pair])
+        for cell in plan.cellsets[tile.cellset]
+        for pair in tile.pairs
+    ]
+    families = ("logits", "kl")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    written = store.write_part(epoch, str(tile.lane), encode_part(columns, families))
+    return Manifest(
+        path=written.path,
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
+        families=families,
+        lane=str(tile.lane),
+        tile=number,
+        k_lo=0,
+        k_hi=len(plan.cellsets[tile.cellset]),
+        rows=len(rows),
+        failed=sum(row["error"] is not None for row in rows),
+        tiers={"hooked": len(rows)},
+        timings={"total_s": 2.0, "model_s": 1.5, "capture_s": 0.5},
+        worker="worker-0",
+        host="here",
+    )
+
+
+def _job_row(plan: Plan, cell: int, pair: int, given: int) -> dict[str, Any]:
+    place = plan.cells[cell].units[0].place
+    (position,) = place.position
+    assert place.layer is not None and isinstance(position, int)
+    job = (place.site, place.layer, position, given)
+    failed = job == FAILED
+    found = plan.pairs[pair]
+    values = {
+        "label_logit": label_logit(*job),
+        "base_label_logit": BASE_LOGIT,
+        "logsumexp": LOGSUMEXP,
+        "pred_logit": 8.0,
+        "margin": 1.0,
+        "label_rank": 0,
+        "base_label_rank": 1,
+        "pred_id": found.label_ids[0] if is_hit(*job) else found.base_label_ids[0],
+        "kl_base": 0.5,
+        "kl_source": float("nan"),
+    }
+    return {
+        "cell": cell,
+        "pair": pair,
+        "error": '{"type": "ValueError", "message": "no such token"}' if failed else None,
+        "attempt": 0,
+        "tier": "hooked",
+        **{name: None if failed else value for name, value in values.items()},
+    }
