@@ -10,7 +10,8 @@ from orchestrator.lines import table
 from orchestrator.views import connect
 
 _TOP = 3
-_AXES = ("model", "block", "site", "layer", "head", "base_position")
+_KINDS = ("model", "block", "site")
+_AXES = (*_KINDS, "layer", "head", "base_position")
 _SQL = """
 WITH places AS (
     SELECT {axes}, avg(iia) AS iia,
@@ -20,23 +21,37 @@ WITH places AS (
     FROM results GROUP BY ALL
 )
 SELECT * FROM places
-QUALIFY row_number() OVER (PARTITION BY {kinds} ORDER BY {rank}) <= {top}
-ORDER BY {kinds}, {rank}
+QUALIFY row_number() OVER ({partition} ORDER BY {rank}) <= {top}
+ORDER BY {order}
 """
+_RANK = ("iia DESC NULLS LAST", "recovered DESC NULLS LAST", "kl_base DESC NULLS LAST")
 
 
-def answer(root: Path) -> str:
-    """The three places of each kind where the study in `root` found the largest effects, as a table."""
+def answer(root: Path) -> str | None:
+    """The three places of each kind where the study in `root` found the largest effects, as a table.
+
+    None where no job succeeded.
+    """
     connection = connect([root])
-    there = [name for name, *_ in connection.execute("DESCRIBE results").fetchall()]
-    axes = [name for name in _AXES if name in there and _varies(connection, name)] or ["block"]
-    kinds = [name for name in axes if name in ("model", "block", "site")] or ["true"]
-    rank = "iia DESC NULLS LAST, recovered DESC NULLS LAST, kl_base DESC NULLS LAST"
-    sql = _SQL.format(axes=", ".join(axes), kinds=", ".join(kinds), rank=rank, top=_TOP)
-    relation = connection.sql(sql)
+    relation = connection.sql(_sql(connection))
     rows = relation.fetchall()
+    if not rows:
+        return None
     keep = [i for i in range(len(relation.columns)) if any(row[i] is not None for row in rows)]
     return table([relation.columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _sql(connection: duckdb.DuckDBPyConnection) -> str:
+    there = [name for name, *_ in connection.execute("DESCRIBE results").fetchall()]
+    axes = [name for name in _AXES if name in there and _varies(connection, name)] or ["block"]
+    kinds = [name for name in axes if name in _KINDS]
+    return _SQL.format(
+        axes=", ".join(axes),
+        partition=f"PARTITION BY {', '.join(kinds)}" if kinds else "",
+        rank=", ".join(_RANK),
+        order=", ".join([*kinds, *_RANK]),
+        top=_TOP,
+    )
 
 
 def _varies(connection: duckdb.DuckDBPyConnection, column: str) -> bool:

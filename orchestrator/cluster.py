@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from workers.errors import ClusterError, RunError, SwapyardError
 
 START_TIMEOUT_S = 300.0
 """How long workers may take to come up and find the study."""
+CONNECT_TIMEOUT_S = 5.0
+"""How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
 MIB = 2**20
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -130,7 +133,7 @@ class RayExecutor:
             return Failed(worker, taken, _plain(error))
         except ray.exceptions.RayError as error:
             # Died or unreachable: either way nobody knows what became of the slice.
-            return Died(worker, taken, _plain(error))
+            return Died(worker, taken, _plain(error).partition(". ")[0])
 
 
 class _Nonce:
@@ -191,6 +194,7 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
             "include_dashboard": False,
         }
     else:
+        _knock(address)
         options = {"address": address}
     with warnings.catch_warnings(), _own_sigterm():
         warnings.simplefilter("ignore", FutureWarning)
@@ -201,8 +205,26 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
         except Exception as error:
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise RunError(
-                f"{where} did not answer: {_plain(error)}; --executor inline runs without Ray"
+                f"{where} did not answer: {_plain(error).rstrip('.')}; --executor inline runs without Ray"
             ) from error
+
+
+def _knock(address: str) -> None:
+    """Accept an address where something listens, or a word such as ``auto`` that Ray looks up.
+
+    Raises:
+        RunError: nothing listens there.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"no Ray cluster answers at {address} ({reason}); correct --address, or leave it out to run here"
+        ) from None
 
 
 @contextmanager

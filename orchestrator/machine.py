@@ -5,23 +5,33 @@ __all__ = ["memory_bytes", "num_cores"]
 import os
 from pathlib import Path
 
-_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use, in files of two generations."""
 
 
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def num_cores(limits: Path = _CONTROL_GROUP) -> int:
+    """Cores that this process may run on, or the control group's share of them where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cores, _cpu_share(limits))))
 
 
-def memory_bytes() -> int:
+def memory_bytes(limits: Path = _CONTROL_GROUP) -> int:
     """Memory of the machine, or of the control group where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _LIMITS:
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            total = min(total, int(text))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        total = min([total, *_numbers(limits / name)])
     return total
+
+
+def _cpu_share(limits: Path) -> float:
+    """Seconds of computing that the control group gives out in a second; infinity where there is no limit."""
+    allowed = _numbers(limits / "cpu.max")
+    if not allowed:
+        allowed = [n for name in ("quota", "period") for n in _numbers(limits / f"cpu/cpu.cfs_{name}_us")]
+    return allowed[0] / allowed[1] if len(allowed) == 2 else float("inf")
+
+
+def _numbers(path: Path) -> list[int]:
+    """The whole numbers in a file, all or none: ``max`` and ``-1`` stand for no limit."""
+    words = path.read_text().split() if path.exists() else []
+    return [int(word) for word in words] if all(word.isdigit() for word in words) else []

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from orchestrator.plan.tables import Lane
 from workers.cache import cache_folder
@@ -17,7 +18,9 @@ FLOPS_PER_CORE = 4e10
 def estimate_rate(lane: Lane, threads: int) -> float:
     """Tokens per second that one worker runs through the lane's model."""
     known = _read().get(_key(lane, threads))
-    return known if known is not None else threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
+    if isinstance(known, int | float) and 0 < known < float("inf"):
+        return float(known)
+    return threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
 
 
 def remember_rate(lane: Lane, threads: int, rate: float) -> None:
@@ -40,7 +43,7 @@ def _path() -> Path:
     return cache_folder() / "rates.json"
 
 
-def _read() -> dict[str, float]:
+def _read() -> dict[str, Any]:
     try:
         found = json.loads(_path().read_text("utf-8"))
     except (OSError, ValueError):

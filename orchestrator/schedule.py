@@ -68,8 +68,14 @@ class TileWork:
         return Slice(self.tile, self.lane, *cut, families)
 
     def put_back(self, lo: int, hi: int, families: tuple[str, ...]) -> None:
-        """Return a range that was taken and not done."""
-        self.todo = sorted([*self.todo, (lo, hi, families)])
+        """Return a range that was taken and not done; it melts into its neighbours."""
+        joined: list[tuple[int, int, tuple[str, ...]]] = []
+        for part in sorted([*self.todo, (lo, hi, families)]):
+            if joined and joined[-1][1:] == (part[0], part[2]):
+                joined[-1] = (joined[-1][0], *part[1:])
+            else:
+                joined.append(part)
+        self.todo = joined
 
 
 @dataclass(slots=True)

@@ -68,25 +68,29 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
     """Choose for `num_open` jobs of `plan`.
 
     Raises:
-        RunError: more workers are asked for than there are cores.
+        RunError: more workers are asked for than there are cores, or several within this process.
     """
     cores = num_cores()
-    seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
+    if options.executor == "inline":
+        if options.num_workers not in (None, 1):
+            raise RunError(
+                f"--workers {options.num_workers}: --executor inline is one worker in this process; leave"
+                " --workers out, or take --executor ray"
+            )
+        return _setup("inline", plan, 1, cores, None, "as asked")
     if options.address is not None:
-        num_workers, threads = options.num_workers or cores, 1
         why = f"on the Ray cluster at {options.address}"
-    elif options.num_workers is not None and options.num_workers > cores:
+        return _setup("ray", plan, options.num_workers or cores, 1, options.address, why)
+    if options.num_workers is not None and options.num_workers > cores:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
-    elif options.executor == "inline" or _is_short(seconds, options):
-        why = "as asked" if options.executor == "inline" else "short enough to be done sooner without Ray"
-        return _setup("inline", plan, 1, cores, None, why)
-    else:
-        num_workers = options.num_workers or max(1, min(cores, _workers_in_memory(plan)))
-        threads = cores // num_workers
-        why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
-    return _setup("ray", plan, num_workers, threads, options.address, why)
+    seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
+    if _is_short(seconds, options):
+        return _setup("inline", plan, 1, cores, None, "short enough to be done sooner without Ray")
+    num_workers = options.num_workers or max(1, min(cores, _workers_in_memory(plan)))
+    why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
+    return _setup("ray", plan, num_workers, cores // num_workers, None, why)
 
 
 def _is_short(seconds: float, options: RunOptions) -> bool:

@@ -75,7 +75,8 @@ def main() -> None:
         _say(f"Error: {error}", error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
-        _say("interrupted", stop)
+        # Click wraps the interrupt, which knows how to go on.
+        _say("interrupted", stop.__cause__ or stop)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has had enough; what is still buffered must not be written at exit.

@@ -6,13 +6,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from orchestrator.cli.options import store_option, study_argument
+from orchestrator.machine import num_cores
 
 if TYPE_CHECKING:
     from orchestrator.driver import Outcome
@@ -55,6 +56,8 @@ def run(
     Killed at any moment, the same command goes on. Exit codes: 0 complete, 1 error, 2 usage, 3 finished
     with failed jobs, 4 storage full, 5 another driver holds the study, 130 interrupted.
     """
+    if workers is not None and address is None:
+        _check_workers(workers, executor)
     with _resumable():
         from orchestrator.answer import answer
         from orchestrator.driver import run_study
@@ -65,13 +68,15 @@ def run(
         loaded = load_study(study)
         root = store / loaded.study
         options = RunOptions(executor=executor, num_workers=workers, address=address, take_over=take_over)
-        with Progress() as progress:
+        # The answer alone goes to stdout, where Ray would tell of workers that died.
+        with redirect_stdout(sys.stderr), Progress() as progress:
             outcome = run_study(loaded, root, options, progress)
     click.echo(_told(loaded.study, outcome), err=True)
     if outcome.interrupted:
         click.echo(f"to go on: {command_line()}", err=True)
         sys.exit(INTERRUPTED)
-    click.echo(answer(root))
+    if (shown := answer(root)) is not None:
+        click.echo(shown)
     if plots:
         for path in _draw(root):
             click.echo(f"drew {path}", err=True)
@@ -79,6 +84,15 @@ def run(
         query = ["swapyard", "query", "FROM failures", "--study", loaded.study, "--store", str(store)]
         click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
+
+
+def _check_workers(workers: int, executor: str) -> None:
+    """Refuse before any work what cannot be had on this machine."""
+    cores = num_cores()
+    if executor == "inline" and workers > 1:
+        raise click.BadParameter("inline is one worker in this process", param_hint="--workers")
+    if workers > cores:
+        raise click.BadParameter(f"{workers}: this machine has {cores} cores", param_hint="--workers")
 
 
 def command_line() -> str:
@@ -93,14 +107,14 @@ def command_line() -> str:
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Within it whatever ends a run also says how to go on, unless the same command would end the same."""
-    from workers.errors import ClusterError, HeldError, ModelError, StudyError
+    from workers.errors import ClusterError, ModelError, StorageFullError, StoreError, StudyError
 
     try:
         yield
-    except (StudyError, ModelError, HeldError, ClusterError):
-        raise
     except BaseException as error:
-        error.add_note(f"to go on: {command_line()}")
+        is_lasting = isinstance(error, StudyError | ModelError | StoreError | ClusterError)
+        if isinstance(error, StorageFullError) or not is_lasting:
+            error.add_note(f"to go on: {command_line()}")
         raise
 
 

@@ -8,10 +8,12 @@ __all__ = ["LaneInputs", "build_plan"]
 
 import gc
 import uuid
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.plan import encode
@@ -27,7 +29,7 @@ from studies.identity import cell_id, pair_id
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import order
-from workers.vocabulary import Cell, ModelSpec
+from workers.vocabulary import Cell, ModelSpec, Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,9 @@ class _Numbers:
         self._next = max(known.values(), default=-1) + 1
 
     def __getitem__(self, key: uuid.UUID) -> int:
-        if key not in self.known:
-            self.known[key] = self._next
-            self._next += 1
-        return self.known[key]
+        number = self.known.setdefault(key, self._next)
+        self._next += number == self._next
+        return number
 
     def retired(self, used: Mapping[int, Any]) -> list[tuple[int, uuid.UUID]]:
         """Those that are not among the `used`."""
@@ -67,7 +68,8 @@ class _Builder:
     def __init__(self, study: Study, earlier: Earlier) -> None:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
         self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
-        self.grid: list[tuple[int, int, int]] = []
+        self.grid = array("I")
+        """Class, point and cell, one after the other."""
         self.classes: list[Group] = []
         """The cells and pairs of each class; a pair that was given twice may be in two."""
         self.placed: dict[tuple[int, int], Placed] = {}
@@ -130,7 +132,7 @@ class _Builder:
             found[number] = None
             written = (lane.lane, point.block, *point.axes.values())
             at, _, _ = self.points.setdefault(written, (len(self.points), lane.lane, point))
-            self.grid.append((len(self.classes), at, number))
+            self.grid.extend((len(self.classes), at, number))
         return self._in_order(found)
 
     def _add_pairs(self, lane: int, members: Sequence[Input]) -> tuple[int, ...]:
@@ -158,7 +160,7 @@ class _Builder:
 
     def _in_order(self, numbers: Iterable[int]) -> tuple[int, ...]:
         """Cells in running order: by what they change first."""
-        return tuple(sorted(numbers, key=lambda number: (*_first_change(self.cells[number][2]), number)))
+        return tuple(sorted(numbers, key=lambda number: (_first_change(self.cells[number][2]), number)))
 
 
 @contextmanager
@@ -237,10 +239,11 @@ def _pair_order(one: Input) -> tuple[Any, ...]:
 
 def _first_change(cell: Cell) -> tuple[Any, ...]:
     """Sorts cells by what they change first: where in the network, then at which token."""
-    return min((order(u.place.site, u.place.layer), _position_order(u.place.position)) for u in cell.units)
+    return min([_order(unit.place.site, unit.place.layer, unit.place.position) for unit in cell.units])
 
 
-def _position_order(position: Sequence[int | str]) -> tuple[int, str]:
-    """Indices by number, then spans by name."""
+@lru_cache(maxsize=1 << 16)
+def _order(site: str, layer: int | None, position: Position) -> tuple[Any, ...]:
+    """Places in the order of the network; of each the indices by number, then the spans by name."""
     indices = [item for item in position if isinstance(item, int)]
-    return (min(indices), "") if indices else (1 << 31, str(position[0]))
+    return (*order(site, layer), *((min(indices), "") if indices else (1 << 31, str(position[0]))))

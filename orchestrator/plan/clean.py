@@ -9,16 +9,18 @@ __all__ = ["CachedScorer", "ChildScorer", "EngineScorer", "MissingRunsError", "S
 
 import hashlib
 import json
+import logging
 import pickle
+import signal
 import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -42,9 +44,18 @@ COLUMNS = (
 )
 """The values of a run and how they are packed: 32-bit floats and integers."""
 
+CHUNK = 4096
+"""Runs that are made before they are kept."""
+
+_TABLE = "CREATE TABLE IF NOT EXISTS runs (key BLOB PRIMARY KEY, packed BLOB) WITHOUT ROWID"
+
 _PACKED = struct.Struct("<" + "".join(code for _, code in COLUMNS))
 
 Columns = dict[str, np.ndarray]
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 
 class MissingRunsError(SwapyardError):
@@ -78,26 +89,39 @@ class CachedScorer:
             MissingRunsError: some values are not kept, and there is no inner scorer.
         """
         keys = [_key(request) for request in requests]
-        with closing(self._open(lane)) as database:
-            known = _known(database, keys)
-            todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
-            if todo:
-                if self._inner is None:
-                    raise MissingRunsError(f"{len(todo)} unintervened runs have not been made yet")
-                fresh = self._inner.score(lane, list(todo.values()))
-                rows = zip(*(fresh[name].tolist() for name, _ in COLUMNS), strict=True)
-                packed = {key: _PACKED.pack(*row) for key, row in zip(todo, rows, strict=True)}
-                with database:
-                    database.executemany("INSERT OR IGNORE INTO runs VALUES (?, ?)", packed.items())
-                known |= packed
+        known = self._read(lane, keys)
+        todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        if todo and self._inner is None:
+            raise MissingRunsError(f"{len(todo):,} unintervened runs have not been made yet")
+        lacking = list(todo)
+        for start in range(0, len(lacking), CHUNK):
+            # Kept piece by piece: whoever is stopped has lost one piece at most.
+            known |= self._make(lane, {key: todo[key] for key in lacking[start : start + CHUNK]})
         return _columns([_PACKED.unpack(known[key]) for key in keys])
 
-    def _open(self, lane: Lane) -> sqlite3.Connection:
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def _make(self, lane: Lane, todo: Mapping[bytes, CleanRun]) -> dict[bytes, bytes]:
+        assert self._inner is not None
+        fresh = self._inner.score(lane, list(todo.values()))
+        rows = zip(*(fresh[name].tolist() for name, _ in COLUMNS), strict=True)
+        packed = {key: _PACKED.pack(*row) for key, row in zip(todo, rows, strict=True)}
+        self._use(lane, lambda database: _keep(database, packed))
+        return packed
+
+    def _read(self, lane: Lane, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return self._use(lane, lambda database: _known(database, keys)) or {}
+
+    def _use(self, lane: Lane, action: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        """Do `action` with the model's database; one that cannot be used only costs time, and gives None."""
         name = hashlib.sha256(lane.identity.encode()).hexdigest()[:24]
-        database = sqlite3.connect(self._folder / f"{name}.sqlite", timeout=60)
-        database.execute("CREATE TABLE IF NOT EXISTS runs (key BLOB PRIMARY KEY, packed BLOB) WITHOUT ROWID")
-        return database
+        path = self._folder / f"{name}.sqlite"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path, timeout=60)) as database, database:
+                database.execute(_TABLE)
+                return action(database)
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("%s cannot be used (%s); delete it, and it is made again", path, error)
+            return None
 
 
 class EngineScorer:
@@ -143,10 +167,11 @@ class ChildScorer:
             pickle.dump((lane, list(requests)), child.stdin)
             child.stdin.flush()
             answer = pickle.load(child.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            child.kill()
             raise RunError(
-                f"the process that runs {lane.spec.ref} without interventions died"
-                f" (exit status {child.poll()}); was it out of memory?"
+                f"the process that runs {lane.spec.ref} without interventions died {_how(child.wait())};"
+                " what it had finished is kept, so run the same command again"
             ) from error
         if isinstance(answer, str):
             raise RunError(answer)
@@ -160,6 +185,13 @@ class ChildScorer:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
         return self._child
+
+
+def _how(status: int) -> str:
+    """How a process ended, for people."""
+    if status == -signal.SIGKILL:
+        return "(killed, perhaps because memory ran out)"
+    return f"(signal {-status})" if status < 0 else f"(exit status {status})"
 
 
 def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
@@ -187,6 +219,10 @@ def _known(database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, b
         marks = ",".join("?" * len(some))
         found.update(database.execute(f"SELECT key, packed FROM runs WHERE key IN ({marks})", some))
     return found
+
+
+def _keep(database: sqlite3.Connection, packed: Mapping[bytes, bytes]) -> None:
+    database.executemany("INSERT OR IGNORE INTO runs VALUES (?, ?)", packed.items())
 
 
 def _columns(rows: Sequence[tuple[float, ...]]) -> Columns:

@@ -13,7 +13,7 @@ def given_column(values: Sequence[Any]) -> pa.Array:
     """A column as given; where forms are mixed (a label, or several), other values than text become JSON."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([v if v is None or isinstance(v, str) else _json(v) for v in values], pa.string())
 
 

@@ -13,9 +13,9 @@ __all__ = [
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,10 @@ from orchestrator.plan.tables import Tile
 from studies.expand import Point
 from studies.identity import unit_json
 from workers.vocabulary import Cell, Position
+
+_T = TypeVar("_T")
+
+_PIECE = 1024
 
 Placed = tuple[int, uuid.UUID, int]
 """A kept input's pair number, pair id and class."""
@@ -73,7 +77,7 @@ def cells_table(cells: Mapping[int, tuple[uuid.UUID, int, Cell]]) -> pa.Table:
             "cell": pa.array(list(cells), pa.uint32()),
             "cell_id": _uuids(identity for identity, _, _ in cells.values()),
             "lane": pa.array([lane for _, lane, _ in cells.values()], pa.uint16()),
-            "resolved": pa.array([_resolved(cell) for cell in found], pa.string()),
+            "resolved": _texts(found, _resolved),
             "read": pa.array([str(cell.read) for cell in found], pa.string()),
             "base_positions": pa.array([base for base, _, _ in located], positions),
             "source_positions": pa.array([source for _, source, _ in located], positions),
@@ -95,17 +99,18 @@ def points_table(points: Sequence[tuple[int, int, Point]]) -> pa.Table:
     )
 
 
-def grid_table(rows: Sequence[tuple[int, int, int]]) -> pa.Table:
-    """(class, point, cell)."""
-    return _numbers(("class", "point", "cell"), rows)
+def grid_table(numbers: Sequence[int]) -> pa.Table:
+    """Class, point and cell, one after the other."""
+    return _numbers(("class", "point", "cell"), np.array(numbers, np.uint32).reshape(-1, 3))
 
 
 def cellsets_table(cellsets: Mapping[int, Sequence[int]], costs: Mapping[int, int]) -> pa.Table:
     """The cells of each cellset in running order, each with its cost in tokens to be run."""
     rows = [
-        (number, k, cell, costs[number]) for number, cells in cellsets.items() for k, cell in enumerate(cells)
+        np.stack([np.full(len(cells), number), np.arange(len(cells)), cells, np.full(len(cells), cost)], 1)
+        for (number, cells), cost in ((item, costs[item[0]]) for item in cellsets.items())
     ]
-    return _numbers(("cellset", "k", "cell", "cost"), rows)
+    return _numbers(("cellset", "k", "cell", "cost"), np.concatenate(rows).astype(np.uint32))
 
 
 def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
@@ -140,15 +145,23 @@ def _uuids(values: Iterable[uuid.UUID | None]) -> pa.Array:
     return pa.ExtensionArray.from_storage(pa.uuid(), raw)
 
 
-def _numbers(names: Sequence[str], rows: Sequence[tuple[int, ...]]) -> pa.Table:
-    columns = np.array(rows, np.uint32).reshape(-1, len(names)).T
-    return pa.table({name: np.ascontiguousarray(column) for name, column in zip(names, columns, strict=True)})
+def _numbers(names: Sequence[str], rows: np.ndarray) -> pa.Table:
+    """A column for each name, of `rows` with shape (num_rows, num_names)."""
+    columns = zip(names, rows.T, strict=True)
+    return pa.table({name: np.ascontiguousarray(column) for name, column in columns})
+
+
+def _texts(items: Sequence[_T], text_of: Callable[[_T], str]) -> pa.ChunkedArray:
+    """The text of each item, made in pieces, so that few lie in memory twice."""
+    pieces = (items[at : at + _PIECE] for at in range(0, len(items), _PIECE))
+    return pa.chunked_array([[text_of(item) for item in piece] for piece in pieces], pa.string())
 
 
 def _resolved(cell: Cell) -> str:
     """``cell.to_json()`` as text."""
     units = ",".join([unit_json(unit) for unit in cell.units])
-    text = f'{{"read":{json.dumps(cell.read)},"units":[{units}]}}'
+    read = cell.read if isinstance(cell.read, int) else json.dumps(cell.read)
+    text = f'{{"read":{read},"units":[{units}]}}'
     # An identity normalises names, and a worker needs them as they are: where all is ASCII, both are one.
     return text if text.isascii() else json.dumps(cell.to_json())
 

@@ -105,7 +105,7 @@ class Planner:
             return Draft(self._build(lanes, guesses, before), exact=False, complete=False)
         plan = self._build(lanes, prepared, before)
         try:
-            runs = runs_table(plan, scorer)
+            runs = runs_table(plan, scorer, earlier)
         except MissingRunsError:
             return Draft(plan, exact=True, complete=False)
         tables = {**plan.tables, "runs": runs, "tokens": self._tokens(lanes)}

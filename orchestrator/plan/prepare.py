@@ -210,7 +210,8 @@ def _judge(one: Input, said: Mapping[tuple[int, ...], int]) -> None:
     for prompt, right, run in _answers(one):
         if said[prompt] not in right:
             one.fault = f"{run}'s answer"
-            one.reason = f"the model does not answer the {run} with its {run}_label"
+            failed = f"the model does not answer the {run} with its {run}_label"
+            one.reason = failed if right else f"there is no {run}_label for the filter to compare with"
             return
 
 

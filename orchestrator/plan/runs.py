@@ -2,6 +2,8 @@
 
 __all__ = ["runs_table"]
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,41 +11,71 @@ from orchestrator.plan.clean import COLUMNS, Scorer
 from orchestrator.plan.tables import Plan
 from workers.vocabulary import CleanRun, Pair, read_in
 
+_KEYS = {"lane": pa.uint16(), "pair": pa.uint32(), "run": pa.string(), "read": pa.string()}
 
-def runs_table(plan: Plan, scorer: Scorer) -> pa.Table:
+_Key = tuple[int, int, str, str]
+"""Lane, pair, run and read of a row."""
+
+
+def runs_table(plan: Plan, scorer: Scorer, earlier: Plan | None = None) -> pa.Table:
     """One row for each lane × pair × run × read of the plan, with the values of `COLUMNS`.
+
+    Those that `earlier`, the study's committed plan, has are kept: a study does not change its mind about
+    them on other hardware.
 
     Raises:
         MissingRunsError: `scorer` may not load a model and does not know them all.
     """
-    keys: list[tuple[int, int, str, str]] = []
-    values: list[dict[str, np.ndarray]] = []
+    asked = _asked(plan)
+    known = _rows_of(earlier) if earlier is not None else {}
+    places = [known[key] for key in asked if key in known]
+    tables = [earlier.tables["runs"].take(places)] if earlier is not None and places else []
+    fresh = {key: request for key, request in asked.items() if key not in known}
     for number, lane in plan.lanes.items():
-        rows = [
-            ((number, pair, run, str(read)), request)
-            for pair, reads in _reads(plan, number).items()
-            for read in reads
-            for run, request in _requests(plan.pairs[pair], read)
-        ]
-        if rows:
-            keys += [key for key, _ in rows]
-            values.append(scorer.score(lane, [request for _, request in rows]))
-    names = ("lane", "pair", "run", "read")
-    types = (pa.uint16(), pa.uint32(), pa.string(), pa.string())
-    columns = {name: pa.array([key[i] for key in keys], types[i]) for i, name in enumerate(names)}
-    scored = {name: np.concatenate([v[name] for v in values]) for name, _ in COLUMNS}
-    return pa.table({**columns, **scored})
+        requests = {key: request for key, request in fresh.items() if key[0] == number}
+        if requests:
+            tables.append(_table(requests, scorer.score(lane, list(requests.values()))))
+    return pa.concat_tables(tables)
 
 
-def _reads(plan: Plan, lane: int) -> dict[int, list[int | str]]:
+def _table(keys: Mapping[_Key, CleanRun], scored: Mapping[str, np.ndarray]) -> pa.Table:
+    columns = {
+        name: pa.array([key[i] for key in keys], type_) for i, (name, type_) in enumerate(_KEYS.items())
+    }
+    return pa.table({**columns, **{name: scored[name] for name, _ in COLUMNS}})
+
+
+def _rows_of(plan: Plan) -> dict[_Key, int]:
+    """Each row of a plan's runs and its place in the table. A pair's number stands for tokens and labels."""
+    columns = [plan.tables["runs"][name].to_pylist() for name in _KEYS]
+    return {key: place for place, key in enumerate(zip(*columns, strict=True))}
+
+
+def _asked(plan: Plan) -> dict[_Key, CleanRun]:
+    """All rows of the table: lane by lane, pair by pair."""
+    return {
+        (lane, pair, run, str(read)): request
+        for lane in plan.lanes
+        for pair, reads in _reads(plan, lane).items()
+        for read in reads
+        for run, request in _requests(plan.pairs[pair], read)
+    }
+
+
+def _reads(plan: Plan, lane: int) -> dict[int, dict[int | str, None]]:
     """For each pair of a lane, where its cells read, each place once."""
     grid, inputs = plan.tables["grid"], plan.tables["inputs"]
-    cells = {n: cell.read for n, cell in plan.cells.items()}
+    read_of = {number: cell.read for number, cell in plan.cells.items()}
     by_class: dict[int, dict[int | str, None]] = {}
     for kind, cell in zip(grid["class"].to_pylist(), grid["cell"].to_pylist(), strict=True):
-        by_class.setdefault(kind, {})[cells[cell]] = None
+        by_class.setdefault(kind, {})[read_of[cell]] = None
     rows = zip(*(inputs[name].to_pylist() for name in ("lane", "pair", "class", "kept")), strict=True)
-    return {pair: list(by_class.get(kind, ())) for at, pair, kind, kept in rows if kept and at == lane}
+    by_pair: dict[int, dict[int | str, None]] = {}
+    for at, pair, kind, kept in rows:
+        if kept and at == lane:
+            # A class that no block is about has no cells; a pair that was given twice may be in two.
+            by_pair.setdefault(pair, {}).update(by_class.get(kind, {}))
+    return by_pair
 
 
 def _requests(pair: Pair, read: int | str) -> list[tuple[str, CleanRun]]:

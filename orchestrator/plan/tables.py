@@ -9,7 +9,7 @@
 | points   | written grid point                       | block and axes, as written |
 | grid     | class × point                            | the cell that the point is in that class of pairs |
 | cellsets | cell of a cellset, in running order      | k-th cell, and its cost |
-| tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k that are wanted, of how many |
+| tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k wanted, and of how many |
 | retired  | number that no longer belongs to the plan| so that it is never used again |
 | tokens   | lane × token id                          | readable text |
 """

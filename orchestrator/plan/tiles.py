@@ -134,8 +134,9 @@ class _Kept:
         """The cells that all pairs of a tile want and that no other tile has for any of them."""
         tile = self._earlier[at]
         others = {other for pair in tile.pairs for other in self._tiles_of.get((tile.lane, pair), ())} - {at}
-        taken = self._covered(self._cells[tile.cellset], sorted(others))
-        return np.equal(count, len(tile.pairs)) & ~taken
+        free: np.ndarray = count == len(tile.pairs)
+        free &= ~self._covered(self._cells[tile.cellset], sorted(others))
+        return free
 
     def _covered(self, cells: np.ndarray, tiles: Sequence[int]) -> np.ndarray:
         """Which of `cells` some of these tiles go on with; shape of `cells`, bool."""

@@ -34,7 +34,7 @@ def classify(study: Study, given: Given, prepared: Prepared) -> dict[int, PairCl
                 if used & {(run, name), (run, "*")}
             ),
             blocks=passing[one.given],
-            columns=tuple((name, given.rows[one.given].get(name)) for name in columns),
+            columns=tuple((name, _hashable(given.rows[one.given].get(name))) for name in columns),
         )
         for one in prepared.kept
     }
@@ -58,6 +58,10 @@ def passing_blocks(
                 for number in _meeting(connection, condition):
                     passing[number].add(block)
     return [frozenset(blocks) for blocks in passing]
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 
 from orchestrator.plots.data import Axis, Facet, Grid
@@ -146,5 +146,7 @@ def _add_bar(
     bar.set_label(wrapped(label, max(height_in, 1.2)))
     if isinstance(mesh.norm, LogNorm):
         plain_log(bar.ax.yaxis)
+    elif isinstance(mesh.norm, SymLogNorm):
+        bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(length=2, width=0.4)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.colors import Colormap, LogNorm, Normalize, SymLogNorm
 
 from workers.errors import QueryError
 
+LINEAR_SHARE = 0.01
+"""A logarithmic scale of values with both signs is linear around 0, up to this share of the largest."""
 _SHARES = ("iia", "flip", "changed")
 """Columns that go from 0 to 1, and are drawn so wherever pictures are to be compared."""
 
@@ -27,7 +29,11 @@ class Scale:
     @property
     def norm(self) -> Normalize:
         """Values to [0, 1]."""
-        return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
+        if not self.is_log:
+            return Normalize(self.low, self.high)
+        if self.low < 0:
+            return SymLogNorm(self.high * LINEAR_SHARE, vmin=self.low, vmax=self.high)
+        return LogNorm(self.low, self.high)
 
     @property
     def colormap(self) -> Colormap:
@@ -47,14 +53,14 @@ def scale_of(values: Sequence[np.ndarray], columns: Sequence[str], *, log: bool,
         QueryError: a logarithmic scale, and nothing is positive.
     """
     found = np.concatenate([grid[np.isfinite(grid)] for grid in values])
-    if log:
+    if log and not (found.min(initial=0) < 0 < found.max(initial=0)):
         return _log_scale(found, columns)
-    if shared and all(column in _SHARES for column in columns):
+    if not log and shared and all(column in _SHARES for column in columns):
         return Scale(0.0, 1.0, "viridis")
     low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 1.0)
     if low < 0 < high:
         reach = max(-low, high)
-        return Scale(-reach, reach, "RdBu_r")
+        return Scale(-reach, reach, "RdBu_r", is_log=log)
     # One value alone still needs a scale with two ends.
     return Scale(low, high if high > low else low + (abs(low) or 1.0), "viridis")
 

@@ -150,6 +150,14 @@ def test_scales_diverge_around_zero_where_both_signs_occur(
     assert (scale.low, scale.high, scale.colours) == wanted
 
 
+def test_a_logarithmic_scale_of_both_signs_is_linear_around_zero() -> None:
+    scale = scale_of([np.array([-1.0, 0.0, 4.0])], ["logit_diff"], log=True, shared=False)
+    assert (scale.low, scale.high, scale.colours) == (-4.0, 4.0, "RdBu_r")
+    small, large = scale.norm(0.04) - scale.norm(0.0), scale.norm(4.0) - scale.norm(3.96)
+    assert scale.norm(0.0) == 0.5
+    assert small > 20 * large
+
+
 def test_a_logarithmic_scale_needs_positive_values() -> None:
     scale = scale_of([np.array([0.0, 1e-3, 1.0])], ["prob"], log=True, shared=True)
     assert (scale.low, scale.high) == (1e-3, 1.0) and scale.clips(np.array([0.0]))

@@ -42,7 +42,9 @@ class Store:
         for number, cells in self.earlier.cellsets.items():
             assert list(cellsets[number]) == list(cells)
         assert len({tile.tile for tile in tiles}) == len(tiles)
-        spans = sorted((tile.ord0, tile.ord0 + len(cellsets[tile.cellset]) * len(tile.pairs)) for tile in tiles)
+        spans = sorted(
+            (tile.ord0, tile.ord0 + len(cellsets[tile.cellset]) * len(tile.pairs)) for tile in tiles
+        )
         assert all(hi <= lo for (_, hi), (lo, _) in pairwise(spans)), "ordinals overlap"
 
         wanted = {(g.lane, cell, pair) for g in groups for cell in g.cells for pair in g.pairs}
@@ -62,7 +64,9 @@ class Store:
             for lo, hi in self.done.get(tile.tile, IntervalSet()).intervals():
                 for k in range(lo, hi):
                     jobs = {(tile.lane, cellsets[tile.cellset][k], pair) for pair in tile.pairs} & wanted
-                    assert not jobs or any(a <= k < b for a, b, _ in after.selected), "done, and planned again"
+                    assert not jobs or any(a <= k < b for a, b, _ in after.selected), (
+                        "done, and planned again"
+                    )
 
     def is_done(self, tile: int, k: int) -> bool:
         return tile in self.done and self.done[tile].overlaps(k, k + 1)

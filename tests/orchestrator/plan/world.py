@@ -1,8 +1,9 @@
-"""What the tests of planning share: a study in words, a scorer without a model, and parts without rows."""
+"""What the tests of planning share: studies in words, a scorer without a model, and parts without rows."""
 
 import hashlib
+import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from orchestrator.plan.clean import COLUMNS, Columns
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Lane, Plan, decode_plan, encode_plan
 from orchestrator.store import Manifest, State
-from orchestrator.store.commit import Commit, PlanRef
+from orchestrator.store.commit import Commit
 from orchestrator.store.lock import Holder
 from studies import Study, load_study
-from workers.vocabulary import METRIC_FAMILIES, CleanRun
+from workers.vocabulary import METRIC_FAMILIES, CleanRun, ModelSpec
 
 CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
 """What the tiny model's tokeniser has words for."""
 
+Row = Mapping[str, Any]
+
 
 def row(base: str, source: str, **others: Any) -> dict[str, Any]:
-    """A pair of countries; five tokens each."""
+    """A pair of countries, five tokens each; the label is the source's capital."""
     return {
         "base": f"The capital of {base} is",
         "source": f"The capital of {source} is",
@@ -32,36 +35,34 @@ def row(base: str, source: str, **others: Any) -> dict[str, Any]:
     }
 
 
-def study(folder: Path, rows: Sequence[dict[str, Any]], sweep: str, head: str = "") -> Study:
-    """A study of the model in `folder` over `rows`; `sweep` and `head` as in a file."""
-    text = f"study: small\nmodel: {folder}\n{head}\n"
-    made = load_study(f"{text}pairs: [{{base: a}}]\nsweep: {sweep}\n")
-    return made.model_copy(update={"pairs": tuple(rows)})
+def study(folder: Path, rows: Sequence[Row], sweep: str, **head: Any) -> Study:
+    """A study of the model in `folder` over `rows`; `sweep` as in a file, `head` its other keys."""
+    keys = {"study": "small", "model": str(folder), "pairs": list(rows), **head}
+    return load_study("\n".join([*(f"{key}: {json.dumps(keys[key])}" for key in keys), f"sweep: {sweep}"]))
 
 
 class Oracle:
-    """Deterministic values without a model; it answers right but for the prompts that it is told to miss."""
+    """A scorer without a model: its values are a hash of what is asked, its answers those that it is told."""
 
-    def __init__(self, misses: Iterable[tuple[int, ...]] = ()) -> None:
+    def __init__(self, answers: Mapping[tuple[int, ...], int] | None = None) -> None:
         self.asked: list[CleanRun] = []
-        self._misses = set(misses)
-        self.answers: dict[tuple[int, ...], int] = {}
+        self._answers = answers or {}
 
     def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
         self.asked += requests
-        columns: Columns = {}
-        for number, (name, code) in enumerate(COLUMNS):
-            values = [_digest(lane.identity, request, number) for request in requests]
-            columns[name] = np.array(values, np.float32 if code == "f" else np.int32)
-        columns["pred_id"] = np.array([self._answer(request.tokens) for request in requests], np.int32)
-        return columns
+        columns: Columns = {
+            name: np.array(
+                [_digest(lane.identity, request, name) for request in requests],
+                np.float32 if code == "f" else np.int32,
+            )
+            for name, code in COLUMNS
+        }
+        answers = [self._answers.get(request.tokens, 0) for request in requests]
+        return {**columns, "pred_id": np.array(answers, np.int32)}
 
-    def _answer(self, tokens: tuple[int, ...]) -> int:
-        return 0 if tokens in self._misses else self.answers.get(tokens, 0)
 
-
-def _digest(identity: str, request: CleanRun, number: int) -> int:
-    return hashlib.sha256(repr((identity, request, number)).encode()).digest()[0]
+def _digest(identity: str, request: CleanRun, name: str) -> int:
+    return hashlib.sha256(repr((identity, request, name)).encode()).digest()[0]
 
 
 def draft(made: Study, earlier: Plan | None = None, state: State | None = None, scorer: Any = None) -> Draft:
@@ -70,26 +71,26 @@ def draft(made: Study, earlier: Plan | None = None, state: State | None = None, 
 
 
 def planned(made: Study, earlier: Plan | None = None, state: State | None = None) -> Plan:
-    """A complete plan as a reader gets it back from its files."""
+    """A complete plan, as a reader gets it back from its files."""
     found = draft(made, earlier, state)
     assert found.exact and found.complete
     return decode_plan(encode_plan(found.plan))
 
 
+def lane_of(folder: Path) -> Lane:
+    """The model in a folder as a lane."""
+    from workers.references import resolve
+
+    facts = resolve(ModelSpec(ref=str(folder)))
+    spec = ModelSpec(ref=str(folder), revision=facts.revision)
+    return Lane(lane=0, spec=spec, identity='{"model":"tiny"}', num_parameters=facts.num_parameters)
+
+
 def opened() -> State:
     """A study's state before its first plan."""
     state = State()
-    holder = Holder.this_process()
-    state.apply(Commit(seq=1, epoch=1, nonce=uuid.uuid4().hex, kind="open", time_s=0.0, holder=holder))
+    _apply(state, kind="open", holder=Holder.this_process())
     return state
-
-
-def commit_plan(state: State) -> None:
-    """A plan whose files nobody reads."""
-    plan = PlanRef(id=uuid.uuid4().hex, files={})
-    state.apply(
-        Commit(seq=state.seq + 1, epoch=1, nonce=uuid.uuid4().hex, kind="plan", time_s=0.0, plan=plan)
-    )
 
 
 def commit_part(
@@ -120,7 +121,9 @@ def commit_part(
     }
     part = Manifest(**{**content, **changes})
     assert state.accepts(part), "some of its jobs are done already"
-    state.apply(
-        Commit(seq=state.seq + 1, epoch=1, nonce=uuid.uuid4().hex, kind="add", time_s=0.0, add=(part,))
-    )
+    _apply(state, kind="add", add=(part,))
     return part
+
+
+def _apply(state: State, **content: Any) -> None:
+    state.apply(Commit(seq=state.seq + 1, epoch=1, nonce=uuid.uuid4().hex, time_s=0.0, **content))

@@ -1,0 +1,202 @@
+"""Promise: given pairs become exactly the inputs that their text says; of those that a filter judges the first
+right ones are kept, in order; and for every other pair there is one clear reason."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.plan import prepare as module
+from orchestrator.plan.prepare import Prepared, prepare
+from studies.tokens import Tokenizer
+from workers.errors import StudyError
+
+from .world import CAPITALS, Oracle, Row, lane_of, row
+
+THE, CAPITAL, OF, SPAIN, ITALY, FRANCE, PERU, IS = (14, 2, 3, 4, 5, 6, 7, 8)
+MADRID, ROME, PARIS, LIMA = (9, 10, 11, 12)
+ANSWERS = {(THE, CAPITAL, OF, n, IS): n + 5 for n in (SPAIN, ITALY, FRANCE, PERU)}
+"""A model that knows every capital."""
+
+
+def ready(folder: Path, rows: Sequence[Row], scorer: Any = None, **changes: Any) -> Prepared:
+    settings = {"filter": None, "aligned": False, "num_pairs": None, "label_tokens": None, **changes}
+    return prepare(rows, lane_of(folder), Tokenizer.of(folder), scorer, **settings)
+
+
+def kept(prepared: Prepared) -> list[int]:
+    return [one.given for one in prepared.kept]
+
+
+def test_texts_become_tokens_labels_and_spans(tiny_folder: Path) -> None:
+    given_row = row(
+        "Spain",
+        "Italy",
+        label=[" Rome", " Paris"],
+        source_2="The capital of France is",
+        **{
+            "span.country": "Spain",
+            "source.span.country": [15, 20],
+            "source_2.span.all": "capital of France",
+        },
+    )
+    (one,) = ready(tiny_folder, [given_row]).inputs
+    assert one.tokens == {
+        "base": (THE, CAPITAL, OF, SPAIN, IS),
+        "source": (THE, CAPITAL, OF, ITALY, IS),
+        "source_2": (THE, CAPITAL, OF, FRANCE, IS),
+    }
+    assert one.spans == {
+        "base": {"country": (3, 4)},
+        "source": {"country": (3, 4)},
+        "source_2": {"all": (1, 4)},
+    }
+    assert (one.label_ids, one.base_label_ids) == ((ROME, PARIS), (MADRID,))
+    assert one.reason is None
+
+
+def test_token_ids_are_taken_as_they_are(tiny_folder: Path) -> None:
+    rows = [{"base_ids": [3, 1, 4], "source_ids": [1, 5], "base_label": 9, "label": [2, 6]}]
+    (one,) = ready(tiny_folder, rows).inputs
+    assert one.tokens == {"base": (3, 1, 4), "source": (1, 5)}
+    assert (one.label_ids, one.base_label_ids) == ((2, 6), (9,))
+
+
+def test_a_pair_without_label_predicts_nothing(tiny_folder: Path) -> None:
+    (one,) = ready(tiny_folder, [{"base": "The capital"}]).inputs
+    assert (one.label_ids, one.base_label_ids, list(one.tokens)) == ((), (), ["base"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"label": " Rome is"}, "label: the label ' Rome is' after 'The capital of Spain is' is 2 tokens"),
+        ({"base_label": " Rome is"}, "base_label: the label ' Rome is'"),
+        ({"span.x": "Peru"}, "base: the span 'Peru' occurs 0 times in 'The capital of Spain is'"),
+        ({"span.x": "a"}, "base: the span 'a' occurs 3 times"),
+        ({"source.span.x": [0, 99]}, "source: the span [0, 99) is not in 'The capital of Italy is'"),
+        (
+            {"base": None, "base_ids": [1]},
+            "base_label: ' Madrid' is text, but its prompt is given as token ids",
+        ),
+    ],
+)
+def test_without_a_filter_a_broken_pair_is_an_error_that_names_it(
+    tiny_folder: Path, changes: dict[str, Any], text: str
+) -> None:
+    broken = {
+        name: value for name, value in {**row("Spain", "Italy"), **changes}.items() if value is not None
+    }
+    with pytest.raises(StudyError) as caught:
+        ready(tiny_folder, [row("Italy", "Peru"), broken])
+    assert str(caught.value).startswith("1 of 2 pairs cannot be used; the first is pair 1 (")
+    assert text in str(caught.value)
+    assert str(caught.value).endswith("Or let 'filter: both_correct' drop such pairs")
+
+
+def test_labels_may_count_by_their_first_token(tiny_folder: Path) -> None:
+    (one,) = ready(tiny_folder, [row("Spain", "Italy", label=" Rome is")], label_tokens="first").inputs
+    assert one.label_ids == (ROME,)
+
+
+def test_a_filter_keeps_the_first_right_pairs_in_order_and_says_what_became_of_the_others(
+    tiny_folder: Path,
+) -> None:
+    rows = [
+        row("Spain", "Italy"),  # the model misses Italy
+        row("France", "Spain"),
+        row("Italy", "Spain"),
+        row("Spain", "France", label=" Rome is"),
+        row("Spain", "Peru"),
+        row("Peru", "Spain"),
+    ]
+    misses_italy = {tokens: answer for tokens, answer in ANSWERS.items() if ITALY not in tokens}
+    found = ready(tiny_folder, rows, Oracle(misses_italy), filter="both_correct", num_pairs=2)
+    assert kept(found) == [1, 4]
+    assert [(one.reason or "").partition(" is 2 tokens")[0] for one in found.inputs] == [
+        "the model does not answer the source with its source_label",
+        "",
+        "the model does not answer the base with its base_label",
+        "label: the label ' Rome is' after 'The capital of Spain is'",
+        "",
+        "enough pairs without it",
+    ]
+    assert found.prompts == {"usable": 3, "are answered otherwise by the model": 1}
+
+
+def test_a_filter_without_a_right_answer_to_compare_with_says_so(tiny_folder: Path) -> None:
+    rows = [{key: value for key, value in row("Spain", "Italy").items() if key != "source_label"}]
+    with pytest.raises(StudyError, match="1 × there is no source_label for the filter to compare with"):
+        ready(tiny_folder, rows, Oracle(ANSWERS), filter="both_correct")
+
+
+def test_a_filter_drops_what_cannot_be_tokenised(tiny_folder: Path) -> None:
+    rows = [{**row("Spain", "Italy"), "span.x": "Peru"}, row("Spain", "Italy")]
+    found = ready(tiny_folder, rows, Oracle(ANSWERS), filter="both_correct")
+    assert kept(found) == [1]
+    assert (found.inputs[0].reason or "").startswith("base: the span 'Peru' occurs 0 times")
+
+
+def test_unaligned_pairs_fall_out_where_a_task_asks_for_it(tiny_folder: Path) -> None:
+    rows = [row("Spain", "Italy"), {**row("Spain", "Italy"), "source": "The capital is"}]
+    assert kept(ready(tiny_folder, rows)) == [0, 1]
+    found = ready(tiny_folder, rows, Oracle(ANSWERS), filter="both_correct", aligned=True)
+    assert kept(found) == [0]
+    assert found.inputs[1].reason == "base and source have unequal numbers of tokens"
+
+
+def test_without_a_model_the_filter_is_an_upper_bound(tiny_folder: Path) -> None:
+    rows = [row("Spain", "Italy"), row("France", "Spain"), row("Italy", "Spain")]
+    assert kept(ready(tiny_folder, rows, None, filter="both_correct", num_pairs=2)) == [0, 1]
+
+
+def test_no_pair_left_is_an_error_with_the_reasons(tiny_folder: Path) -> None:
+    rows = [row("Spain", "Italy"), row("France", "Spain")]
+    with pytest.raises(
+        StudyError, match="no pair is left of 2 for .*: 2 × the model does not answer the base"
+    ):
+        ready(tiny_folder, rows, Oracle({}), filter="both_correct")
+
+
+def test_each_prompt_is_run_once_and_no_more_than_needed(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 2)
+    rows = [row("Spain", "Italy"), row("Italy", "Spain"), row("Spain", "France"), row("Peru", "Italy")]
+    oracle = Oracle(ANSWERS)
+    found = ready(tiny_folder, rows, oracle, filter="both_correct", num_pairs=1)
+    assert kept(found) == [0]
+    assert [run.tokens[3] for run in oracle.asked] == [SPAIN, ITALY]
+
+
+COUNTRIES = sorted(CAPITALS)
+PAIRS = [(base, source) for base in COUNTRIES for source in COUNTRIES if base != source]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    chosen=st.lists(st.sampled_from(PAIRS), min_size=1, max_size=12),
+    known=st.sets(st.sampled_from(COUNTRIES)),
+    num_pairs=st.none() | st.integers(1, 5),
+    chunk=st.integers(1, 4),
+)
+def test_the_filter_agrees_with_judging_pairs_one_by_one(
+    tiny_folder: Path, chosen: list[tuple[str, str]], known: set[str], num_pairs: int | None, chunk: int
+) -> None:
+    """`chunk` is how many prompts are run at once: it decides nothing."""
+    numbers = {"Spain": SPAIN, "Italy": ITALY, "France": FRANCE, "Peru": PERU}
+    right = {tokens: answer for tokens, answer in ANSWERS.items() if tokens[3] in {numbers[c] for c in known}}
+    expected = [at for at, pair in enumerate(chosen) if set(pair) <= known][:num_pairs]
+    rows = [row(*pair) for pair in chosen]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", chunk)
+        if not expected:
+            with pytest.raises(StudyError, match="no pair is left"):
+                ready(tiny_folder, rows, Oracle(right), filter="both_correct", num_pairs=num_pairs)
+        else:
+            found = ready(tiny_folder, rows, Oracle(right), filter="both_correct", num_pairs=num_pairs)
+            assert kept(found) == expected
+            assert all(one.reason for one in found.inputs if one.given not in expected)

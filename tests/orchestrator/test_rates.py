@@ -1,0 +1,54 @@
+"""Promise: how fast a model was on this machine is remembered, and no damage to that memory stops a run."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from plan.world import lane_of
+
+from orchestrator.plan.tables import Lane
+from orchestrator.rates import FLOPS_PER_CORE, estimate_rate, remember_rate
+from workers.cache import cache_folder
+
+
+@pytest.fixture
+def lane(tiny_folder: Path) -> Lane:
+    return lane_of(tiny_folder)
+
+
+def test_before_anything_was_measured_the_models_size_decides(lane: Lane) -> None:
+    large = replace(lane, num_parameters=10**9)
+    assert estimate_rate(large, 1) == FLOPS_PER_CORE / 2e9
+    assert estimate_rate(large, 4) == 4 * estimate_rate(large, 1)
+
+
+def test_what_was_measured_is_remembered_for_this_model_and_these_threads(lane: Lane) -> None:
+    guess = estimate_rate(lane, 2)
+    remember_rate(lane, 1, 123.0)
+    remember_rate(lane, 1, 456.0)
+    assert estimate_rate(lane, 1) == 456.0
+    assert estimate_rate(lane, 2) == guess
+    other = replace(lane, spec=lane.spec.model_copy(update={"dtype": "bfloat16"}))
+    assert estimate_rate(other, 1) != 456.0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[1]", '{"KEY": "fast"}', '{"KEY": 0}', '{"KEY": Infinity}', '{"KEY": NaN}']
+)
+def test_a_damaged_memory_is_forgotten(lane: Lane, text: str) -> None:
+    guess = estimate_rate(lane, 1)
+    remember_rate(lane, 1, 456.0)
+    path = cache_folder() / "rates.json"
+    (key,) = json.loads(path.read_text())
+    path.write_text(text.replace("KEY", key))
+    assert estimate_rate(lane, 1) == guess
+    remember_rate(lane, 1, 789.0)
+    assert estimate_rate(lane, 1) == 789.0
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(lane: Lane) -> None:
+    cache_folder().parent.mkdir(parents=True, exist_ok=True)
+    cache_folder().write_text("a file where the folder should be")
+    remember_rate(lane, 1, 456.0)
+    assert estimate_rate(lane, 1) != 456.0

@@ -1,0 +1,93 @@
+"""Promise: workers × threads never exceed the cores, more is refused, and short work stays in this process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plan.world import planned, row, study
+
+from orchestrator.machine import memory_bytes, num_cores
+from orchestrator.plan.tables import Plan
+from orchestrator.rates import estimate_rate, remember_rate
+from orchestrator.setup import INLINE_BELOW_S, RunOptions, set_up
+from workers.errors import RunError
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_folder: Path) -> Plan:
+    return planned(
+        study(tiny_folder, [row("Spain", "Italy")], "[{site: mlp_output, layer: 0, positions: all}]")
+    )
+
+
+def chosen(plan: Plan, num_open: int, **options: Any) -> tuple[str, int, int]:
+    setup = set_up(plan, num_open, RunOptions(**options))
+    return setup.executor, setup.num_workers, setup.threads
+
+
+@given(
+    num_open=st.integers(0, 10**10),
+    executor=st.sampled_from(["auto", "inline", "ray"]),
+    num_workers=st.none() | st.integers(1, 2 * num_cores()),
+)
+def test_workers_times_threads_never_exceed_the_cores(
+    plan: Plan, num_open: int, executor: str, num_workers: int | None
+) -> None:
+    try:
+        _, workers, threads = chosen(plan, num_open, executor=executor, num_workers=num_workers)
+    except RunError as error:
+        assert num_workers is not None and (num_workers > num_cores() or executor == "inline"), error
+    else:
+        assert workers >= 1 and threads >= 1
+        assert workers * threads <= num_cores()
+        assert num_workers in (None, workers)
+
+
+def test_more_workers_than_cores_are_refused(plan: Plan) -> None:
+    cores = num_cores()
+    with pytest.raises(RunError) as caught:
+        chosen(plan, 10, num_workers=cores + 1)
+    assert str(caught.value) == f"--workers {cores + 1}: this machine has {cores} cores; ask for at most that"
+
+
+def test_several_workers_in_this_process_are_refused(plan: Plan) -> None:
+    with pytest.raises(RunError, match="--workers 2: --executor inline is one worker in this process; leave"):
+        chosen(plan, 10, executor="inline", num_workers=2)
+
+
+def test_auto_is_inline_for_short_work_and_ray_for_long(plan: Plan) -> None:
+    (lane,) = plan.lanes.values()
+    remember_rate(lane, 1, 1000.0)
+    jobs_per_s = num_cores() * 1000.0 / 5  # Five tokens a job.
+    short, long = (int(jobs_per_s * INLINE_BELOW_S * share) for share in (0.9, 1.1))
+    assert chosen(plan, short) == ("inline", 1, num_cores())
+    assert chosen(plan, long)[0] == "ray"
+    assert set_up(plan, long, RunOptions()).why == "about 22 s of work"
+    assert set_up(plan, short, RunOptions()).why == "short enough to be done sooner without Ray"
+
+
+def test_what_is_asked_for_is_done(plan: Plan) -> None:
+    assert chosen(plan, 1, executor="ray")[0] == "ray"
+    assert chosen(plan, 10**10, executor="inline") == ("inline", 1, num_cores())
+    assert chosen(plan, 1, executor="ray", num_workers=1) == ("ray", 1, num_cores())
+
+
+def test_a_model_that_fills_the_memory_has_one_worker(plan: Plan) -> None:
+    (lane,) = plan.head["lanes"]
+    large = replace(plan, head={**plan.head, "lanes": [{**lane, "num_parameters": memory_bytes() // 6}]})
+    assert chosen(large, 10**10) == ("ray", 1, num_cores())
+
+
+def test_a_cluster_is_used_with_as_many_workers_as_asked(plan: Plan) -> None:
+    setup = set_up(plan, 10, RunOptions(address="10.0.0.1:6379", num_workers=500))
+    assert (setup.executor, setup.num_workers, setup.threads) == ("ray", 500, 1)
+    assert setup.why == "on the Ray cluster at 10.0.0.1:6379"
+
+
+def test_the_rate_is_that_of_one_worker_with_its_threads(plan: Plan) -> None:
+    (lane,) = plan.lanes.values()
+    setup = set_up(plan, 1, RunOptions(executor="inline"))
+    assert setup.rate == estimate_rate(lane, setup.threads)
