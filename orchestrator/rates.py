@@ -28,9 +28,10 @@ def remember_rate(lane: Lane, threads: int, rate: float) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
-            json.dump({**_read(), _key(lane, threads): rate}, stream)
-        Path(stream.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            fresh.write_text(json.dumps({**_read(), _key(lane, threads): rate}), "utf-8")
+            fresh.replace(path)
     except OSError:
         return
 

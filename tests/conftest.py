@@ -1,7 +1,6 @@
 """What all tests share: an own cache, one torch thread, and a tiny model on disk that studies can name."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ WORDS = "the capital of Spain Italy France Peru is Madrid Rome Paris Lima a".spl
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test reads or writes the user's cache, but for those that need the real weights in it."""
     if request.node.get_closest_marker("smollm2") is None:
         monkeypatch.setenv("SWAPYARD_CACHE", str(tmp_path / "cache"))
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -114,6 +114,11 @@ class _Builder:
             pairs[tuple(found)].append(pair)
         return [self._joined(classes, pairs[classes]) for classes in pairs]
 
+    def take_points(self) -> list[tuple[int, int, Point]]:
+        """The written grid points, which the builder lets go of: they are most of what it holds."""
+        points, self.points = list(self.points.values()), {}
+        return points
+
     def retired(self) -> list[tuple[str, int, uuid.UUID]]:
         """Numbers that belong to nothing in this plan."""
         pairs = {pair: None for pair, _, _ in self.placed.values()}
@@ -206,10 +211,10 @@ def build_plan(
         for at, one in ((brought.lane.lane, one) for brought in lanes for one in brought.inputs)
     ]
     tables = {
+        "points": encode.points_table(builder.take_points()),
         "pairs": encode.pairs_table(rows),
         "inputs": encode.inputs_table(inputs),
         "cells": encode.cells_table(builder.cells),
-        "points": encode.points_table(list(builder.points.values())),
         "grid": encode.grid_table(builder.grid),
         "cellsets": encode.cellsets_table(cellsets, _costs(groups, tiles)),
         "tiles": encode.tiles_table(tiles),

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def long_pairs(num_pairs: int, num_tokens: int) -> list[dict[str, str]]:
     return [{"base": prompt(), "source": prompt(), **labels} for _ in range(num_pairs)]
 
 
-def write_study(folder: Path, name: str, model: Path, pairs: Iterable[Mapping[str, Any]], **keys: Any) -> Path:
+def write_study(
+    folder: Path, name: str, model: Path, pairs: Iterable[Mapping[str, Any]], **keys: Any
+) -> Path:
     """A study file: every layer × three sites × every position, unless `keys` say otherwise."""
     sweep = [{"sites": SITES, "layers": "all", "positions": "all"}]
     content = {"study": name, "model": str(model), "pairs": list(pairs), "sweep": sweep, **keys}
@@ -65,22 +67,21 @@ def start(
 ) -> "subprocess.Popen[str]":
     """A real `swapyard` in the folder `cwd`, on so many cores (None: all), in a session of its own."""
     cores = sorted(os.sched_getaffinity(0))[:num_cores]
-    piped: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [str(SWAPYARD), *map(str, arguments)],
-        cwd=cwd,
-        env=environment(cache),
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        **{**piped, **options},
-    )
+    defaults = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": environment(cache),
+        "preexec_fn": lambda: os.sched_setaffinity(0, cores),
+    }
+    command = [str(SWAPYARD), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **{**defaults, **options})
 
 
-def environment(cache: Path) -> dict[str, str]:
+def environment(cache: Path, **more: str) -> dict[str, str]:
     """This process's, with `swapyard` on the path and a cache of its own."""
     path = f"{SWAPYARD.parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "SWAPYARD_CACHE": str(cache)}
+    return {**os.environ, "PATH": path, "SWAPYARD_CACHE": str(cache), **more}
 
 
 def swapyard(
@@ -94,6 +95,27 @@ def swapyard(
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def in_shell(command: str, *, cwd: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
+    """What happens when `command` is pasted into a shell, on one core."""
+    core = min(os.sched_getaffinity(0))
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=cwd,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+    )
+
+
+def to_go_on(err: str) -> str:
+    """The command that an interrupted run ends with."""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("to go on: "), err
+    return last.removeprefix("to go on: ")
 
 
 def num_parts(study: Path) -> int:
@@ -127,7 +149,9 @@ def assert_same_rows(found: pa.Table, expected: pa.Table) -> None:
     assert len(set(found["job_id"].to_pylist())) == found.num_rows
     scale = max(np.abs(values(expected, name)).max() for name in ("label_logit", "base_label_logit"))
     for name in FLOATS:
-        np.testing.assert_allclose(values(found, name), values(expected, name), rtol=0, atol=TOLERANCE * scale)
+        np.testing.assert_allclose(
+            values(found, name), values(expected, name), rtol=0, atol=TOLERANCE * scale
+        )
     clear = values(expected, "margin") > 2 * TOLERANCE * scale
     assert clear.mean() > 0.9
     for name in DISCRETE:

@@ -1,6 +1,6 @@
 """Promise: each job is done once, whatever ends a run, and the same command finishes what is left.
 
-The processes, the kills and the signals are real. What Ray adves to this is in `test_cluster.py`.
+The processes, the kills and the signals are real. The same under Ray: `test_cluster.py`.
 """
 
 import os
@@ -14,31 +14,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
+from click.testing import CliRunner
 from running import (
     FLOATS,
     TOLERANCE,
     assert_same_rows,
     environment,
+    in_shell,
     long_pairs,
     num_parts,
     rows,
     start,
     swapyard,
-    values,
+    to_go_on,
     wait_until,
     write_study,
 )
 from store.test_storage_full import in_tmpfs
 
 from orchestrator.api import open_results
+from orchestrator.cli import cli
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
-from workers.errors import HeldError
 
-NUM_JOBS = 24 * 3 * 3 * 40
+NUM_PAIRS, NUM_TOKENS = 16, 40
+NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> World:
     folder = tmp_path_factory.mktemp("driver")
-    made = World(folder, write_study(folder, "long", tiny_folder, long_pairs(24, 40)), tiny_folder)
+    made = World(
+        folder, write_study(folder, "long", tiny_folder, long_pairs(NUM_PAIRS, NUM_TOKENS)), tiny_folder
+    )
     done = made.run(folder / "undisturbed")
     assert done.returncode == 0, done.stderr
     assert f"{NUM_JOBS:,} jobs done, {NUM_JOBS:,} of them in these" in done.stderr
@@ -93,19 +98,6 @@ def in_the_middle(world: World, tmp_path: Path) -> Iterator[Callable[..., "subpr
     for process in started:
         process.kill()
         process.communicate()
-
-
-def to_go_on(err: str) -> str:
-    """The command that a run ends with."""
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("to go on: "), err
-    return last.removeprefix("to go on: ")
-
-
-def in_shell(command: str, world: World, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["sh", "-c", command], cwd=cwd, env=environment(world.cache), capture_output=True, text=True, timeout=120
-    )
 
 
 def test_a_second_run_does_nothing_and_says_so(world: World) -> None:
@@ -187,7 +179,7 @@ def test_a_killed_run_is_finished_by_the_same_command_while_others_read(
         assert f"going on after {kept.num_rows:,} of {NUM_JOBS:,} jobs" in done.stderr
     found = rows(tmp_path, "long")
     assert_same_rows(found, world.expected)
-    still = found.filter(pa.compute.is_in(found["job_id"], kept["job_id"]))
+    still = found.filter(pyarrow.compute.is_in(found["job_id"], kept["job_id"]))
     assert still == kept, "rows that were committed have changed"
     assert seen == sorted(seen) and len(set(seen)) > 2, "readers saw counts fall, or nothing happen"
 
@@ -237,7 +229,7 @@ def test_an_interrupt_drains_and_the_printed_command_goes_on(
     told = re.search(r"interrupted at ([\d,]+) of ([\d,]+) jobs, all of them kept", err)
     assert told is not None, err
     assert int(told[1].replace(",", "")) == rows(store, "long").num_rows < NUM_JOBS
-    done = in_shell(to_go_on(err), world, tmp_path)
+    done = in_shell(to_go_on(err), cwd=tmp_path, cache=world.cache)
     assert done.returncode == 0, done.stderr
     assert_same_rows(rows(store, "long"), world.expected)
 
@@ -260,9 +252,7 @@ def test_a_second_interrupt_ends_it_at_once(
     assert to_go_on(err).startswith("swapyard run")
 
 
-def test_sigterm_drains_too(
-    tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
-) -> None:
+def test_sigterm_drains_too(tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]) -> None:
     process = in_the_middle(tmp_path)
     parts = num_parts(tmp_path / "long")
     process.send_signal(signal.SIGTERM)
@@ -293,19 +283,19 @@ def test_a_second_driver_stops_at_once_and_says_who_holds_the_study(world: World
         refused = world.run(tmp_path, num_cores=None)
         took_s = time.monotonic() - started
     assert refused.returncode == 5
-    assert re.search(rf"driven by process {os.getpid()} on \S+ \(since .*\); wait .* --take-over", refused.stderr)
+    assert re.search(
+        rf"driven by process {os.getpid()} on \S+ \(since .*\); wait .* --take-over", refused.stderr
+    )
     assert "to go on" not in refused.stderr
     assert took_s < 1.5
 
 
 def test_a_second_driver_loads_no_torch(world: World, tmp_path: Path) -> None:
     with StudyStore(tmp_path / "long").open_driver():
-        os.environ["PYTHONPROFILEIMPORTTIME"] = "1"
-        try:
-            refused = world.run(tmp_path)
-        finally:
-            del os.environ["PYTHONPROFILEIMPORTTIME"]
-    imported = {line.rpartition("|")[2].strip() for line in refused.stderr.splitlines() if "import time:" in line}
+        refused = world.run(tmp_path, env=environment(world.cache, PYTHONPROFILEIMPORTTIME="1"))
+    imported = {
+        line.rpartition("|")[2].strip() for line in refused.stderr.splitlines() if "import time:" in line
+    }
     assert "orchestrator.driver" in imported
     assert imported.isdisjoint({"torch", "transformers", "ray"})
 
@@ -330,53 +320,56 @@ def test_jobs_that_fail_are_rows_and_exit_code_3(world: World, tmp_path: Path) -
         {"name": "broken", "site": "model.layers.7.mlp", "position": -1},
     ]
     study = write_study(tmp_path, "partly", world.model, long_pairs(4, 6), sweep=sweep)
-    done = swapyard("run", study, "--no-plots", cwd=tmp_path, cache=world.cache)
-    assert done.returncode == 3, done.stderr
+    command = ["run", str(study), "--no-plots", "--store", str(tmp_path / "my runs")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 3
     assert "partly: 16 jobs done, 16 of them in these" in done.stderr
-    command = done.stderr.strip().splitlines()[-1].removeprefix("4 jobs failed; to see why: ")
-    why = in_shell(f"{command} --format csv", world, tmp_path)
+    told = done.stderr.strip().splitlines()[-1]
+    assert told.startswith("4 jobs failed; to see why: ")
+    why = in_shell(f"{told.partition(': ')[2]} --format csv", cwd=tmp_path, cache=world.cache)
     assert why.stdout.count("has no module 'model.layers.7.mlp'") == 4
-    assert rows(tmp_path / "runs", "partly").num_rows == 12
-    again = swapyard("run", study, "--no-plots", cwd=tmp_path, cache=world.cache)
-    assert again.returncode == 3
-    (status,) = read_status(tmp_path / "runs", [])
+    assert rows(tmp_path / "my runs", "partly").num_rows == 12
+    (status,) = read_status(tmp_path / "my runs", [])
     assert (status.num_done, status.num_failed, status.is_complete) == (16, 4, True)
+    again = CliRunner().invoke(cli, command)
+    assert again.exit_code == 3 and "nothing to do" in again.stderr
 
 
 def test_a_study_in_which_every_job_fails_has_no_answer(world: World, tmp_path: Path) -> None:
     sweep = [{"site": "model.layers.7.mlp", "position": -1}]
     study = write_study(tmp_path, "wholly", world.model, long_pairs(4, 6), sweep=sweep)
-    done = swapyard("run", study, "--no-plots", cwd=tmp_path, cache=world.cache)
-    assert (done.returncode, done.stdout) == (3, "")
+    done = CliRunner().invoke(cli, ["run", str(study), "--no-plots", "--store", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (3, "")
 
 
-def test_a_full_disk_ends_with_code_4_and_the_run_goes_on_when_there_is_room(
+FILL_THE_DISK = """
+run() { taskset -c "$1" swapyard run "$STUDY" --executor inline --no-plots --store runs; }
+run "$1" & running=$!
+until ls runs/long/data/*/*/*.parquet >/dev/null 2>&1; do sleep 0.05; done
+cat /dev/zero >filler 2>/dev/null
+wait $running; echo "$?"
+find . -name '.tmp-*'
+swapyard query 'SELECT count(*) FROM results' --store runs --format csv
+rm filler
+run "$1"; echo "$?"
+swapyard query 'SELECT count(*) AS jobs, count(DISTINCT job_id) AS ids FROM results' --store runs --format csv
+"""
+
+
+def test_a_full_disk_ends_it_with_code_4_and_it_goes_on_when_there_is_room(
     world: World, tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    script = f"""
-    {{ cat /dev/zero > {disk}/filler; }} 2>/dev/null
-    head -c 150000 {disk}/filler > {disk}/smaller; rm {disk}/filler
-    run() {{ swapyard run {world.study} --executor inline --no-plots --store {disk}/runs; }}
-    """
-    fill = f"""
-    cd {tmp_path}
-    run() {{ swapyard run {world.study} --executor inline --no-plots --store {disk}/runs; }}
-    head -c 300000 /dev/zero > {disk}/filler
-    run; echo "code $?"
-    find {disk} -name '.tmp-*' -o -name '.hello-*'
-    rm {disk}/filler
-    run; echo "code $?"
-    swapyard query "SELECT count(*), count(DISTINCT job_id) FROM results" --store {disk}/runs --format csv
-    """
-    del script
+    core = str(min(os.sched_getaffinity(0)))
     done = subprocess.run(
-        [*in_tmpfs(disk, "size=700k"), "taskset", "-c", "0", "sh", "-c", fill],
-        env=environment(world.cache),
+        [*in_tmpfs(tmp_path, "size=4m"), "sh", "-c", f'cd "{tmp_path}"\n{FILL_THE_DISK}', "sh", core],
+        env=environment(world.cache, STUDY=str(world.study)),
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert "no room is left to write" in done.stderr
-    print(done)
+    assert "Error: no room is left to write" in done.stderr and "to go on: swapyard run" in done.stderr
+    assert "Traceback" not in done.stderr
+    code, _, kept, answer = done.stdout.split("\n", 3)
+    assert code == "4"
+    assert 0 < int(kept) < NUM_JOBS
+    assert answer.splitlines()[-3:] == ["0", '"jobs","ids"', f"{NUM_JOBS},{NUM_JOBS}"]

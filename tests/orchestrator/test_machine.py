@@ -1,4 +1,4 @@
-"""Promise: a container's limits on cores and memory are those that count, in both generations of control groups."""
+"""Promise: a container's limits on cores and memory are those that count, in control groups old and new."""
 
 import os
 from pathlib import Path

@@ -48,7 +48,8 @@ def test_a_damaged_memory_is_forgotten(lane: Lane, text: str) -> None:
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(lane: Lane) -> None:
-    cache_folder().parent.mkdir(parents=True, exist_ok=True)
-    cache_folder().write_text("a file where the folder should be")
+    (cache_folder() / "rates.json").mkdir(parents=True)
+    before = sorted(cache_folder().iterdir())
     remember_rate(lane, 1, 456.0)
     assert estimate_rate(lane, 1) != 456.0
+    assert sorted(cache_folder().iterdir()) == before

@@ -1,6 +1,7 @@
-"""Promise: what is done, what remains and what failed are counted from committed parts alone, cell by cell, also
-for metric families that were added later."""
+"""Promise: what is done, what remains and what failed are counted from committed parts alone, cell by cell,
+also for metric families that were added later."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -90,4 +91,4 @@ def test_counts_and_rest_agree_with_a_set_of_jobs(tiny_folder: Path, data: st.Da
     }
     assert rest == {(k, family) for k in range(30) for family in BOTH if k not in done[family]}
     parts = todo(plan, state)
-    assert all(a[1] <= b[0] and (a[1] < b[0] or a[2] != b[2]) for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a[1] <= b[0] and (a[1] < b[0] or a[2] != b[2]) for a, b in pairwise(parts))

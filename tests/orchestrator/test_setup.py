@@ -1,4 +1,4 @@
-"""Promise: workers × threads never exceed the cores, more is refused, and short work stays in this process."""
+"""Promise: workers × threads never exceed the cores, more is refused, short work stays in this process."""
 
 from dataclasses import replace
 from pathlib import Path

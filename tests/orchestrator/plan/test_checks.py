@@ -1,5 +1,5 @@
-"""Promise: what the pairs or the model cannot have is refused while planning, in words that name the block, how
-many pairs are concerned and one of them, and what to write instead."""
+"""Promise: what the pairs or the model cannot have is refused while planning, in words that name the block,
+how many pairs are concerned and one of them, and what to write instead."""
 
 import json
 from pathlib import Path
@@ -59,9 +59,9 @@ def test_pairs_that_the_block_is_not_about_do_not_count(tiny_folder: Path) -> No
 def test_a_span_that_the_source_lacks(tiny_folder: Path) -> None:
     rows = [{**FIVE, "span.s": "Spain", "source.span.t": "Italy"}]
     assert (
-        "position 's.last' does not exist in 1 of 1 pairs, such as pair 0 whose source has 5 tokens and the spans 't'"
-        in refused(tiny_folder, rows, f"[{at('s.last')}]")
-    )
+        "position 's.last' does not exist in 1 of 1 pairs, such as pair 0 whose source has 5 tokens and the"
+        " spans 't'; take another position"
+    ) in refused(tiny_folder, rows, f"[{at('s.last')}]")
 
 
 def test_whole_spans_of_unequal_length(tiny_folder: Path) -> None:
@@ -71,8 +71,8 @@ def test_whole_spans_of_unequal_length(tiny_folder: Path) -> None:
         {**row("Peru", "Italy"), "span.s": "Peru", "source.span.s": "of Italy is"},
     ]
     assert refused(tiny_folder, rows, f"[{at('s', name='swap')}]") == (
-        "swap: position s fails in 2 of 3 pairs, such as pair 1: 1 tokens in the base and 2 in source; spans of"
-        " unequal length need .first, .last or .mean"
+        "swap: position s fails in 2 of 3 pairs, such as pair 1: 1 tokens in the base and 2 in source; spans"
+        " of unequal length need .first, .last or .mean"
     )
 
 
@@ -95,8 +95,8 @@ def test_spans_of_unequal_length_that_fit_nevertheless(tiny_folder: Path, sweep:
 def test_a_token_beyond_the_end_of_a_span(tiny_folder: Path) -> None:
     rows = [{**FIVE, **ONE_TOKEN}, {**FIVE, "span.s": "of Spain", "source.span.s": "of Italy"}]
     assert refused(tiny_folder, rows, f"[{at('s[1]')}]") == (
-        "block0: position s[1] fails in 1 of 2 pairs, such as pair 0: position 's[1]': the span 's' has only 1"
-        " tokens; take another token, such as .first or .last"
+        "block0: position s[1] fails in 1 of 2 pairs, such as pair 0: position 's[1]': the span 's' has only"
+        " 1 tokens; take another token, such as .first or .last"
     )
 
 
@@ -112,8 +112,8 @@ def test_a_read_beyond_the_end_of_a_span(tiny_folder: Path) -> None:
 def test_dimensions_beyond_the_residual_stream(tiny_folder: Path, site: str) -> None:
     sweep = f'[{{site: {site}, layer: 0, position: 0, subspaces: ["0:32", "31:33"]}}]'
     assert refused(tiny_folder, [FIVE], sweep) == (
-        f"block0: subspace 31:33 reaches beyond {site} of {tiny_folder}, which has 32 dimensions; end it at 32"
-        " or before"
+        f"block0: subspace 31:33 reaches beyond {site} of {tiny_folder}, which has 32 dimensions; end it at"
+        " 32 or before"
     )
 
 

@@ -57,7 +57,7 @@ def test_a_child_an_engine_and_the_cache_give_the_same_values(
     assert_equal({name: values[::-1] for name, values in again.items()}, expected)
     # An error of the model's is told, and the child goes on.
     elsewhere = replace(lane, lane=1, spec=lane.spec.model_copy(update={"revision": "f" * 64}))
-    with pytest.raises(RunError, match="the study pins revision ffff.*restore the files"):
+    with pytest.raises(RunError, match=r"the study pins revision ffff.*restore the files"):
         child_scorer.score(elsewhere, RUNS)
     assert_equal(child_scorer.score(lane, RUNS), expected)
 

@@ -135,7 +135,8 @@ def test_a_pair_that_is_given_twice_is_run_once(tiny_folder: Path) -> None:
     """Even where the two are of different classes: one is for both blocks, the other for the first only."""
     rows = [row("Spain", "Italy", split="train"), row("Spain", "Italy", split="test")]
     every, some = (
-        "{site: mlp_output, layer: %s, positions: all%s}" % end for end in ((0, ""), (1, TEST_ONLY))
+        f"{{site: mlp_output, layer: {layer}, positions: all{rest}}}"
+        for layer, rest in ((0, ""), (1, TEST_ONLY))
     )
     plan = planned(study(tiny_folder, rows, f"[{every}, {some}]"))
     assert len(plan.pairs) == 1

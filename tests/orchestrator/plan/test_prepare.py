@@ -1,5 +1,5 @@
-"""Promise: given pairs become exactly the inputs that their text says; of those that a filter judges the first
-right ones are kept, in order; and for every other pair there is one clear reason."""
+"""Promise: given pairs become exactly the inputs that their text says; of those that a filter judges the
+first right ones are kept, in order; and for every other pair there is one clear reason."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_without_a_model_the_filter_is_an_upper_bound(tiny_folder: Path) -> None
 def test_no_pair_left_is_an_error_with_the_reasons(tiny_folder: Path) -> None:
     rows = [row("Spain", "Italy"), row("France", "Spain")]
     with pytest.raises(
-        StudyError, match="no pair is left of 2 for .*: 2 × the model does not answer the base"
+        StudyError, match=r"no pair is left of 2 for .*: 2 × the model does not answer the base"
     ):
         ready(tiny_folder, rows, Oracle({}), filter="both_correct")
 

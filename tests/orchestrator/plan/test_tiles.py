@@ -15,7 +15,7 @@ from orchestrator.store import IntervalSet
 
 LANES = (0, 1)
 CELLS = {0: range(0, 9), 1: range(9, 18)}
-"""A cell belongs to one lane; pairs are shared by lanes, for two models may cut a text into the same tokens."""
+"""A cell belongs to one lane; lanes share pairs, for two models may cut a text into the same tokens."""
 PAIRS = range(7)
 
 

@@ -1,5 +1,5 @@
-"""Promise: ``where`` decides by SQL which pairs a block is about, and pairs are of one class exactly where they
-have the same cells: as many tokens, the same spans, the same blocks, the same columns that the sweep reads."""
+"""Promise: ``where`` decides by SQL which pairs a block is about, and pairs are of one class exactly where
+they have the same cells: as many tokens, the same spans, blocks, and columns that the sweep reads."""
 
 from pathlib import Path
 from typing import Any

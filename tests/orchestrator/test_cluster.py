@@ -1,0 +1,362 @@
+"""Promise: under Ray a study gives the rows that it gives without, through deaths, Ctrl-C and kills.
+
+A Ray of our own is private and quiet; an existing cluster is used as it is and left running.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from running import (
+    SWAPYARD,
+    assert_same_rows,
+    environment,
+    in_shell,
+    long_pairs,
+    num_parts,
+    rows,
+    start,
+    swapyard,
+    to_go_on,
+    wait_until,
+    write_study,
+)
+
+from orchestrator.cluster import RayExecutor, _Nonce
+from orchestrator.store import PlanRef, StudyStore
+from orchestrator.worker import StudyWorker
+from workers.errors import ClusterError, RunError
+
+NUM_PAIRS, NUM_TOKENS = 128, 20
+NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
+HIDDEN = "hidden"
+"""A folder that the cluster's node sees, but not with the same content."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A study of some seconds, its results without Ray, and an existing Ray cluster."""
+
+    folder: Path
+    study: Path
+    address: str
+    environment: dict[str, str]
+    head: "subprocess.Popen[bytes]"
+    hides: bool
+
+    @property
+    def expected(self) -> pa.Table:
+        return rows(self.folder / "inline", "long")
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def command(self, store: Path) -> tuple[object, ...]:
+        return ("run", self.study, "--executor", "ray", "--no-plots", "--store", store)
+
+    def on_cluster(self, store: Path) -> dict[str, Any]:
+        return {"cwd": self.folder, "cache": self.cache, "env": self.environment, "num_cores": None}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / HIDDEN).mkdir()
+    study = write_study(folder, "long", tiny_folder, long_pairs(NUM_PAIRS, NUM_TOKENS))
+    port = free_port()
+    given = environment(
+        folder / "cache",
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+    )
+    hiding = hide(folder / HIDDEN)
+    head = subprocess.Popen(
+        [
+            *hiding,
+            *(str(SWAPYARD.with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
+            *(
+                "--node-ip-address=127.0.0.1",
+                "--include-dashboard=false",
+                f"--object-store-memory={80 * 2**20}",
+            ),
+        ],
+        env=given,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        inline = ("run", study, "--executor", "inline", "--no-plots", "--store", folder / "inline")
+        done = swapyard(*inline, cwd=folder, cache=folder / "cache")
+        assert done.returncode == 0, done.stderr
+        yield World(folder, study, f"127.0.0.1:{port}", given, head, bool(hiding))
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def hide(folder: Path) -> tuple[str, ...]:
+    """What a command begins with to see an empty `folder`; nothing where no user may mount."""
+    mount = f'mount -t tmpfs tmpfs "{folder}" && exec "$0" "$@"'
+    prefix = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount)
+    try:
+        allowed = subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    return prefix if allowed else ()
+
+
+@dataclass
+class Terminal:
+    """A `swapyard` in the foreground of a terminal of its own, as if somebody sat there."""
+
+    arguments: tuple[object, ...]
+    cwd: Path
+    cache: Path
+    _read: list[bytes] = field(default_factory=list)
+
+    def __enter__(self) -> "Terminal":
+        self._keyboard, theirs = pty.openpty()
+        self.process = start(
+            *self.arguments,
+            cwd=self.cwd,
+            cache=self.cache,
+            num_cores=None,
+            stdin=theirs,
+            stderr=theirs,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self._screen = threading.Thread(target=self._watch, daemon=True)
+        self._screen.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self._screen.join(timeout=5)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._keyboard, keys)
+
+    def end(self) -> int:
+        """Wait for the end; everything is on the screen then."""
+        code = self.process.wait(timeout=60)
+        self._screen.join(timeout=5)
+        return code
+
+    @property
+    def text(self) -> str:
+        """What was on the screen, without colours and cursor moves."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", b"".join(self._read).decode())
+
+    def _watch(self) -> None:
+        # Reading fails when the last process of the terminal has gone.
+        try:
+            while data := os.read(self._keyboard, 4096):
+                self._read.append(data)
+        except OSError:
+            return
+
+
+@pytest.fixture
+def in_the_middle(world: World) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start a run and wait for its first part."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object, store: Path, **options: Any) -> "subprocess.Popen[str]":
+        process = start(*arguments, **options)
+        started.append(process)
+        wait_until(lambda: num_parts(store / "long") > 0, process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_in_a_terminal_drains_and_the_printed_command_goes_on(world: World, tmp_path: Path) -> None:
+    with Terminal(world.command(tmp_path), world.folder, world.cache) as terminal:
+        wait_until(lambda: num_parts(tmp_path / "long") > 0, terminal.process)
+        listening = listeners(terminal.process.pid)
+        terminal.type(b"\x03")
+        assert terminal.end() == 130
+    assert listening, "no port was seen, so nothing was tested"
+    assert all(address.is_loopback for address in listening), listening
+    assert "stopping: what runs is finished and committed" in terminal.text
+    assert "all of them kept" in terminal.text
+    assert "died" not in terminal.text
+    done = in_shell(to_go_on(terminal.text), cwd=tmp_path, cache=world.cache)
+    assert done.returncode == 0, done.stderr
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+
+
+def test_a_killed_driver_leaves_what_was_committed_and_the_same_command_completes(
+    world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    here = {"cwd": world.folder, "cache": world.cache, "num_cores": None}
+    process = in_the_middle(*world.command(tmp_path), store=tmp_path, **here)
+    assert secret_of(process.pid), "Ray was started without a token"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = rows(tmp_path, "long").num_rows
+    assert 0 < kept < NUM_JOBS
+    done = swapyard(*world.command(tmp_path), **here)
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stderr.splitlines()
+    assert first.startswith("running under Ray (as asked), threads: "), "Ray has printed something"
+    assert last.startswith(f"long: {NUM_JOBS:,} jobs done, {NUM_JOBS - kept:,} of them in these")
+    assert len(done.stderr.splitlines()) == 3 and "raylet" not in done.stdout
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    command = (*world.command(tmp_path), "--address", world.address)
+    process = in_the_middle(*command, store=tmp_path, **world.on_cluster(tmp_path))
+    (part, *_) = StudyStore(tmp_path / "long").state().live.values()
+    os.kill(int(part.worker), signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert re.search(
+        r"^worker \d died and is replaced: The actor is dead because .* has died$", err, re.MULTILINE
+    )
+    assert "died" not in out
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+    assert world.head.poll() is None, "the cluster was shut down"
+
+
+def test_sigterm_drains_on_a_cluster(
+    world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    command = (*world.command(tmp_path), "--address", world.address)
+    process = in_the_middle(*command, store=tmp_path, **world.on_cluster(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted at" in err and to_go_on(err).endswith(f"--address {world.address}")
+    assert world.head.poll() is None, "the cluster was shut down"
+
+
+def test_a_node_that_does_not_see_the_studys_folder_is_named(world: World) -> None:
+    if not world.hides:
+        pytest.skip("this machine does not let a user mount a tmpfs in a namespace")
+    store = world.folder / HIDDEN
+    command = (*world.command(store), "--address", world.address)
+    refused = swapyard(*command, **world.on_cluster(store))
+    assert refused.returncode == 2
+    assert f"node {socket.gethostname()} does not see the study's folder {store / 'long'}" in refused.stderr
+    assert "put studies on storage that all nodes mount at the same path" in refused.stderr
+    assert "Traceback" not in refused.stderr and "to go on" not in refused.stderr
+    assert not list((store / "long").glob(".hello*"))
+
+
+def test_a_worker_of_another_folder_or_version_is_refused(tmp_path: Path) -> None:
+    def hello(root: Path, nonce: _Nonce) -> Any:
+        plan = PlanRef(id="0" * 32, files={})
+        return StudyWorker(root, plan, epoch=1, engines=None).hello(nonce.question, nonce.answer(0))  # type: ignore[arg-type]
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    with _Nonce(ours) as nonce:
+        with pytest.raises(
+            ClusterError, match=rf"does not see the study's folder {ours}; put studies"
+        ) as caught:
+            nonce.check(0, hello(theirs, nonce))
+        assert caught.value.exit_code == 2
+        said = hello(ours, nonce)
+        nonce.check(0, said)
+        with pytest.raises(
+            ClusterError, match=r"runs swapyard 0\.0, this is .*; install the same on all nodes"
+        ):
+            nonce.check(0, type(said)(said.host, "0.0", said.nonce))
+    assert list(ours.iterdir()) == [], "the words of greeting stayed behind"
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    executor = RayExecutor({}, num_workers=1, threads=1, address=f"127.0.0.1:{free_port()}")
+    with pytest.raises(
+        RunError, match=r"no Ray cluster answers at 127.0.0.1:\d+ \(Connection refused\); correct --ad"
+    ):
+        executor.start()
+    executor.close()
+
+
+def processes_of(session: int) -> list[int]:
+    """The processes that `session` started, however deep."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if os.getsid(int(entry.name)) == session:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                continue
+    return found
+
+
+def listeners(session: int) -> set[IPv4Address | IPv6Address]:
+    """The address of every TCP socket on which a process of the session listens."""
+    inodes = set()
+    for pid in processes_of(session):
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(handle.readlink())
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[len("socket:[") : -1])
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(_address(fields[1].partition(":")[0]))
+    return found
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """An address of /proc/net: words of 32 bits in the machine's own order."""
+    words = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
+    found = ip_address(b"".join(word[::-1] if sys.byteorder == "little" else word for word in words))
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def secret_of(session: int) -> str | None:
+    """The token that the session's Ray asks for."""
+    for pid in processes_of(session):
+        if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+            given = dict(variable.split("=", 1) for variable in variables if "=" in variable)
+            assert given["RAY_AUTH_MODE"] == "token"
+            return given.get("RAY_AUTH_TOKEN")
+    raise AssertionError("no Ray runs in this session")
