@@ -64,6 +64,7 @@ def run(
     num_workers: int | None = None,
     address: str | None = None,
     take_over: bool = False,
+    replace: bool = False,
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
@@ -74,7 +75,9 @@ def run(
         SwapyardError: see `orchestrator.driver.run_study`; what was committed stays, the same call goes on.
     """
     loaded = _study(study)
-    options = RunOptions(executor=executor, num_workers=num_workers, address=address, take_over=take_over)
+    options = RunOptions(
+        executor=executor, num_workers=num_workers, address=address, take_over=take_over, replace=replace
+    )
     root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:
         outcome = run_study(loaded, root, options, progress)

@@ -42,16 +42,24 @@ class RayExecutor:
     name = "ray"
 
     def __init__(
-        self, make: Mapping[str, Any], *, num_workers: int, threads: int, address: str | None
+        self,
+        make: Mapping[str, Any],
+        *,
+        num_workers: int,
+        threads: int,
+        address: str | None,
+        use_gpus: bool = False,
     ) -> None:
         """Workers are made with the arguments `make`, `threads` cores each.
 
-        `address` is an existing cluster's; without it a Ray of our own is started on the loopback.
+        `address` is an existing cluster's; without it a Ray of our own is started on the loopback. With
+        `use_gpus` the GPUs that Ray finds are shared out among the workers.
         """
         self._make = dict(make)
         self._num_workers = num_workers
         self._threads = threads
         self._address = address
+        self._use_gpus = use_gpus
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, Slice]] = {}
         self._next = 0
@@ -102,7 +110,9 @@ class RayExecutor:
         import ray
 
         made: Any = ray.remote(StudyWorker)
-        remote = made.options(max_restarts=0, max_task_retries=0, num_cpus=self._threads)
+        remote = made.options(
+            max_restarts=0, max_task_retries=0, num_cpus=self._threads, num_gpus=self._gpus_each()
+        )
         actors = [remote.remote(**self._make) for _ in range(num)]
         with _Nonce(self._make["root"]) as nonce:
             asked = [actor.hello.remote(nonce.question, nonce.answer(n)) for n, actor in enumerate(actors)]
@@ -120,6 +130,14 @@ class RayExecutor:
         self._next += num
         self._actors |= zip(numbers, actors, strict=True)
         return numbers
+
+    def _gpus_each(self) -> float:
+        """A worker's share of the GPUs that Ray found; a whole one where there are enough."""
+        import ray
+
+        resources: Any = ray.cluster_resources
+        found = float(resources().get("GPU", 0.0)) if self._use_gpus else 0.0
+        return min(1.0, found / self._num_workers)
 
     def _event(self, ref: Any) -> Event:
         import ray

@@ -23,7 +23,7 @@ from orchestrator.schedule import Schedule
 from orchestrator.setup import RunOptions, Setup, set_up
 from orchestrator.store import Driver, Manifest, PlanRef, State, StudyStore
 from studies import Study
-from workers.errors import RunError
+from workers.errors import RunError, StoreError
 
 MAX_FAILED_CALLS = 3
 """Calls in a row that may raise before the run ends; jobs that fail are rows and do not count."""
@@ -114,9 +114,21 @@ def _plan(
         progress.say("running the prompts without interventions")
         with _scorer(setup, engines) as scorer:
             draft = planner.draft(scorer, earlier, driver.state)
+    if earlier is not None and driver.state.live and not options.replace:
+        _refuse_stranger(draft.plan, earlier, store.root)
     progress.planned(draft.plan)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
     return driver.write_plan(files), draft.plan, setup, engines
+
+
+def _refuse_stranger(plan: Plan, earlier: Plan, root: Path) -> None:
+    """A plan that has no job in common with what was done is a mistake more often than a wish."""
+    if not any(tile.wanted for number, tile in plan.tiles.items() if number in earlier.tiles):
+        raise StoreError(
+            f"{root} holds results of another study {plan.head['study']!r}: no job of theirs is in this one."
+            " Rename the study, take another folder with --store, or go on there with --replace (the results"
+            " stay on the disk, and the views no longer show them)"
+        )
 
 
 def _num_open(plan: Plan, state: State) -> int:

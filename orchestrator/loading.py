@@ -47,11 +47,12 @@ class Engines:
         from workers.loading import load
 
         torch.set_num_threads(self.threads)
-        facts = resolve(lane.spec, fetch=False)
-        if facts.revision != lane.spec.revision:
+        try:
+            facts = resolve(lane.spec, fetch=False)
+        except ModelError as error:
+            planned = f"{lane.spec.ref} at revision {str(lane.spec.revision)[:12]}"
             raise ModelError(
-                f"model {lane.spec.ref!r} has revision {facts.revision[:12]} here, but the plan was made for"
-                f" {lane.spec.revision}; restore it, or run the study again to plan anew"
-            )
+                f"the plan was made for {planned}, which this machine does not have: {error}"
+            ) from None
         budget = memory_bytes() // self.num_sharing // CAPTURE_SHARE
         return Engine(load(lane.spec, facts), capture_budget_bytes=budget)

@@ -1,6 +1,6 @@
-"""What this machine has: cores and memory, as far as this process may use them."""
+"""What this machine has: cores, memory and GPUs, as far as this process may use them."""
 
-__all__ = ["memory_bytes", "num_cores"]
+__all__ = ["memory_bytes", "num_cores", "num_gpus"]
 
 import os
 from pathlib import Path
@@ -21,6 +21,15 @@ def memory_bytes(limits: Path = _CONTROL_GROUP) -> int:
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         total = min([total, *_numbers(limits / name)])
     return total
+
+
+def num_gpus(devices: Path = Path("/dev")) -> int:
+    """NVIDIA GPUs that this process may use; found without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia[0-9]*"))
+    return (
+        there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
+    )
 
 
 def _cpu_share(limits: Path) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from orchestrator.executors import Executor, InlineExecutor
 from orchestrator.loading import Engines
-from orchestrator.machine import memory_bytes, num_cores
+from orchestrator.machine import memory_bytes, num_cores, num_gpus
 from orchestrator.plan.tables import Plan
 from orchestrator.rates import estimate_rate
 from orchestrator.store import PlanRef
@@ -34,6 +34,8 @@ class RunOptions:
     """An existing Ray cluster; without it Ray is started on this machine where it is needed."""
     take_over: bool = False
     """Whether a study that another driver holds is taken from it."""
+    replace: bool = False
+    """Whether a folder is gone on with whose results have no job in common with the study's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Setup:
     num_workers: int
     threads: int
     """Of torch, in each worker; workers × threads never exceed the cores."""
+    use_gpus: bool
+    """Whether Ray's workers share the GPUs that it finds; otherwise models run on the CPU."""
     address: str | None
     rate: float
     """Cost units per second that a worker is expected to do."""
@@ -61,7 +65,13 @@ class Setup:
         from orchestrator.cluster import RayExecutor
 
         make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "engines": self.engines}
-        return RayExecutor(make, num_workers=self.num_workers, threads=self.threads, address=self.address)
+        return RayExecutor(
+            make,
+            num_workers=self.num_workers,
+            threads=self.threads,
+            use_gpus=self.use_gpus,
+            address=self.address,
+        )
 
 
 def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
@@ -88,7 +98,8 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
     seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
     if _is_short(seconds, options):
         return _setup("inline", plan, 1, cores, None, "short enough to be done sooner without Ray")
-    num_workers = options.num_workers or max(1, min(cores, _workers_in_memory(plan)))
+    gpus = num_gpus() if _may_use_gpus(plan) else 0
+    num_workers = options.num_workers or max(1, min(cores, gpus or _workers_in_memory(plan)))
     why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
     return _setup("ray", plan, num_workers, cores // num_workers, None, why)
 
@@ -100,8 +111,19 @@ def _is_short(seconds: float, options: RunOptions) -> bool:
 def _setup(
     executor: Literal["inline", "ray"], plan: Plan, num: int, threads: int, address: str | None, why: str
 ) -> Setup:
-    rate = _rate(plan, threads)
-    return Setup(executor=executor, num_workers=num, threads=threads, address=address, rate=rate, why=why)
+    return Setup(
+        executor=executor,
+        num_workers=num,
+        threads=threads,
+        use_gpus=_may_use_gpus(plan),
+        address=address,
+        rate=_rate(plan, threads),
+        why=why,
+    )
+
+
+def _may_use_gpus(plan: Plan) -> bool:
+    return any(lane.spec.device != "cpu" for lane in plan.lanes.values())
 
 
 def _rate(plan: Plan, threads: int) -> float:

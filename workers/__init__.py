@@ -1,1 +1,1 @@
-"""The intervenable model: where it can be changed, how, and what comes out. Torch is loaded where it is used."""
+"""The intervenable model: where it can be changed, and what comes out. Torch is loaded where it is used."""

@@ -48,6 +48,14 @@ class _Lazy(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has had enough; what is still buffered must not be written at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="swapyard", prog_name="swapyard")
@@ -78,10 +86,6 @@ def main() -> None:
         # Click wraps the interrupt, which knows how to go on.
         _say("interrupted", stop.__cause__ or stop)
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; what is still buffered must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _say(line: str, error: BaseException) -> None:

@@ -39,6 +39,7 @@ INTERRUPTED = 130
     help="An existing Ray cluster, such as auto or 10.0.0.1:6379 [default: a local Ray of our own].",
 )
 @click.option("--take-over", is_flag=True, help="Take the study from another driver that holds it.")
+@click.option("--replace", is_flag=True, help="Go on in a folder that holds results of quite another study.")
 @click.option(
     "--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end."
 )
@@ -49,6 +50,7 @@ def run(
     workers: int | None,
     address: str | None,
     take_over: bool,
+    replace: bool,
     plots: bool,
 ) -> None:
     """Run STUDY, a study file or the name of a bundled study, from wherever it stands.
@@ -67,7 +69,9 @@ def run(
 
         loaded = load_study(study)
         root = store / loaded.study
-        options = RunOptions(executor=executor, num_workers=workers, address=address, take_over=take_over)
+        options = RunOptions(
+            executor=executor, num_workers=workers, address=address, take_over=take_over, replace=replace
+        )
         # The answer alone goes to stdout, where Ray would tell of workers that died.
         with redirect_stdout(sys.stderr), Progress() as progress:
             outcome = run_study(loaded, root, options, progress)

@@ -94,7 +94,7 @@ def test_an_error_that_no_other_try_can_mend_ends_the_run(world: World, tiny_fol
         executor = InlineExecutor(reopened(world.store).worker)
         executor.submit(0, world.whole(), 60.0)
         with pytest.raises(
-            ModelError, match="has revision .* here, but the plan was made for .*; restore it, or run"
+            ModelError, match=r"the plan was made for .* at revision .*, which this machine does not have"
         ):
             executor.wait(0)
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.machine import memory_bytes, num_cores
+from orchestrator.machine import memory_bytes, num_cores, num_gpus
 
 PLENTY = 2**50
 
@@ -62,3 +62,15 @@ def test_cores_are_those_that_the_process_may_run_on_where_there_is_no_limit(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
     assert num_cores(limits(tmp_path, files)) == len(os.sched_getaffinity(0))
+
+
+def test_gpus_are_counted_by_their_device_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert num_gpus(tmp_path) == 0
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert num_gpus(tmp_path) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert num_gpus(tmp_path) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert num_gpus(tmp_path) == 0

@@ -1,0 +1,127 @@
+"""Promise: the house keeps its shape: imports point one way, public names are few, files stay small."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import swapyard
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("orchestrator", "studies", "workers")
+FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in PACKAGES}
+MODULES = [*(path for paths in FILES.values() for path in paths), ROOT / "swapyard.py"]
+OTHERS = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+MAY_IMPORT = {
+    "workers": {"workers"},
+    "studies": {"studies", "workers"},
+    "orchestrator": {"orchestrator", "studies", "workers"},
+}
+VOCABULARY = ["workers.errors", "workers.facts", "workers.sites", "workers.vocabulary"]
+"""All that studies know of workers."""
+HEAVY = {"torch", "transformers", "ray"}
+MOST_LINES = 400
+PUBLIC = [
+    *("Block", "ModelSpec", "Plot", "Study", "Task", "UnitSpec", "ValueSpec", "load_study"),
+    *("Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
+    *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
+    *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
+]
+COMMANDS = ["plan", "run", "status", "query", "plot", "sites", "models"]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def imported(path: Path) -> Iterator[list[str]]:
+    """The parts of the name of everything that a file imports, in functions too."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module is not None, f"{name_of(path)} imports without a package"
+            yield from (f"{node.module}.{alias.name}".split(".") for alias in node.names)
+
+
+def loaded_with(modules: list[str]) -> set[str]:
+    """What of `HEAVY` a fresh interpreter has loaded once it has imported `modules`."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "", "importing has effects"
+    return HEAVY & set(done.stdout.split())
+
+
+def test_imports_point_one_way() -> None:
+    ours = {*PACKAGES, "swapyard"}
+    wrong = [
+        f"{name_of(path)} imports {name[0]}"
+        for package, paths in FILES.items()
+        for path in paths
+        for name in imported(path)
+        if name[0] in ours - MAY_IMPORT[package]
+    ]
+    assert wrong == []
+
+
+def test_studies_know_only_the_vocabulary_of_workers() -> None:
+    wrong = [
+        f"{name_of(path)} imports {'.'.join(name)}"
+        for path in FILES["studies"]
+        for name in imported(path)
+        if name[0] == "workers" and ".".join(name[:2]) not in VOCABULARY
+    ]
+    assert wrong == []
+
+
+def test_the_vocabulary_loads_no_model_library() -> None:
+    assert loaded_with(VOCABULARY) == set()
+
+
+def test_neither_do_studies_and_orchestrator() -> None:
+    """What needs a model imports it where it is used."""
+    assert loaded_with([module_name(path) for path in (*FILES["studies"], *FILES["orchestrator"])]) == set()
+
+
+def test_every_module_says_what_it_is_and_what_is_public() -> None:
+    for path in MODULES:
+        tree = parsed(path)
+        assert ast.get_docstring(tree), f"{name_of(path)} does not say what it is"
+        lists = [
+            node for node in tree.body if isinstance(node, ast.Assign) and "__all__" in ast.unparse(node)
+        ]
+        has_content = len(tree.body) > 1
+        assert len(lists) == has_content, f"{name_of(path)} does not say what is public"
+
+
+def test_what_is_said_to_be_public_is_there() -> None:
+    for path in MODULES:
+        module = importlib.import_module(module_name(path))
+        missing = [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
+        assert missing == [], f"{name_of(path)} has no {missing}"
+
+
+def test_no_file_is_a_dumping_ground() -> None:
+    lengths = {name_of(path): len(path.read_text("utf-8").splitlines()) for path in (*MODULES, *OTHERS)}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(swapyard.__all__) == sorted(PUBLIC)
+
+
+def test_the_commands_are_these() -> None:
+    program = Path(sys.executable).with_name("swapyard")
+    shown = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  (\w+)  ", shown.partition("Commands:")[2], re.MULTILINE) == COMMANDS
