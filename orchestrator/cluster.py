@@ -45,7 +45,7 @@ class RayExecutor:
         self,
         make: Mapping[str, Any],
         *,
-        num_workers: int,
+        num_workers: int | None,
         threads: int,
         address: str | None,
         use_gpus: bool = False,
@@ -64,6 +64,8 @@ class RayExecutor:
         self._running: dict[Any, tuple[int, Slice]] = {}
         self._next = 0
         self._connected = False
+        self._environment: dict[str, str | None] = {}
+        self._gpus_each = 0.0
 
     def start(self) -> Sequence[int]:
         """As `Executor.start`; must be called from a thread that lives as long as the driver.
@@ -71,9 +73,13 @@ class RayExecutor:
         Raises:
             RunError: Ray or a worker did not start, or a worker does not see the study's folder.
         """
-        start_ray(self._address, num_cpus=self._num_workers * self._threads)
+        self._environment = start_ray(self._address, num_cpus=(self._num_workers or 1) * self._threads)
         self._connected = True
-        return self._add(self._num_workers)
+        found = _resources()
+        num = self._num_workers or max(1, int(found.get("CPU", 0.0)) // self._threads)
+        if self._use_gpus:
+            self._gpus_each = min(1.0, found.get("GPU", 0.0) / num)
+        return self._add(num)
 
     def submit(self, worker: int, taken: Slice, target_s: float) -> None:
         """As `Executor.submit`."""
@@ -90,7 +96,10 @@ class RayExecutor:
 
     def replace(self, worker: int) -> int:
         """As `Executor.replace`."""
-        self._actors.pop(worker)
+        import ray
+
+        # Out of reach is not dead: what may still hold cores must not keep them from its replacement.
+        ray.kill(self._actors.pop(worker))
         return self._add(1)[0]
 
     def close(self) -> None:
@@ -104,6 +113,8 @@ class RayExecutor:
             ray.kill(actor)
         self._actors.clear()
         ray.shutdown()
+        _restore(self._environment)
+        self._connected = False
 
     def _add(self, num: int) -> list[int]:
         """Start workers side by side, and return when each has found the study."""
@@ -111,7 +122,7 @@ class RayExecutor:
 
         made: Any = ray.remote(StudyWorker)
         remote = made.options(
-            max_restarts=0, max_task_retries=0, num_cpus=self._threads, num_gpus=self._gpus_each()
+            max_restarts=0, max_task_retries=0, num_cpus=self._threads, num_gpus=self._gpus_each
         )
         actors = [remote.remote(**self._make) for _ in range(num)]
         with _Nonce(self._make["root"]) as nonce:
@@ -130,14 +141,6 @@ class RayExecutor:
         self._next += num
         self._actors |= zip(numbers, actors, strict=True)
         return numbers
-
-    def _gpus_each(self) -> float:
-        """A worker's share of the GPUs that Ray found; a whole one where there are enough."""
-        import ray
-
-        resources: Any = ray.cluster_resources
-        found = float(resources().get("GPU", 0.0)) if self._use_gpus else 0.0
-        return min(1.0, found / self._num_workers)
 
     def _event(self, ref: Any) -> Event:
         import ray
@@ -195,15 +198,20 @@ class _Nonce:
             )
 
 
-def start_ray(address: str | None, *, num_cpus: int) -> None:
+def start_ray(address: str | None, *, num_cpus: int) -> dict[str, str | None]:
     """Connect to the cluster at `address`, or start a Ray of our own that only this user can reach.
+
+    Returns:
+        The environment variables that were changed, as they were before.
 
     Raises:
         RunError: Ray did not start, or the cluster cannot be reached.
     """
+    environment: dict[str, str | None] = {}
     if address is None:
-        os.environ.update(_QUIET)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ours = {**_QUIET, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
         # Without it Ray would join any cluster that it finds.
         options: dict[str, Any] = {
             "address": "local",
@@ -221,10 +229,29 @@ def start_ray(address: str | None, *, num_cpus: int) -> None:
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
+            _restore(environment)
             where = f"the Ray cluster at {address}" if address else "a local Ray"
             raise RunError(
                 f"{where} did not answer: {_plain(error).rstrip('.')}; --executor inline runs without Ray"
             ) from error
+    return environment
+
+
+def _resources() -> dict[str, float]:
+    """What the cluster has in all, by Ray's names."""
+    import ray
+
+    count: Any = ray.cluster_resources
+    return dict(count())
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Set variables back to what they were: another cluster has another token."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _knock(address: str) -> None:

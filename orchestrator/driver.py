@@ -13,6 +13,7 @@ from types import FrameType
 
 from orchestrator.executors import Died, Event, Executor, Failed, Finished
 from orchestrator.loading import Engines
+from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
@@ -78,10 +79,8 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
             progress.begin(before, setup)
             loop = _Loop(schedule, executor, driver, plan, progress, stop)
             loop.run()
-            if loop.num_workers:
-                remember_rate(
-                    next(iter(plan.lanes.values())), setup.threads, schedule.rate / loop.num_workers
-                )
+            if len(plan.lanes) == 1 and (rate := schedule.measured_rate) is not None:
+                remember_rate(next(iter(plan.lanes.values())), setup.threads, rate)
         after = counts_of(plan, driver.state)
     if not stop.asked and after.num_done < after.num_jobs:
         raise RunError(
@@ -142,7 +141,7 @@ def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
     if setup.executor == "inline":
         yield CachedScorer(kept_runs(), EngineScorer(engines))
         return
-    with ChildScorer(threads=setup.num_workers * setup.threads) as child:
+    with ChildScorer(threads=num_cores()) as child:
         yield CachedScorer(kept_runs(), child)
 
 

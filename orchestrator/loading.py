@@ -5,7 +5,7 @@ __all__ = ["Engines"]
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.machine import memory_bytes
+from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
 from workers.errors import ModelError
 from workers.references import resolve
@@ -23,8 +23,8 @@ class Engines:
 
     threads: int
     """Of torch. Ray gives an actor one, torch alone takes every core: neither is right, so it is set."""
-    num_sharing: int
-    """How many processes like this one share the machine's memory."""
+    num_sharing: int | None
+    """How many processes like this one share the machine's memory; None for one on each core."""
     _lane: int | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
 
@@ -54,5 +54,5 @@ class Engines:
             raise ModelError(
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
-        budget = memory_bytes() // self.num_sharing // CAPTURE_SHARE
+        budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
         return Engine(load(lane.spec, facts), capture_budget_bytes=budget)

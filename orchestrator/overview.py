@@ -52,12 +52,7 @@ class Overview:
             )
         if self.counts.num_done:
             lines.append(f"{self.counts.num_done:,} jobs are done already")
-        where = (
-            "in this process"
-            if self.setup.executor == "inline"
-            else f"on {self.setup.num_workers} Ray workers"
-        )
-        lines.append(f"to be run {where} ({self.setup.why})")
+        lines.append(f"to be run {self.setup.where} ({self.setup.why})")
         return lines
 
 

@@ -52,9 +52,7 @@ class Progress:
 
     def begin(self, counts: Counts, setup: Setup) -> None:
         """Work begins."""
-        many = f"{setup.num_workers} × {setup.threads}" if setup.num_workers > 1 else f"{setup.threads}"
-        where = "in this process" if setup.executor == "inline" else "under Ray"
-        self.say(f"running {where} ({setup.why}), threads: {many}")
+        self.say(f"running {setup.where} ({setup.why})")
         self._began = self._last_line = time.monotonic()
         self._at_begin = counts.num_done
         if counts.num_done:

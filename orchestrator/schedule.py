@@ -161,9 +161,14 @@ class Schedule:
         """Cost units per second of all workers together."""
         return sum(self._rate(worker) for worker in self._workers.values())
 
-    def _rate(self, worker: _Worker) -> float:
+    @property
+    def measured_rate(self) -> float | None:
+        """Cost units per second of the average worker that was measured; None where none was."""
         known = [w.rate for w in self._workers.values() if w.rate is not None]
-        return worker.rate or (sum(known) / len(known) if known else self.first_rate)
+        return sum(known) / len(known) if known else None
+
+    def _rate(self, worker: _Worker) -> float:
+        return worker.rate or self.measured_rate or self.first_rate
 
     def target_s(self, elapsed_s: float) -> float:
         """How long a slice should take: longer as the run goes on, shorter towards its end."""

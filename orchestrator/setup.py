@@ -43,7 +43,8 @@ class Setup:
     """What was chosen, and why."""
 
     executor: Literal["inline", "ray"]
-    num_workers: int
+    num_workers: int | None
+    """None for as many as an existing cluster has room for."""
     threads: int
     """Of torch, in each worker; workers × threads never exceed the cores."""
     use_gpus: bool
@@ -54,9 +55,17 @@ class Setup:
     why: str
 
     @property
+    def where(self) -> str:
+        """Where jobs run, in words."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        if self.executor == "inline":
+            return f"in this process with {threads}"
+        return f"on {self.num_workers or 'as many as there is room for'} Ray workers with {threads} each"
+
+    @property
     def engines(self) -> Engines:
         """Engines for one worker of this setup."""
-        return Engines(threads=self.threads, num_sharing=self.num_workers)
+        return Engines(threads=self.threads, num_sharing=None if self.address else self.num_workers)
 
     def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
         """The executor; an inline one goes on with `engines`, which may hold the model already."""
@@ -90,7 +99,7 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
         return _setup("inline", plan, 1, cores, None, "as asked")
     if options.address is not None:
         why = f"on the Ray cluster at {options.address}"
-        return _setup("ray", plan, options.num_workers or cores, 1, options.address, why)
+        return _setup("ray", plan, options.num_workers, 1, options.address, why)
     if options.num_workers is not None and options.num_workers > cores:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
@@ -109,7 +118,12 @@ def _is_short(seconds: float, options: RunOptions) -> bool:
 
 
 def _setup(
-    executor: Literal["inline", "ray"], plan: Plan, num: int, threads: int, address: str | None, why: str
+    executor: Literal["inline", "ray"],
+    plan: Plan,
+    num: int | None,
+    threads: int,
+    address: str | None,
+    why: str,
 ) -> Setup:
     return Setup(
         executor=executor,

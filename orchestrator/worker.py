@@ -66,14 +66,17 @@ class StudyWorker:
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
         tile = self._plan.tiles[taken.tile]
-        cells = [(int(n), self._plan.cells[int(n)]) for n in self._plan.cellsets[tile.cellset]]
+        known = self._plan.cells
+        numbers = self._plan.cellsets[tile.cellset].tolist()
         batch = Batch(
-            cells=cells[taken.k_lo : taken.k_hi],
+            cells=[(number, known[number]) for number in numbers[taken.k_lo : taken.k_hi]],
             pairs=[self._plan.pairs[number] for number in tile.pairs],
             families=taken.families,
         )
-        # Captures are made once for all cells of the tile, whichever slices they come in.
-        outcome = engine.run(batch, deadline_s=OVERRUN * target_s, tile_cells=[cell for _, cell in cells])
+        # Captures are made once for all cells of the tile, whichever slices they come in. An earlier
+        # plan's tile may have cells that this plan no longer has.
+        tile_cells = [known[number] for number in numbers if number in known]
+        outcome = engine.run(batch, deadline_s=OVERRUN * target_s, tile_cells=tile_cells)
         attempt = np.zeros(len(outcome.columns["cell"]), np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempt}, taken.families)
         written = self._store.write_part(self._epoch, str(taken.lane), body)

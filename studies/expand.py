@@ -58,11 +58,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A position that the sweep names and the class lacks: its cells are left out."""
+    """A position or a run that the sweep names and the class lacks: its cells are left out."""
 
     block: str
     position: Scalar
-    """As written."""
+    """As written; None where there is no such run."""
     run: str
     skip: bool
     """Whether the block says ``missing: skip``."""
@@ -70,7 +70,7 @@ class Missing:
 
 @dataclass(slots=True)
 class Expansion:
-    """The cells that a class of pairs has, and the positions that it lacks."""
+    """The cells that a class of pairs has, and the positions and runs that it lacks."""
 
     points: list[Point] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
@@ -163,7 +163,8 @@ def _expand_block(
     constants = _constants(block, model, pair_class)
     scope: dict[str, Any] = {**constants, **columns, **_singulars(block)}
     names, rows = combine(axes_of(block, _extent(block, facts, prompts), scope), scope)
-    varying = frozenset(names)
+    values = names_of(block)
+    varying = {name: references(values.get(name)) for name in names}
     templates = [
         UnitTemplate(unit, block, facts=facts, prompts=prompts, axes=varying, scope=scope)
         for unit in _units_of(block)

@@ -35,9 +35,12 @@ def content_id(tag: str, data: Any) -> UUID:
 
 
 def lane_identity(facts: ModelFacts, spec: ModelSpec) -> str:
-    """A lane's identity as canonical JSON: what the model is, not how it is run."""
-    lane = {"ref": spec.ref, "revision": facts.revision, "dtype": facts.dtype, "options": spec.options}
-    return canonical_json(lane)
+    """A lane's identity as canonical JSON: what the model is, not how it is run.
+
+    The name of a model whose revision hashes its files is no part of it: paths change, contents tell.
+    """
+    lane = {"revision": facts.revision, "dtype": facts.dtype, "options": spec.options}
+    return canonical_json(lane if facts.is_hashed else {"ref": spec.ref, **lane})
 
 
 def cell_id(lane: str, cell: Cell, *, seed: int | None = None) -> UUID:

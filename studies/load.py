@@ -4,7 +4,10 @@ __all__ = ["BUNDLED", "load_all", "load_study"]
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from studies.blocks import Settings
+from studies.models import ModelSpec, check_model
 from studies.spec import Study
 from studies.yaml import read_all_yaml, read_yaml
 from workers.errors import StudyError, nearest
@@ -16,8 +19,8 @@ BUNDLED = Path(__file__).parent
 def load_study(path_or_text: str | Path) -> Study:
     """The study in a file, a bundled study by its bare name, or a study written as text.
 
-    A path to pairs is taken relative to the study file's folder. Text is what has more than one line,
-    or a colon with a space after it.
+    A path to pairs, and a model's folder that is written with a dot or ``~`` first, are taken relative to
+    the study file's folder. Text is what has more than one line, or a colon with a space after it.
 
     Raises:
         StudyError: there is no such file, or its content is no study.
@@ -31,7 +34,7 @@ def load_study(path_or_text: str | Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{given}: the study cannot be read: {error}") from None
     study = Study.from_text(read_yaml(text, given))
-    return _with_whole_path(study, path)
+    return _with_whole_paths(study, path.resolve().parent)
 
 
 def load_all(text: str, name: str = "<text>") -> Iterator[Study]:
@@ -55,9 +58,27 @@ def find_study(given: str) -> Path:
     raise StudyError(f"{given}: no such study file; bundled studies: {names}{nearest(given, bundled)}")
 
 
-def _with_whole_path(study: Study, path: Path) -> Study:
-    """So that the study means the same pairs wherever it is read again."""
-    if not isinstance(study.pairs, str):
-        return study
-    whole = (path.resolve().parent / Path(study.pairs).expanduser()).resolve()
-    return study.model_copy(update={"pairs": str(whole)})
+def _with_whole_paths(study: Study, folder: Path) -> Study:
+    """So that the study means the same pairs and models wherever it is read again."""
+    pairs = _whole(study.pairs, folder) if isinstance(study.pairs, str) else study.pairs
+    sweep = tuple(block.model_copy(update=_models(block, folder)) for block in study.sweep)
+    return study.model_copy(update={"pairs": pairs, "sweep": sweep, **_models(study, folder)})
+
+
+def _models(settings: Settings, folder: Path) -> dict[str, Any]:
+    return {
+        "model": settings.model and _with_whole_ref(settings.model, folder),
+        "models": settings.models and tuple(_with_whole_ref(model, folder) for model in settings.models),
+    }
+
+
+def _with_whole_ref(model: ModelSpec | str, folder: Path) -> ModelSpec:
+    """A model's relative folder made whole; aliases, hub ids and other spellings stay as they are."""
+    spec = check_model(model)
+    if not spec.ref.startswith((".", "~")):
+        return spec
+    return spec.model_copy(update={"ref": _whole(spec.ref, folder)})
+
+
+def _whole(path: str, folder: Path) -> str:
+    return str((folder / Path(path).expanduser()).resolve())

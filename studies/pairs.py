@@ -19,7 +19,7 @@ Row = dict[str, Any]
 _SOURCE = r"source(?:_(?:[2-9]|[1-9]\d+))?"
 _INPUT = re.compile(rf"(?P<run>base|{_SOURCE})(?:_(?P<form>ids|embeds))?")
 _LABEL = re.compile(r"label(?:\.[\w-]+)?|base_label|source_label")
-_SPAN = re.compile(rf"(?:{_SOURCE}\.)?span\.[\w-]+")
+_SPAN = re.compile(rf"(?:(?P<run>{_SOURCE})\.)?span\.[\w-]+")
 _TEXT = ("task", "split", "base_class", "source_class")
 _COLUMNS = ("base", "base_ids", "source", "source_ids", "base_label", "source_label", "label", *_TEXT)
 
@@ -76,11 +76,25 @@ def check_row(row: Any) -> Iterator[tuple[str, str]]:
         allowed = _allowed(str(column), value)
         if allowed:
             yield str(column), f"{shown(value)} is not allowed here; allowed: {allowed}"
+    yield from _spans_without_text(row, runs)
     if "base" not in runs:
         hint = next(
             (h for c in row if c not in _COLUMNS and (h := nearest(str(c), ("base", "base_ids")))), ""
         )
         yield "", f"the column 'base' is missing; a pair needs base or base_ids{hint}"
+
+
+def _spans_without_text(row: Mapping[str, Any], runs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Spans are found in text, so a run that is token ids can have none."""
+    for column, value in row.items():
+        match = _SPAN.fullmatch(str(column))
+        run = (match["run"] or "base") if match and value is not None else ""
+        if runs.get(run, run) != run:
+            yield (
+                str(column),
+                f"a span needs text, but {runs[run]!r} gives token ids; give {run!r} as text,"
+                " or leave the span out and write positions as token indices",
+            )
 
 
 def num_sources(row: Mapping[str, Any]) -> int:

@@ -100,25 +100,51 @@ def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
             text = f"no unit uses this axis; write '{singular}: ${singular}' in a unit"
             yield Problem((*path, plural), text)
     for name, values in names_of(block).items():
-        if any(not found.startswith("pair.") for found in references(values)):
-            text = "the values of an axis cannot name other axes; allowed: $pair.COLUMN, or units that do"
+        # A path among the sites may hold the layer, where there is one.
+        held = {"layer"} & names_of(block).keys() if name == "site" else set()
+        if any(not found.startswith("pair.") for found in references(values) - held):
+            text = (
+                "the values of an axis cannot name other axes; allowed: $pair.COLUMN, $layer in a path of sites"
+                " beside layer or layers, or units that do"
+            )
             where = ("for", name) if name not in AXES else (AXES[name],)
             yield Problem((*path, *where), text)
-    sites = [block.site] if isinstance(block.site, str) else (block.sites or ())
-    for site in sites:
-        if block.units is None and block.layers is not None and is_plain_path(site):
-            text = f"the module path {site!r} has no '$layer', so the axis 'layers' cannot reach it"
-            yield Problem((*path, "sites"), text)
+    yield from _repeated_layers(block, path)
 
 
-def is_plain_path(site: Any) -> bool:
-    """Whether a site is a module path without references."""
-    return isinstance(site, str) and "$" not in site and is_module_path(site)
+def _repeated_layers(block: Block, path: Path) -> Iterator[Problem]:
+    """Module paths that are the same at every layer of an axis, which nothing else of the unit uses."""
+    elsewhere = references([value for _, value in written(block)])
+    if block.units is not None or block.layers is None or "layer" in elsewhere:
+        return
+    for sites in _sites_of(block, block):
+        if all(_is_path(site) and "layer" not in references(site) for site in sites):
+            text = (
+                f"the module path {sites[0]!r} has no '$layer', so the axis 'layers' cannot reach it;"
+                " write '$layer' in it, or give it a block of its own"
+            )
+            yield Problem((*path, "site" if block.sites is None else "sites"), text)
+
+
+def _sites_of(block: Block, unit: Coordinates) -> list[tuple[Any, ...]]:
+    """The sites that a unit has at once, for each value of the axis that they come from, if any.
+
+    None at all where they stand in a column of the pairs.
+    """
+    own = unit.site if unit.site is not None else block.site
+    found = values_of(block, own or "$site") if own is None or is_reference(own) else (own,)
+    return [sites if isinstance(sites, tuple) else (sites,) for sites in found]
+
+
+def _is_path(site: Any) -> bool:
+    return isinstance(site, str) and is_module_path(site)
 
 
 def _used(block: Block) -> frozenset[str]:
+    """The names that the units use, those in the values of an axis of sites too."""
     units: list[UnitSpec] = [*(block.units or ()), *(u for run in (block.runs or {}).values() for u in run)]
-    return frozenset().union(*(references(value) for unit in units for _, value in written(unit)))
+    used = frozenset[str]().union(*(references(value) for unit in units for _, value in written(unit)))
+    return used | references(block.sites) if "site" in used else used
 
 
 def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: Path) -> Iterator[Problem]:
@@ -162,8 +188,7 @@ def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterato
         return getattr(unit, key) is not None or getattr(block, key) is not None or axis_reaches
 
     needed = ["site", "position"]
-    site = unit.site if unit.site is not None else block.site
-    if not (isinstance(site, str) and is_module_path(site)):
+    if not has("site") or not all(_is_path(site) for sites in _sites_of(block, unit) for site in sites):
         needed.append("layer")
     for key in needed:
         if not has(key):

@@ -1,6 +1,7 @@
 """Written values of one kind, resolved at each point of a sweep, and remembered."""
 
 __all__ = [
+    "Axes",
     "Prompt",
     "Prompts",
     "Slot",
@@ -29,6 +30,9 @@ from studies.forms import (
 from studies.problems import shown
 from workers.errors import NotYetError, StudyError
 
+Axes = Mapping[str, frozenset[str]]
+"""The names that vary, each with the names that its own values use."""
+
 T = TypeVar("T")
 
 _UNSEEN: Any = object()
@@ -48,12 +52,13 @@ class Slot(Generic[T]):
 
     __slots__ = ("_constant", "_memo", "_names", "_only", "_resolve", "_scope", "_written")
 
-    def __init__(self, written: Any, axes: frozenset[str], scope: Names, resolve: Callable[[Any, Names], T]):
+    def __init__(self, written: Any, axes: Axes, scope: Names, resolve: Callable[[Any, Names], T]):
         """Resolve at once where no name of `axes` is used; the others' values stand in `scope`."""
         self._written = written
         self._scope = scope
         self._resolve = resolve
-        self._names = tuple(sorted(references(written) & axes))
+        used = references(written) & axes.keys()
+        self._names = tuple(sorted(used.union(*(axes[name] for name in used)) & axes.keys()))
         self._only = self._names[0] if len(self._names) == 1 else None
         self._memo: dict[Any, T] = {}
         self._constant: T | None = None if self._names else resolve(written, scope)

@@ -10,7 +10,16 @@ from typing import Any
 from studies.axes import Names
 from studies.blocks import AXES, Block, Coordinates, ValueSpec
 from studies.forms import is_reference, parse_range
-from studies.slots import Prompts, Slot, read_dims, read_heads, read_layers, read_positions, read_texts
+from studies.slots import (
+    Axes,
+    Prompts,
+    Slot,
+    read_dims,
+    read_heads,
+    read_layers,
+    read_positions,
+    read_texts,
+)
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads
@@ -20,7 +29,7 @@ _Heads = tuple[int, ...] | None
 
 
 class Lack(Exception):  # noqa: N818  (no error: it says that a point does not exist for a class of pairs)
-    """A prompt of the class lacks the position, as written, in the run."""
+    """A prompt of the class lacks the position, as written, in the run; None: the class lacks the run."""
 
     def __init__(self, position: Any, run: str):
         super().__init__(position, run)
@@ -48,7 +57,7 @@ class UnitTemplate:
         *,
         facts: ModelFacts,
         prompts: Prompts,
-        axes: frozenset[str],
+        axes: Axes,
         scope: Names,
     ):
         """Prepare the slots; `axes` are the names that vary, `scope` the values of the others."""
@@ -101,9 +110,7 @@ class UnitTemplate:
         """Where in `run` the value is taken."""
         prompt = self._prompts.get(run)
         if prompt is None:
-            raise StudyError(
-                f"values are taken from {run!r}, but the pairs have only {', '.join(self._prompts)}"
-            )
+            raise Lack(None, run)
         num_base = self._prompts["base"].num_tokens
         if self._takes_all and prompt.num_tokens != num_base:
             raise StudyError(

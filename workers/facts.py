@@ -27,3 +27,8 @@ class ModelFacts:
     vocab_size: int
     num_parameters: int
     """Estimated from the shape; used for costs and memory only."""
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the revision is the SHA-256 of local files (64 digits), not a commit (40)."""
+        return len(self.revision) == 64

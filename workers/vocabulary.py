@@ -55,7 +55,8 @@ class ModelSpec(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
     """``auto`` takes a CUDA device where there is one; provenance, no part of identity."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """The library's kernel; None lets it choose. Provenance, no part of identity."""
     chat: bool = False
     trust_remote_code: bool = False
     options: Mapping[str, Any] = Field(default_factory=dict)

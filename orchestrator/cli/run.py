@@ -111,10 +111,13 @@ def command_line() -> str:
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Within it whatever ends a run also says how to go on, unless the same command would end the same."""
-    from workers.errors import ClusterError, ModelError, StorageFullError, StoreError, StudyError
+    from workers.errors import ClusterError, ModelError, RunError, StorageFullError, StoreError, StudyError
 
     try:
         yield
+    except BrokenPipeError as error:
+        # Our output is written after this: it is another process that went away.
+        raise RunError(f"a connection broke ({error}); run the same command again") from error
     except BaseException as error:
         is_lasting = isinstance(error, StudyError | ModelError | StoreError | ClusterError)
         if isinstance(error, StorageFullError) or not is_lasting:

@@ -34,10 +34,10 @@ _Swap = tuple[Position, str, Position | None]
 
 
 def check_positions(study: Study, expansions: Expansions, members: Members) -> None:
-    """Refuse positions that some pairs lack, unless the block skips them, or that no pair has.
+    """Refuse positions and runs that some pairs lack, unless the block skips them, or that no pair has.
 
     Raises:
-        StudyError: naming the position, how many pairs lack it, and one of them.
+        StudyError: naming the position or the run, how many pairs lack it, and one of them.
     """
     lacking: dict[Missing, list[Input]] = defaultdict(list)
     for kind, expansion in expansions.items():
@@ -49,8 +49,8 @@ def check_positions(study: Study, expansions: Expansions, members: Members) -> N
             continue
         advice = "" if missing.skip else ", or set missing: skip to leave such pairs out"
         raise StudyError(
-            f"{missing.block}: position {missing.position!r} does not exist in {len(inputs):,} of {total:,}"
-            f" pairs, such as pair {_shown(inputs[0], missing.run)}; take another position{advice}"
+            f"{missing.block}: {_lacked(missing)} does not exist in {len(inputs):,} of {total:,} pairs,"
+            f" such as pair {_shown(inputs[0], missing.run)}; take another{advice}"
         )
 
 
@@ -97,7 +97,13 @@ def _num_about(study: Study, block: str, members: Members) -> int:
     return sum(len(ones) for kind, ones in members.items() if kind.blocks is None or index in kind.blocks)
 
 
+def _lacked(missing: Missing) -> str:
+    return f"the run {missing.run!r}" if missing.position is None else f"position {missing.position!r}"
+
+
 def _shown(one: Input, run: str) -> str:
+    if run not in one.tokens:
+        return f"{one.given}, which has only {', '.join(one.tokens)}"
     spans = "".join(f", {name!r}" for name in one.spans.get(run, ())).removeprefix(", ")
     return f"{one.given} whose {run} has {len(one.tokens[run])} tokens and the spans {spans or 'none'}"
 

@@ -16,7 +16,7 @@ from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
-from orchestrator.plan.tables import Lane, Plan
+from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.where import classify
 from orchestrator.store import State
 from studies import Study
@@ -24,11 +24,10 @@ from studies.identity import content_id, lane_identity
 from studies.plots import metric_families
 from studies.supported import check_supported
 from studies.tokens import Tokenizer
+from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.references import resolve
 from workers.vocabulary import ModelSpec
-
-PLAN_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,9 @@ class Planner:
     @cached_property
     def digest(self) -> str:
         """Names all that a plan is made of: a committed plan with this digest is the same plan."""
-        made_of = {"inputs": self._inputs_id, "study": self.study.to_yaml(), "format": PLAN_FORMAT}
+        # The pairs are in the inputs already; written out as YAML they would take seconds.
+        study = self.study.model_copy(update={"pairs": None}).to_yaml()
+        made_of = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
         return str(content_id("plan", made_of))
 
     @cached_property
@@ -96,7 +97,7 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
-        before = earlier_of(earlier, state)
+        before = earlier_of(earlier, state, metric_families(self.study.metrics))
         lanes = self._lanes(before)
         try:
             prepared = [self._prepare(lane, facts, scorer, earlier) for lane, facts in lanes]
@@ -117,6 +118,11 @@ class Planner:
         lanes: list[tuple[Lane, ModelFacts]] = []
         for spec, facts in self.models:
             identity = lane_identity(facts, spec)
+            if any(lane.identity == identity for lane, _ in lanes):
+                raise StudyError(
+                    f"models: {spec.ref} is there twice, as far as results go (the same weights and dtype);"
+                    " name it once"
+                )
             lane = Lane(
                 lane=numbers.setdefault(identity, len(numbers)),
                 spec=spec.model_copy(update={"revision": facts.revision}),
@@ -157,7 +163,6 @@ class Planner:
             for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)
         ]
         head = {
-            "format": PLAN_FORMAT,
             "study": self.study.study,
             "version": version("swapyard"),
             "digest": self.digest,

@@ -107,7 +107,8 @@ class _Encoder:
             fault = "base_label"
             made.base_label_ids = self._label_ids(row.get("base"), row.get("base_label"))
             fault = "source_label"
-            made.source_label_ids = self._label_ids(row.get("source"), row.get("source_label"))
+            if "source" in made.tokens:
+                made.source_label_ids = self._label_ids(row.get("source"), row.get("source_label"))
             fault = "label"
             made.label_ids = self._label_ids(row.get("base"), row.get("label"))
         except TokenError as error:

@@ -29,8 +29,11 @@ import pyarrow.parquet as pq
 
 from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
+from workers.errors import StoreError
 from workers.vocabulary import Cell, ModelSpec, Pair
 
+PLAN_FORMAT = 1
+"""Of the tables; a plan of another format is refused."""
 TABLES = ("pairs", "inputs", "runs", "cells", "points", "grid", "cellsets", "tiles", "retired", "tokens")
 
 
@@ -176,7 +179,9 @@ def read_plan(store: StudyStore, ref: PlanRef) -> Plan:
 
 def encode_plan(plan: Plan) -> dict[str, bytes]:
     """The plan's files by name."""
-    files = {"plan.json": json.dumps(plan.head, indent=1, ensure_ascii=False).encode()}
+    files = {
+        "plan.json": json.dumps({"format": PLAN_FORMAT, **plan.head}, indent=1, ensure_ascii=False).encode()
+    }
     for name, table in plan.tables.items():
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
@@ -185,6 +190,16 @@ def encode_plan(plan: Plan) -> dict[str, bytes]:
 
 
 def decode_plan(files: Mapping[str, bytes]) -> Plan:
-    """The plan that `encode_plan` wrote."""
+    """The plan that `encode_plan` wrote.
+
+    Raises:
+        StoreError: another version wrote it in another form.
+    """
+    head = json.loads(files["plan.json"])
+    if head.get("format") != PLAN_FORMAT:
+        raise StoreError(
+            f"the plan has format {head.get('format')}, and this version reads {PLAN_FORMAT};"
+            f" use the swapyard that made it ({head.get('version')}), or another folder with --store"
+        )
     tables = {name: pq.read_table(io.BytesIO(files[f"{name}.parquet"])) for name in TABLES}
-    return Plan(head=json.loads(files["plan.json"]), tables=tables)
+    return Plan(head=head, tables=tables)

@@ -22,6 +22,8 @@ CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima
 SITES = ("mlp_output", "attention_input", "block_output")
 FLOATS = ("label_logit", "base_label_logit", "label_logprob", "margin", "kl_base")
 DISCRETE = ("pred_id", "iia", "changed")
+SLOW = 2000.0
+"""Tokens a second, of which the tiny model does fifty times as many."""
 TOLERANCE = 1e-5
 """Of the largest absolute logit: what sharing a forward with other jobs may change."""
 
@@ -116,6 +118,13 @@ def to_go_on(err: str) -> str:
     last = err.strip().splitlines()[-1]
     assert last.startswith("to go on: "), err
     return last.removeprefix("to go on: ")
+
+
+def forget_speed(cache: Path) -> None:
+    """Make the next run believe that this machine is slow: its first part is small and comes at once."""
+    path = cache / "rates.json"
+    known = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(dict.fromkeys(known, SLOW)), "utf-8")
 
 
 def num_parts(study: Path) -> int:

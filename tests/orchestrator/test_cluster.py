@@ -26,6 +26,7 @@ from running import (
     SWAPYARD,
     assert_same_rows,
     environment,
+    forget_speed,
     in_shell,
     long_pairs,
     num_parts,
@@ -42,7 +43,7 @@ from orchestrator.store import PlanRef, StudyStore
 from orchestrator.worker import StudyWorker
 from workers.errors import ClusterError, RunError
 
-NUM_PAIRS, NUM_TOKENS = 128, 20
+NUM_PAIRS, NUM_TOKENS = 72, 20
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 HIDDEN = "hidden"
 """A folder that the cluster's node sees, but not with the same content."""
@@ -191,6 +192,7 @@ def in_the_middle(world: World) -> Iterator[Callable[..., "subprocess.Popen[str]
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object, store: Path, **options: Any) -> "subprocess.Popen[str]":
+        forget_speed(world.cache)
         process = start(*arguments, **options)
         started.append(process)
         wait_until(lambda: num_parts(store / "long") > 0, process)
@@ -203,6 +205,7 @@ def in_the_middle(world: World) -> Iterator[Callable[..., "subprocess.Popen[str]
 
 
 def test_ctrl_c_in_a_terminal_drains_and_the_printed_command_goes_on(world: World, tmp_path: Path) -> None:
+    forget_speed(world.cache)
     with Terminal(world.command(tmp_path), world.folder, world.cache) as terminal:
         wait_until(lambda: num_parts(tmp_path / "long") > 0, terminal.process)
         listening = listeners(terminal.process.pid)

@@ -23,6 +23,7 @@ from running import (
     TOLERANCE,
     assert_same_rows,
     environment,
+    forget_speed,
     in_shell,
     long_pairs,
     num_parts,
@@ -54,7 +55,6 @@ class World:
 
     @property
     def cache(self) -> Path:
-        """Knows from the undisturbed run how fast this machine is, so slices have their proper size."""
         return self.folder / "cache"
 
     @property
@@ -89,6 +89,7 @@ def in_the_middle(world: World, tmp_path: Path) -> Iterator[Callable[..., "subpr
 
     def begin(store: Path, *options: str) -> "subprocess.Popen[str]":
         before = num_parts(store / "long")
+        forget_speed(world.cache)
         process = world.start(store, *options)
         started.append(process)
         wait_until(lambda: num_parts(store / "long") > before, process)
@@ -240,8 +241,8 @@ def test_a_second_interrupt_ends_it_at_once(
     process = in_the_middle(tmp_path)
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
-    while "stopping" not in process.stderr.readline():
-        pass
+    while "stopping" not in (line := process.stderr.readline()):
+        assert line, "it ended without a word"
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     _, err = process.communicate(timeout=30)
@@ -360,6 +361,7 @@ def test_a_full_disk_ends_it_with_code_4_and_it_goes_on_when_there_is_room(
     world: World, tmp_path: Path
 ) -> None:
     core = str(min(os.sched_getaffinity(0)))
+    forget_speed(world.cache)
     done = subprocess.run(
         [*in_tmpfs(tmp_path, "size=4m"), "sh", "-c", f'cd "{tmp_path}"\n{FILL_THE_DISK}', "sh", core],
         env=environment(world.cache, STUDY=str(world.study)),
