@@ -10,7 +10,7 @@ from orchestrator.lines import table
 from orchestrator.views import connect
 
 _TOP = 3
-_KINDS = ("model", "block", "site")
+_KINDS = ("model", "dtype", "revision", "block", "site")
 _AXES = (*_KINDS, "layer", "head", "base_position")
 _SQL = """
 WITH places AS (

@@ -2,13 +2,15 @@
 
 __all__ = ["Results", "open_results", "plan", "run"]
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.driver import Outcome, run_study
 from orchestrator.overview import Overview, overview
 from orchestrator.progress import Progress
-from orchestrator.query import run_query
+from orchestrator.query import explained, run_query
+from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, study_folders
 from orchestrator.setup import RunOptions
 from orchestrator.views import connect
@@ -25,26 +27,46 @@ class Results:
     Every call looks at what is committed at that moment, also while the study runs.
     """
 
-    def __init__(self, folders: list[Path], outcome: Outcome | None = None) -> None:
+    def __init__(
+        self, folders: list[Path], outcome: Outcome | None = None, leave_out: LeaveOut | None = None
+    ) -> None:
         self._folders = folders
+        self._leave_out = leave_out
         self.outcome = outcome
         """How the run ended that these results are of; None where none was made."""
 
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
 
+        What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then.
+
         Raises:
             QueryError: it is not one SELECT, or asks for what is not there.
         """
-        return run_query(connect(self._folders), query)
+        return run_query(self._connect(), query)
 
     def arrow(self, view: str = "results") -> "pa.Table":
-        """A whole view as an Arrow table."""
-        return self.sql(f"FROM {view}").to_arrow_table()
+        """A whole view as an Arrow table.
+
+        Raises:
+            QueryError: there is no such view, or its rows cannot be read.
+        """
+        connection = self._connect()
+        with explained(connection):
+            return run_query(connection, f"FROM {view}").to_arrow_table()
 
     def df(self, view: str = "results") -> Any:
-        """A whole view as a pandas data frame, where pandas is installed."""
-        return self.sql(f"FROM {view}").df()
+        """A whole view as a pandas data frame, where pandas is installed.
+
+        Raises:
+            QueryError: there is no such view, or its rows cannot be read.
+        """
+        connection = self._connect()
+        with explained(connection):
+            return run_query(connection, f"FROM {view}").df()
+
+    def _connect(self) -> "duckdb.DuckDBPyConnection":
+        return connect(self._folders, leave_out=self._leave_out)
 
 
 def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
@@ -85,12 +107,12 @@ def run(
 
 
 def open_results(*studies: str, store: str | Path = DEFAULT_ROOT) -> Results:
-    """The results of the named studies below `store`, or of all of them.
+    """The results of the named studies below `store`, or of all; then one that cannot be read only warns.
 
     Raises:
         StoreError: there is no such study.
     """
-    return Results(study_folders(Path(store), studies))
+    return Results(study_folders(Path(store), studies), leave_out=None if studies else warnings.warn)
 
 
 def _study(given: Study | str) -> Study:

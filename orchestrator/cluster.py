@@ -26,6 +26,8 @@ START_TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 5.0
 """How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
 MIB = 2**20
+_TOKEN = secrets.token_hex(32)
+"""One for each driver process, as Ray's client remembers the first that it was given."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -209,7 +211,7 @@ def start_ray(address: str | None, *, num_cpus: int) -> dict[str, str | None]:
     """
     environment: dict[str, str | None] = {}
     if address is None:
-        ours = {**_QUIET, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        ours = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
         environment = {name: os.environ.get(name) for name in ours}
         os.environ.update(ours)
         # Without it Ray would join any cluster that it finds.

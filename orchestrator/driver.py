@@ -199,7 +199,7 @@ class _Loop:
         self.num_workers = len(self._idle)
         for worker in self._idle:
             self._schedule.join(worker)
-        started = time.monotonic()
+        started = shown = time.monotonic()
         while True:
             if not self._stop.asked:
                 self._hand_out(time.monotonic() - started)
@@ -211,7 +211,10 @@ class _Loop:
                 manifests += self._take(event)
             if manifests:
                 self._commit(manifests)
-            self._progress.update(counts_of(self._plan, self._driver.state), self._schedule)
+            # Counting takes every tile of the plan: not at each of many short slices.
+            if time.monotonic() - shown >= POLL_S:
+                shown = time.monotonic()
+                self._progress.update(counts_of(self._plan, self._driver.state))
 
     def _hand_out(self, elapsed_s: float) -> None:
         still_idle: list[int] = []

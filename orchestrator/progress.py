@@ -13,7 +13,6 @@ from rich.progress import Progress as Bar
 from orchestrator.lines import plain
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
-from orchestrator.schedule import Schedule
 from orchestrator.setup import Setup
 
 LINE_EVERY_S = 15.0
@@ -69,7 +68,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("jobs", total=counts.num_jobs, completed=counts.num_done, rate="")
 
-    def update(self, counts: Counts, schedule: Schedule) -> None:
+    def update(self, counts: Counts) -> None:
         """So many are done now."""
         now = time.monotonic()
         rate = (counts.num_done - self._at_begin) / max(now - self._began, 1e-9)

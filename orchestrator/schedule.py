@@ -18,6 +18,8 @@ MAX_SLICE_S = 30.0
 FIRST_RATE = 200.0
 """Cost units per second of a worker that has not been measured yet."""
 SMOOTHING = 0.4
+LOAD_S = 5.0
+"""What loading another model costs, about."""
 CAPTURES_PER_PAIR = 2.0
 """A capture costs about as much as a job: one of the base and one of the source for each pair."""
 
@@ -130,7 +132,7 @@ class Schedule:
             me.tile = self._take_fresh(worker, me)
         tile = me.tile
         if tile is None:
-            tile, high = self._victim(), True
+            tile, high = self._victim(me), True
         if tile is None:
             return None
         taken = tile.take(budget, high=high)
@@ -194,8 +196,14 @@ class Schedule:
         tile.owner = number
         return tile
 
-    def _victim(self) -> TileWork | None:
-        """The owned tile with the most left, if that is worth making its captures again."""
+    def _victim(self, thief: _Worker) -> TileWork | None:
+        """The owned tile with the most left, if that is worth making its captures again.
+
+        Another model's tile must be worth loading that model, too.
+        """
         owned = [w.tile for w in self._workers.values() if w.tile is not None and w.tile.todo]
-        best = max(owned, key=lambda tile: tile.cost, default=None)
-        return best if best is not None and best.cost > 2 * best.capture_cost else None
+        best = max(owned, key=lambda tile: (tile.lane == thief.lane, tile.cost), default=None)
+        if best is None:
+            return None
+        load_cost = 0.0 if thief.lane in (None, best.lane) else LOAD_S * self._rate(thief)
+        return best if best.cost > 2 * (best.capture_cost + load_cost) else None

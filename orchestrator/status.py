@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.lines import table
 from orchestrator.plan.tables import read_plan
+from orchestrator.reading import LeaveOut, read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
 from orchestrator.store import StudyStore
@@ -39,13 +40,13 @@ class StudyStatus:
         return asdict(self)
 
 
-def read_status(root: Path, names: Sequence[str]) -> list[StudyStatus]:
-    """The studies below `root`, or only those named.
+def read_status(root: Path, names: Sequence[str], *, leave_out: LeaveOut | None = None) -> list[StudyStatus]:
+    """The studies below `root`, or only those named; one that cannot be read goes to `leave_out`.
 
     Raises:
-        StoreError: there is no such study, or one cannot be read.
+        StoreError: there is no such study, or one cannot be read and `leave_out` is None.
     """
-    return [_read(folder) for folder in study_folders(root, names)]
+    return [found for _, found in read_each(study_folders(root, names), _read, leave_out)]
 
 
 def _read(folder: Path) -> StudyStatus:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueSpec, is_source, named_axes
+from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
 from studies.models import Task
 from studies.problems import Problem, shown
@@ -37,12 +38,17 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     """Everything that is wrong with the names in `study`, whose merged blocks are `blocks`."""
     problems = list(_inputs(study, blocks))
     names: set[str] = set()
+    spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
         if block.name in names:
             problems.append(
                 Problem(("sweep", index), f"two blocks are named {block.name!r}; names must differ")
             )
         names.add(block.name or "")
+        for name in named_axes(block.for_):
+            if spellings.setdefault(name.casefold(), name) != name:
+                text = f"{name!r} is {spellings[name.casefold()]!r} elsewhere; write an axis in one way"
+                problems.append(Problem(("sweep", index, "for", name), text))
         problems.extend(_block_problems(study, raw, block, ("sweep", index)))
     return problems
 
@@ -92,8 +98,11 @@ def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
     """Axes that reach no unit would only repeat cells; names that mean two things mislead."""
     used = _used(block)
     for name in named_axes(block.for_):
-        if name in AXES or name in ("from", "pair"):
+        if name.casefold() in (*AXES, "from", "pair"):
             yield Problem((*path, "for", name), f"{name!r} is a key already; allowed: a name of your own")
+        if name.casefold() in RESERVED:
+            text = f"{name!r} is a column of the views already; allowed: a name of your own"
+            yield Problem((*path, "for", name), text)
     for singular in UNIT_AXES:
         plural = AXES[singular]
         if raw.units is not None and getattr(raw, plural) is not None and singular not in used:
@@ -104,8 +113,8 @@ def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
         held = {"layer"} & names_of(block).keys() if name == "site" else set()
         if any(not found.startswith("pair.") for found in references(values) - held):
             text = (
-                "the values of an axis cannot name other axes; allowed: $pair.COLUMN, $layer in a path of sites"
-                " beside layer or layers, or units that do"
+                "the values of an axis cannot name other axes; allowed: $pair.COLUMN, $layer in a path of"
+                " sites beside layer or layers, or units that do"
             )
             where = ("for", name) if name not in AXES else (AXES[name],)
             yield Problem((*path, *where), text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from orchestrator.cli.options import store_option
+from orchestrator.cli.options import leave_out, store_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,7 +72,7 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
-    connection = connect(study_folders(store, studies))
+    connection = connect(study_folders(store, studies), leave_out=leave_out(studies))
     _write(run_query(connection, text), connection, chosen, output, rows)
 
 

@@ -82,8 +82,7 @@ def run(
     if (shown := answer(root)) is not None:
         click.echo(shown)
     if plots:
-        for path in _draw(root):
-            click.echo(f"drew {path}", err=True)
+        _draw(root)
     if num_failed := outcome.counts.num_failed:
         query = ["swapyard", "query", "FROM failures", "--study", loaded.study, "--store", str(store)]
         click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
@@ -137,7 +136,13 @@ def _told(study: str, outcome: "Outcome") -> str:
     return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"
 
 
-def _draw(root: Path) -> list[Path]:
+def _draw(root: Path) -> None:
+    """Draw the study's plots; one that cannot be drawn takes nothing from a study that is done."""
     from orchestrator.plots import draw_study
+    from workers.errors import QueryError
 
-    return draw_study(root)
+    try:
+        for path in draw_study(root):
+            click.echo(f"drew {path}", err=True)
+    except QueryError as error:
+        click.echo(f"no picture: {error}", err=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import store_option
+from orchestrator.cli.options import leave_out, store_option
 
 WATCH_EVERY_S = 2.0
 
@@ -22,8 +22,9 @@ def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) ->
     """Show how far the studies below --store are, or only those named."""
     from orchestrator.status import read_status, show
 
+    unread = leave_out(studies)
     while True:
-        found = read_status(store, studies)
+        found = read_status(store, studies, leave_out=unread)
         click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
         if not watch or all(one.is_complete for one in found):
             return

@@ -48,9 +48,10 @@ def check_positions(study: Study, expansions: Expansions, members: Members) -> N
         if missing.skip and len(inputs) < total:
             continue
         advice = "" if missing.skip else ", or set missing: skip to leave such pairs out"
+        what, name = ("run", missing.run) if missing.position is None else ("position", missing.position)
         raise StudyError(
-            f"{missing.block}: {_lacked(missing)} does not exist in {len(inputs):,} of {total:,} pairs,"
-            f" such as pair {_shown(inputs[0], missing.run)}; take another{advice}"
+            f"{missing.block}: {what} {name!r} does not exist in {len(inputs):,} of {total:,} pairs, such as"
+            f" pair {_shown(inputs[0], missing.run)}; take another {what}{advice}"
         )
 
 
@@ -95,10 +96,6 @@ def _num_about(study: Study, block: str, members: Members) -> int:
     """How many pairs a block is about."""
     index = [each.name for each in study.blocks()].index(block)
     return sum(len(ones) for kind, ones in members.items() if kind.blocks is None or index in kind.blocks)
-
-
-def _lacked(missing: Missing) -> str:
-    return f"the run {missing.run!r}" if missing.position is None else f"position {missing.position!r}"
 
 
 def _shown(one: Input, run: str) -> str:

@@ -36,10 +36,9 @@ Placed = tuple[int, uuid.UUID, int]
 
 
 def pairs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The given pairs, as given."""
+    """The given pairs, as given; a pair's number is its place, so no column of ours meets the user's."""
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: given_column([row.get(name) for row in rows]) for name in names}
-    return pa.table({"given": pa.array(range(len(rows)), pa.uint32()), **columns})
+    return pa.table({name: given_column([row.get(name) for row in rows]) for name in names})
 
 
 def inputs_table(rows: Sequence[tuple[int, Input, Placed | None, Sequence[str]]]) -> pa.Table:
@@ -87,13 +86,16 @@ def cells_table(cells: Mapping[int, tuple[uuid.UUID, int, Cell]]) -> pa.Table:
 
 
 def points_table(points: Sequence[tuple[int, int, Point]]) -> pa.Table:
-    """Written grid points: (number, lane, point), a column for each axis."""
+    """Written grid points: (number, lane, point), a column for each axis.
+
+    The other columns begin with an underscore: no axis is called so.
+    """
     axes = dict.fromkeys(name for _, _, point in points for name in point.axes)
     return pa.table(
         {
-            "point": pa.array([number for number, _, _ in points], pa.uint32()),
-            "lane": pa.array([lane for _, lane, _ in points], pa.uint16()),
-            "block": pa.array([point.block for _, _, point in points], pa.string()),
+            "_point": pa.array([number for number, _, _ in points], pa.uint32()),
+            "_lane": pa.array([lane for _, lane, _ in points], pa.uint16()),
+            "_block": pa.array([point.block for _, _, point in points], pa.string()),
             **{name: given_column([point.axes.get(name) for _, _, point in points]) for name in axes},
         }
     )

@@ -37,7 +37,8 @@ def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
     """
     columns = run_query(connection, "FROM results").columns
     value = _first_known(connection, ("iia", "logit_diff - base_run_logit_diff", "kl_base"))
-    facet = [column for column in ("model", "site") if _varies(connection, columns, column)] or None
+    kinds = ("model", "dtype", "revision", "site")
+    facet = [column for column in kinds if _varies(connection, columns, column)] or None
     down = "layer" if "layer" in columns else "block"
     # Accuracies can be compared; a difference in logits is mostly a matter of the site.
     scale = "shared" if value == "iia" else "own"

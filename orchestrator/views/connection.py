@@ -8,47 +8,54 @@ from pathlib import Path
 import duckdb
 
 from orchestrator.plan.tables import read_plan
+from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import StudyStore
+from orchestrator.views.names import quoted
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
-from orchestrator.views.sql import facts, quoted, study_views
+from orchestrator.views.sql import facts, study_views
 from orchestrator.views.tables import StudyTables, study_tables
+from orchestrator.views.union import union
 from workers.errors import QueryError
 
 
-def connect(studies: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> duckdb.DuckDBPyConnection:
     """Open the views over all `studies` (study folders), each row with its ``study``.
 
-    The connection reads the studies' data and can neither write nor reach anything else.
+    The connection reads the studies' data and can neither write nor reach anything else. A study that
+    cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error.
 
     Raises:
-        QueryError: none of the studies has a plan yet.
+        QueryError: none of the studies has a plan that can be read, or one is damaged.
+        StoreError: one cannot be read.
     """
     connection = duckdb.connect()
-    names: list[str] = []
-    for root in studies:
-        prefix = f"_{len(names)}_"
-        if _add_study(connection, prefix, root):
-            names.append(prefix)
-    if not names:
+    prefixes = {root: f"_{number}_" for number, root in enumerate(studies)}
+    added = read_each(studies, lambda root: _add_study(connection, prefixes[root], root), leave_out)
+    planned = [root for root, has_plan in added if has_plan]
+    if not planned:
         where = ", ".join(str(root) for root in studies) or "here"
         raise QueryError(f"there is no study with a plan in {where}; make one with: swapyard run STUDY")
     for view in VIEWS:
-        union = " UNION ALL BY NAME ".join(f"SELECT * FROM {prefix}v_{view}" for prefix in names)
-        connection.execute(f"CREATE VIEW {view} AS {union}")
-    _lock(connection, studies)
+        statement = union(connection, [f"{prefixes[root]}v_{view}" for root in planned])
+        connection.execute(f"CREATE VIEW {view} AS {statement}")
+    _lock(connection, planned)
     return connection
 
 
 def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -> bool:
+    """Make one study's own views; whether it has a plan."""
     store = StudyStore(root)
     state = store.state()
     if state.plan is None:
         return False
     made = study_tables(read_plan(store, state.plan), state)
-    _add_tables(connection, prefix, made)
-    connection.execute(facts(prefix, str(root.resolve()), made.parts))
-    for statement in study_views(prefix, root.name, made):
-        connection.execute(statement)
+    try:
+        _add_tables(connection, prefix, made)
+        connection.execute(facts(prefix, str(root.resolve()), made.parts))
+        for statement in study_views(prefix, root.name, made):
+            connection.execute(statement)
+    except duckdb.Error as error:
+        raise QueryError(f"the study in {root} cannot be read: {str(error).splitlines()[0]}") from error
     return True
 
 

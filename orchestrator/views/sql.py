@@ -5,23 +5,14 @@ __all__ = ["STUDY_VIEWS", "facts", "results", "study_views"]
 from collections.abc import Mapping, Sequence
 
 from orchestrator.store import METRIC_COLUMNS
+from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import StudyTables
+from studies.columns import PAIR_COLUMNS, RESERVED
 
 STUDY_VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "failures", "batches")
 
 _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
-_OWN_COLUMNS = frozenset({"lane", "given", "pair", "class", "point", "cell", "study"})
-"""Internal columns, which a given pair's column of the same name does not hide."""
-
-
-def quoted(name: str) -> str:
-    """`name` as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """`text` as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
+_MODEL = ("model", "dtype", "revision")
 
 
 def facts(prefix: str, root: str, parts: Mapping[tuple[str, ...], Sequence[str]]) -> str:
@@ -54,58 +45,84 @@ def facts(prefix: str, root: str, parts: Mapping[tuple[str, ...], Sequence[str]]
 def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
     """The statements that make one study's views, each with a ``study`` column."""
     study = f"{literal(name)} AS study"
-    axes = [c for c in made.tables["points"].column_names if c not in ("point", "lane", "block")]
     return [
-        _pair_sides(prefix, made, axes),
-        _cell_sides(prefix, axes),
+        _pair_sides(prefix),
+        _cell_sides(prefix),
         _run_sides(prefix),
-        results(prefix, study, made, axes),
+        results(prefix, study, made),
         _scores(prefix),
-        f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, p.* EXCLUDE (point, lane),
-            c.resolved AS units, c.num_jobs, c.num_done
+        f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
+            p.block{_axes(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
             FROM {prefix}cells c
-            JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g USING (cell)
-            JOIN {prefix}points p USING (point)""",
-        f"CREATE VIEW {prefix}v_pairs AS SELECT {study}, * FROM {prefix}pairs",
-        f"CREATE VIEW {prefix}v_inputs AS SELECT {study}, * FROM {prefix}inputs",
-        f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, i.pair_id, i.given, r.*,
+            JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
+            JOIN {prefix}points p ON p.point = g.point
+            JOIN {prefix}lanes l ON l.lane = p.lane""",
+        f"CREATE VIEW {prefix}v_pairs AS SELECT {study}{_given(made)} FROM {prefix}pairs g",
+        f"""CREATE VIEW {prefix}v_inputs AS SELECT {study}, {_model("l")}, i.pair_id,
+            {_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
+            i.base_label_ids, i.kept, i.reason
+            FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given
+            JOIN {prefix}lanes l ON l.lane = i.lane""",
+        f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, {_model("l")}, i.pair_id, r.* EXCLUDE (lane, pair),
             r.label_logit - r.logsumexp AS label_logprob,
             r.base_label_logit - r.logsumexp AS base_label_logprob,
             r.label_logit - r.base_label_logit AS logit_diff, t.token AS pred_token
-            FROM {prefix}runs r JOIN {prefix}inputs i USING (lane, pair)
+            FROM {prefix}runs r JOIN {prefix}lanes l ON l.lane = r.lane
+            JOIN (SELECT DISTINCT lane, pair, pair_id FROM {prefix}inputs WHERE kept) i
+            ON i.lane = r.lane AND i.pair = r.pair
             LEFT JOIN {prefix}tokens t ON t.lane = r.lane AND t.id = r.pred_id""",
         f"""CREATE VIEW {prefix}v_failures AS SELECT {study}, c.cell_id, p.pair_id,
-            {_job_id()} AS job_id, c.* EXCLUDE ({_hidden_cell()}), p.base, r.attempt,
+            {_job_id()} AS job_id, {_model("c")}, c.block{_axes(made, "c")},
+            {_column(made, "base", "p")} AS base, r.attempt,
             r.error->>'type' AS error_type, r.error->>'message' AS error_message
-            FROM {prefix}facts r JOIN {prefix}p p USING (pair)
+            FROM {prefix}facts r JOIN {prefix}p p ON p.pair = r.pair
             JOIN {prefix}c c ON c.cell = r.cell AND c.class = p.class
             WHERE r.error IS NOT NULL""",
-        f"CREATE VIEW {prefix}v_batches AS SELECT {study}, * FROM {prefix}batches",
+        f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, {_model("l")}, b.* EXCLUDE (path, lane)
+            FROM {prefix}batches b LEFT JOIN {prefix}lanes l ON l.lane::VARCHAR = b.lane""",
     ]
 
 
-def _pair_sides(prefix: str, made: StudyTables, axes: Sequence[str]) -> str:
-    given = [
-        quoted(c)
-        for c in made.tables["pairs"].column_names
-        if c not in _OWN_COLUMNS and (c not in axes or c == "task")
-    ]
-    for column in ("base", "source", "base_label", "source_label", "label"):
-        if column not in made.tables["pairs"].column_names:
-            given.append(f"NULL::VARCHAR AS {column}")
+def _model(table: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in _MODEL)
+
+
+def _axes(made: StudyTables, table: str, *, but: str | None = None) -> str:
+    """The axes as written, each after a comma."""
+    named = ((axis, column) for axis, column in made.axes.items() if axis != but)
+    return "".join(f", {_of(column, table)} AS {quoted(axis)}" for axis, column in named)
+
+
+def _given(made: StudyTables) -> str:
+    """All columns of the pairs as given, each after a comma."""
+    names = public_names(made.given, own=made.given.keys() & PAIR_COLUMNS, reserved=("study",))
+    return "".join(f", {_column(made, name, 'g')} AS {quoted(names[name])}" for name in made.given)
+
+
+def _column(made: StudyTables, name: str, table: str) -> str:
+    """A pair's column; NULL where the study has none."""
+    return _of(made.given.get(name, "NULL"), table)
+
+
+def _of(column: str, table: str) -> str:
+    return column if column == "NULL" else f"{table}.{column}"
+
+
+def _pair_sides(prefix: str) -> str:
     return f"""CREATE TABLE {prefix}p AS
-        SELECT i.lane, i.pair, i.class, i.given, i.pair_id, i.base_tokens, i.label_ids, i.base_label_ids,
+        SELECT i.lane, i.pair, i.class, i.pair_id, i.base_tokens, i.label_ids,
                i.label_ids[1] AS label_id, i.base_label_ids[1] AS base_label_id,
-               {", ".join(given)}
-        FROM {prefix}inputs i JOIN {prefix}pairs g USING (given) WHERE i.kept"""
+               list_sort(list_distinct(i.label_ids)) = list_sort(list_distinct(i.base_label_ids))
+               AS has_one_label, g.* EXCLUDE (given)
+        FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given WHERE i.kept"""
 
 
-def _cell_sides(prefix: str, axes: Sequence[str]) -> str:
-    named = "".join(f", p.{quoted(axis)}" for axis in axes)
+def _cell_sides(prefix: str) -> str:
     return f"""CREATE TABLE {prefix}c AS
-        SELECT g.class, g.cell, p.lane, p.block{named}, c.cell_id, c.symbolic, c.read AS read_at,
+        SELECT g.class, g.cell, p.* EXCLUDE (point), {_model("l")}, c.cell_id, c.symbolic, c.read AS read_at,
                c.base_positions, c.source_positions
-        FROM {prefix}grid g JOIN {prefix}points p USING (point) JOIN {prefix}cells c USING (cell)"""
+        FROM {prefix}grid g JOIN {prefix}points p ON p.point = g.point
+        JOIN {prefix}cells c ON c.cell = g.cell JOIN {prefix}lanes l ON l.lane = p.lane"""
 
 
 def _run_sides(prefix: str) -> str:
@@ -119,8 +136,11 @@ def _run_sides(prefix: str) -> str:
         SELECT lane, pair, read AS read_at, {columns} FROM {prefix}runs GROUP BY ALL"""
 
 
-def results(prefix: str, study: str, made: StudyTables, axes: Sequence[str]) -> str:
-    """The wide view: one row for each written cell × pair that is done and did not fail."""
+def results(prefix: str, study: str, made: StudyTables) -> str:
+    """The wide view: one row for each written cell × pair that is done and did not fail.
+
+    Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``.
+    """
     label_hit = "list_contains(p.label_ids, r.pred_id)" if made.several_labels else "r.pred_id = p.label_id"
     run_values = ", ".join(_run_columns(run) for run in ("base", "source"))
     located = made.tables["located"].num_rows > 0
@@ -129,24 +149,8 @@ def results(prefix: str, study: str, made: StudyTables, axes: Sequence[str]) -> 
         for side in ("base", "source")
     )
     join = f"LEFT JOIN {prefix}located l ON l.pair = r.pair AND l.symbolic = c.symbolic" if located else ""
-    taken = ", ".join(
-        (
-            "lane",
-            "pair",
-            "class",
-            "given",
-            "pair_id",
-            "base_tokens",
-            "label_ids",
-            "base_label_ids",
-            "label_id",
-            "base_label_id",
-        )
-    )
-    named = "".join(f", c.{quoted(axis)}" for axis in axes if axis != "task" or "task" not in _given(made))
     return f"""CREATE VIEW {prefix}v_results AS
-        SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, c.block{named},
-            p.* EXCLUDE ({taken}),
+        SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
             CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
             p.label_id, {_null("r.label_logit")} AS label_logit,
@@ -158,7 +162,7 @@ def results(prefix: str, study: str, made: StudyTables, axes: Sequence[str]) -> 
             {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source, NULL::VARCHAR AS generated,
             {run_values},
             CASE WHEN p.label_id IS NOT NULL THEN ({label_hit})::DOUBLE END AS iia,
-            CASE WHEN p.label_ids <> p.base_label_ids
+            CASE WHEN NOT p.has_one_label
                  THEN ({_null("r.label_logit")} > {_null("r.base_label_logit")})::DOUBLE END AS flip,
             (r.pred_id <> q.base_run_pred_id)::DOUBLE AS changed,
             ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
@@ -174,8 +178,13 @@ def results(prefix: str, study: str, made: StudyTables, axes: Sequence[str]) -> 
         WHERE r.error IS NULL"""
 
 
-def _given(made: StudyTables) -> list[str]:
-    return list(made.tables["pairs"].column_names)
+def _sides(made: StudyTables) -> str:
+    """The axes and the columns of the pairs, each after a comma. A task is what its pair says it is."""
+    own = {*PAIR_COLUMNS, *(made.given.keys() & {"task"})}
+    names = public_names(made.given, own=own, reserved=(*RESERVED, *made.axes, "model"))
+    pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
+    given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
+    return _axes(made, "c", but="task" if "task" in made.given else None) + "".join(given)
 
 
 def _scores(prefix: str) -> str:
@@ -201,10 +210,6 @@ def _run_columns(run: str) -> str:
 
 def _job_id() -> str:
     return "left(sha256(c.cell_id::VARCHAR || '/' || p.pair_id::VARCHAR), 32)::UUID"
-
-
-def _hidden_cell() -> str:
-    return "class, cell, lane, symbolic, read_at, base_positions, source_positions, cell_id"
 
 
 def _null(value: str) -> str:

@@ -1,6 +1,6 @@
 """A study on disk that no model ran: real plan and store code, numbers that can be done in the head."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from studies import Study
 from studies.expand import PairClass
 from studies.identity import lane_identity
 from workers.facts import ModelFacts
-from workers.vocabulary import CleanRun
+from workers.vocabulary import CleanRun, ModelSpec
 
 SITES = ("mlp_output", "block_output")
 COUNTRIES = ("Spain", "Italy", "France", "Peru")
@@ -54,13 +54,26 @@ def jobs() -> Iterator[tuple[str, int, int, int]]:
                         yield site, layer, position, pair
 
 
-def make_study(root: Path, plots: dict[str, Any] | None = PLOTS) -> Path:
-    """The study in the new folder `root`, all of it done."""
+def make_study(
+    root: Path,
+    plots: dict[str, Any] | None = PLOTS,
+    *,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    dtypes: Sequence[str] = ("float32",),
+    block: Mapping[str, Any] | None = None,
+) -> Path:
+    """The study in the new folder `root`, all of it done.
+
+    Its pairs have `columns` besides their own, each with a value for each pair; its block the keys in
+    `block`; and it runs in each of `dtypes`.
+    """
     study = Study(
         study=root.name,
-        model="small",
-        pairs=[_row(n) for n in range(PAIRS)],
-        sweep=[{"sites": list(SITES), "layers": "all", "positions": "all"}],
+        models=[{"ref": "small", "dtype": dtype} for dtype in dtypes],
+        pairs=[
+            {**_row(n), **{name: values[n] for name, values in (columns or {}).items()}} for n in range(PAIRS)
+        ],
+        sweep=[{"sites": list(SITES), "layers": "all", "positions": "all", **(block or {})}],
         plots=plots,
     )
     plan = _plan(study)
@@ -94,13 +107,11 @@ def _input(n: int) -> Input:
     )
 
 
-def _plan(study: Study) -> Plan:
-    import pyarrow as pa
-
+def _lane(number: int, spec: ModelSpec) -> LaneInputs:
     facts = ModelFacts(
         ref="small",
         revision="0",
-        dtype="float32",
+        dtype=spec.dtype,
         folder=Path(),
         model_type="llama",
         num_layers=LAYERS,
@@ -110,40 +121,48 @@ def _plan(study: Study) -> Plan:
         vocab_size=len(WORDS),
         num_parameters=100,
     )
-    spec = study.lanes()[0]
     lane = Lane(
-        lane=0,
+        lane=number,
         spec=spec.model_copy(update={"revision": "0"}),
         identity=lane_identity(facts, spec),
         num_parameters=100,
     )
     kind = PairClass(lengths=(("base", POSITIONS), ("source", POSITIONS)), blocks=frozenset({0}))
-    brought = LaneInputs(
+    return LaneInputs(
         lane=lane,
         facts=facts,
         model=spec,
         inputs=[_input(n) for n in range(PAIRS)],
         classes=dict.fromkeys(range(PAIRS), kind),
     )
+
+
+def _plan(study: Study) -> Plan:
+    import pyarrow as pa
+
+    brought = [_lane(number, spec) for number, spec in enumerate(study.lanes())]
+    lanes = [one.lane for one in brought]
+    texts = [[WORDS[i] for i in _input(n).tokens["base"]] for n in range(PAIRS)]
+    assert not isinstance(study.pairs, str | None)
     plan = build_plan(
         study,
-        [brought],
-        [_row(n) for n in range(PAIRS)],
+        brought,
+        study.pairs,
         families=("logits", "kl"),
         earlier=Earlier(),
         head={
             "study": study.study,
             "digest": "small",
-            "lanes": [lane.to_json()],
-            "lane_numbers": {lane.identity: 0},
-            "prompts": [{"usable": PAIRS}],
+            "lanes": [lane.to_json() for lane in lanes],
+            "lane_numbers": {lane.identity: lane.lane for lane in lanes},
+            "prompts": [{"usable": PAIRS} for _ in lanes],
         },
-        base_tokens={(0, n): [WORDS[i] for i in _input(n).tokens["base"]] for n in range(PAIRS)},
+        base_tokens={(lane.lane, n): texts[n] for lane in lanes for n in range(PAIRS)},
     )
     tokens = {
-        "lane": pa.array([0] * len(WORDS), pa.uint16()),
-        "id": pa.array(range(len(WORDS)), pa.int32()),
-        "token": pa.array(WORDS),
+        "lane": pa.array([lane.lane for lane in lanes for _ in WORDS], pa.uint16()),
+        "id": pa.array([*range(len(WORDS))] * len(lanes), pa.int32()),
+        "token": pa.array(WORDS * len(lanes)),
     }
     tables = {**plan.tables, "runs": runs_table(plan, _Scorer()), "tokens": pa.table(tokens)}
     return Plan(head=plan.head, tables=tables)

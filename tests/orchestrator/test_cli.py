@@ -147,7 +147,7 @@ BROKEN_STUDIES: dict[str, tuple[dict[str, Any], str]] = {
         "position 99 does not exist in 12",
     ),
     "operation": (swept(intervention="explode"), "'explode' is not allowed here; allowed: vanilla, add"),
-    "source": (swept(**{"from": "source_2"}), "the pairs have only base, source"),
+    "source": (swept(**{"from": "source_2"}), "such as pair 0, which has only base, source"),
     "colour": (swept(colour="red"), r":1: sweep\[0\]\.colour: the key 'colour' is not allowed here"),
     "nothing-to-do": ({"sweep": []}, r":1: sweep: \[\] is not allowed here"),
     "no-pairs": ({"pairs": []}, "a list of pairs that is not empty"),

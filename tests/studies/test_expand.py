@@ -129,6 +129,11 @@ def test_a_span_that_only_the_source_lacks_is_told(facts: ModelFacts) -> None:
     assert expansion.missing == [Missing("block0", "a.last", "source", skip=False)]
 
 
+def test_a_run_that_the_class_lacks_is_told_once(facts: ModelFacts) -> None:
+    expansion = run("{site: block_output, layers: all, positions: all, from: source_2, missing: skip}", facts)
+    assert expansion == Expansion([], [Missing("block0", None, "source_2", skip=True)])
+
+
 def test_heads_all_follows_the_sites_own_count(facts: ModelFacts) -> None:
     sweep = "{sites: [query_output, key_output], layer: 0, heads: all, position: 0}"
     assert len(cells(sweep, facts)) == 9 + 3
@@ -241,6 +246,47 @@ def test_a_module_path_takes_the_layer_inside(facts: ModelFacts) -> None:
     ]
 
 
+def test_module_paths_and_names_share_an_axis_of_sites(facts: ModelFacts) -> None:
+    sweep = '{sites: ["model.layers.$layer.mlp.act_fn", mlp_output], layers: [3, 4], position: 0}'
+    points = run(sweep, facts).points
+    assert [(p.cell.units[0].place.site, p.cell.units[0].place.layer) for p in points] == [
+        ("model.layers.3.mlp.act_fn", None),
+        ("model.layers.4.mlp.act_fn", None),
+        ("mlp_output", 3),
+        ("mlp_output", 4),
+    ]
+    assert points[1].axes["site"] == "model.layers.$layer.mlp.act_fn"
+
+
+def test_units_take_the_layer_by_the_path_that_an_axis_names(facts: ModelFacts) -> None:
+    sweep = """layers: [3, 4]
+    sites: ["model.layers.$layer.mlp.act_fn"]
+    units: [{site: $site, position: 0}]"""
+    assert [cell.units[0].place.site for cell in cells(sweep, facts)] == [
+        "model.layers.3.mlp.act_fn",
+        "model.layers.4.mlp.act_fn",
+    ]
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [
+        'sites: [model.norm, "lm_head:input"]',
+        'for: {m: [model.norm, "lm_head:input"]}, site: $m',
+        'for: {m: [model.norm, "lm_head:input"]}, units: [{site: $m}]',
+    ],
+)
+def test_module_paths_on_an_axis_need_no_layer(sites: str, facts: ModelFacts) -> None:
+    places = [cell.units[0].place for cell in cells(f"{{{sites}, position: 0}}", facts)]
+    assert [(place.site, place.layer) for place in places] == [("model.norm", None), ("lm_head:input", None)]
+
+
+def test_a_layer_axis_may_serve_the_value_or_a_name_beside_the_path(facts: ModelFacts) -> None:
+    value = "{site: model.norm, layers: all, position: 0, from: {run: base, site: mlp_output, layer: $layer}}"
+    beside = "{site: [model.norm, mlp_output], layers: all, position: 0}"
+    assert len({*cells(value, facts)}) == len({*cells(beside, facts)}) == 30
+
+
 def test_the_value_may_come_from_another_place(facts: ModelFacts) -> None:
     (unit,) = only(
         "{site: mlp_output, layer: 5, position: 1, from: {run: base, site: attention_output, layer: 3}}",
@@ -301,7 +347,6 @@ def test_a_study_of_several_tasks_takes_the_classes_own(facts: ModelFacts) -> No
         ),
         ("{site: mlp_output, layer: 0, head: 0, position: 0}", "the site 'mlp_output' has no heads"),
         ("{sites: [mlp_output], layer: 0, heads: all, position: 0}", "heads all needs sites that have heads"),
-        ("{site: block_output, layer: 0, position: 0, from: source_2}", "the pairs have only base, source"),
         ("{site: block_output, layer: 0, position: [4, -1]}", "name one token twice"),
         (
             "{site: block_output, layer: 0, position: [0, 1], from: {run: source, position: [0, 1, 2]}}",

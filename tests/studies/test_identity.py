@@ -132,6 +132,15 @@ def test_a_lane_is_what_the_model_is_not_how_it_runs(facts: ModelFacts) -> None:
     assert lane_identity(replace(facts, num_parameters=1), spec) == lane
 
 
+def test_a_lane_of_local_files_is_their_contents_wherever_they_lie(facts: ModelFacts) -> None:
+    hashed = replace(facts, revision="a" * 64)
+    one, other = ModelSpec(ref="/somewhere/m"), ModelSpec(ref="./m")
+    assert lane_identity(hashed, one) == lane_identity(hashed, other)
+    assert lane_identity(replace(facts, revision="b" * 64), one) != lane_identity(hashed, one)
+    commit = replace(facts, revision="a" * 40)
+    assert lane_identity(commit, one) != lane_identity(commit, other)
+
+
 def test_a_pair_is_its_tokens_labels_and_used_spans() -> None:
     def named(**changes: Any) -> Any:
         pair: dict[str, Any] = {

@@ -66,6 +66,10 @@ def test_token_ids_stand_for_text() -> None:
     assert read_pairs([{"base_ids": [1, 2], "source_ids": [3]}]) == [{"base_ids": [1, 2], "source_ids": [3]}]
 
 
+def test_spans_need_text_only_in_their_own_run() -> None:
+    assert list(check_row({"base": "a b", "source_ids": [3], "span.n": "b", "source.span.n": None})) == []
+
+
 def test_embeddings_are_not_there_yet() -> None:
     with pytest.raises(NotYetError, match=r"pairs\[0\]: base_embeds: pairs of embeddings are not there yet"):
         read_pairs([{"base_embeds": [[0.5]]}])
@@ -84,6 +88,8 @@ def test_embeddings_are_not_there_yet() -> None:
         ({"base": "a", "label.Country": []}, "label.Country", "text, a class's number"),
         ({"base": "a", "span.n": [3, 3]}, "span.n", "a substring that occurs once, or [start, end)"),
         ({"base": "a", "source.span.n": 1}, "source.span.n", "a substring that occurs once"),
+        ({"base_ids": [1], "span.n": [0, 1]}, "span.n", "give 'base' as text, or leave the span out"),
+        ({"base": "a", "source_ids": [1], "source.span.n": "a"}, "source.span.n", "'source_ids' gives token"),
         ({"base": "a", "split": 0.5}, "split", "text"),
         ({"source": "a"}, "", "the column 'base' is missing"),
         (["a"], "", "a mapping with at least base"),

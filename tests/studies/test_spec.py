@@ -204,6 +204,31 @@ WRONG = [
         "sweep[0].sites: the module path 'model.norm' has no '$layer'",
     ),
     (
+        "sweep:\n  - {sites: [mlp_output, model.norm], layers: all, position: 0}",
+        5,
+        "so the axis 'layers' cannot reach it; write '$layer' in it, or give it a block of its own",
+    ),
+    (
+        "sweep:\n  - {site: $m, layers: all, position: 0, for: {m: [model.norm]}}",
+        5,
+        "sweep[0].site: the module path 'model.norm' has no '$layer'",
+    ),
+    (
+        "sweep:\n  - {sites: [model.norm, mlp_output], position: 0}",
+        5,
+        "sweep[0]: the key 'layer' or 'layers' is missing",
+    ),
+    (
+        "sweep:\n  - {site: $m, position: 0, for: {m: [model.norm, mlp_output]}}",
+        5,
+        "sweep[0]: the key 'layer' or 'layers' is missing",
+    ),
+    (
+        "sweep:\n  - {sites: ['model.layers.$layer.mlp'], position: 0}",
+        5,
+        "sweep[0].sites: the values of an axis cannot name other axes; allowed: $pair.COLUMN, $layer",
+    ),
+    (
         "sweep:\n  - {name: a, site: block_output, layer: 0, position: 0}\n"
         "  - {name: a, site: block_output, layer: 0, position: 0}",
         6,
@@ -340,6 +365,21 @@ def test_pairs_are_found_beside_the_study_file(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("study: x\nmodel: m\npairs: p.csv\n" + SWEEP, encoding="utf-8")
     assert load_study(path).pairs == str((tmp_path / "p.csv").resolve())
+
+
+@pytest.mark.parametrize("spelling", ["./m", "../{name}/m", "{{ref: ./m, dtype: bfloat16}}"])
+def test_folders_of_models_are_found_beside_the_study_file(tmp_path: Path, spelling: str) -> None:
+    model = spelling.format(name=tmp_path.name)
+    path = tmp_path / "s.yaml"
+    head = f"study: x\nmodel: {model}\npairs: [{{base: a}}]\nsite: block_output\nlayer: 0\nposition: 0\n"
+    path.write_text(f"{head}sweep: [{{}}, {{models: [{model}, ~/m, gpt2, org/m, /m]}}]\n", encoding="utf-8")
+    refs = [lane.ref for lane in load_study(path).lanes()]
+    home = str(Path.home().resolve() / "m")
+    assert refs == [str((tmp_path / "m").resolve()), home, "gpt2", "org/m", "/m"]
+
+
+def test_folders_of_models_in_text_stay_as_written() -> None:
+    assert load_study("study: x\nmodel: ./m\npairs: [{base: a}]\n" + SWEEP).model == ModelSpec(ref="./m")
 
 
 def test_metrics_name_their_families() -> None:

@@ -64,6 +64,23 @@ def test_a_span_that_the_source_lacks(tiny_folder: Path) -> None:
     ) in refused(tiny_folder, rows, f"[{at('s.last')}]")
 
 
+def test_a_run_that_some_pairs_lack(tiny_folder: Path) -> None:
+    rows = [FIVE, {"base": "The capital is"}, row("Peru", "Spain")]
+    assert refused(tiny_folder, rows, f"[{at(0)}]") == (
+        "block0: run 'source' does not exist in 1 of 3 pairs, such as pair 1, which has only base; take"
+        " another run, or set missing: skip to leave such pairs out"
+    )
+    assert planned(study(tiny_folder, rows, f"[{at(0, missing='skip')}]")).num_jobs == 2
+
+
+def test_a_run_that_no_pair_has_is_refused_even_so(tiny_folder: Path) -> None:
+    sweep = f"[{at(0, missing='skip', **{'from': 'source_2'})}]"
+    assert refused(tiny_folder, [FIVE], sweep) == (
+        "block0: run 'source_2' does not exist in 1 of 1 pairs, such as pair 0, which has only base, source;"
+        " take another run"
+    )
+
+
 def test_whole_spans_of_unequal_length(tiny_folder: Path) -> None:
     rows = [
         {**FIVE, **ONE_TOKEN},

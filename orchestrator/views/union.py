@@ -1,0 +1,56 @@
+"""One view of several studies, whose users may have given columns of one name values of different forms."""
+
+__all__ = ["union"]
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import duckdb
+import pyarrow as pa
+
+from orchestrator.views.names import quoted
+
+
+def union(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> str:
+    """The SQL of all rows of all `views`, by name; NULL where a view lacks a column.
+
+    A column whose types have nothing in common (text here, a list there) becomes text in all of them, lists
+    and structs as JSON. One that is NULL everywhere is text as well.
+    """
+    schemas = {view: connection.sql(f"FROM {view} LIMIT 0").to_arrow_table().schema for view in views}
+    types: dict[str, list[pa.DataType]] = {}
+    for schema in schemas.values():
+        for field in schema:
+            types.setdefault(field.name.casefold(), []).append(field.type)
+    as_text = {name for name, found in types.items() if not _have_common_type(found)}
+    return " UNION ALL BY NAME ".join(_select(view, schema, as_text) for view, schema in schemas.items())
+
+
+def _select(view: str, schema: pa.Schema, as_text: set[str]) -> str:
+    casts: Mapping[str, str] = {
+        quoted(field.name): f"to_json({quoted(field.name)})"
+        if pa.types.is_nested(field.type)
+        else quoted(field.name)
+        for field in schema
+        if field.name.casefold() in as_text
+    }
+    replaced = ", ".join(f"{value}::VARCHAR AS {name}" for name, value in casts.items())
+    return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM {view}"
+
+
+def _have_common_type(types: Sequence[pa.DataType]) -> bool:
+    if all(pa.types.is_null(one) for one in types):
+        return False
+    return all(_go_together(one, other) for one, other in combinations(dict.fromkeys(types), 2))
+
+
+def _go_together(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether values of both can be cast to one type: DuckDB picks one for any two, and fails on the rows."""
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return True
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return _go_together(one.value_type, other.value_type)
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        fields = {field.name: field.type for field in one}
+        return all(_go_together(fields.get(field.name, pa.null()), field.type) for field in other)
+    return not pa.types.is_nested(one) and not pa.types.is_nested(other)

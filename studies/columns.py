@@ -1,0 +1,32 @@
+"""Names of columns that the views have of their own, so that no axis and no column of a pair hides one."""
+
+__all__ = ["PAIR_COLUMNS", "RESERVED", "RESULT_COLUMNS"]
+
+PAIR_COLUMNS = ("base", "source", "base_label", "source_label", "label")
+"""The columns of a pair that ``results`` always has, NULL where a study does not give them."""
+
+RESULT_COLUMNS = (
+    *("study", "cell_id", "pair_id", "job_id", "model", "dtype", "revision", "block"),
+    *("base_position", "base_positions", "source_positions", "base_tokens"),
+    *("label_id", "label_logit", "label_logprob", "label_rank"),
+    *("base_label_id", "base_label_logit", "base_label_logprob", "base_label_rank"),
+    *("pred_id", "pred_token", "pred_logprob", "margin", "kl_base", "kl_source", "generated"),
+    *(
+        f"{run}_run_{value}"
+        for run in ("base", "source")
+        for value in ("label_logit", "base_label_logit", "logit_diff", "prob", "base_prob", "pred_id")
+    ),
+    *("iia", "flip", "changed", "logit_diff", "prob", "base_prob", "tier"),
+)
+"""The columns of ``results`` besides axes and those of a pair."""
+
+_OTHERS = (
+    *("role", "token", "logit", "logprob", "rank"),
+    *("units", "num_jobs", "num_done"),
+    *("attempt", "error_type", "error_message"),
+    *("_point", "_lane", "_block"),
+)
+"""Columns that stand beside axes in ``scores``, ``cells``, ``failures`` and in a plan."""
+
+RESERVED = frozenset((*PAIR_COLUMNS, *RESULT_COLUMNS, *_OTHERS))
+"""Names that are taken in every spelling, for SQL does not tell ``IIA`` from ``iia``."""
