@@ -78,8 +78,8 @@ class Progress:
             self._bar.update(self._task, completed=counts.num_done, rate=text)
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            left = (counts.num_jobs - counts.num_done) / rate if rate else 0.0
-            self.say(f"{counts.num_done:,} of {counts.num_jobs:,} jobs · {text} · about {left:,.0f} s left")
+            left = f" · about {(counts.num_jobs - counts.num_done) / rate:,.0f} s left" if rate else ""
+            self.say(f"{counts.num_done:,} of {counts.num_jobs:,} jobs · {text}{left}")
 
 
 def describe(plan: Plan) -> list[str]:

@@ -16,6 +16,7 @@ from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.schedule import Slice
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part
+from workers.vocabulary import Cell, Pair
 
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
@@ -66,16 +67,15 @@ class StudyWorker:
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
         tile = self._plan.tiles[taken.tile]
-        known = self._plan.cells
+        cells, pairs = self._known
         numbers = self._plan.cellsets[tile.cellset].tolist()
         batch = Batch(
-            cells=[(number, known[number]) for number in numbers[taken.k_lo : taken.k_hi]],
-            pairs=[self._plan.pairs[number] for number in tile.pairs],
+            cells=[(number, cells[number]) for number in numbers[taken.k_lo : taken.k_hi]],
+            pairs=[pairs[number] for number in tile.pairs],
             families=taken.families,
         )
-        # Captures are made once for all cells of the tile, whichever slices they come in. An earlier
-        # plan's tile may have cells that this plan no longer has.
-        tile_cells = [known[number] for number in numbers if number in known]
+        # Captures are made once for all cells of the tile, whichever slices they come in.
+        tile_cells = [cells[number] for number in numbers]
         outcome = engine.run(batch, deadline_s=OVERRUN * target_s, tile_cells=tile_cells)
         attempt = np.zeros(len(outcome.columns["cell"]), np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempt}, taken.families)
@@ -98,6 +98,12 @@ class StudyWorker:
             host=socket.gethostname(),
         )
         return Report(num_cells=outcome.num_cells, seconds=seconds, manifest=manifest)
+
+    @cached_property
+    def _known(self) -> tuple[dict[int, Cell], dict[int, Pair]]:
+        """All cells and pairs that tiles may name."""
+        plan = self._plan
+        return plan.cells | plan.carried_cells, plan.pairs | plan.carried_pairs
 
     @cached_property
     def _plan(self) -> Plan:

@@ -7,7 +7,11 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-WORDS = "the capital of Spain Italy France Peru is Madrid Rome Paris Lima a".split()
+WORDS = (
+    *("the", "capital", "of", "is", "a"),
+    *("Spain", "Italy", "France", "Peru"),
+    *("Madrid", "Rome", "Paris", "Lima"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from studies.identity import cell_id, pair_id
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import order
-from workers.vocabulary import Cell, ModelSpec, Position
+from workers.vocabulary import Cell, ModelSpec, Pair, Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +206,7 @@ def build_plan(
     if not num_jobs:
         raise StudyError(f"study {study.study}: the sweep has no cell for these pairs; widen its axes")
     cellsets, tiles = make_tiles(groups, earlier)
+    carried = _carried(tiles, cellsets, builder, earlier)
     inputs = [
         (at, one, builder.placed.get((at, one.given)), base_tokens.get((at, one.given), ()))
         for at, one in ((brought.lane.lane, one) for brought in lanes for one in brought.inputs)
@@ -218,6 +219,7 @@ def build_plan(
         "grid": encode.grid_table(builder.grid),
         "cellsets": encode.cellsets_table(cellsets, _costs(groups, tiles)),
         "tiles": encode.tiles_table(tiles),
+        "carried": encode.carried_table(*carried),
         "retired": encode.retired_table(builder.retired()),
     }
     return Plan(head={**head, "num_jobs": num_jobs, "families": list(families)}, tables=tables)
@@ -231,6 +233,27 @@ def _costs(groups: Sequence[Group], tiles: Sequence[Tile]) -> dict[int, int]:
         longest = max(lengths.get((tile.lane, pair), 1) for pair in tile.pairs)
         costs[tile.cellset] = max(longest, costs.get(tile.cellset, 1))
     return costs
+
+
+def _carried(
+    tiles: Sequence[Tile], cellsets: Mapping[int, Sequence[int]], builder: _Builder, earlier: Earlier
+) -> tuple[dict[int, Cell], dict[int, Pair]]:
+    """Cells and pairs that only tiles of before still name.
+
+    A tile that goes on, now or when its pairs come back, runs whole cells on all of its pairs, also those
+    that the study has let go of.
+    """
+    before = earlier.plan
+    if before is None:
+        return {}, {}
+    placed = {pair for pair, _, _ in builder.placed.values()}
+    cells = {
+        n for cellset in {tile.cellset for tile in tiles} for n in cellsets[cellset]
+    } - builder.cells.keys()
+    pairs = {pair for tile in tiles for pair in tile.pairs} - placed
+    known_cells = before.cells | before.carried_cells if cells else {}
+    known_pairs = before.pairs | before.carried_pairs if pairs else {}
+    return {n: known_cells[n] for n in sorted(cells)}, {n: known_pairs[n] for n in sorted(pairs)}
 
 
 def _class_order(kind: PairClass) -> tuple[Any, ...]:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from orchestrator.plan.prepare import Input, Prepared
-from orchestrator.plan.ranges import Ranges, mask, stretches
+from orchestrator.plan.ranges import Ranges
 from orchestrator.plan.tables import Plan, Tile
-from orchestrator.store import State
+from orchestrator.store import IntervalSet, State
+from workers.vocabulary import METRIC_FAMILIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,13 @@ class Earlier:
     """Cellset → its cells' numbers in running order."""
     tiles: Sequence[Tile] = ()
     done: Mapping[int, Ranges] = field(default_factory=dict)
-    """Tile → ranges of k that are done in every metric family that is now wanted."""
+    """Tile → ranges of k for which some metric family is done."""
+    plan: Plan | None = None
+    """The plan that all of this is of; None where there was none."""
 
 
-def earlier_of(plan: Plan | None, state: State | None, families: Sequence[str]) -> Earlier:
-    """What `plan`, the study's committed one, and `state` leave behind for one that wants `families`."""
+def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
+    """What `plan`, the study's committed one, and `state` leave behind."""
     if plan is None or state is None:
         return Earlier()
     return Earlier(
@@ -41,7 +42,8 @@ def earlier_of(plan: Plan | None, state: State | None, families: Sequence[str]) 
         pairs=dict(_numbers(plan, "pair")),
         cellsets={number: cells.tolist() for number, cells in plan.cellsets.items()},
         tiles=list(plan.tiles.values()),
-        done={number: _done(state, tile, families) for number, tile in plan.tiles.items()},
+        done={tile: _done(state, tile) for tile in plan.tiles},
+        plan=plan,
     )
 
 
@@ -63,11 +65,12 @@ def _numbers(plan: Plan, what: str) -> Iterator[tuple[uuid.UUID, int]]:
             yield row["id"], row["number"]
 
 
-def _done(state: State, tile: Tile, families: Sequence[str]) -> Ranges:
-    done = np.ones(tile.num_cells, bool)
-    for family in families:
-        done &= mask(tile.num_cells, state.done(family, tile.tile).intervals())
-    return tuple((lo, hi) for lo, hi in stretches(done) if done[lo])
+def _done(state: State, tile: int) -> Ranges:
+    some = IntervalSet()
+    for family in METRIC_FAMILIES:
+        for lo, hi in state.done(family, tile).intervals():
+            some.add(lo, hi)
+    return tuple(some.intervals())
 
 
 def _input(row: Mapping[str, Any]) -> Input:

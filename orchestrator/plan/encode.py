@@ -1,6 +1,7 @@
 """The rows of a plan as Arrow tables; `tables.py` says what each holds."""
 
 __all__ = [
+    "carried_table",
     "cells_table",
     "cellsets_table",
     "grid_table",
@@ -14,6 +15,7 @@ __all__ = [
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Tile
 from studies.expand import Point
 from studies.identity import unit_json
-from workers.vocabulary import Cell, Position
+from workers.vocabulary import Cell, Pair, Position
 
 _T = TypeVar("_T")
 
@@ -128,6 +130,25 @@ def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
             "selected": pa.array([t.selected for t in tiles], ranges),
         }
     )
+
+
+def carried_table(cells: Mapping[int, Cell], pairs: Mapping[int, Pair]) -> pa.Table:
+    """Cells and pairs by number, as JSON: few, so that they need no columns of their own."""
+    rows = [("cell", number, cell.to_json()) for number, cell in cells.items()]
+    rows += [("pair", number, _pair_json(pair)) for number, pair in pairs.items()]
+    return pa.table(
+        {
+            "what": pa.array([what for what, _, _ in rows], pa.string()),
+            "number": pa.array([number for _, number, _ in rows], pa.uint32()),
+            "content": pa.array([json.dumps(content) for _, _, content in rows], pa.string()),
+        }
+    )
+
+
+def _pair_json(pair: Pair) -> dict[str, Any]:
+    content: dict[str, Any] = asdict(pair)
+    del content["pair"]
+    return content
 
 
 def retired_table(rows: Sequence[tuple[str, int, uuid.UUID]]) -> pa.Table:

@@ -97,7 +97,7 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
-        before = earlier_of(earlier, state, metric_families(self.study.metrics))
+        before = earlier_of(earlier, state)
         lanes = self._lanes(before)
         try:
             prepared = [self._prepare(lane, facts, scorer, earlier) for lane, facts in lanes]

@@ -10,6 +10,7 @@
 | grid     | class × point                            | the cell that the point is in that class of pairs |
 | cellsets | cell of a cellset, in running order      | k-th cell, and its cost |
 | tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k wanted, and of how many |
+| carried  | cell or pair of an earlier plan          | what it is: an earlier tile still names it |
 | retired  | number that no longer belongs to the plan| so that it is never used again |
 | tokens   | lane × token id                          | readable text |
 """
@@ -34,7 +35,19 @@ from workers.vocabulary import Cell, ModelSpec, Pair
 
 PLAN_FORMAT = 1
 """Of the tables; a plan of another format is refused."""
-TABLES = ("pairs", "inputs", "runs", "cells", "points", "grid", "cellsets", "tiles", "retired", "tokens")
+TABLES = (
+    "pairs",
+    "inputs",
+    "runs",
+    "cells",
+    "points",
+    "grid",
+    "cellsets",
+    "tiles",
+    "carried",
+    "retired",
+    "tokens",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +165,20 @@ class Plan:
         rows = self.tables["inputs"].filter(self.tables["inputs"]["kept"]).to_pylist()
         return {row["pair"]: _pair(row) for row in rows}
 
+    @cached_property
+    def carried_cells(self) -> dict[int, Cell]:
+        """Cells that are no longer the plan's, but are left in an earlier tile."""
+        return {number: Cell.from_json(data) for number, data in self._carried("cell")}
+
+    @cached_property
+    def carried_pairs(self) -> dict[int, Pair]:
+        """Pairs that are no longer the plan's, but are left in an earlier tile."""
+        return {number: _pair({"pair": number, **data}) for number, data in self._carried("pair")}
+
+    def _carried(self, what: str) -> list[tuple[int, Any]]:
+        rows = self.tables["carried"].to_pylist()
+        return [(row["number"], json.loads(row["content"])) for row in rows if row["what"] == what]
+
     def _by_cellset(self, column: str) -> dict[int, np.ndarray]:
         table = self.tables["cellsets"]
         numbers = table["cellset"].to_numpy()
@@ -162,7 +189,7 @@ class Plan:
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
-    spans = json.loads(row["spans"])
+    spans = row["spans"] if isinstance(row["spans"], dict) else json.loads(row["spans"])
     return Pair(
         pair=row["pair"],
         tokens={name: tuple(ids) for name, ids in row["tokens"].items() if ids is not None},

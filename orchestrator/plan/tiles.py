@@ -71,10 +71,8 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
 class _Kept:
     """What a plan takes over from earlier tiles.
 
-    What is done in every metric family stays where it is, whoever still wants it. Of what is not, a tile
-    keeps the cells that all of its pairs want and that no other tile has for some of them; the rest goes
-    to new tiles. So whatever is still to be run in a tile is about pairs and cells of the new plan. A cell
-    that was done in some families only may so be run again for all of them; the views merge such rows.
+    What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
+    that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
     """
 
     def __init__(self, groups: Sequence[Group], earlier: Earlier) -> None:
@@ -93,9 +91,6 @@ class _Kept:
         self._earlier = earlier.tiles
         self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
         """For each tile, which cells it goes on with: first what is done, then what it may still do."""
-        for at in range(len(earlier.tiles)):
-            # What was run again in a newer tile is that tile's, if both are done now.
-            self._kept[at] &= ~self._elsewhere(at, newer=True)
         for at, count in enumerate(counts):
             self._kept[at] |= self._may_do(at, count)
         selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
@@ -137,15 +132,11 @@ class _Kept:
 
     def _may_do(self, at: int, count: np.ndarray) -> np.ndarray:
         """The cells that all pairs of a tile want and that no other tile has for any of them."""
-        free: np.ndarray = (count == len(self._earlier[at].pairs)) & ~self._elsewhere(at, newer=False)
-        return free
-
-    def _elsewhere(self, at: int, *, newer: bool) -> np.ndarray:
-        """Which of a tile's cells other (or only newer) tiles go on with for some of its pairs."""
         tile = self._earlier[at]
         others = {other for pair in tile.pairs for other in self._tiles_of.get((tile.lane, pair), ())} - {at}
-        chosen = sorted(other for other in others if other > at or not newer)
-        return self._covered(self._cells[tile.cellset], chosen)
+        free: np.ndarray = count == len(tile.pairs)
+        free &= ~self._covered(self._cells[tile.cellset], sorted(others))
+        return free
 
     def _covered(self, cells: np.ndarray, tiles: Sequence[int]) -> np.ndarray:
         """Which of `cells` some of these tiles go on with; shape of `cells`, bool."""

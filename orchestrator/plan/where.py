@@ -69,7 +69,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: given_column([row.get(name) for row in rows]) for name in names}
     connection = duckdb.connect()
-    connection.register("arriving", pa.table({**columns, "_given": pa.array(range(len(rows)))}))
+    connection.register("arriving", pa.table(columns))
     connection.execute("CREATE TABLE pairs AS SELECT * FROM arriving")
     connection.unregister("arriving")
     connection.execute("SET enable_external_access = false")
@@ -78,12 +78,12 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
 
 def _meeting(connection: duckdb.DuckDBPyConnection, condition: str) -> list[int]:
     try:
-        # The line break ends a comment that the condition may end in.
-        found = connection.execute(f"SELECT _given FROM pairs WHERE ({condition}\n)").fetchall()
+        # Rows come in the order in which they were put in; the line break ends a comment at the end.
+        found = connection.execute(f"SELECT ({condition}\n) IS TRUE FROM pairs").fetchall()
     except duckdb.Error as error:
-        names = [name for (name, *_) in connection.execute("DESCRIBE pairs").fetchall() if name != "_given"]
+        names = [name for (name, *_) in connection.execute("DESCRIBE pairs").fetchall()]
         raise StudyError(
             f"where: {condition!r} cannot be answered: {str(error).splitlines()[0]};"
             f" the pairs' columns are {', '.join(names)}"
         ) from error
-    return [number for (number,) in found]
+    return [number for number, (meets,) in enumerate(found) if meets]

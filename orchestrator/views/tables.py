@@ -15,9 +15,6 @@ from orchestrator.remaining import finished_cells, mask
 from orchestrator.store import State
 from workers.vocabulary import Pair, locate, span_name
 
-_POINT_KEYS = ("point", "lane", "block")
-"""The columns of a plan's ``points`` that are no axes, there with an underscore before."""
-
 
 @dataclass(frozen=True, slots=True)
 class StudyTables:
@@ -39,11 +36,11 @@ def study_tables(plan: Plan, state: State) -> StudyTables:
     made = dict(plan.tables)
     made["cells"] = _with_counts(plan, state)
     made["lanes"] = _lanes(plan)
-    points = made["points"].rename_columns({f"_{key}": key for key in _POINT_KEYS})
-    axes = [name for name in points.column_names[len(_POINT_KEYS) :] if name != "model"]
-    made["points"], columns = _numbered(points.select([*_POINT_KEYS, *axes]), "axis", len(_POINT_KEYS))
+    made["points"], axes = _numbered(
+        made["points"].drop_columns(["model"]), ("point", "lane", "block"), "axis"
+    )
     numbers = pa.array(range(made["pairs"].num_rows), pa.uint32())
-    made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", numbers), "pair", 1)
+    made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", numbers), ("given",), "pair")
     made["batches"] = _batches(state)
     made["located"] = _located(plan)
     parts: dict[tuple[str, ...], list[str]] = {}
@@ -51,17 +48,18 @@ def study_tables(plan: Plan, state: State) -> StudyTables:
         parts.setdefault(manifest.families, []).append(manifest.path)
     labels = made["inputs"]["label_ids"].combine_chunks()
     several = bool(len(labels)) and bool((np.diff(labels.offsets.to_numpy()) > 1).any())
-    return StudyTables(tables=made, parts=parts, several_labels=several, axes=columns, given=given)
+    return StudyTables(tables=made, parts=parts, several_labels=several, axes=axes, given=given)
 
 
-def _numbered(table: pa.Table, kind: str, num_keys: int) -> tuple[pa.Table, dict[str, str]]:
+def _numbered(table: pa.Table, keys: Sequence[str], kind: str) -> tuple[pa.Table, dict[str, str]]:
     """`table` with numbers for the names that users gave, which could be ours; and the column of each name.
 
-    An empty column is just NULL: its type would be a guess.
+    Its first columns become `keys`, the others are the users'. An empty column is just NULL: its type would
+    be a guess.
     """
-    keys, names = table.column_names[:num_keys], table.column_names[num_keys:]
+    names = table.column_names[len(keys) :]
     columns = [f"{kind}_{number}" for number in range(len(names))]
-    empty = [pa.types.is_null(field.type) for field in list(table.schema)[num_keys:]]
+    empty = [pa.types.is_null(field.type) for field in list(table.schema)[len(keys) :]]
     found = {name: "NULL" if no else column for name, column, no in zip(names, columns, empty, strict=True)}
     return table.rename_columns([*keys, *columns]), found
 

@@ -1,6 +1,7 @@
 """A study on disk that no model ran: real plan and store code, numbers that can be done in the head."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,24 @@ def make_study(
     columns: Mapping[str, Sequence[Any]] | None = None,
     dtypes: Sequence[str] = ("float32",),
     block: Mapping[str, Any] | None = None,
+    label_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
 ) -> Path:
     """The study in the new folder `root`, all of it done.
 
     Its pairs have `columns` besides their own, each with a value for each pair; its block the keys in
-    `block`; and it runs in each of `dtypes`.
+    `block`; and it runs in each of `dtypes`. `label_ids` are the label's and the base label's, of every pair.
     """
     study = Study(
         study=root.name,
-        models=[{"ref": "small", "dtype": dtype} for dtype in dtypes],
+        models=[ModelSpec.model_validate({"ref": "small", "dtype": dtype}) for dtype in dtypes],
         pairs=[
             {**_row(n), **{name: values[n] for name, values in (columns or {}).items()}} for n in range(PAIRS)
         ],
         sweep=[{"sites": list(SITES), "layers": "all", "positions": "all", **(block or {})}],
         plots=plots,
     )
-    plan = _plan(study)
+    inputs = [replace(_input(n), **_labels(label_ids)) for n in range(PAIRS)]
+    plan = _plan(study, inputs)
     store = StudyStore(root)
     with store.open_driver() as driver:
         driver.write_plan({**encode_plan(plan), "study.yaml": study.to_yaml().encode()})
@@ -107,7 +110,11 @@ def _input(n: int) -> Input:
     )
 
 
-def _lane(number: int, spec: ModelSpec) -> LaneInputs:
+def _labels(ids: tuple[tuple[int, ...], tuple[int, ...]] | None) -> dict[str, Any]:
+    return {} if ids is None else {"label_ids": ids[0], "base_label_ids": ids[1]}
+
+
+def _lane(number: int, spec: ModelSpec, inputs: Sequence[Input]) -> LaneInputs:
     facts = ModelFacts(
         ref="small",
         revision="0",
@@ -132,15 +139,15 @@ def _lane(number: int, spec: ModelSpec) -> LaneInputs:
         lane=lane,
         facts=facts,
         model=spec,
-        inputs=[_input(n) for n in range(PAIRS)],
+        inputs=inputs,
         classes=dict.fromkeys(range(PAIRS), kind),
     )
 
 
-def _plan(study: Study) -> Plan:
+def _plan(study: Study, inputs: Sequence[Input]) -> Plan:
     import pyarrow as pa
 
-    brought = [_lane(number, spec) for number, spec in enumerate(study.lanes())]
+    brought = [_lane(number, spec, inputs) for number, spec in enumerate(study.lanes())]
     lanes = [one.lane for one in brought]
     texts = [[WORDS[i] for i in _input(n).tokens["base"]] for n in range(PAIRS)]
     assert not isinstance(study.pairs, str | None)

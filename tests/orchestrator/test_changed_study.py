@@ -33,7 +33,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "fewer layers": {"layers": [0, 2], "pairs": FIRST, "metrics": None},
     "fewer pairs": {"layers": "all", "pairs": FIRST[:2], "metrics": None},
     "more pairs": {"layers": [0, 1], "pairs": [*FIRST, pair("Peru", "Italy")], "metrics": None},
-    "another label": {"layers": "all", "pairs": [pair("Spain", "Italy", " Lima"), *FIRST[1:]], "metrics": None},
+    "another label": {
+        "layers": "all",
+        "pairs": [pair("Spain", "Italy", " Lima"), *FIRST[1:]],
+        "metrics": None,
+    },
     "one metric": {"layers": "all", "pairs": FIRST, "metrics": ["iia"]},
     "one metric, fewer": {"layers": [1], "pairs": FIRST[1:], "metrics": ["kl_base"]},
 }
@@ -90,7 +94,11 @@ def run_part(study: sy.Study, store: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ids=" → ".join,
 )
 def test_a_changed_study_ends_as_a_fresh_one(
-    forms: tuple[str, ...], interrupted: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forms: tuple[str, ...],
+    interrupted: bool,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changing, fresh = tmp_path / "changing", tmp_path / "fresh"
     for form in forms[:-1]:

@@ -259,6 +259,7 @@ def test_a_large_plan_has_tables_by_cells_and_pairs_never_by_jobs() -> None:
         "grid": 2160,
         "cellsets": 2160,
         "tiles": 73,
+        "carried": 0,
         "retired": 0,
     }
     assert {len(costs) for costs in plan.costs.values()} == {2160}
