@@ -7,11 +7,8 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-WORDS = (
-    *("the", "capital", "of", "is", "a"),
-    *("Spain", "Italy", "France", "Peru"),
-    *("Madrid", "Rome", "Paris", "Lima"),
-)
+WORDS = ["the", "capital", "of", "Spain", "Italy", "France", "Peru", "is"]
+WORDS += ["Madrid", "Rome", "Paris", "Lima", "a"]
 
 
 @pytest.fixture(autouse=True)

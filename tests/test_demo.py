@@ -86,15 +86,15 @@ def test_the_model_says_what_it_is_known_to_say(spain: sy.Results) -> None:
         ("The capital of Italy is", " Florence"): 0.086,
     }
     found = spain.sql(
-        """SELECT p.base, t.token, exp(t.logprob) FROM runs r JOIN pairs p USING (given),
-           LATERAL (VALUES (p.base_label, r.base_label_logprob), (p.label, r.label_logprob)) t(token, logprob)
-           WHERE r.run = 'base'"""
+        """SELECT base, t.token, exp(t.logprob)
+           FROM runs JOIN (SELECT DISTINCT pair_id, base, base_label, label FROM results) USING (pair_id),
+           LATERAL (VALUES (base_label, base_label_logprob), (label, label_logprob)) t(token, logprob)
+           WHERE run = 'base'"""
     )
     said = {(base, token): prob for base, token, prob in found.fetchall()}
-    for key, prob in known.items():
-        assert said[key] == pytest.approx(prob, abs=0.001), key
+    assert {key: said[key] for key in known} == pytest.approx(known, abs=0.001)
     top = spain.sql(
-        """SELECT DISTINCT pred_token FROM runs JOIN pairs USING (given)
+        """SELECT DISTINCT pred_token FROM runs JOIN inputs USING (pair_id)
            WHERE run = 'base' AND base = 'The capital of Spain is'"""
     )
     assert top.fetchall() == [(" Madrid",)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.errors import ModelError
@@ -128,10 +129,22 @@ def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> Lo
     Raises:
         ModelError: the folder cannot be loaded.
     """
-    wanted = device or spec.device
+    return LoadedModel.wrap(_read(spec, facts).to(_device(device or spec.device)), facts, spec)
+
+
+def _device(wanted: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ModelError: there is none on this machine.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedModel.wrap(_read(spec, facts).to(torch.device(wanted)), facts, spec)
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {wanted!r} cannot be used here ({reason}); leave device out") from error
 
 
 def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
@@ -147,7 +160,7 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
                 use_safetensors=True,
                 trust_remote_code=spec.trust_remote_code,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise ModelError(f"{facts.ref} cannot be loaded from {facts.folder}: {error}") from error
 
 

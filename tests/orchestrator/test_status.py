@@ -103,3 +103,13 @@ def test_unknown_studies_are_named_with_what_there_is(store: Path, tmp_path: Pat
         StoreError, match=r"there is no study in .*nowhere\. Make one with: swapyard run STUDY"
     ):
         read_status(tmp_path / "nowhere", [])
+
+
+def test_a_study_that_cannot_be_read_is_left_out_unless_it_is_named(store: Path) -> None:
+    (store / "opened" / "format.json").write_text("{")
+    shown = status("--store", store)
+    assert shown.exit_code == 0
+    assert [line.split()[0] for line in shown.stdout.splitlines()[2:]] == ["done"]
+    assert shown.stderr.startswith("the study opened is left out: ")
+    named = status("opened", "--store", store)
+    assert isinstance(named.exception, StoreError) and named.stdout == ""

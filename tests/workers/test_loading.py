@@ -78,3 +78,16 @@ def test_a_type_without_a_table_has_module_paths_and_no_names() -> None:
         model.target("mlp_output", 1, None, None)
     with pytest.raises(ModelError, match="takes neither a layer nor heads"):
         model.target("model.layers.1.mlp", 1, None, None)
+
+
+def test_damaged_weights_and_impossible_devices_are_one_message(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    module = tiny_module("llama")
+    module.save_pretrained(folder)
+    facts = facts_of(module, "llama", folder)
+    with pytest.raises(ModelError, match="device 'nosuch' cannot be used here .*leave device out"):
+        load(ModelSpec(ref="tiny", device="nosuch"), facts)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded from"):
+        load(ModelSpec(ref="tiny"), facts)
