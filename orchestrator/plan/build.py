@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.plan import encode
-from orchestrator.plan.checks import check_dims, check_positions, check_spans
+from orchestrator.plan.checks import check_dims, check_positions, check_sites, check_spans
 from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.prepare import Input
@@ -93,6 +93,7 @@ class _Builder:
         check_positions(self._study, expansions, members)
         check_spans(self._study, expansions, members)
         for kind in sorted(members, key=_class_order):
+            check_sites(expansions[kind].points, brought.facts)
             check_dims(expansions[kind].points, brought.facts)
             self.classes.append(
                 Group(

@@ -1,6 +1,6 @@
 """What only the study, the model and the pairs together show to be impossible: refused while planning."""
 
-__all__ = ["check_dims", "check_positions", "check_spans"]
+__all__ = ["check_dims", "check_positions", "check_sites", "check_spans"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.plan.prepare import Input
 from studies import Study
 from studies.expand import Expansion, Missing, PairClass, Point
-from workers.errors import StudyError
+from workers.errors import ModelError, StudyError, nearest
 from workers.facts import ModelFacts
+from workers.families import sites_of
+from workers.sites import is_module_path
 from workers.vocabulary import Place, Position, is_pooled, locate
 
 _RESIDUAL_WIDTH = frozenset(
@@ -69,6 +71,28 @@ def check_dims(points: Sequence[Point], facts: ModelFacts) -> None:
                     continue
                 seen.add((place.site, unit.dims))
                 _check_width(point.block, place, unit.dims, facts)
+
+
+def check_sites(points: Sequence[Point], facts: ModelFacts) -> None:
+    """Refuse named sites that the model's family does not have; module paths only a loaded model can tell.
+
+    Raises:
+        ModelError: naming the block, the site and those that there are.
+    """
+    blocks: dict[str, str] = {}
+    for point in points:
+        for unit in point.cell.units:
+            for place in (unit.place, unit.origin):
+                if place is not None:
+                    blocks.setdefault(place.site, point.block)
+    named = {site: block for site, block in blocks.items() if not is_module_path(site)}
+    there = sites_of(facts) if named else {}
+    for site, block in named.items():
+        if site not in there:
+            raise ModelError(
+                f"{block}: {facts.ref} ({facts.model_type}) has no site {site!r}; it has {', '.join(there)}"
+                f"{nearest(site, there)}"
+            )
 
 
 def check_spans(study: Study, expansions: Expansions, members: Members) -> None:

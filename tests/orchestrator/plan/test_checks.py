@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workers.errors import StudyError
+from workers.errors import ModelError, StudyError
 
 from .world import Row, planned, row, study
 
@@ -137,3 +137,9 @@ def test_dimensions_beyond_the_residual_stream(tiny_folder: Path, site: str) -> 
 def test_the_width_of_other_sites_is_the_loaded_models_to_tell(tiny_folder: Path) -> None:
     sweep = '[{site: mlp_activation, layer: 0, position: 0, subspace: "0:48"}]'
     assert planned(study(tiny_folder, [FIVE], sweep)).num_jobs == 1
+
+
+def test_a_named_site_that_the_family_lacks(tiny_folder: Path) -> None:
+    sweep = json.dumps([{"site": "mlp_post_norm_output", "layer": 0, "position": 0}])
+    with pytest.raises(ModelError, match=r"block0: .* \(llama\) has no site 'mlp_post_norm_output'; it has "):
+        planned(study(tiny_folder, [FIVE], sweep))
