@@ -207,8 +207,10 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
-        for number, row in enumerate(row for batch in file.iter_batches() for row in batch.to_pylist()):
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        for number, row in enumerate(
+            row for batch in file.iter_batches(use_threads=False) for row in batch.to_pylist()
+        ):
             yield f"{path}: row {number}", row
     except pyarrow.ArrowException as error:
         raise StudyError(f"{path}: this is no Parquet: {error}") from None

@@ -228,5 +228,10 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
             f"the plan has format {head.get('format')}, and this version reads {PLAN_FORMAT};"
             f" use the swapyard that made it ({head.get('version')}), or another folder with --store"
         )
-    tables = {name: pq.read_table(io.BytesIO(files[f"{name}.parquet"])) for name in TABLES}
+    tables = {name: _read_table(files[f"{name}.parquet"]) for name in TABLES}
     return Plan(head=head, tables=tables)
+
+
+def _read_table(data: bytes) -> pa.Table:
+    """A table's file. On this thread alone: pyarrow's own may outlive `main` and abort a short process."""
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)

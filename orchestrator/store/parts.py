@@ -96,7 +96,8 @@ def decode_part(data: bytes, manifest: Manifest) -> "pa.Table":
             f"{manifest.path} is damaged: its bytes are not those committed; restore it from a copy"
         )
     try:
-        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
+        table = file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{manifest.path} is damaged: {error}; restore it from a copy") from error
     if table.num_rows != manifest.rows or table.schema != _schema(part_columns(manifest.families)):
