@@ -41,8 +41,6 @@ _QUIET = {
 class RayExecutor:
     """Slices on Ray actors. Death is ours to handle: Ray restarts nothing and calls nothing twice."""
 
-    name = "ray"
-
     def __init__(
         self,
         make: Mapping[str, Any],

@@ -47,8 +47,6 @@ class Executor(Protocol):
     One, because a slice lasts seconds and a hand-over milliseconds; so a death has one slice to blame.
     """
 
-    name: str
-
     def start(self) -> Sequence[int]:
         """Bring up the workers and return their numbers."""
 
@@ -67,8 +65,6 @@ class Executor(Protocol):
 
 class InlineExecutor:
     """One worker in this process: no start-up, easy to debug."""
-
-    name = "inline"
 
     def __init__(self, worker: StudyWorker) -> None:
         self._worker = worker

@@ -70,14 +70,6 @@ class Tokenizer:
             return Encoding(ids, offsets)
         return Encoding(self._opening + ids, ((0, 0),) * len(self._opening) + offsets)
 
-    def encode_all(self, texts: Iterable[str]) -> list[Encoding]:
-        """`encode` for each: 10,000 short prompts in about 0.3 s.
-
-        On one thread on purpose: the library's own threads save little here, and warn in every process
-        that is forked afterwards.
-        """
-        return [self.encode(text) for text in texts]
-
     def label_ids(self, prompt: str, label: str, *, first: bool = False) -> tuple[int, ...]:
         """The token that `label` becomes when it follows `prompt`; with `first` only its first token.
 

@@ -114,11 +114,6 @@ def _shared(factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.of(folder if folder.exists() else byte_level(folder))
 
 
-def test_encode_all_is_encode_for_each(with_bos: Tokenizer) -> None:
-    texts = ["the", "", "the Rome"]
-    assert with_bos.encode_all(iter(texts)) == [with_bos.encode(text) for text in texts]
-
-
 def test_token_text_keeps_blanks_and_escapes_parts_of_characters(plain: Tokenizer) -> None:
     ids = plain.encode(" Rome €").ids
     assert plain.token_text(ids) == [" Rome", " ", "\\xe2", "\\x82", "\\xac"]
