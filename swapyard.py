@@ -16,9 +16,9 @@ The names here are the public ones; everything else may move.
 """
 
 from orchestrator.api import Results, open_results, plan, run
-from orchestrator.driver import Outcome
 from orchestrator.overview import Overview
-from orchestrator.setup import RunOptions
+from orchestrator.run.driver import Outcome
+from orchestrator.run.setup import RunOptions
 from studies import Block, Plot, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,

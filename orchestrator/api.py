@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.driver import Outcome, run_study
 from orchestrator.overview import Overview, overview
-from orchestrator.progress import Progress
 from orchestrator.query import explained, run_query
 from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, study_folders
-from orchestrator.setup import RunOptions
+from orchestrator.run.driver import Outcome, run_study
+from orchestrator.run.progress import Progress
+from orchestrator.run.setup import RunOptions
 from orchestrator.views import connect
 from studies import Study, load_study
 
@@ -94,7 +94,7 @@ def run(
     `study` is a `Study`, a file, or the name of a bundled study; its folder is made below `store`.
 
     Raises:
-        SwapyardError: see `orchestrator.driver.run_study`; what was committed stays, the same call goes on.
+        SwapyardError: see `run_study`; what was committed stays, the same call goes on.
     """
     loaded = _study(study)
     options = RunOptions(

@@ -12,9 +12,9 @@ from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.progress import describe
 from orchestrator.remaining import Counts, counts_of
-from orchestrator.setup import RunOptions, Setup, set_up
+from orchestrator.run.progress import describe
+from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.store import State, StudyStore
 from studies import Study
 

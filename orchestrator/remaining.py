@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
-from orchestrator.schedule import TileWork
+from orchestrator.run.schedule import TileWork
 from orchestrator.store import State
 
 

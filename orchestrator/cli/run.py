@@ -16,7 +16,7 @@ from orchestrator.cli.options import store_option, study_argument
 from orchestrator.machine import num_cores
 
 if TYPE_CHECKING:
-    from orchestrator.driver import Outcome
+    from orchestrator.run.driver import Outcome
 
 FINISHED_WITH_FAILURES = 3
 INTERRUPTED = 130
@@ -62,9 +62,9 @@ def run(
         _check_workers(workers, executor)
     with _resumable():
         from orchestrator.answer import answer
-        from orchestrator.driver import run_study
-        from orchestrator.progress import Progress
-        from orchestrator.setup import RunOptions
+        from orchestrator.run.driver import run_study
+        from orchestrator.run.progress import Progress
+        from orchestrator.run.setup import RunOptions
         from studies import load_study
 
         loaded = load_study(study)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import swapyard as sy
-from orchestrator.driver import run_study
-from orchestrator.progress import Progress
-from orchestrator.setup import RunOptions
+from orchestrator.run.driver import run_study
+from orchestrator.run.progress import Progress
+from orchestrator.run.setup import RunOptions
 
 CITIES = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
 CELL = "cell_id, pair_id, site, layer, position, base, label"
@@ -65,7 +65,7 @@ def rows_of(store: Path) -> dict[tuple[Any, ...], tuple[float | None, ...]]:
 
 def run_part(study: sy.Study, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a study, and stop it after its first slice."""
-    from orchestrator.driver import _Loop
+    from orchestrator.run.driver import _Loop
 
     def commit_and_stop(loop: Any, manifests: Any) -> None:
         commit(loop, manifests)
@@ -74,7 +74,7 @@ def run_part(study: sy.Study, store: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         commit = _Loop._commit
         patch.setattr(_Loop, "_commit", commit_and_stop)
-        patch.setattr("orchestrator.schedule.MIN_SLICE_S", 1e-6)
+        patch.setattr("orchestrator.run.schedule.MIN_SLICE_S", 1e-6)
         options = RunOptions(executor="inline", replace=True)
         run_study(study, store / "changing", options, Progress(quiet=True))
 

@@ -39,9 +39,9 @@ from running import (
     write_study,
 )
 
-from orchestrator.cluster import RayExecutor, _Nonce
+from orchestrator.run.cluster import RayExecutor, _Nonce
+from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef, StudyStore
-from orchestrator.worker import StudyWorker
 from workers.errors import ClusterError, RunError
 
 NUM_PAIRS, NUM_TOKENS = 72, 20

@@ -297,7 +297,7 @@ def test_a_second_driver_loads_no_torch(world: World, tmp_path: Path) -> None:
     imported = {
         line.rpartition("|")[2].strip() for line in refused.stderr.splitlines() if "import time:" in line
     }
-    assert "orchestrator.driver" in imported
+    assert "orchestrator.run.driver" in imported
     assert imported.isdisjoint({"torch", "transformers", "ray"})
 
 

@@ -7,12 +7,12 @@ import pytest
 from running import capital_pairs, write_study
 
 import swapyard as sy
-from orchestrator.executors import Failed, Finished, InlineExecutor
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.schedule import Slice
+from orchestrator.run.executors import Failed, Finished, InlineExecutor
+from orchestrator.run.schedule import Slice
+from orchestrator.run.worker import StudyWorker
 from orchestrator.store import StudyStore
-from orchestrator.worker import StudyWorker
 from workers.errors import ModelError
 from workers.vocabulary import METRIC_FAMILIES
 

@@ -8,7 +8,7 @@ import pytest
 from plan.world import lane_of
 
 from orchestrator.plan.tables import Lane
-from orchestrator.rates import FLOPS_PER_CORE, estimate_rate, remember_rate
+from orchestrator.run.rates import FLOPS_PER_CORE, estimate_rate, remember_rate
 from workers.cache import cache_folder
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.schedule import CAPTURES_PER_PAIR, MAX_SLICE_S, MIN_SLICE_S, Schedule, Slice, TileWork
+from orchestrator.run.schedule import CAPTURES_PER_PAIR, MAX_SLICE_S, MIN_SLICE_S, Schedule, Slice, TileWork
 
 BOTH = ("logits", "kl")
 Cells = Counter[tuple[int, int, str]]

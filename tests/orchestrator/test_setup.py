@@ -11,8 +11,8 @@ from plan.world import planned, row, study
 
 from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Plan
-from orchestrator.rates import estimate_rate, remember_rate
-from orchestrator.setup import INLINE_BELOW_S, RunOptions, set_up
+from orchestrator.run.rates import estimate_rate, remember_rate
+from orchestrator.run.setup import INLINE_BELOW_S, RunOptions, set_up
 from workers.errors import RunError
 
 

@@ -17,8 +17,8 @@ HEAVY = ("torch", "transformers", "ray")
         "orchestrator.status",
         "orchestrator.query",
         "orchestrator.cli",
-        "orchestrator.setup",
-        "orchestrator.schedule",
+        "orchestrator.run.setup",
+        "orchestrator.run.schedule",
     ],
 )
 def test_importing_loads_neither_torch_nor_transformers_nor_ray(module: str) -> None:

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from orchestrator.lines import plain
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
-from orchestrator.setup import Setup
+from orchestrator.run.setup import Setup
 
 LINE_EVERY_S = 15.0
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.schedule import Slice
-from orchestrator.worker import Report, StudyWorker
+from orchestrator.run.schedule import Slice
+from orchestrator.run.worker import Report, StudyWorker
 from workers.errors import SwapyardError
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.executors import Died, Event, Failed, Finished
-from orchestrator.schedule import Slice
-from orchestrator.worker import Hello, StudyWorker
+from orchestrator.run.executors import Died, Event, Failed, Finished
+from orchestrator.run.schedule import Slice
+from orchestrator.run.worker import Hello, StudyWorker
 from workers.errors import ClusterError, RunError, SwapyardError
 
 START_TIMEOUT_S = 300.0

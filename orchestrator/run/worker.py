@@ -14,7 +14,7 @@ import numpy as np
 
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.schedule import Slice
+from orchestrator.run.schedule import Slice
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part
 from workers.vocabulary import Cell, Pair
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.executors import Executor, InlineExecutor
 from orchestrator.loading import Engines
 from orchestrator.machine import memory_bytes, num_cores, num_gpus
 from orchestrator.plan.tables import Plan
-from orchestrator.rates import estimate_rate
+from orchestrator.run.executors import Executor, InlineExecutor
+from orchestrator.run.rates import estimate_rate
+from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef
-from orchestrator.worker import StudyWorker
 from workers.errors import RunError
 
 INLINE_BELOW_S = 20.0
@@ -71,7 +71,7 @@ class Setup:
         """The executor; an inline one goes on with `engines`, which may hold the model already."""
         if self.executor == "inline":
             return InlineExecutor(StudyWorker(root, plan, epoch=epoch, engines=engines))
-        from orchestrator.cluster import RayExecutor
+        from orchestrator.run.cluster import RayExecutor
 
         make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "engines": self.engines}
         return RayExecutor(

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from orchestrator.executors import Died, Event, Executor, Failed, Finished
 from orchestrator.loading import Engines
 from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
-from orchestrator.progress import Progress
-from orchestrator.rates import remember_rate
 from orchestrator.remaining import Counts, counts_of, open_work
-from orchestrator.schedule import Schedule
-from orchestrator.setup import RunOptions, Setup, set_up
+from orchestrator.run.executors import Died, Event, Executor, Failed, Finished
+from orchestrator.run.progress import Progress
+from orchestrator.run.rates import remember_rate
+from orchestrator.run.schedule import Schedule
+from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.store import Driver, Manifest, PlanRef, State, StudyStore
 from studies import Study
 from workers.errors import RunError, StoreError
