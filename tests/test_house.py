@@ -29,6 +29,9 @@ PUBLIC = [
     *("Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
     *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
+    *("IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Origin", "Unit", "per_example"),
+    *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
+    *("Box", "Coordinates"),
 ]
 COMMANDS = ["plan", "run", "status", "query", "plot", "sites", "models"]
 

@@ -1,39 +1,67 @@
 """Cells resolved against a model, and jobs: a cell resolved against one pair's tokens and spans."""
 
-__all__ = ["Change", "Job", "Step", "read_of", "resolve", "source_read", "steps_of"]
+__all__ = ["Change", "Job", "Step", "read_of", "resolve", "source_read", "steps_of", "zipped"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.captures import Prompt
+from torch import Tensor
+
 from workers.errors import RunError, StudyError
 from workers.layout import Target
 from workers.loading import LoadedModel
+from workers.operations import Operation, exchange
+from workers.regions import Region
+from workers.subspaces import Coordinated, coordinates_of
+from workers.values import ZERO, Taken, Value
 from workers.vocabulary import Cell, Pair, Unit, is_pooled, locate, read_in
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a unit does in a model, whichever tokens and prompts it is done with."""
+    """What a unit does in a model, whichever tokens and runs it is done with."""
 
-    place: Target
-    operation: str
-    origin: Target | None
-    """None for zeros."""
-    is_pooled: bool
+    place: Target | Region
+    operation: Operation
+    origin: Target | Region | None
+    """Where in its run the value is taken; None for values that are taken from no run."""
+    is_pooled: bool = False
     """Whether the mean over the origin's tokens goes to each of the place's."""
+    subspace: Coordinated | None = None
+    """Of each head, where heads are named; None for the dimensions as they are."""
+
+    def exchanged(self, old: Tensor, other: Tensor) -> Tensor:
+        """`old` [N, …, C] changed by `other` [N, …, C]: the operation, in the subspace of each head.
+
+        Raises:
+            RunError: the values do not fit.
+        """
+        if self.subspace is None:
+            return exchange(None, self.operation, old, other)
+        new = exchange(self.subspace, self.operation, self._by_head(old), self._by_head(other))
+        return new.reshape(old.shape)
+
+    def seen(self, old: Tensor) -> Tensor:
+        """What a collection hands out of `old` [N, …, C]: it, or its coordinates, head after head."""
+        if self.subspace is None:
+            return old
+        return coordinates_of(self.subspace, self._by_head(old)).reshape(*old.shape[:-1], -1)
+
+    def _by_head(self, values: Tensor) -> Tensor:
+        """[N, …, C] as rows of one head's width."""
+        heads = self.place.heads if isinstance(self.place, Target) else None
+        return values.reshape(-1, values.shape[-1] // len(heads or (0,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A step on one pair."""
+    """A step on one example."""
 
     step: Step
     tokens: tuple[int, ...]
-    """Of the base, each at most once."""
-    origin_prompt: Prompt | None
-    origin_tokens: tuple[int, ...]
-    """One for each of `tokens`, or those that are pooled; none for zeros."""
+    """Of the base, each at most once; none at a region."""
+    value: Value
+    """What is written, for each of `tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +113,31 @@ def resolve(row: int, pair_index: int, cell: Cell, steps: Sequence[Step], pair: 
 def _change(unit: Unit, step: Step, pair: Pair) -> Change:
     tokens = _located(unit.place.position, pair, "base")
     if unit.origin is None:
-        return Change(step, tuple(dict.fromkeys(tokens)), None, ())
+        return Change(step, tuple(dict.fromkeys(tokens)), ZERO)
     origin_tokens = _located(unit.origin.position, pair, unit.run)
     prompt = pair.tokens[unit.run]
     if step.is_pooled:
-        return Change(step, tuple(dict.fromkeys(tokens)), prompt, origin_tokens)
+        return Change(step, tuple(dict.fromkeys(tokens)), Taken(prompt, origin_tokens, len(prompt)))
+    tokens, origin_tokens = zipped(tokens, origin_tokens, unit.run)
+    return Change(step, tokens, Taken(prompt, origin_tokens, len(prompt)))
+
+
+def zipped(
+    tokens: Sequence[int], origin_tokens: Sequence[int], run: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the base and of `run`, pair by pair; a base token named twice takes its last value.
+
+    Raises:
+        RunError: there are not as many of each.
+    """
     if len(tokens) != len(origin_tokens):
         raise RunError(
-            f"{len(origin_tokens)} tokens of {unit.run} cannot change {len(tokens)} of the base: "
+            f"{len(origin_tokens)} tokens of {run} cannot change {len(tokens)} of the base: "
             "name as many of each, or one pooled span"
         )
-    # A token named twice takes its last value, as a later unit overrides an earlier one.
+    # As a later unit overrides an earlier one.
     last = dict(zip(tokens, origin_tokens, strict=True))
-    return Change(step, tuple(last), prompt, tuple(last.values()))
+    return tuple(last), tuple(last.values())
 
 
 def _located(position: tuple[int | str, ...], pair: Pair, run: str) -> tuple[int, ...]:

@@ -7,25 +7,29 @@ __all__ = ["Bench", "Round"]
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.attempts import attempt, is_out_of_memory
 from workers.batch import HOOKED, UNCHANGED, Batch, Outcome, Sheet
-from workers.captures import Captures, Prompt
+from workers.captures import Captures
 from workers.edits import Edits
 from workers.errors import SwapyardError
+from workers.hooks import Tap
 from workers.jobs import Job, Step, resolve, steps_of
 from workers.loading import LoadedModel
 from workers.needs import Needs, chunks_of
 from workers.pacing import Pacer
+from workers.regions import Region
 from workers.scorer import NON_FINITE, Scorer, is_finite
 from workers.shortcut import is_unchanged
+from workers.values import Taken
 from workers.vocabulary import Cell
 
 Alike = list[Job]
@@ -55,7 +59,7 @@ class Round:
         self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut)
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
         self._tokens = torch.tensor([pair.tokens["base"] for pair in batch.pairs], device=bench.model.device)
-        self._failed_prompts: dict[Prompt, Exception] = {}
+        self._failed_prompts: Mapping[Any, Exception] = {}
         self._num_forwards = 0
         self._capture_s = 0.0
 
@@ -147,8 +151,8 @@ class Round:
     def _obstacle(self, job: Job) -> Exception | None:
         """Why a value that the job takes was not captured; None where all were."""
         for change in job.changes:
-            if change.origin_prompt in self._failed_prompts:
-                return self._failed_prompts[change.origin_prompt]
+            if isinstance(change.value, Taken) and change.value.run in self._failed_prompts:
+                return self._failed_prompts[change.value.run]
             origin = change.step.origin
             if origin is not None and origin.tap in self._bench.captures.broken:
                 return self._bench.captures.broken[origin.tap]
@@ -179,7 +183,7 @@ class Round:
     def _forward(self, groups: Sequence[Alike]) -> None:
         self._num_forwards += 1
         jobs = [job for group in groups for job in group]
-        edits = Edits(jobs, self._tokens.shape[1], self._bench.captures)
+        edits = Edits([job.changes for job in jobs], self._tokens.shape[1], self._held)
         device = self._tokens.device
         tokens = self._tokens[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T]
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
@@ -187,6 +191,11 @@ class Round:
         self._put(logits[:, 0], groups, HOOKED)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
+
+    def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
+        """What the clean run of a prompt holds: [T, W]."""
+        assert isinstance(run, tuple) and isinstance(place, Tap)
+        return self._bench.captures[run].taps[place]
 
     def _fill(self, unchanged: Sequence[Job]) -> None:
         """Rows that change nothing: one score for all those of a pair that read the same token."""

@@ -19,6 +19,7 @@ __all__ = ["is_unchanged"]
 from workers.facts import ModelFacts
 from workers.jobs import Change, Job
 from workers.sites import SITES
+from workers.values import Taken
 from workers.vocabulary import Cell, Pair, Unit
 
 
@@ -35,7 +36,7 @@ def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
     if origin is None or unit.operation != "vanilla" or change.step.is_pooled:
         return False
     is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
-    if not is_same_place or change.tokens != change.origin_tokens:
+    if not is_same_place or not isinstance(change.value, Taken) or change.tokens != change.value.tokens:
         return False
     if unit.run == "base":
         return True

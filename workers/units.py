@@ -1,0 +1,216 @@
+"""What a researcher writes: where a run is changed, in which coordinates, by which value.
+
+The words are those of study files. The operation, the coordinates and the value are three separate things.
+"""
+
+__all__ = ["IntervenedRun", "Mean", "Noise", "Origin", "Unit", "UnitValue", "heads_of", "is_input"]
+
+import re
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from workers.errors import StudyError, nearest
+from workers.operations import COLLECT, SKIP, Operation
+from workers.positions import PerExample, PositionForm, check_position
+from workers.regions import Coordinates
+from workers.sites import check_site, is_module_path
+from workers.subspaces import Coordinated, Part, Subspace, Wanted, as_ranges
+from workers.vocabulary import OPERATIONS
+
+Kind = Literal["token", "step"]
+
+_SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Where in its run a value is taken; what is not said is as at the unit's own place."""
+
+    site: str | None = None
+    _: KW_ONLY
+    layer: int | None = None
+    head: int | Sequence[int] | None = None
+    position: PositionForm | None = None
+    """In the same forms as the unit's; the two are zipped."""
+    coordinates: Coordinates | None = None
+
+    def __post_init__(self) -> None:
+        if self.site is not None:
+            check_place(self.site)
+        if self.position is not None:
+            object.__setattr__(self, "position", check_position(self.position))
+        object.__setattr__(self, "head", heads_of(self.head))
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Normal noise for a value: drawn from the seed, the example's number, the place and the token.
+
+    So it does not depend on how examples are batched, and units of several calls share it.
+    """
+
+    scale: float
+    """Standard deviation, in units of the activations."""
+    seed: int = 0
+    first_example: int = 0
+    """The number of the batch's first example, for examples that are run in several batches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mean:
+    """The mean over runs, for a value: over a batch's examples and the positions of the unit's origin."""
+
+    inputs: Any
+    """A batch, in any form that a base has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IntervenedRun:
+    """An intervened run, to take values from: its units are applied to one of the call's inputs first."""
+
+    units: Sequence["Unit"]
+    base: str = "base"
+    """Which input: ``base``, ``source``, ``source_2`` …"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", tuple(self.units))
+        if not is_input(self.base):
+            raise StudyError(f"a run on {self.base!r}; write 'base', 'source', 'source_2' …")
+
+
+UnitValue = str | Tensor | Mean | Noise | IntervenedRun
+"""``"source"``, ``"source_2"`` …, ``"base"`` (its clean run), ``"zero"``; numbers; or one of the classes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """One change of the base's run.
+
+    Raises:
+        StudyError: a form that is not known; the message lists those that are.
+        ModelError: no such site.
+    """
+
+    site: str
+    """A named site, or a module path: ``"layers.1"`` is what it returns, ``"layers.1:input"`` what it is
+    given."""
+    _: KW_ONLY
+    layer: int | None = None
+    """The block's number; None for a module path."""
+    head: int | Sequence[int] | None = None
+    """One head or several at once, where the site has heads; None for the whole width."""
+    position: PositionForm = "all"
+    """Which tokens: see `workers.positions`."""
+    kind: Kind | None = None
+    """``"step"`` says that the module at the path runs once for each time step, so that a position is a step;
+    named sites know it themselves."""
+    subspace: Wanted | Coordinated | PerExample | None = None
+    """In which coordinates: None for all dimensions, ``"0:16"`` or a list for some, a `Subspace` or a part of
+    one, or `per_example` of these. Where heads are named, of each head."""
+    operation: Operation = "vanilla"
+    """``vanilla``, ``add``, ``subtract``, ``collect``, ``skip``, or a function of the old and the other value
+    that returns a new tensor of their shape."""
+    value: UnitValue = "source"
+    """Where the other value comes from. Numbers are [C], [examples, C] or [examples, positions, C] for a
+    place of C dimensions."""
+    origin: Origin | None = None
+    """Where in its run the value is taken, if elsewhere than at this place."""
+    coordinates: Coordinates | None = None
+    """A getter and a setter, or ``Box[0:4, 10:20]``, for what is no position: then `position`, `head` and
+    ranges of dimensions are left out."""
+
+    def __post_init__(self) -> None:
+        check_place(self.site)
+        object.__setattr__(self, "position", check_position(self.position))
+        object.__setattr__(self, "head", heads_of(self.head))
+        _check_operation(self.operation)
+        _check_value(self.value)
+        object.__setattr__(self, "subspace", _subspace(self.subspace))
+        if self.kind not in (None, "token", "step"):
+            raise StudyError(f"kind {self.kind!r}; kinds are 'token' and 'step'")
+        if self.coordinates is not None:
+            self._check_region()
+
+    def subspaces(self) -> list[Subspace]:
+        """The learned subspaces that it uses, those of the runs it takes values from included."""
+        inner = self.value.units if isinstance(self.value, IntervenedRun) else ()
+        forms = self.subspace if isinstance(self.subspace, PerExample) else (self.subspace,)
+        own = [form.of if isinstance(form, Part) else form for form in forms]
+        return [form for form in own if isinstance(form, Subspace)] + [
+            found for unit in inner for found in unit.subspaces()
+        ]
+
+    def _check_region(self) -> None:
+        is_learned = self.subspace is None or isinstance(self.subspace, Subspace | Part)
+        if self.head is not None or self.position != "all" or not is_learned or self.kind == "step":
+            raise StudyError("with coordinates, leave head, position, kind and ranges of dimensions out")
+        if isinstance(self.value, Noise | Mean) or self.operation == SKIP:
+            raise StudyError("with coordinates, a value is taken from a run, zero or a tensor")
+
+
+def is_input(name: str) -> bool:
+    """Whether `name` is that of an input: ``base``, ``source``, ``source_2`` …."""
+    return name == "base" or _SOURCE.fullmatch(name) is not None
+
+
+def check_place(site: str) -> None:
+    """Accept the name of a site, or what may be a module's path.
+
+    Raises:
+        StudyError: it is no text.
+    """
+    if not isinstance(site, str):
+        raise StudyError(f"site {site!r}; write a name such as 'block_output', or a module's path")
+    if is_module_path(site):
+        check_site(site)
+
+
+def heads_of(head: Any) -> tuple[int, ...] | None:
+    """Heads, all at once; None for the whole width.
+
+    Raises:
+        StudyError: they are no numbers.
+    """
+    if head is None:
+        return None
+    listed = head if isinstance(head, list | tuple | range) else (head,)
+    if not listed or any(isinstance(one, bool) or not isinstance(one, int) for one in listed):
+        raise StudyError(f"head {head!r}; write a number from 0, or a list of them")
+    return tuple(listed)
+
+
+def _check_operation(operation: Any) -> None:
+    known = (*OPERATIONS, COLLECT, SKIP)
+    if callable(operation) or operation in known:
+        return
+    raise StudyError(
+        f"operation {operation!r}; operations are {', '.join(known)}, or a function of the old and the other "
+        f"value{nearest(str(operation), known)}"
+    )
+
+
+def _check_value(value: Any) -> None:
+    if isinstance(value, Tensor | Mean | Noise | IntervenedRun):
+        return
+    if isinstance(value, str) and (value == "zero" or is_input(value)):
+        return
+    raise StudyError(
+        f"value {value!r}; write 'source', 'source_2' …, 'base', 'zero', a tensor, sy.Mean(…), sy.Noise(…) "
+        "or sy.IntervenedRun(…)"
+    )
+
+
+def _subspace(form: Any) -> Any:
+    """A subspace; ranges of dimensions in one spelling, such as ``("0:16",)``.
+
+    Raises:
+        StudyError: it names no dimensions.
+    """
+    if form is None or isinstance(form, Subspace | Part):
+        return form
+    if isinstance(form, PerExample):
+        return PerExample(_subspace(one) for one in form)
+    return tuple(f"{low}:{high}" for low, high in as_ranges(form, None))
