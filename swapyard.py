@@ -18,7 +18,7 @@ The names here are the public ones; everything else may move.
 from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
-from orchestrator.run.setup import RunOptions
+from orchestrator.run.setup import Limits, RunOptions
 from studies import Block, Plot, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
@@ -38,6 +38,7 @@ __all__ = [
     "Block",
     "ClusterError",
     "HeldError",
+    "Limits",
     "ModelError",
     "ModelSpec",
     "NotYetError",
