@@ -108,6 +108,11 @@ class CommitLog:
         return there is not None and there.nonce == commit.nonce
 
     def refuse_fenced(self, epoch: int) -> None:
+        """Accept the driver of `epoch`, if it is the last that opened the study.
+
+        Raises:
+            HeldError: another driver has opened it since.
+        """
         if self.state.epoch != epoch:
             raise HeldError(
                 f"this driver (epoch {epoch}) was fenced: {self.state.holder} took the study over "

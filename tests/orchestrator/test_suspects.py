@@ -1,5 +1,6 @@
-"""Promise: what a worker died of runs once more as it was, then job by job; a job alone in three deaths is given
-up, and nothing else is. Retries and limits are handed out beside. By simulation: no model, no clock."""
+"""Promise: what a worker died of runs once more as it was, then job by job; a job alone in three deaths is
+given up, and nothing else is. Retries and limits are handed out beside. By simulation: no model, no clock.
+"""
 
 import numpy as np
 from test_schedule import BOTH, work
