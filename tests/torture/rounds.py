@@ -26,7 +26,7 @@ MOST_RESTARTS = 10
 """Runs that may end by themselves in one round before the round is given up."""
 HELD = 5
 """The exit code of a driver that does not get a study, or lost it."""
-LENGTHS_S = {"start": 1.5, "plan": 1.0, "load": 2.0, "work": 4.0, "end": 1.5}
+LENGTHS_S = {"start": 1.5, "plan": 1.0, "load": 2.0, "work": 2.5, "end": 1.5}
 """How long a moment is taken to last."""
 END = 0.85
 """The share of jobs that are done when the end begins."""
