@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+# How often `make torture` kills.
+KILLS ?= 20
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test lint types check bench torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
@@ -22,6 +24,10 @@ check: lint types test
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.plan
+	$(VENV)/bin/python -m benchmarks.store
+
+torture: $(STAMP)
+	$(VENV)/bin/python -m tests.torture --kills $(KILLS)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

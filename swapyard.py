@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
-from orchestrator.run.setup import RunOptions
+from orchestrator.run.setup import Limits, RunOptions
 from studies import Block, Plot, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
@@ -64,6 +64,7 @@ __all__ = [
     "IntervenableModel",
     "Intervened",
     "IntervenedRun",
+    "Limits",
     "LowRankRotation",
     "Mask",
     "Mean",

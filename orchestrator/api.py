@@ -3,6 +3,7 @@
 __all__ = ["Results", "open_results", "plan", "run"]
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +13,15 @@ from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, study_folders
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import RunOptions
+from orchestrator.run.setup import Limits, RunOptions
 from orchestrator.views import connect
 from studies import Study, load_study
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+_NO_LIMITS = Limits()
 
 
 class Results:
@@ -87,6 +90,9 @@ def run(
     address: str | None = None,
     take_over: bool = False,
     replace: bool = False,
+    retry_failed: bool = False,
+    error_types: Sequence[str] = (),
+    limits: Limits = _NO_LIMITS,
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
@@ -98,7 +104,14 @@ def run(
     """
     loaded = _study(study)
     options = RunOptions(
-        executor=executor, num_workers=num_workers, address=address, take_over=take_over, replace=replace
+        executor=executor,
+        num_workers=num_workers,
+        address=address,
+        take_over=take_over,
+        replace=replace,
+        retry_failed=retry_failed,
+        error_types=tuple(error_types),
+        limits=limits,
     )
     root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:

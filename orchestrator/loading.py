@@ -25,6 +25,8 @@ class Engines:
     """Of torch. Ray gives an actor one, torch alone takes every core: neither is right, so it is set."""
     num_sharing: int | None
     """How many processes like this one share the machine's memory; None for one on each core."""
+    share: float = 1.0
+    """Of the memory that an engine usually takes; less after one that took all of it died."""
     _lane: int | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
 
@@ -55,4 +57,4 @@ class Engines:
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
         budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
-        return Engine(load(lane.spec, facts), capture_budget_bytes=budget)
+        return Engine(load(lane.spec, facts), capture_budget_bytes=int(self.share * budget), share=self.share)

@@ -1,14 +1,13 @@
 """What is done of a plan and what remains, from the committed parts alone."""
 
-__all__ = ["Counts", "counts_of", "finished_cells", "mask", "open_work"]
+__all__ = ["Counts", "counts_of", "finished_cells", "mask"]
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.plan.ranges import mask, stretches
+from orchestrator.plan.ranges import mask
 from orchestrator.plan.tables import Plan, Tile
-from orchestrator.run.schedule import TileWork
 from orchestrator.store import State
 
 
@@ -39,43 +38,14 @@ def finished_cells(plan: Plan, state: State, tile: Tile) -> np.ndarray:
     return finished
 
 
-def open_work(plan: Plan, state: State) -> list[TileWork]:
-    """The tiles of which something remains, in the order of the plan."""
-    work = [
-        TileWork(
-            tile=tile.tile,
-            lane=tile.lane,
-            num_pairs=len(tile.pairs),
-            costs=plan.costs[tile.cellset],
-            todo=_todo(plan, state, tile),
-        )
-        for tile in plan.tiles.values()
-    ]
-    return [tile for tile in work if tile.todo]
-
-
-def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[str, ...]]]:
-    """Ranges of wanted cells, each with the metric families that all of its cells lack."""
-    wanted = mask(tile.num_cells, tile.wanted)
-    # One bit for each family that a cell lacks: a change of the bits begins a new range.
-    lacking = np.zeros(tile.num_cells, np.int64)
-    for bit, family in enumerate(plan.families):
-        done = mask(tile.num_cells, state.done(family, tile.tile).intervals())
-        lacking |= (wanted & ~done).astype(np.int64) << bit
-    return [
-        (lo, hi, tuple(f for bit, f in enumerate(plan.families) if lacking[lo] >> bit & 1))
-        for lo, hi in stretches(lacking)
-        if lacking[lo]
-    ]
-
-
 def _num_failed(plan: Plan, state: State) -> int:
     failed = dict.fromkeys(plan.families, 0)
     for part in state.live.values():
-        # Each row of a retry replaces one that had failed.
-        change = part.failed - (part.rows if part.replaces is not None else 0)
+        # Each row of a retry replaces one that had failed, and counts where that one counts.
+        first = part if part.replaces is None else state.live[part.replaces]
+        change = part.failed if first is part else part.failed - part.rows
         tile = plan.tiles.get(part.tile)
-        if change and tile and any(lo < part.k_hi and part.k_lo < hi for lo, hi in tile.wanted):
+        if change and tile and any(lo < first.k_hi and first.k_lo < hi for lo, hi in tile.wanted):
             for family in set(part.families) & failed.keys():
                 failed[family] += change
     return max(failed.values())

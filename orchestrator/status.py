@@ -1,19 +1,25 @@
 """How far studies are, read from their folders while anyone may be running them."""
 
-__all__ = ["StudyStatus", "read_status", "show"]
+__all__ = ["StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
 
+import fcntl
+import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.lines import table
-from orchestrator.plan.tables import read_plan
+from orchestrator.logs import error_of
+from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
-from orchestrator.store import StudyStore
+from orchestrator.run.logs import DRIVER
+from orchestrator.store import CommitLog, PlanRef, StudyStore
+from orchestrator.store.commit import commit_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,39 +35,117 @@ class StudyStatus:
     """Since the last commit."""
     driver: str
     """Who opened the study last."""
+    is_running: bool | None
+    """Whether a driver is at work now; None where the file system cannot tell."""
+    logs: str
+    """The folder of its logs, of which older runs may have made none."""
+    error: str | None
+    """What ended the last driver; None where it was no error, or it was killed."""
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do; a study without a plan has everything before it."""
         return 0 < self.num_jobs <= self.num_done
 
+    @property
+    def activity(self) -> str:
+        """Whether anyone is at it, in a word."""
+        if self.is_running is None:
+            return "unknown"
+        if self.is_running:
+            return "running"
+        return "done" if self.is_complete else "stopped"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-def read_status(root: Path, names: Sequence[str], *, leave_out: LeaveOut | None = None) -> list[StudyStatus]:
+class StatusReader:
+    """Reads studies again and again; of what it has read once only the news."""
+
+    def __init__(self) -> None:
+        self._logs: dict[Path, tuple[bytes, CommitLog]] = {}
+        self._plans: dict[Path, tuple[PlanRef, Plan]] = {}
+
+    def read(self, folder: Path) -> StudyStatus:
+        """The study in `folder` as it is now.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        state = self._log(folder).refresh()
+        counts = counts_of(self._plan(folder, state.plan), state) if state.plan is not None else None
+        running = is_running(folder)
+        logs = folder / "logs"
+        return StudyStatus(
+            study=folder.name,
+            num_jobs=counts.num_jobs if counts else 0,
+            num_done=counts.num_done if counts else 0,
+            num_failed=counts.num_failed if counts else 0,
+            num_parts=len(state.live),
+            age_s=round(max(0.0, time.time() - state.time_s), 1),
+            driver=str(state.holder),
+            is_running=running,
+            logs=str(logs),
+            error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
+        )
+
+    def _log(self, folder: Path) -> CommitLog:
+        """The study's log, read before or opened now; another study may have come into the same folder."""
+        store = StudyStore(folder)
+        path = store.locate(commit_name(1))
+        # It holds a nonce: no two studies begin alike.
+        first = path.read_bytes() if path.exists() else b""
+        known = self._logs.get(folder)
+        if known is None or known[0] != first:
+            known = self._logs[folder] = (first, store.open_reader())
+            self._plans.pop(folder, None)
+        return known[1]
+
+    def _plan(self, folder: Path, ref: PlanRef) -> Plan:
+        known = self._plans.get(folder)
+        if known is None or known[0].id != ref.id:
+            known = self._plans[folder] = (ref, read_plan(StudyStore(folder), ref))
+        return known[1]
+
+
+def read_status(
+    root: Path,
+    names: Sequence[str],
+    *,
+    leave_out: LeaveOut | None = None,
+    reader: StatusReader | None = None,
+) -> list[StudyStatus]:
     """The studies below `root`, or only those named; one that cannot be read goes to `leave_out`.
+
+    A `reader` that was given before reads only what is new.
 
     Raises:
         StoreError: there is no such study, or one cannot be read and `leave_out` is None.
     """
-    return [found for _, found in read_each(study_folders(root, names), _read, leave_out)]
+    read = (reader or StatusReader()).read
+    return [found for _, found in read_each(study_folders(root, names), read, leave_out)]
 
 
-def _read(folder: Path) -> StudyStatus:
-    store = StudyStore(folder)
-    state = store.state()
-    counts = counts_of(read_plan(store, state.plan), state) if state.plan is not None else None
-    return StudyStatus(
-        study=folder.name,
-        num_jobs=counts.num_jobs if counts else 0,
-        num_done=counts.num_done if counts else 0,
-        num_failed=counts.num_failed if counts else 0,
-        num_parts=len(state.live),
-        age_s=round(max(0.0, time.time() - state.time_s), 1),
-        driver=str(state.holder),
-    )
+def is_running(folder: Path) -> bool | None:
+    """Whether a driver holds the study in `folder` now; None where its file system has no locks.
+
+    A driver at work is not disturbed: its lock is tried, shared, and let go within microseconds.
+    """
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def show(found: Sequence[StudyStatus]) -> str:
@@ -74,7 +158,27 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{one.num_failed:,}",
             f"{one.num_parts:,}",
             f"{one.age_s:,.0f} s ago",
+            one.activity,
         ]
         for one in found
     ]
-    return table(["study", "jobs done", "", "failed", "parts", "last commit"], rows)
+    return table(["study", "jobs done", "", "failed", "parts", "last commit", "driver"], rows)
+
+
+def hints(found: Sequence[StudyStatus], root: Path) -> list[str]:
+    """What to look at where something went wrong, line by line; nothing where all is well."""
+    return [line for one in found for line in _hints(one, root)]
+
+
+def _hints(one: StudyStatus, root: Path) -> Iterator[str]:
+    where = ["--store", str(root)]
+    if one.error is not None:
+        yield f"{one.study}: the last run ended with {one.error}"
+        yield f"  its log:     {shlex.join(['swapyard', 'logs', one.study, '--driver', *where])}"
+    if one.num_failed:
+        failures = ["swapyard", "query", "FROM failures", "--study", one.study, *where]
+        yield f"{one.study}: {one.num_failed:,} job{'' if one.num_failed == 1 else 's'} failed"
+        yield f"  why:         {shlex.join(failures)}"
+        yield f"  one of them: {shlex.join(['swapyard', 'logs', one.study, *where])} --job JOB_ID"
+    if one.error is not None or one.num_failed:
+        yield f"  all logs:    {one.logs}"

@@ -26,14 +26,14 @@ HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400
 PUBLIC = [
     *("Block", "ModelSpec", "Plot", "Study", "Task", "UnitSpec", "ValueSpec", "load_study"),
-    *("Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
+    *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
     *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
     *("IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Origin", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
     *("Box", "Coordinates"),
 ]
-COMMANDS = ["plan", "run", "status", "query", "plot", "sites", "models"]
+COMMANDS = ["plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"]
 
 
 def name_of(path: Path) -> str:

@@ -1,29 +1,58 @@
-"""Trying work that may fail, so that a failure can be narrowed down."""
+"""Trying work that may fail, so that a failure can be narrowed down; and telling of failures in the log."""
 
-__all__ = ["attempt", "error_json", "is_out_of_memory"]
+__all__ = ["FailureLog", "attempt", "error_json", "is_out_of_memory"]
 
 import json
+import logging
+import traceback
 from collections.abc import Callable
 
 import torch
 
 _MOST_TEXT = 2000
+_MOST_TOLD = 20
+_TRACE = "_swapyard_trace"
+"""The attribute in which an exception keeps where it came from once its frames are let go."""
+
+_logger = logging.getLogger("swapyard.engine")
 
 
 def attempt(work: Callable[[], None]) -> Exception | None:
     """Do `work`; the exception that it raised, or None.
 
     What breaks the accelerator breaks every later forward too: it is raised, and blamed on no job. The
-    exception comes back without its traceback, which would keep every tensor of the failed forward in
-    memory while a smaller one is tried.
+    exception comes back without its frames, which would keep every tensor of the failed forward in memory
+    while a smaller one is tried; `FailureLog` still knows them by name.
     """
     try:
         work()
     except Exception as error:
         if "CUDA error" in str(error):
             raise
-        return error.with_traceback(None)
+        # Into the dictionary itself: an exception may refuse to be changed.
+        error.__dict__[_TRACE] = traceback.TracebackException.from_exception(error, lookup_lines=False)
+        return _without_frames(error)
     return None
+
+
+class FailureLog:
+    """Tells the log of a batch's failures: each kind once, with its traceback, and not without end."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[type[Exception], str]] = set()
+
+    def tell(self, cell: int, pair: int, error: Exception) -> None:
+        """The job of `cell` and `pair`, by their numbers, failed of `error`."""
+        if not _logger.isEnabledFor(logging.INFO) or len(self._told) > _MOST_TOLD:
+            return
+        kind = (type(error), str(error))
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        if len(self._told) > _MOST_TOLD:
+            _logger.info("more kinds of failures in this batch are not shown")
+            return
+        _logger.info("cell %d on pair %d failed\n%s", cell, pair, _trace_text(error))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -36,3 +65,19 @@ def is_out_of_memory(error: Exception) -> bool:
 def error_json(type_name: str, message: str) -> str:
     """How a failed job's row says why."""
     return json.dumps({"type": type_name, "message": message[:_MOST_TEXT]}, ensure_ascii=False)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """`error`, itself and what it came from without the frames in which they were raised."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        found.with_traceback(None)
+        found = found.__cause__ or found.__context__
+    return error
+
+
+def _trace_text(error: Exception) -> str:
+    trace = getattr(error, _TRACE, None) or traceback.TracebackException.from_exception(error)
+    return "".join(trace.format()).rstrip()

@@ -34,6 +34,7 @@ class Engine:
         max_rows: most rows of a forward; None lets measurements and memory decide.
         shortcut: whether rows that provably equal the clean base run are filled from it (tier
             ``unchanged``). Only ever done for models found causal.
+        share: forwards begin with, and never grow past, this share of the rows that they usually have.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Engine:
         capture_budget_bytes: int,
         max_rows: int | None = None,
         shortcut: bool = True,
+        share: float = 1.0,
     ) -> None:
-        tokens = _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE)
+        tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
         self._bench = Bench(
             model=model,
             captures=Captures(model, budget_bytes=capture_budget_bytes),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.attempts import attempt, is_out_of_memory
+from workers.attempts import FailureLog, attempt, is_out_of_memory
 from workers.batch import HOOKED, UNCHANGED, Batch, Outcome, Sheet
 from workers.captures import Captures
 from workers.edits import Edits
@@ -60,6 +60,7 @@ class Round:
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
         self._tokens = torch.tensor([pair.tokens["base"] for pair in batch.pairs], device=bench.model.device)
         self._failed_prompts: Mapping[Any, Exception] = {}
+        self._failures = FailureLog()
         self._num_forwards = 0
         self._capture_s = 0.0
 
@@ -227,3 +228,6 @@ class Round:
     def _fail(self, rows: Sequence[int], error: Exception) -> None:
         for row in rows:
             self._sheet.fail(row, type(error).__name__, str(error))
+        if rows:
+            cell, pair = divmod(rows[0], len(self._batch.pairs))
+            self._failures.tell(self._batch.cells[cell][0], self._batch.pairs[pair].pair, error)

@@ -12,10 +12,12 @@ _COMMANDS = {
     "plan": "How many cells, pairs and jobs a study has, before anything runs.",
     "run": "Run a study, from wherever it stands.",
     "status": "How far studies are.",
+    "logs": "What drivers and workers noted, and what happened to a job.",
     "query": "Answer a question in SQL over all studies.",
     "plot": "Draw a study's results.",
     "sites": "Where a model can be changed.",
     "models": "Models by short names: list, fetch, clear.",
+    "doctor": "Whether this machine and its studies are sound.",
 }
 """Commands in the order of a study's life, each in the module of its name."""
 

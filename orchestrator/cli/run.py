@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from orchestrator.cli.options import store_option, study_argument
+from orchestrator.cli.options import duration, store_option, study_argument
 from orchestrator.machine import num_cores
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 FINISHED_WITH_FAILURES = 3
 INTERRUPTED = 130
+_STOPPED = {
+    "interrupted": "interrupted",
+    "limit": "stopped by --limit",
+    "time": "stopped by --max-time",
+    "failures": "stopped by --max-failures",
+}
 
 
 @click.command()
@@ -41,6 +47,40 @@ INTERRUPTED = 130
 @click.option("--take-over", is_flag=True, help="Take the study from another driver that holds it.")
 @click.option("--replace", is_flag=True, help="Go on in a folder that holds results of quite another study.")
 @click.option(
+    "--retry-failed", is_flag=True, help="Also run failed jobs again, each once; see --error-type for which."
+)
+@click.option(
+    "--error-type",
+    "error_types",
+    multiple=True,
+    metavar="TYPE",
+    help="With --retry-failed: only failures of this error_type, such as OutOfMemoryError (repeatable).",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop after about N jobs: whole cells of up to 64 pairs.",
+)
+@click.option(
+    "--max-time",
+    type=duration,
+    metavar="TIME",
+    help="Stop after so long, such as 90s, 30m or 8h, once what runs then is finished.",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop once more than N of the jobs that this run did have failed.",
+)
+@click.option(
+    "--slice-timeout",
+    type=duration,
+    metavar="TIME",
+    help="Replace a worker that is silent for so long [default: 10m, or 20 times what its work should take].",
+)
+@click.option(
     "--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end."
 )
 def run(
@@ -51,33 +91,53 @@ def run(
     address: str | None,
     take_over: bool,
     replace: bool,
+    retry_failed: bool,
+    error_types: tuple[str, ...],
+    limit: int | None,
+    max_time: float | None,
+    max_failures: int | None,
+    slice_timeout: float | None,
     plots: bool,
 ) -> None:
     """Run STUDY, a study file or the name of a bundled study, from wherever it stands.
 
-    Killed at any moment, the same command goes on. Exit codes: 0 complete, 1 error, 2 usage, 3 finished
-    with failed jobs, 4 storage full, 5 another driver holds the study, 130 interrupted.
+    Killed at any moment, the same command goes on. Exit codes: 0 complete, or stopped where --limit or
+    --max-time said; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds the study,
+    130 interrupted.
     """
+    if error_types and not retry_failed:
+        raise click.BadParameter(
+            "says which failed jobs run again, with --retry-failed", param_hint="--error-type"
+        )
     if workers is not None and address is None:
         _check_workers(workers, executor)
     with _resumable():
         from orchestrator.answer import answer
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
-        from orchestrator.run.setup import RunOptions
+        from orchestrator.run.setup import Limits, RunOptions
         from studies import load_study
 
         loaded = load_study(study)
         root = store / loaded.study
         options = RunOptions(
-            executor=executor, num_workers=workers, address=address, take_over=take_over, replace=replace
+            executor=executor,
+            num_workers=workers,
+            address=address,
+            take_over=take_over,
+            replace=replace,
+            retry_failed=retry_failed,
+            error_types=error_types,
+            limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
+            slice_timeout_s=slice_timeout,
         )
         # The answer alone goes to stdout, where Ray would tell of workers that died.
         with redirect_stdout(sys.stderr), Progress() as progress:
             outcome = run_study(loaded, root, options, progress)
     click.echo(_told(loaded.study, outcome), err=True)
-    if outcome.interrupted:
+    if outcome.stopped is not None:
         click.echo(f"to go on: {command_line()}", err=True)
+    if outcome.stopped == "interrupted":
         sys.exit(INTERRUPTED)
     if (shown := answer(root)) is not None:
         click.echo(shown)
@@ -127,10 +187,16 @@ def _resumable() -> Iterator[None]:
 def _told(study: str, outcome: "Outcome") -> str:
     """How a run ended, in one line."""
     counts = outcome.counts
-    if outcome.interrupted:
-        return f"interrupted at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept"
+    if outcome.stopped is not None:
+        how = _STOPPED[outcome.stopped]
+        return f"{how} at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept"
+    again = f"{outcome.num_retried:,} failed ones again " if outcome.num_retried else ""
     if outcome.num_ran:
-        news = f"{outcome.num_ran:,} of them in these {outcome.seconds:,.0f} s"
+        news = (
+            f"{outcome.num_ran:,} of them {'and ' if again else ''}{again}in these {outcome.seconds:,.0f} s"
+        )
+    elif again:
+        news = f"{again}in these {outcome.seconds:,.0f} s"
     else:
         news = "all of them before, so there was nothing to do"
     return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"

@@ -1,41 +1,54 @@
-"""Ray: a quiet local one of our own, or an existing cluster, with an actor for each worker."""
+"""Workers as Ray actors: on a quiet Ray of our own, or on an existing cluster."""
 
 __all__ = ["RayExecutor"]
 
-import logging
-import os
 import secrets
-import signal
 import socket
-import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from orchestrator.run.executors import Died, Event, Failed, Finished
-from orchestrator.run.schedule import Slice
+import psutil
+
+from orchestrator.run.executors import Died, Event, Finished, Joined
+from orchestrator.run.local_ray import LocalRay, plain_error, resources
+from orchestrator.run.trial import Trial
+from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
 from workers.errors import ClusterError, RunError, SwapyardError
 
-START_TIMEOUT_S = 300.0
-"""How long workers may take to come up and find the study."""
-CONNECT_TIMEOUT_S = 5.0
-"""How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
-MIB = 2**20
-_TOKEN = secrets.token_hex(32)
-"""One for each driver process, as Ray's client remembers the first that it was given."""
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # Binds every port to the loopback.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-}
+JOIN_TIMEOUT_S = 300.0
+"""How long a worker may take to come up and find the study."""
+LOAD_TIMEOUT_S = 600.0
+"""How long loading a small model may take."""
+LOAD_BYTES_PER_S = 20e6
+"""And how fast larger ones must be loaded, at least, counting 4 bytes a parameter."""
+SLICE_TIMEOUT_S = 600.0
+"""How long a slice may take: one that hangs must not hold up the study for ever."""
+SLICE_TIMEOUT_TARGETS = 20.0
+"""Or this many times what it should take, where that is more."""
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A worker: its actor, and the one call that it is at."""
+
+    actor: Any
+    nonce: "_Nonce"
+    ref: Any = None
+    until: float = 0.0
+    """When the call is given up."""
+    has_joined: bool = False
+    process: psutil.Process | None = None
+    """Where it is one of this machine."""
+    lane: int | None = None
+    taken: Slice | None = None
+    target_s: float = 0.0
+    is_loading: bool = False
 
 
 class RayExecutor:
@@ -43,152 +56,245 @@ class RayExecutor:
 
     def __init__(
         self,
-        make: Mapping[str, Any],
+        make: Callable[[float], Mapping[str, Any]],
         *,
+        root: Path,
+        epoch: int,
         num_workers: int | None,
         threads: int,
         address: str | None,
         use_gpus: bool = False,
+        num_parameters: int = 0,
+        slice_timeout_s: float | None = None,
     ) -> None:
-        """Workers are made with the arguments `make`, `threads` cores each.
+        """Workers of the study in `root` are made with the arguments that `make` gives for a share of memory.
 
-        `address` is an existing cluster's; without it a Ray of our own is started on the loopback. With
-        `use_gpus` the GPUs that Ray finds are shared out among the workers.
+        Each has `threads` cores. `address` is an existing cluster's; without it a Ray of our own is started
+        on the loopback. With `use_gpus` the GPUs that Ray finds are shared out among the workers.
+        `num_parameters` of the largest model say how long loading may take, `slice_timeout_s` how long a
+        slice may, where the default does not do.
         """
-        self._make = dict(make)
         self._num_workers = num_workers
+        self._make = make
+        self._root = root
+        self._epoch = epoch
         self._threads = threads
-        self._address = address
         self._use_gpus = use_gpus
-        self._actors: dict[int, Any] = {}
-        self._running: dict[Any, tuple[int, Slice]] = {}
+        self._load_timeout_s = LOAD_TIMEOUT_S + 4 * num_parameters / LOAD_BYTES_PER_S
+        self._slice_timeout_s = slice_timeout_s
+        self._ray = LocalRay(address, num_cpus=(num_workers or 1) * threads)
+        self._seats: dict[int, _Seat] = {}
         self._next = 0
-        self._connected = False
-        self._environment: dict[str, str | None] = {}
+        self._has_joined = False
         self._gpus_each = 0.0
 
-    def start(self) -> Sequence[int]:
+    def start(self) -> list[int]:
         """As `Executor.start`; must be called from a thread that lives as long as the driver.
 
         Raises:
-            RunError: Ray or a worker did not start, or a worker does not see the study's folder.
+            RunError: Ray did not start.
         """
-        self._environment = start_ray(self._address, num_cpus=(self._num_workers or 1) * self._threads)
-        self._connected = True
-        found = _resources()
+        self._ray.start()
+        found = resources()
         num = self._num_workers or max(1, int(found.get("CPU", 0.0)) // self._threads)
         if self._use_gpus:
             self._gpus_each = min(1.0, found.get("GPU", 0.0) / num)
-        return self._add(num)
+        return [self.add(1.0) for _ in range(num)]
 
-    def submit(self, worker: int, taken: Slice, target_s: float) -> None:
-        """As `Executor.submit`."""
-        self._running[self._actors[worker].run.remote(taken, target_s)] = (worker, taken)
-
-    def wait(self, timeout_s: float) -> list[Event]:
-        """As `Executor.wait`."""
-        import ray
-
-        if not self._running:
-            return []
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        return [self._event(ref) for ref in ready]
-
-    def replace(self, worker: int) -> int:
-        """As `Executor.replace`."""
-        import ray
-
-        # Out of reach is not dead: what may still hold cores must not keep them from its replacement.
-        ray.kill(self._actors.pop(worker))
-        return self._add(1)[0]
-
-    def close(self) -> None:
-        """As `Executor.close`: our own Ray is shut down, of an existing one we only leave."""
-        if not self._connected:
-            # Whoever else uses Ray in this process keeps it.
-            return
-        import ray
-
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors.clear()
-        ray.shutdown()
-        _restore(self._environment)
-        self._connected = False
-
-    def _add(self, num: int) -> list[int]:
-        """Start workers side by side, and return when each has found the study."""
+    def add(self, share: float) -> int:
+        """As `Executor.add`."""
         import ray
 
         made: Any = ray.remote(StudyWorker)
         remote = made.options(
             max_restarts=0, max_task_retries=0, num_cpus=self._threads, num_gpus=self._gpus_each
         )
-        actors = [remote.remote(**self._make) for _ in range(num)]
-        with _Nonce(self._make["root"]) as nonce:
-            asked = [actor.hello.remote(nonce.question, nonce.answer(n)) for n, actor in enumerate(actors)]
-            try:
-                for n, hello in enumerate(ray.get(asked, timeout=START_TIMEOUT_S)):
-                    nonce.check(n, hello)
-            except ray.exceptions.GetTimeoutError as error:
-                raise RunError(
-                    f"no {num} workers came up in {START_TIMEOUT_S:.0f} s; ask for fewer with --workers,"
-                    " or look at what `ray status` says of the cluster"
-                ) from error
-            except ray.exceptions.RayError as error:
-                raise RunError(f"a worker could not start: {_plain(error)}") from error
-        numbers = list(range(self._next, self._next + num))
-        self._next += num
-        self._actors |= zip(numbers, actors, strict=True)
-        return numbers
+        number, self._next = self._next, self._next + 1
+        nonce = _Nonce(self._root, number)
+        seat = _Seat(remote.remote(**self._make(share), has_own_process=True), nonce)
+        seat.ref = seat.actor.hello.remote(nonce.question, nonce.answer)
+        seat.until = time.monotonic() + JOIN_TIMEOUT_S
+        self._seats[number] = seat
+        return number
 
-    def _event(self, ref: Any) -> Event:
+    def submit(self, worker: int, taken: Slice, target_s: float) -> None:
+        """As `Executor.submit`; the model is loaded before, if it is another than the last one."""
+        seat = self._seats[worker]
+        seat.taken, seat.target_s = taken, target_s
+        if seat.lane == taken.lane:
+            self._run(worker, seat, taken)
+            return
+        seat.is_loading = True
+        seat.ref = seat.actor.load.remote(taken.lane)
+        seat.until = time.monotonic() + self._load_timeout_s
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """As `Executor.wait`.
+
+        Raises:
+            RunError: no worker came up, or one cannot do any work here.
+        """
         import ray
 
-        worker, taken = self._running.pop(ref)
+        if (fallen := self._ray.fallen()) is not None:
+            return self._restart(fallen)
+        busy = {seat.ref: number for number, seat in self._seats.items() if seat.ref is not None}
+        if not busy:
+            return []
+        ready, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
+        if ready:
+            # What else has come in by now is committed together with it.
+            ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        events = [event for ref in ready for event in self._events(busy[ref])]
+        return events + self._overdue()
+
+    def abandon(self) -> list[int]:
+        """As `Executor.abandon`."""
+        loading = [number for number, seat in self._seats.items() if seat.is_loading]
+        for number in loading:
+            self._drop(number)
+        return loading
+
+    def close(self) -> None:
+        """As `Executor.close`: our own Ray is shut down, of an existing one we only leave."""
+        for number in list(self._seats):
+            self._drop(number)
+        self._ray.stop()
+
+    def _run(self, worker: int, seat: _Seat, taken: Slice) -> None:
+        allowed = self._slice_timeout_s or max(SLICE_TIMEOUT_S, SLICE_TIMEOUT_TARGETS * seat.target_s)
+        seat.ref = seat.actor.run.remote(taken, seat.target_s, worker)
+        seat.until = time.monotonic() + allowed
+
+    def _events(self, number: int) -> list[Event]:
+        """What a call that ended means."""
+        import ray
+
+        seat = self._seats[number]
+        ref, seat.ref = seat.ref, None
         try:
-            return Finished(worker, taken, ray.get(ref))
+            found = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SwapyardError):
                 raise type(error.cause)(str(error.cause)) from None
-            return Failed(worker, taken, _plain(error))
+            # What a call left behind in its process is not known: a fresh one takes its place.
+            return [self._died(number, plain_error(error))]
         except ray.exceptions.RayError as error:
+            self._refuse_never_started(seat, error)
             # Died or unreachable: either way nobody knows what became of the slice.
-            return Died(worker, taken, _plain(error).partition(". ")[0])
+            return [self._died(number, plain_error(error).partition(". ")[0])]
+        if not seat.has_joined:
+            seat.nonce.check(found)
+            seat.has_joined = self._has_joined = True
+            if found.host == socket.gethostname():
+                seat.process = psutil.Process(found.pid)
+            return [Joined(number)]
+        taken = seat.taken
+        assert taken is not None
+        if seat.is_loading:
+            seat.is_loading, seat.lane = False, taken.lane
+            self._run(number, seat, taken)
+            return []
+        seat.taken = None
+        return [Finished(number, taken, found)]
+
+    def _refuse_never_started(self, seat: _Seat, error: Exception) -> None:
+        """The first worker that dies before any has come up shows that none can."""
+        if not seat.has_joined and not self._has_joined:
+            raise RunError(f"a worker could not start: {plain_error(error)}") from error
+
+    def _overdue(self) -> list[Event]:
+        """End the workers whose call takes too long."""
+        now = time.monotonic()
+        late = [n for n, seat in self._seats.items() if seat.ref is not None and now > seat.until]
+        return [self._died(number, self._too_long(self._seats[number])) for number in late]
+
+    def _too_long(self, seat: _Seat) -> str:
+        """What took too long, in words.
+
+        Raises:
+            RunError: no worker has ever come up.
+        """
+        if seat.has_joined:
+            return "it did not load its model in time" if seat.is_loading else "its slice took too long"
+        if not self._has_joined:
+            raise RunError(
+                f"no worker came up in {JOIN_TIMEOUT_S:.0f} s; ask for fewer with --workers, or look at what"
+                " `ray status` says of the cluster"
+            )
+        return f"it did not come up in {JOIN_TIMEOUT_S:.0f} s"
+
+    def _restart(self, fallen: str) -> list[Event]:
+        """Our own Ray lost one of its processes, and with it all workers: start it again."""
+        gone: list[Event] = [
+            self._died(n, f"Ray's {fallen} is gone", is_guilty=False) for n in list(self._seats)
+        ]
+        self._ray.stop()
+        self._ray.start()
+        return gone
+
+    def _died(self, number: int, message: str, *, is_guilty: bool = True) -> Died:
+        seat = self._seats[number]
+        taken, was_running = seat.taken, seat.taken is not None and not seat.is_loading
+        self._drop(number)
+        trial = Trial(self._root, self._epoch, number)
+        job = trial.job if was_running and taken is not None and taken.careful else None
+        trial.clear()
+        return Died(number, taken, message, is_guilty=is_guilty and was_running, job=job)
+
+    def _drop(self, number: int) -> None:
+        """End a worker. Out of reach is not dead: what may still hold cores must not keep them."""
+        import ray
+
+        seat = self._seats.pop(number)
+        seat.nonce.remove()
+        with suppress(Exception):
+            ray.kill(seat.actor)
+        # A stopped process does not hear of it.
+        if seat.process is not None:
+            with suppress(psutil.Error):
+                seat.process.kill()
 
 
+@dataclass(slots=True)
 class _Nonce:
-    """Tries that workers and driver see one folder: each reads a word there and writes it back."""
+    """Tries that a worker and the driver see one folder: it reads a word there and writes it back."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._word = secrets.token_hex(16)
-        self.question = f".hello-{self._word}"
+    root: Path
+    worker: int
+    word: str = field(default_factory=lambda: secrets.token_hex(16))
 
-    def answer(self, worker: int) -> str:
-        """The file that a worker writes."""
-        return f"{self.question}-{worker}"
+    def __post_init__(self) -> None:
+        (self.root / self.question).write_text(self.word)
 
-    def __enter__(self) -> Self:
-        (self._root / self.question).write_text(self._word)
-        return self
+    @property
+    def question(self) -> str:
+        """The file that the worker reads."""
+        return f".hello-{self.word}"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for path in self._root.glob(f"{self.question}*"):
-            path.unlink(missing_ok=True)
+    @property
+    def answer(self) -> str:
+        """The file that it writes."""
+        return f"{self.question}-{self.worker}"
 
-    def check(self, worker: int, hello: Hello) -> None:
-        """Accept what a worker said.
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        for name in (self.question, self.answer):
+            with suppress(OSError):
+                (self.root / name).unlink(missing_ok=True)
+
+    def check(self, hello: Hello) -> None:
+        """Accept what a worker said, and remove the files.
 
         Raises:
             ClusterError: it sees another folder, or runs another version.
         """
-        path = self._root / self.answer(worker)
-        if hello.nonce != self._word or not path.exists() or path.read_text() != self._word:
+        path = self.root / self.answer
+        answered = hello.nonce == self.word and path.exists() and path.read_text() == self.word
+        self.remove()
+        if not answered:
             raise ClusterError(
-                f"node {hello.host} does not see the study's folder {self._root}; put studies on storage that"
+                f"node {hello.host} does not see the study's folder {self.root}; put studies on storage that"
                 " all nodes mount at the same path, with --store"
             )
         if hello.version != version("swapyard"):
@@ -196,96 +302,3 @@ class _Nonce:
                 f"node {hello.host} runs swapyard {hello.version}, this is {version('swapyard')};"
                 " install the same on all nodes"
             )
-
-
-def start_ray(address: str | None, *, num_cpus: int) -> dict[str, str | None]:
-    """Connect to the cluster at `address`, or start a Ray of our own that only this user can reach.
-
-    Returns:
-        The environment variables that were changed, as they were before.
-
-    Raises:
-        RunError: Ray did not start, or the cluster cannot be reached.
-    """
-    environment: dict[str, str | None] = {}
-    if address is None:
-        ours = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
-        environment = {name: os.environ.get(name) for name in ours}
-        os.environ.update(ours)
-        # Without it Ray would join any cluster that it finds.
-        options: dict[str, Any] = {
-            "address": "local",
-            "num_cpus": num_cpus,
-            "object_store_memory": 80 * MIB,
-            "include_dashboard": False,
-        }
-    else:
-        _knock(address)
-        options = {"address": address}
-    with warnings.catch_warnings(), _own_sigterm():
-        warnings.simplefilter("ignore", FutureWarning)
-        import ray
-
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            _restore(environment)
-            where = f"the Ray cluster at {address}" if address else "a local Ray"
-            raise RunError(
-                f"{where} did not answer: {_plain(error).rstrip('.')}; --executor inline runs without Ray"
-            ) from error
-    return environment
-
-
-def _resources() -> dict[str, float]:
-    """What the cluster has in all, by Ray's names."""
-    import ray
-
-    count: Any = ray.cluster_resources
-    return dict(count())
-
-
-def _restore(environment: Mapping[str, str | None]) -> None:
-    """Set variables back to what they were: another cluster has another token."""
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-def _knock(address: str) -> None:
-    """Accept an address where something listens, or a word such as ``auto`` that Ray looks up.
-
-    Raises:
-        RunError: nothing listens there.
-    """
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(
-            f"no Ray cluster answers at {address} ({reason}); correct --address, or leave it out to run here"
-        ) from None
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keeps the handler of SIGTERM, for which Ray would put one that ends the driver at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _plain(error: BaseException) -> str:
-    """The error's own words: the last line of a trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -2,35 +2,32 @@
 
 __all__ = ["Outcome", "run_study"]
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
-from orchestrator.remaining import Counts, counts_of, open_work
-from orchestrator.run.executors import Died, Event, Executor, Failed, Finished
+from orchestrator.remaining import Counts, counts_of
+from orchestrator.run.compactor import Compactor
+from orchestrator.run.logs import DRIVER, WorkerLog
+from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
 from orchestrator.run.rates import remember_rate
+from orchestrator.run.retries import retry_work
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions, Setup, set_up
-from orchestrator.store import Driver, Manifest, PlanRef, State, StudyStore
+from orchestrator.run.stopping import Reason, Stop, listening
+from orchestrator.run.work import TileWork, open_work
+from orchestrator.store import Driver, PlanRef, State, StudyStore
 from studies import Study
 from workers.errors import RunError, StoreError
-
-MAX_FAILED_CALLS = 3
-"""Calls in a row that may raise before the run ends; jobs that fail are rows and do not count."""
-MAX_DEATHS = 3
-"""Workers that are replaced before the run ends, for each worker that it began with."""
-POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +38,21 @@ class Outcome:
     counts: Counts
     num_ran: int
     """Jobs that this run did itself."""
+    num_retried: int
+    """Failed jobs that it ran again."""
     seconds: float
-    interrupted: bool
+    stopped: Reason | None
+    """Why it stopped before the end; None where nothing is left."""
 
 
-@dataclass(slots=True)
-class _Stop:
-    """Whether somebody asked to stop: then nothing more is handed out, what runs is committed."""
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A committed plan, and how it is to be run."""
 
-    asked: bool = False
-    can_drain: bool = False
-    """Before any job runs there is nothing to finish: a Ctrl-C ends everything at once."""
+    ref: PlanRef
+    plan: Plan
+    setup: Setup
+    engines: Engines
 
 
 def run_study(study: Study, root: Path, options: RunOptions, progress: Progress) -> Outcome:
@@ -66,46 +67,105 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
     """
     started = time.monotonic()
     store = StudyStore(root)
-    with store.open_driver(take_over=options.take_over) as driver, ExitStack() as stack:
-        stop = stack.enter_context(_listening(progress))
-        ref, plan, setup, engines = _plan(study, store, driver, options, progress)
-        before = counts_of(plan, driver.state)
-        work = open_work(plan, driver.state)
-        if work:
-            stop.can_drain = True
-            schedule = Schedule(work, first_rate=setup.rate)
-            executor = setup.make_executor(root, ref, driver.epoch, engines)
-            stack.callback(executor.close)
-            progress.begin(before, setup)
-            loop = _Loop(schedule, executor, driver, plan, progress, stop)
-            loop.run()
-            if len(plan.lanes) == 1 and (rate := schedule.measured_rate) is not None:
-                remember_rate(next(iter(plan.lanes.values())), setup.threads, rate)
-        after = counts_of(plan, driver.state)
-    if not stop.asked and after.num_done < after.num_jobs:
-        raise RunError(
-            f"{after.num_jobs - after.num_done:,} of {after.num_jobs:,} jobs were left out; run the same"
-            " command again"
-        )
+    with ExitStack() as stack:
+        driver = stack.enter_context(store.open_driver(take_over=options.take_over))
+        log = stack.enter_context(WorkerLog(root, driver.epoch, DRIVER))
+        log.capture(stdio=False)
+        progress.also(log.note)
+        stop = stack.enter_context(listening(progress))
+        _sweep(driver, progress)
+        planned = _plan(study, store, driver, options, progress)
+        before = counts_of(planned.plan, driver.state)
+        retries = _retries(planned.plan, store, driver, options, progress)
+        num_retried = 0
+        if retries or before.num_done < before.num_jobs:
+            progress.begin(before, planned.setup)
+            num_retried = _work(planned, retries, store, driver, options, progress, stop, started)
+            _sweep(driver, progress)
+        after = counts_of(planned.plan, driver.state)
+        if stop.reason is None and after.num_done < after.num_jobs:
+            raise RunError(
+                f"{after.num_jobs - after.num_done:,} of {after.num_jobs:,} jobs were left out; run the same"
+                " command again"
+            )
     return Outcome(
         root=root,
         counts=after,
         num_ran=after.num_done - before.num_done,
+        num_retried=num_retried,
         seconds=time.monotonic() - started,
-        interrupted=stop.asked and after.num_done < after.num_jobs,
+        stopped=stop.reason if after.num_done < after.num_jobs or stop.reason == "failures" else None,
     )
+
+
+def _sweep(driver: Driver, progress: Progress) -> None:
+    """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""
+    if (problem := driver.sweep().problem) is not None:
+        progress.say(problem)
+
+
+def _retries(
+    plan: Plan, store: StudyStore, driver: Driver, options: RunOptions, progress: Progress
+) -> list[TileWork]:
+    """The failed jobs that are to run again, if any were asked for."""
+    if not options.retry_failed:
+        return []
+    found = retry_work(plan, driver.state, store, options.error_types)
+    num_jobs = sum(hi - lo for work in found for lo, hi in work.jobs)
+    progress.say(f"{num_jobs:,} failed jobs run again" if found else "no failed job is left to run again")
+    return found
+
+
+def _work(
+    planned: _Planned,
+    retries: list[TileWork],
+    store: StudyStore,
+    driver: Driver,
+    options: RunOptions,
+    progress: Progress,
+    stop: Stop,
+    started: float,
+) -> int:
+    """Do the open work and the retries; how many jobs were retried."""
+    setup, plan = planned.setup, planned.plan
+    with ExitStack() as stack:
+        stop.can_drain = True
+        executor = setup.make_executor(store.root, planned.ref, driver.epoch, planned.engines)
+        stack.callback(executor.close)
+        # Workers come up while this process finds out what remains.
+        workers = executor.start()
+        compactor = Compactor(store, driver, progress.say)
+        stack.callback(compactor.close)
+        loop = Loop(
+            schedule=Schedule([*open_work(plan, driver.state), *retries], first_rate=setup.rate),
+            executor=executor,
+            workers=workers,
+            driver=driver,
+            plan=plan,
+            compactor=compactor,
+            stop=stop,
+            limits=options.limits,
+            say=progress.say,
+            show=progress.update,
+            logs=store.root / "logs" / str(driver.epoch),
+            started=started,
+        )
+        loop.run()
+    if len(plan.lanes) == 1 and (rate := loop.measured_rate) is not None:
+        remember_rate(next(iter(plan.lanes.values())), setup.threads, rate)
+    return loop.num_retried
 
 
 def _plan(
     study: Study, store: StudyStore, driver: Driver, options: RunOptions, progress: Progress
-) -> tuple[PlanRef, Plan, Setup, Engines]:
+) -> _Planned:
     """The committed plan of `study`: the one that is there, or a new one; and how it is to be run."""
     planner = Planner(study, say=progress.say)
     ref = driver.state.plan
     earlier = read_plan(store, ref) if ref is not None else None
     if ref is not None and earlier is not None and earlier.head["digest"] == planner.digest:
         setup = set_up(earlier, _num_open(earlier, driver.state), options)
-        return ref, earlier, setup, setup.engines
+        return _Planned(ref, earlier, setup, setup.engines)
     draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state)
     setup = set_up(draft.plan, _num_open(draft.plan, driver.state), options)
     engines = setup.engines
@@ -117,7 +177,8 @@ def _plan(
         _refuse_stranger(draft.plan, earlier, store.root)
     progress.planned(draft.plan)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
-    return driver.write_plan(files), draft.plan, setup, engines
+    reach("driver.plan")
+    return _Planned(driver.write_plan(files), draft.plan, setup, engines)
 
 
 def _refuse_stranger(plan: Plan, earlier: Plan, root: Path) -> None:
@@ -143,118 +204,3 @@ def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
         return
     with ChildScorer(threads=num_cores()) as child:
         yield CachedScorer(kept_runs(), child)
-
-
-@contextmanager
-def _listening(progress: Progress) -> Iterator[_Stop]:
-    """Within it Ctrl-C and SIGTERM ask to stop; only the main thread can be told of them."""
-    stop = _Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked or not stop.can_drain:
-            raise KeyboardInterrupt
-        stop.asked = True
-        # The line that this signal came in the middle of may still hold the stream.
-        with suppress(RuntimeError):
-            progress.say("stopping: what runs is finished and committed; Ctrl-C again aborts it")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Loop:
-    """Hands out slices and commits parts until nothing is left or somebody asks to stop."""
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        executor: Executor,
-        driver: Driver,
-        plan: Plan,
-        progress: Progress,
-        stop: _Stop,
-    ) -> None:
-        self._schedule = schedule
-        self._executor = executor
-        self._driver = driver
-        self._plan = plan
-        self._progress = progress
-        self._stop = stop
-        self._idle: list[int] = []
-        self._num_busy = 0
-        self._num_failed_calls = 0
-        self._num_deaths = 0
-        self.num_workers = 0
-
-    def run(self) -> None:
-        """Until nothing is left."""
-        self._idle = list(self._executor.start())
-        self.num_workers = len(self._idle)
-        for worker in self._idle:
-            self._schedule.join(worker)
-        started = shown = time.monotonic()
-        while True:
-            if not self._stop.asked:
-                self._hand_out(time.monotonic() - started)
-            if not self._num_busy:
-                return
-            manifests: list[Manifest] = []
-            for event in self._executor.wait(POLL_S):
-                self._num_busy -= 1
-                manifests += self._take(event)
-            if manifests:
-                self._commit(manifests)
-            # Counting takes every tile of the plan: not at each of many short slices.
-            if time.monotonic() - shown >= POLL_S:
-                shown = time.monotonic()
-                self._progress.update(counts_of(self._plan, self._driver.state))
-
-    def _hand_out(self, elapsed_s: float) -> None:
-        still_idle: list[int] = []
-        for worker in self._idle:
-            given = self._schedule.next_slice(worker, elapsed_s)
-            if given is None:
-                still_idle.append(worker)
-                continue
-            self._executor.submit(worker, given, self._schedule.target_s(elapsed_s))
-            self._num_busy += 1
-        self._idle = still_idle
-
-    def _take(self, event: Event) -> list[Manifest]:
-        """Note what came of a slice; the part that is to be committed, if there is one."""
-        match event:
-            case Finished(worker, taken, report):
-                self._num_failed_calls = 0
-                self._schedule.report(worker, taken, report.num_cells, report.seconds)
-                self._idle.append(worker)
-                return [report.manifest]
-            case Failed(worker, taken, message):
-                self._num_failed_calls += 1
-                if self._num_failed_calls >= MAX_FAILED_CALLS:
-                    raise RunError(f"{self._num_failed_calls} batches in a row failed: {message}")
-                self._schedule.give_up(taken)
-                self._idle.append(worker)
-            case Died(worker, taken, message):
-                self._num_deaths += 1
-                if self._num_deaths > MAX_DEATHS * self.num_workers:
-                    raise RunError(f"{self._num_deaths} workers died, the last one so: {message}")
-                self._progress.say(f"worker {worker} died and is replaced: {message}")
-                self._schedule.give_up(taken)
-                self._schedule.leave(worker)
-                fresh = self._executor.replace(worker)
-                self._schedule.join(fresh)
-                self._idle.append(fresh)
-        return []
-
-    def _commit(self, manifests: list[Manifest]) -> None:
-        """Commit parts; one that holds jobs already done is refused, and they are counted once."""
-        refused = self._driver.commit(manifests)
-        for manifest in refused:
-            self._progress.say(f"{manifest.path} repeats jobs that are done, and is left out")

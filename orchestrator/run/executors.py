@@ -1,14 +1,21 @@
 """One contract for whoever runs slices, and the executor that runs them in this process."""
 
-__all__ = ["Died", "Event", "Executor", "Failed", "Finished", "InlineExecutor"]
+__all__ = ["Died", "Event", "Executor", "Finished", "InlineExecutor", "Joined"]
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.run.schedule import Slice
+from orchestrator.run.work import Slice
 from orchestrator.run.worker import Report, StudyWorker
 from workers.errors import SwapyardError
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker is up and waits for slices."""
+
+    worker: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +28,20 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A call raised; the worker lives."""
-
-    worker: int
-    taken: Slice
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Died:
     """A worker is gone, and what it did with its slice is not known."""
 
     worker: int
-    taken: Slice
+    taken: Slice | None
+    """None where it had none."""
     message: str
+    is_guilty: bool
+    """Whether the slice may be why: not where the worker was still loading, or all died at once."""
+    job: int | None = None
+    """Of a careful slice, the job that the worker was alone with."""
 
 
-Event = Finished | Failed | Died
+Event = Joined | Finished | Died
 
 
 class Executor(Protocol):
@@ -47,8 +50,11 @@ class Executor(Protocol):
     One, because a slice lasts seconds and a hand-over milliseconds; so a death has one slice to blame.
     """
 
-    def start(self) -> Sequence[int]:
-        """Bring up the workers and return their numbers."""
+    def start(self) -> list[int]:
+        """Begin to bring up the workers, each of which joins when it is ready; their numbers."""
+
+    def add(self, share: float) -> int:
+        """Begin to bring up one more, which takes this share of the memory that one usually takes."""
 
     def submit(self, worker: int, taken: Slice, target_s: float) -> None:
         """Give an idle worker a slice that should take `target_s` seconds."""
@@ -56,23 +62,37 @@ class Executor(Protocol):
     def wait(self, timeout_s: float) -> list[Event]:
         """What happened since, waiting at most `timeout_s` for something to happen."""
 
-    def replace(self, worker: int) -> int:
-        """A new worker in the place of one that died; its number."""
+    def abandon(self) -> list[int]:
+        """Forget slices that no worker has begun, and the workers that still load for them."""
 
     def close(self) -> None:
         """End the workers."""
 
 
 class InlineExecutor:
-    """One worker in this process: no start-up, easy to debug."""
+    """One worker in this process: no start-up, easy to debug.
 
-    def __init__(self, worker: StudyWorker) -> None:
-        self._worker = worker
+    It can only raise, not die: then a fresh one takes its place.
+    """
+
+    def __init__(self, make: Callable[[float], StudyWorker]) -> None:
+        """`make` gives a worker that takes a share of the usual memory."""
+        self._make = make
+        self._worker: StudyWorker | None = None
+        self._number = -1
+        self._joining = False
         self._waiting: tuple[Slice, float] | None = None
 
-    def start(self) -> Sequence[int]:
+    def start(self) -> list[int]:
         """As `Executor.start`."""
-        return [0]
+        return [self.add(1.0)]
+
+    def add(self, share: float) -> int:
+        """As `Executor.add`."""
+        self._worker = self._make(share)
+        self._number += 1
+        self._joining = True
+        return self._number
 
     def submit(self, worker: int, taken: Slice, target_s: float) -> None:
         """As `Executor.submit`; the work is done by `wait`."""
@@ -80,19 +100,28 @@ class InlineExecutor:
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Run what was submitted; it cannot be left before it ends."""
-        if self._waiting is None:
+        if self._joining:
+            self._joining = False
+            return [Joined(self._number)]
+        if self._waiting is None or self._worker is None:
             return []
         (taken, target_s), self._waiting = self._waiting, None
+        number, worker = self._number, self._worker
         try:
-            return [Finished(0, taken, self._worker.run(taken, target_s))]
+            return [Finished(number, taken, worker.run(taken, target_s, number))]
         except SwapyardError:
             raise
         except Exception as error:
-            return [Failed(0, taken, f"{type(error).__name__}: {error}")]
+            worker.close()
+            self._worker = None
+            message = f"{type(error).__name__}: {error}"
+            return [Died(number, taken, message, is_guilty=True, job=worker.trial(number).job)]
 
-    def replace(self, worker: int) -> int:
-        """Never needed: this worker dies with the driver."""
-        raise AssertionError("an inline worker cannot die alone")
+    def abandon(self) -> list[int]:
+        """As `Executor.abandon`: what is submitted here is begun."""
+        return []
 
     def close(self) -> None:
-        """As `Executor.close`: nothing was started."""
+        """As `Executor.close`."""
+        if self._worker is not None:
+            self._worker.close()

@@ -3,6 +3,8 @@
 __all__ = ["Progress"]
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +26,7 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         """With `quiet` nothing is shown: for use from Python."""
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._note: Callable[[str], None] | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._began = 0.0
@@ -40,9 +43,17 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
+    def also(self, note: Callable[[str], None]) -> None:
+        """From now on, every line that is said is noted there, too."""
+        self._note = note
+
     def say(self, line: str) -> None:
         """One line."""
-        self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
+        if self._note is not None:
+            self._note(line)
+        # A run does not end because nobody can read of it any more.
+        with suppress(OSError):
+            self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
 
     def planned(self, plan: Plan) -> None:
         """A new plan: how many pairs were kept, what became of the others, how many jobs there are."""

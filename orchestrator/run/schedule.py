@@ -4,14 +4,17 @@ A slice is whole cells × all pairs of one tile: one call, one part. The capture
 stay in the worker that owns it, so an owner goes on from the low end of its tile; when no fresh tile
 is left, an idle worker takes from the high end of the largest remainder, if that is worth making the
 captures again.
+
+A slice whose worker died is a suspect. It runs once more as it was, on a worker that takes less memory;
+if that one dies too it runs carefully, cell by cell and job by job (`orchestrator.run.trial`).
 """
 
-__all__ = ["Schedule", "Slice", "TileWork"]
+__all__ = ["Schedule"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
+from orchestrator.run.work import Jobs, Slice, TileWork, jobs_within
 
 MIN_SLICE_S = 2.0
 MAX_SLICE_S = 30.0
@@ -20,68 +23,17 @@ FIRST_RATE = 200.0
 SMOOTHING = 0.4
 LOAD_S = 5.0
 """What loading another model costs, about."""
-CAPTURES_PER_PAIR = 2.0
-"""A capture costs about as much as a job: one of the base and one of the source for each pair."""
+DEATHS_OF_A_JOB = 3
+"""A job alone in so many deaths is not run again."""
+JOBS_OF_A_CELL = 3
+"""A cell of which so many jobs were given up so is not run further."""
 
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Cells ``k_lo`` to ``k_hi`` of a tile, for the metric families that they lack."""
-
-    tile: int
-    lane: int
-    k_lo: int
-    k_hi: int
-    families: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class TileWork:
-    """What remains of a tile: ranges of k that lack the same metric families, in order."""
-
-    tile: int
-    lane: int
-    num_pairs: int
-    costs: np.ndarray
-    """Cost units of each cell for one pair, shape (num_cells,)."""
-    todo: list[tuple[int, int, tuple[str, ...]]]
-    owner: int | None = None
-
-    @property
-    def cost(self) -> float:
-        """Cost units that remain."""
-        return float(sum(self.costs[lo:hi].sum() for lo, hi, _ in self.todo) * self.num_pairs)
-
-    @property
-    def capture_cost(self) -> float:
-        """What a worker pays before its first job here."""
-        return float(self.costs.max() * CAPTURES_PER_PAIR * self.num_pairs)
-
-    def take(self, budget: float, *, high: bool) -> Slice:
-        """Remove and return about `budget` cost units from the low or the high end, at least one cell."""
-        lo, hi, families = self.todo.pop(-1 if high else 0)
-        costs = self.costs[lo:hi] * self.num_pairs
-        num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
-        num = max(1, min(num, hi - lo))
-        if num < hi - lo:
-            rest = (lo, hi - num, families) if high else (lo + num, hi, families)
-            self.todo.insert(len(self.todo) if high else 0, rest)
-        cut = (hi - num, hi) if high else (lo, lo + num)
-        return Slice(self.tile, self.lane, *cut, families)
-
-    def put_back(self, lo: int, hi: int, families: tuple[str, ...]) -> None:
-        """Return a range that was taken and not done; it melts into its neighbours."""
-        joined: list[tuple[int, int, tuple[str, ...]]] = []
-        for part in sorted([*self.todo, (lo, hi, families)]):
-            if joined and joined[-1][1:] == (part[0], part[2]):
-                joined[-1] = (joined[-1][0], *part[1:])
-            else:
-                joined.append(part)
-        self.todo = joined
+_Key = tuple[int, str | None]
 
 
 @dataclass(slots=True)
 class _Worker:
+    share: float
     tile: TileWork | None = None
     lane: int | None = None
     rate: float | None = None
@@ -95,13 +47,18 @@ class Schedule:
     tiles: Sequence[TileWork]
     first_rate: float = FIRST_RATE
     _workers: dict[int, _Worker] = field(default_factory=dict)
-    _by_number: dict[int, TileWork] = field(default_factory=dict)
+    _by_key: dict[_Key, TileWork] = field(default_factory=dict)
     _fresh: dict[int, list[TileWork]] = field(default_factory=dict)
+    _suspects: list[Slice] = field(default_factory=list)
+    _blamed: set[Slice] = field(default_factory=set)
+    """Slices that one worker died of."""
+    _trials: dict[tuple[_Key, int], int] = field(default_factory=dict)
+    """Deaths that a job was alone in."""
     _remaining: float = 0.0
 
     def __post_init__(self) -> None:
         for work in reversed(self.tiles):
-            self._by_number[work.tile] = work
+            self._by_key[work.key] = work
             self._fresh.setdefault(work.lane, []).append(work)
             self._remaining += work.cost
 
@@ -110,53 +67,73 @@ class Schedule:
         """Cost units that nobody has taken yet."""
         return self._remaining
 
-    def join(self, worker: int) -> None:
-        """A worker that may be given slices."""
-        self._workers[worker] = _Worker()
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything was handed out, and nothing came back."""
+        return not self._suspects and not any(work.todo for work in self._by_key.values())
+
+    def join(self, worker: int, share: float = 1.0) -> None:
+        """A worker that may be given slices; `share` below 1 says that it takes less memory than usual."""
+        self._workers[worker] = _Worker(share)
 
     def leave(self, worker: int) -> None:
         """A worker that is gone: its tile is anyone's."""
-        gone = self._workers.pop(worker)
-        if gone.tile is not None:
+        gone = self._workers.pop(worker, None)
+        if gone is not None and gone.tile is not None:
             gone.tile.owner = None
             if gone.tile.todo:
                 self._fresh.setdefault(gone.tile.lane, []).append(gone.tile)
 
-    def next_slice(self, worker: int, elapsed_s: float) -> Slice | None:
-        """The worker's next slice; None when nothing is worth giving it."""
+    def next_slice(self, worker: int, target_s: float, most_jobs: int | None = None) -> Slice | None:
+        """The worker's next slice, of about `target_s` seconds; None when nothing is worth giving it.
+
+        With `most_jobs` it has no more jobs than that, or one cell.
+        """
         me = self._workers[worker]
-        budget = self._rate(me) * self.target_s(elapsed_s)
-        high = False
-        if me.tile is None or not me.tile.todo:
-            self._release(me)
-            me.tile = self._take_fresh(worker, me)
-        tile = me.tile
-        if tile is None:
-            tile, high = self._victim(me), True
-        if tile is None:
-            return None
-        taken = tile.take(budget, high=high)
-        self._remaining -= self._cost(taken)
-        me.lane = taken.lane
-        return taken
+        found = self._next_suspect() if me.share < 1.0 else None
+        found = found or self._next_of_a_tile(worker, me, target_s, most_jobs) or self._next_suspect()
+        if found is not None:
+            self._remaining -= self._cost(found)
+            me.lane = found.lane
+        return found
 
     def report(self, worker: int, taken: Slice, num_cells: int, seconds: float) -> None:
         """`worker` did the first `num_cells` cells of a slice in `seconds`; the rest is open again."""
-        did = Slice(taken.tile, taken.lane, taken.k_lo, taken.k_lo + num_cells, taken.families)
+        did = replace(taken, k_hi=taken.k_lo + num_cells)
         cost = self._cost(did)
-        if cost and seconds > 0 and (me := self._workers.get(worker)) is not None:
+        me = self._workers.get(worker)
+        if cost and seconds > 0 and me is not None and not (taken.careful or taken.jobs):
             old = me.rate
             me.rate = cost / seconds if old is None else old + SMOOTHING * (cost / seconds - old)
-        if num_cells < taken.k_hi - taken.k_lo:
-            self.give_up(Slice(taken.tile, taken.lane, did.k_hi, taken.k_hi, taken.families))
+        if did.k_hi < taken.k_hi:
+            self.give_up(replace(taken, k_lo=did.k_hi))
 
     def give_up(self, taken: Slice) -> None:
-        """A slice that was not done: open again."""
-        work = self._by_number[taken.tile]
+        """A slice that was not done, through no fault of its own: open again."""
+        self._remaining += self._cost(taken)
+        if taken.careful:
+            self._suspects.append(taken)
+            return
+        work = self._work(taken)
         if not work.todo and work.owner is None:
             self._fresh.setdefault(work.lane, []).append(work)
         work.put_back(taken.k_lo, taken.k_hi, taken.families)
+
+    def blame(self, taken: Slice, job: int | None) -> bool:
+        """A worker died of this slice; `job` is the one that it was alone with, if it ran carefully.
+
+        Returns:
+            Whether a job was given up: when the slice runs again it becomes a failure.
+        """
         self._remaining += self._cost(taken)
+        gave_up = False
+        if taken.careful:
+            taken, gave_up = self._judge(taken, job)
+        elif taken in self._blamed:
+            taken = replace(taken, careful=True)
+        self._blamed.add(taken)
+        self._suspects.append(taken)
+        return gave_up
 
     @property
     def rate(self) -> float:
@@ -169,18 +146,65 @@ class Schedule:
         known = [w.rate for w in self._workers.values() if w.rate is not None]
         return sum(known) / len(known) if known else None
 
-    def _rate(self, worker: _Worker) -> float:
-        return worker.rate or self.measured_rate or self.first_rate
-
     def target_s(self, elapsed_s: float) -> float:
         """How long a slice should take: longer as the run goes on, shorter towards its end."""
         target = min(max(elapsed_s / 100, MIN_SLICE_S), MAX_SLICE_S)
         tail = self._remaining / (2 * self.rate) if self._workers else target
         return min(target, max(tail, MIN_SLICE_S / 4))
 
+    def _rate(self, worker: _Worker) -> float:
+        return worker.rate or self.measured_rate or self.first_rate
+
+    def _work(self, taken: Slice) -> TileWork:
+        return self._by_key[taken.tile, taken.replaces]
+
     def _cost(self, taken: Slice) -> float:
-        work = self._by_number[taken.tile]
+        work = self._work(taken)
         return float(work.costs[taken.k_lo : taken.k_hi].sum() * work.num_pairs)
+
+    def _next_suspect(self) -> Slice | None:
+        """The oldest suspect: whole the first time, then one cell of it."""
+        if not self._suspects:
+            return None
+        taken = self._suspects.pop(0)
+        if taken.careful and taken.k_hi - taken.k_lo > 1:
+            self._suspects.insert(0, self._cells(taken, taken.k_lo + 1, taken.k_hi))
+            taken = self._cells(taken, taken.k_lo, taken.k_lo + 1)
+        return taken
+
+    def _cells(self, taken: Slice, k_lo: int, k_hi: int) -> Slice:
+        num_pairs = self._work(taken).num_pairs
+        jobs = jobs_within(taken.jobs, k_lo * num_pairs, k_hi * num_pairs)
+        return replace(taken, k_lo=k_lo, k_hi=k_hi, jobs=jobs)
+
+    def _judge(self, taken: Slice, job: int | None) -> tuple[Slice, bool]:
+        """A careful slice of one cell, with what is given up of it after one more death."""
+        if job is None:
+            return taken, False
+        key = ((taken.tile, taken.replaces), job)
+        self._trials[key] = self._trials.get(key, 0) + 1
+        if self._trials[key] < DEATHS_OF_A_JOB:
+            return taken, False
+        given_up: Jobs = tuple(sorted({*taken.given_up, (job, job + 1)}))
+        if len(given_up) >= JOBS_OF_A_CELL:
+            num_pairs = self._work(taken).num_pairs
+            given_up = ((taken.k_lo * num_pairs, taken.k_hi * num_pairs),)
+        return replace(taken, given_up=given_up), True
+
+    def _next_of_a_tile(
+        self, worker: int, me: _Worker, target_s: float, most_jobs: int | None
+    ) -> Slice | None:
+        high = False
+        if me.tile is None or not me.tile.todo:
+            self._release(me)
+            me.tile = self._take_fresh(worker, me)
+        tile = me.tile
+        if tile is None:
+            tile, high = self._victim(me), True
+        if tile is None:
+            return None
+        most_cells = None if most_jobs is None else max(1, most_jobs // tile.num_pairs)
+        return tile.take(self._rate(me) * target_s, high=high, most_cells=most_cells)
 
     def _release(self, worker: _Worker) -> None:
         if worker.tile is not None:

@@ -1,6 +1,6 @@
 """Which executor runs a study, with how many workers of how many threads."""
 
-__all__ = ["RunOptions", "Setup", "set_up"]
+__all__ = ["Limits", "RunOptions", "Setup", "set_up"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,18 @@ BYTES_PER_WORKER = 700 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where a run stops by itself; what it did is kept, and the same command goes on. None for nowhere."""
+
+    jobs: int | None = None
+    """So many jobs, rounded up to whole cells of a tile: those of at most 64 pairs."""
+    seconds: float | None = None
+    """So many seconds after it began; what runs then is finished."""
+    failures: int | None = None
+    """More failed jobs than these, of those that it ran itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a study is run; nothing here is part of a result."""
 
@@ -36,6 +48,14 @@ class RunOptions:
     """Whether a study that another driver holds is taken from it."""
     replace: bool = False
     """Whether a folder is gone on with whose results have no job in common with the study's."""
+    retry_failed: bool = False
+    """Whether failed jobs run again, each once."""
+    error_types: tuple[str, ...] = ()
+    """Of those that run again, the types of their errors; all where none is named."""
+    limits: Limits = Limits()
+    """Where the run stops by itself."""
+    slice_timeout_s: float | None = None
+    """How long a worker may be silent before it is taken to hang; None for what its work should take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +70,10 @@ class Setup:
     use_gpus: bool
     """Whether Ray's workers share the GPUs that it finds; otherwise models run on the CPU."""
     address: str | None
+    num_parameters: int
+    """Of the largest model."""
+    slice_timeout_s: float | None
+    """As in `RunOptions`."""
     rate: float
     """Cost units per second that a worker is expected to do."""
     why: str
@@ -68,19 +92,30 @@ class Setup:
         return Engines(threads=self.threads, num_sharing=None if self.address else self.num_workers)
 
     def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
-        """The executor; an inline one goes on with `engines`, which may hold the model already."""
+        """The executor; an inline one begins with `engines`, which may hold the model already."""
         if self.executor == "inline":
-            return InlineExecutor(StudyWorker(root, plan, epoch=epoch, engines=engines))
+            return InlineExecutor(
+                lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
+            )
         from orchestrator.run.cluster import RayExecutor
 
-        make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "engines": self.engines}
+        make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
         return RayExecutor(
-            make,
+            lambda share: {**make, "engines": _sized(self.engines, share)},
+            root=root.resolve(),
+            epoch=epoch,
             num_workers=self.num_workers,
             threads=self.threads,
-            use_gpus=self.use_gpus,
             address=self.address,
+            use_gpus=self.use_gpus,
+            num_parameters=self.num_parameters,
+            slice_timeout_s=self.slice_timeout_s,
         )
+
+
+def _sized(engines: Engines, share: float) -> Engines:
+    """Engines that take a share of the usual memory; what they have loaded stays if that is all of it."""
+    return engines if share == engines.share else Engines(engines.threads, engines.num_sharing, share)
 
 
 def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
@@ -96,21 +131,21 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
                 f"--workers {options.num_workers}: --executor inline is one worker in this process; leave"
                 " --workers out, or take --executor ray"
             )
-        return _setup("inline", plan, 1, cores, None, "as asked")
+        return _setup("inline", plan, 1, cores, options, "as asked")
     if options.address is not None:
         why = f"on the Ray cluster at {options.address}"
-        return _setup("ray", plan, options.num_workers, 1, options.address, why)
+        return _setup("ray", plan, options.num_workers, 1, options, why)
     if options.num_workers is not None and options.num_workers > cores:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
     seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
     if _is_short(seconds, options):
-        return _setup("inline", plan, 1, cores, None, "short enough to be done sooner without Ray")
+        return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
     gpus = num_gpus() if _may_use_gpus(plan) else 0
     num_workers = options.num_workers or max(1, min(cores, gpus or _workers_in_memory(plan)))
     why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
-    return _setup("ray", plan, num_workers, cores // num_workers, None, why)
+    return _setup("ray", plan, num_workers, cores // num_workers, options, why)
 
 
 def _is_short(seconds: float, options: RunOptions) -> bool:
@@ -122,7 +157,7 @@ def _setup(
     plan: Plan,
     num: int | None,
     threads: int,
-    address: str | None,
+    options: RunOptions,
     why: str,
 ) -> Setup:
     return Setup(
@@ -130,7 +165,9 @@ def _setup(
         num_workers=num,
         threads=threads,
         use_gpus=_may_use_gpus(plan),
-        address=address,
+        address=options.address if executor == "ray" else None,
+        num_parameters=max(lane.num_parameters for lane in plan.lanes.values()),
+        slice_timeout_s=options.slice_timeout_s,
         rate=_rate(plan, threads),
         why=why,
     )

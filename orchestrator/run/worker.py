@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run.schedule import Slice
+from orchestrator.run.logs import WorkerLog, worker_name
+from orchestrator.run.selected import run_selected
+from orchestrator.run.trial import Trial
+from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part
 from workers.vocabulary import Cell, Pair
+
+if TYPE_CHECKING:
+    from workers.batch import Outcome
+    from workers.engine import Engine
 
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
@@ -36,6 +45,7 @@ class Hello:
     """A worker's first words, before any work."""
 
     host: str
+    pid: int
     version: str
     nonce: str | None
     """What it read from the study's folder; None where it sees no such file."""
@@ -44,12 +54,18 @@ class Hello:
 class StudyWorker:
     """Runs slices of a committed plan, one after the other."""
 
-    def __init__(self, root: Path, plan: PlanRef, *, epoch: int, engines: Engines) -> None:
-        """`root` is the study's folder; parts are written under the driver's `epoch`."""
+    def __init__(
+        self, root: Path, plan: PlanRef, *, epoch: int, engines: Engines, has_own_process: bool = False
+    ) -> None:
+        """`root` is the study's folder; parts are written under the driver's `epoch`.
+
+        A worker that `has_own_process` sends all that is printed there to its log.
+        """
         self._store = StudyStore(root)
         self._ref = plan
         self._epoch = epoch
         self._engines = engines
+        self._has_own_process = has_own_process
 
     def hello(self, question: str, answer: str) -> Hello:
         """Read the file `question` in the study's folder and write what it says to the file `answer`."""
@@ -57,31 +73,66 @@ class StudyWorker:
         nonce = path.read_text() if path.exists() else None
         if nonce is not None:
             (self._store.root / answer).write_text(nonce)
-        return Hello(socket.gethostname(), version("swapyard"), nonce)
+            self._log.note("found the study")
+        return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def run(self, taken: Slice, target_s: float) -> Report:
+    def load(self, lane: int) -> None:
+        """Load a lane's model, if it is not the one in hand.
+
+        Raises:
+            ModelError: it is not on this machine, or is not the one that the plan was made for.
+        """
+        self._engine(lane)
+
+    def trial(self, worker: int) -> Trial:
+        """The note of the job that this worker, of this number, is alone with."""
+        return Trial(self._store.root, self._epoch, worker)
+
+    def run(self, taken: Slice, target_s: float, worker: int) -> Report:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""
-        from workers.engine import Batch
-
-        engine = self._engines.of(self._plan.lanes[taken.lane])
+        reach("worker.slice")
+        engine = self._engine(taken.lane)
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
-        tile = self._plan.tiles[taken.tile]
-        cells, pairs = self._known
-        numbers = self._plan.cellsets[tile.cellset].tolist()
-        batch = Batch(
-            cells=[(number, cells[number]) for number in numbers[taken.k_lo : taken.k_hi]],
-            pairs=[pairs[number] for number in tile.pairs],
-            families=taken.families,
-        )
+        self._log.begun(taken)
+        try:
+            outcome = self._outcome(engine, taken, OVERRUN * target_s, self.trial(worker))
+            manifest = self._write(taken, outcome, started)
+        except Exception as error:
+            self._log.failed(taken, error)
+            raise
+        self._log.ended(manifest)
+        reach("worker.report")
+        return Report(num_cells=outcome.num_cells, seconds=time.perf_counter() - started, manifest=manifest)
+
+    def close(self) -> None:
+        """Close the log, where one was opened."""
+        if "_log" in self.__dict__:
+            self._log.close()
+
+    def _outcome(self, engine: "Engine", taken: Slice, deadline_s: float, trial: Trial) -> "Outcome":
+        from workers.batch import Batch
+
+        cells, pairs, tile_cells = self._inputs(taken)
+        if taken.careful or taken.jobs:
+            outcome = run_selected(engine, taken, cells, pairs, trial.note, deadline_s)
+            trial.clear()
+            return outcome
+        batch = Batch(cells=cells, pairs=pairs, families=taken.families)
         # Captures are made once for all cells of the tile, whichever slices they come in.
-        tile_cells = [cells[number] for number in numbers]
-        outcome = engine.run(batch, deadline_s=OVERRUN * target_s, tile_cells=tile_cells)
-        attempt = np.zeros(len(outcome.columns["cell"]), np.uint8)
-        body = encode_part({**outcome.columns, "attempt": attempt}, taken.families)
+        return engine.run(batch, deadline_s=deadline_s, tile_cells=tile_cells)
+
+    def _write(self, taken: Slice, outcome: "Outcome", started: float) -> Manifest:
+        """Write the rows as a part, durably, and describe it."""
+        num_rows = len(outcome.columns["cell"])
+        attempt = 0 if taken.replaces is None else 1
+        attempts = np.full(num_rows, attempt, np.uint8)
+        body = encode_part({**outcome.columns, "attempt": attempts}, taken.families)
         written = self._store.write_part(self._epoch, str(taken.lane), body)
-        seconds = time.perf_counter() - started
-        manifest = Manifest(
+        reach("worker.written")
+        num_pairs = len(self._plan.tiles[taken.tile].pairs)
+        k_hi = taken.k_lo + outcome.num_cells
+        return Manifest(
             path=written.path,
             size_bytes=written.size_bytes,
             sha256=written.sha256,
@@ -89,15 +140,39 @@ class StudyWorker:
             lane=str(taken.lane),
             tile=taken.tile,
             k_lo=taken.k_lo,
-            k_hi=taken.k_lo + outcome.num_cells,
-            rows=outcome.num_cells * len(tile.pairs),
+            k_hi=k_hi,
+            rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
-            timings={"total_s": seconds, "model_s": outcome.model_s, "capture_s": outcome.capture_s},
+            timings={
+                "total_s": time.perf_counter() - started,
+                "model_s": outcome.model_s,
+                "capture_s": outcome.capture_s,
+            },
             worker=str(os.getpid()),
             host=socket.gethostname(),
+            attempt=attempt,
+            replaces=taken.replaces,
+            jobs=jobs_within(taken.jobs, taken.k_lo * num_pairs, k_hi * num_pairs),
         )
-        return Report(num_cells=outcome.num_cells, seconds=seconds, manifest=manifest)
+
+    @cached_property
+    def _log(self) -> WorkerLog:
+        """Opened once the study's folder is known to be there."""
+        log = WorkerLog(self._store.root, self._epoch, worker_name())
+        log.capture(stdio=self._has_own_process)
+        return log
+
+    def _engine(self, lane: int) -> "Engine":
+        return self._engines.of(self._plan.lanes[lane])
+
+    def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
+        """The cells of a slice with their numbers, the pairs of its tile, and all cells of its tile."""
+        tile = self._plan.tiles[taken.tile]
+        cells, pairs = self._known
+        numbers = self._plan.cellsets[tile.cellset].tolist()
+        mine = [(number, cells[number]) for number in numbers[taken.k_lo : taken.k_hi]]
+        return mine, [pairs[number] for number in tile.pairs], [cells[number] for number in numbers]
 
     @cached_property
     def _known(self) -> tuple[dict[int, Cell], dict[int, Pair]]:

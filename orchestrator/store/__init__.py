@@ -2,17 +2,25 @@
 
 __all__ = [
     "METRIC_COLUMNS",
+    "MOST_FILES",
     "CommitLog",
     "Driver",
     "Holder",
     "IntervalSet",
+    "Leftovers",
     "Manifest",
+    "Merge",
+    "Merged",
+    "MergedFile",
     "PlanRef",
     "State",
+    "StoredFile",
     "StudyStore",
+    "Swept",
     "WrittenPart",
     "decode_part",
     "encode_part",
+    "leftovers",
     "part_columns",
 ]
 
@@ -20,7 +28,9 @@ from orchestrator.store.commit import PlanRef
 from orchestrator.store.done import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.log import CommitLog
-from orchestrator.store.manifest import Manifest
+from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
+from orchestrator.store.merge import MOST_FILES, Merge, Merged
 from orchestrator.store.parts import METRIC_COLUMNS, decode_part, encode_part, part_columns
 from orchestrator.store.state import State
 from orchestrator.store.study import Driver, StudyStore, WrittenPart
+from orchestrator.store.sweep import Leftovers, Swept, leftovers

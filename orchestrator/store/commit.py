@@ -9,11 +9,11 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, PartName, strict
+from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, strict
 from workers.errors import StoreError
 
 _HEX = StringConstraints(pattern="^[0-9a-f]{32}$")
-_CONTENT = {"open": ("holder",), "plan": ("plan",), "add": ("add",), "compact": ("add", "remove")}
+_CONTENT = {"open": ("holder",), "plan": ("plan",), "add": ("add",), "compact": ("merged",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
@@ -38,7 +38,7 @@ class PlanRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Commit:
-    """One step of a study: a driver opened it, planned, added parts, or merged parts."""
+    """One step of a study: a driver opened it, planned, added parts, or merged files."""
 
     seq: Annotated[int, Field(ge=1)]
     epoch: Annotated[int, Field(ge=1)]
@@ -51,10 +51,10 @@ class Commit:
     holder: Holder | None = None
     plan: PlanRef | None = None
     add: tuple[Manifest, ...] = ()
-    remove: tuple[PartName, ...] = ()
+    merged: tuple[MergedFile, ...] = ()
 
     def __post_init__(self) -> None:
-        given = {name for name in ("holder", "plan", "add", "remove") if getattr(self, name)}
+        given = {name for name in ("holder", "plan", "add", "merged") if getattr(self, name)}
         if given != set(_CONTENT[self.kind]):
             raise ValueError(
                 f"a commit of kind {self.kind!r} holds {_CONTENT[self.kind]}, not {sorted(given)}"
@@ -62,8 +62,9 @@ class Commit:
         if (self.kind == "open") != (self.epoch == self.seq):
             raise ValueError(f"commit {self.seq} of kind {self.kind!r} cannot be of epoch {self.epoch}")
         # Whoever opens the study later may clear what earlier epochs left uncommitted.
-        if not all(part.path.startswith(f"data/{self.epoch}/") for part in self.add):
-            raise ValueError(f"a commit of epoch {self.epoch} adds only parts written in that epoch")
+        written = [*(part.path for part in self.add), *(file.path for file in self.merged)]
+        if not all(path.startswith(f"data/{self.epoch}/") for path in written):
+            raise ValueError(f"a commit of epoch {self.epoch} adds only files written in that epoch")
 
     def to_json(self) -> bytes:
         """The commit as one JSON object, without what it does not hold."""

@@ -76,7 +76,7 @@ class StudyLock:
 
     def _lock(self, descriptor: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_twice(descriptor)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise HeldError(
@@ -96,4 +96,14 @@ class StudyLock:
             return "another process"
 
 
+def _try_twice(descriptor: int) -> None:
+    """Lock, or raise; who only looks whether a driver is at work has the lock for an instant, too."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_GLANCE_S)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_GLANCE_S = 0.05
 _HOLDER = TypeAdapter(Holder)

@@ -11,9 +11,10 @@ import uuid
 from pathlib import PurePosixPath
 from typing import Literal
 
+from orchestrator.faults import around
 from orchestrator.store.commit import Commit, PlanRef, commit_name
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import Manifest
+from orchestrator.store.manifest import Manifest, MergedFile
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
 from workers.errors import HeldError, StoreError
@@ -58,16 +59,16 @@ class CommitLog:
         *,
         plan: PlanRef | None = None,
         add: tuple[Manifest, ...] = (),
-        remove: tuple[str, ...] = (),
+        merged: tuple[MergedFile, ...] = (),
     ) -> int:
         """Append a commit of the driver that opened `epoch`, and give its number.
 
         Raises:
             HeldError: another driver has opened the study since.
-            StorageFullError, StoreError: it could not be written; appending again is safe.
+            StorageFullError, StoreError: it was not written, or nobody knows; appending again is safe.
         """
         while True:
-            self._refuse_fenced(epoch)
+            self.refuse_fenced(epoch)
             commit = Commit(
                 seq=self.state.seq + 1,
                 epoch=epoch,
@@ -76,7 +77,7 @@ class CommitLog:
                 time_s=time.time(),
                 plan=plan,
                 add=add,
-                remove=remove,
+                merged=merged,
             )
             if self._create(commit):
                 return commit.seq
@@ -84,16 +85,34 @@ class CommitLog:
 
     def _create(self, commit: Commit) -> bool:
         """Write `commit` under its number; False where that number is another commit's."""
-        name = commit_name(commit.seq)
-        if not self._storage.create(name, commit.to_json()):
-            # A write whose answer was lost may be our own: the nonce tells.
-            there = self._read(commit.seq)
-            if there is None or there.nonce != commit.nonce:
-                return False
-        self.state.apply(commit)
-        return True
+        with around(f"commit.{commit.kind}"):
+            made = self._written(commit) or self._is_own(commit)
+        if made:
+            self.state.apply(commit)
+        return made
 
-    def _refuse_fenced(self, epoch: int) -> None:
+    def _written(self, commit: Commit) -> bool:
+        """Whether the storage says that this commit is what it wrote under the number."""
+        name, data = commit_name(commit.seq), commit.to_json()
+        try:
+            return self._storage.create(name, data)
+        except StoreError:
+            if not self._is_own(commit):
+                raise
+        # It was written, and then something failed: once more, so that it is durable as well.
+        return self._storage.create(name, data)
+
+    def _is_own(self, commit: Commit) -> bool:
+        """Whether the number holds this very commit: a write whose answer was lost is told by its nonce."""
+        there = self._read(commit.seq)
+        return there is not None and there.nonce == commit.nonce
+
+    def refuse_fenced(self, epoch: int) -> None:
+        """Accept the driver of `epoch`, if it is the last that opened the study.
+
+        Raises:
+            HeldError: another driver has opened it since.
+        """
         if self.state.epoch != epoch:
             raise HeldError(
                 f"this driver (epoch {epoch}) was fenced: {self.state.holder} took the study over "

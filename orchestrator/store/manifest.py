@@ -1,9 +1,10 @@
-"""What a worker reports of a part that it wrote, and what a commit keeps of it."""
+"""What a worker reports of a part that it wrote, what a driver notes of a merged file, and what is kept."""
 
-__all__ = ["PLAIN_NAME", "Digest", "Manifest", "PartName", "strict"]
+__all__ = ["PLAIN_NAME", "Digest", "Manifest", "MergedFile", "PartName", "StoredFile", "strict"]
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -24,6 +25,7 @@ PartName = Annotated[
 ]
 """``data/<epoch>/<lane>/<uuid>.parquet``, relative to the study."""
 
+LaneName = Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -37,7 +39,7 @@ class Manifest:
     sha256: Digest
     families: tuple[str, ...]
     """The metric families whose columns it has, in the order of ``METRIC_FAMILIES``."""
-    lane: Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")]
+    lane: LaneName
     tile: Count
     """The tile's number, store-wide and never reused."""
     k_lo: Count
@@ -53,24 +55,105 @@ class Manifest:
     worker: str
     host: str
     attempt: Annotated[int, Field(ge=0, le=255)] = 0
+    """0 for jobs that were never done, 1 for a retry."""
     replaces: PartName | None = None
     """The part whose failed rows these rows replace; None for jobs that were never done."""
+    jobs: tuple[tuple[Count, Count], ...] = ()
+    """The jobs of a retry, as sorted half-open ranges of ``k * P + j`` (the j-th of the tile's P pairs)."""
 
     def __post_init__(self) -> None:
-        if self.path.split("/")[2] != self.lane:
-            raise ValueError(f"{self.path} does not lie in the folder of lane {self.lane!r}")
+        _check_place(self.path, self.lane, self.families)
         if self.k_lo >= self.k_hi:
             raise ValueError(f"cells [{self.k_lo}, {self.k_hi}) are none")
         if self.failed > self.rows:
             raise ValueError(f"{self.failed} of {self.rows} rows cannot have failed")
-        if not self.families or self.families != tuple(f for f in METRIC_FAMILIES if f in self.families):
-            raise ValueError(f"families {self.families} are not some of {METRIC_FAMILIES}, in that order")
+        if not (self.is_retry == bool(self.jobs) == (self.attempt > 0)):
+            raise ValueError("a retry, and nothing else, has an attempt, the part that it replaces, and jobs")
+        if self.is_retry:
+            _check_jobs(self.jobs, self.rows)
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether its rows replace failed ones."""
+        return self.replaces is not None
+
+    @property
+    def file(self) -> "StoredFile":
+        """The file that it was written as."""
+        return _stored(self)
 
     def overlaps(self, other: "Manifest") -> bool:
-        """Whether some job has a metric family in both."""
+        """Whether some job has a metric family in both; a retry overlaps only with retries of its part."""
+        if self.tile != other.tile or self.replaces != other.replaces:
+            return False
+        if self.is_retry:
+            return any(a < d and c < b for a, b in self.jobs for c, d in other.jobs)
         return (
-            self.tile == other.tile
-            and self.k_lo < other.k_hi
+            self.k_lo < other.k_hi
             and other.k_lo < self.k_hi
             and not set(self.families).isdisjoint(other.families)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=strict)
+class MergedFile:
+    """Several files' rows as one file: only where bytes lie changes."""
+
+    path: PartName
+    size_bytes: int = Field(ge=1, validation_alias="bytes", serialization_alias="bytes")
+    sha256: Digest
+    families: tuple[str, ...]
+    lane: LaneName
+    rows: Annotated[int, Field(ge=1)]
+    is_retry: bool
+    """Whether its rows are those of retries."""
+    of: tuple[PartName, ...]
+    """The files that it takes the place of: parts, or files merged earlier."""
+
+    def __post_init__(self) -> None:
+        _check_place(self.path, self.lane, self.families)
+        if len(set(self.of)) < max(2, len(self.of)) or self.path in self.of:
+            raise ValueError("a merged file takes the place of two others or more, each named once")
+
+    @property
+    def file(self) -> "StoredFile":
+        """The same as any other file."""
+        return _stored(self)
+
+
+class StoredFile(NamedTuple):
+    """A file that holds rows now: a part as it was written, or several merged."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    families: tuple[str, ...]
+    lane: str
+    rows: int
+    is_retry: bool
+
+
+def _stored(written: Manifest | MergedFile) -> StoredFile:
+    return StoredFile(
+        path=written.path,
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
+        families=written.families,
+        lane=written.lane,
+        rows=written.rows,
+        is_retry=written.is_retry,
+    )
+
+
+def _check_place(path: str, lane: str, families: tuple[str, ...]) -> None:
+    if path.split("/")[2] != lane:
+        raise ValueError(f"{path} does not lie in the folder of lane {lane!r}")
+    if not families or families != tuple(f for f in METRIC_FAMILIES if f in families):
+        raise ValueError(f"families {families} are not some of {METRIC_FAMILIES}, in that order")
+
+
+def _check_jobs(jobs: Sequence[tuple[int, int]], rows: int) -> None:
+    if any(lo >= hi for lo, hi in jobs) or any(a[1] > b[0] for a, b in pairwise(jobs)):
+        raise ValueError(f"jobs {jobs} are not sorted ranges")
+    if sum(hi - lo for lo, hi in jobs) != rows:
+        raise ValueError(f"jobs {jobs} are not {rows} rows")

@@ -1,18 +1,18 @@
-"""Parts: the rows of one slice of a tile as one Parquet file, written once.
+"""Parts: the rows of one slice of a tile as one Parquet file, written once; and several merged into one.
 
 Floats are split by byte, so that zstd finds their similar exponents together; numbers that repeat
 (cell, pair, predicted token, tier) go through dictionaries. NULL is ``None`` in a list and a masked
 element in a masked array; NaN stays NaN.
 """
 
-__all__ = ["METRIC_COLUMNS", "decode_part", "encode_part", "part_columns"]
+__all__ = ["METRIC_COLUMNS", "concatenated", "decode_part", "encode_part", "part_columns"]
 
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.store.manifest import Manifest
+from orchestrator.store.manifest import Manifest, StoredFile
 from workers.errors import StoreError
 from workers.vocabulary import METRIC_FAMILIES
 
@@ -37,6 +37,8 @@ METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
 _NEVER_NULL = ("cell", "pair", "attempt")
+_ROWS_A_GROUP = 131_072
+"""Of a file's rows so many lie together: a reader skips groups of other cells, and reads several at once."""
 _DICTIONARY = ("cell", "pair", "error", "attempt", "tier", "label_rank", "base_label_rank", "pred_id")
 
 
@@ -62,7 +64,6 @@ def encode_part(
         ValueError: columns are missing, unknown, of unequal lengths or of values that do not fit.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     types = part_columns(families)
     if set(columns) != set(types):
@@ -70,20 +71,24 @@ def encode_part(
     schema = _schema(types)
     table = pa.table([_array(columns[field.name], field.type) for field in schema], schema=schema)
     table.validate()
-    sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=[name for name in types if name in _DICTIONARY],
-        use_byte_stream_split=[name for name, type_ in types.items() if type_ == "float32"],
-        write_page_checksum=True,
-    )
-    return sink.getvalue()
+    return _encoded(table)
 
 
-def decode_part(data: bytes, manifest: Manifest) -> "pa.Table":
-    """The rows of a part that was read from the store, checked against what was committed.
+def concatenated(tables: Sequence["pa.Table"]) -> bytes:
+    """The rows of several decoded parts of the same columns as one file, sorted by (cell, pair)."""
+    import numpy as np
+    import pyarrow as pa
+
+    # A dictionary of its own for each part: its numbers mean something else in the next.
+    table = pa.concat_tables(tables).unify_dictionaries()
+    keys = table["cell"].to_numpy().astype(np.uint64) << 32 | table["pair"].to_numpy()
+    return _encoded(table.take(pa.array(np.argsort(keys, kind="stable"))))
+
+
+def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str] | None = None) -> "pa.Table":
+    """The rows of a file that was read from the store, checked against what was committed.
+
+    Only some `columns` may be asked for; None means all.
 
     Raises:
         StoreError: the bytes are not those that were written.
@@ -91,18 +96,36 @@ def decode_part(data: bytes, manifest: Manifest) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if len(data) != manifest.size_bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise StoreError(
-            f"{manifest.path} is damaged: its bytes are not those committed; restore it from a copy"
-        )
+    if len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
     try:
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
-        table = file.read(use_threads=False)
+        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
+        fits = found.metadata.num_rows == file.rows and found.schema_arrow == _schema(
+            part_columns(file.families)
+        )
+        table = found.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{manifest.path} is damaged: {error}; restore it from a copy") from error
-    if table.num_rows != manifest.rows or table.schema != _schema(part_columns(manifest.families)):
-        raise StoreError(f"{manifest.path} does not hold the rows and columns that its commit says")
+        raise StoreError(f"{file.path} is damaged: {error}; restore it from a copy") from error
+    if not fits:
+        raise StoreError(f"{file.path} does not hold the rows and columns that its commit says")
     return table
+
+
+def _encoded(table: "pa.Table") -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=_ROWS_A_GROUP,
+        use_dictionary=[name for name in table.column_names if name in _DICTIONARY],
+        use_byte_stream_split=[field.name for field in table.schema if pa.types.is_float32(field.type)],
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
 
 
 def _schema(types: Mapping[str, str]) -> "pa.Schema":

@@ -3,14 +3,14 @@
 __all__ = ["State"]
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TypeVar
 
 from orchestrator.store.commit import Commit, PlanRef
 from orchestrator.store.done import IntervalSet
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import Manifest
+from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 
 
 class State:
@@ -31,25 +31,67 @@ class State:
         """Jobs done, for each metric family; a retried job counts once."""
         self.num_failed: Counter[str] = Counter()
         """Those whose row holds an error."""
+        self._plans: set[str] = set()
         self._live: dict[str, Manifest] = {}
         self._done: dict[tuple[str, int], IntervalSet] = {}
         self._retried: dict[str, IntervalSet] = {}
+        self._files: dict[str, StoredFile] = {}
+        self._merged_into: dict[str, str] = {}
+        self._replaced: dict[str, float] = {}
+
+    @property
+    def plans(self) -> Set[str]:
+        """The ids of all plans that were ever committed."""
+        return self._plans.copy()
 
     @property
     def live(self) -> Mapping[str, Manifest]:
-        """The parts that make up the results, by path, in the order in which they were committed."""
+        """Every part that was ever accepted, by path, in order: where rows come from, retries included.
+
+        Its rows may lie in another file by now: `file_of` says in which.
+        """
         return MappingProxyType(self._live)
+
+    @property
+    def files(self) -> Mapping[str, StoredFile]:
+        """The files that hold all rows now, by path."""
+        return MappingProxyType(self._files)
+
+    @property
+    def replaced(self) -> Mapping[str, float]:
+        """The files whose rows lie in a merged one now, and since when, in seconds since 1970."""
+        return MappingProxyType(self._replaced)
+
+    def file_of(self, path: str) -> StoredFile:
+        """The file that holds the rows of the part `path` now.
+
+        Raises:
+            KeyError: no commit added such a part.
+        """
+        while path in self._merged_into:
+            path = self._merged_into[path]
+        return self._files[path]
+
+    def retried(self, path: str) -> IntervalSet:
+        """The jobs of the part `path` that retries replaced, as ``k * P + j``; a copy, the caller's own."""
+        return self._retried.get(path, _NOTHING).copy()
 
     def done(self, family: str, tile: int) -> IntervalSet:
         """The cells of `tile` whose jobs have this metric family; a copy, the caller's own."""
         return self._done.get((family, tile), _NOTHING).copy()
 
-    def accepts(self, manifest: Manifest) -> bool:
-        """Whether none of the part's jobs is done; for a retry, whether it may replace what it names."""
-        if manifest.path in self._live:
+    def accepts(self, manifest: Manifest, beside: Sequence[Manifest] = ()) -> bool:
+        """Whether the part may be added, together with those `beside` it.
+
+        None of its jobs may be done. A retry must name a live part that is no retry, stay inside its slice,
+        replace failed rows only, and be the first for each of its jobs.
+        """
+        if manifest.path in self._files or manifest.path in self._replaced:
+            return False
+        if any(manifest.path == other.path or manifest.overlaps(other) for other in beside):
             return False
         if manifest.replaces is not None:
-            return self._accepts_retry(manifest, manifest.replaces)
+            return self._accepts_retry(manifest, manifest.replaces, beside)
         return not any(
             self._done.get((family, manifest.tile), _NOTHING).overlaps(manifest.k_lo, manifest.k_hi)
             for family in manifest.families
@@ -60,8 +102,7 @@ class State:
         accepted: list[Manifest] = []
         refused: list[Manifest] = []
         for manifest in manifests:
-            fits = self.accepts(manifest) and not any(manifest.overlaps(other) for other in accepted)
-            (accepted if fits else refused).append(manifest)
+            (accepted if self.accepts(manifest, accepted) else refused).append(manifest)
         return tuple(accepted), tuple(refused)
 
     def apply(self, commit: Commit) -> None:
@@ -74,47 +115,78 @@ class State:
             self._apply_content(commit)
 
     def _apply_content(self, commit: Commit) -> None:
-        if commit.kind == "plan":
+        if commit.plan is not None:
             self.plan = commit.plan
-        elif commit.kind == "compact":
-            self._swap(commit)
-        else:
-            for manifest in commit.add:
-                # The first one that was committed wins, for whoever reads the log.
-                if self.accepts(manifest):
-                    self._add(manifest)
+            self._plans.add(commit.plan.id)
+        for manifest in commit.add:
+            # The first one that was committed wins, for whoever reads the log.
+            if self.accepts(manifest):
+                self._add(manifest)
+        # All at once or not at all: half a merge would show rows twice.
+        if commit.merged and self._accepts_merged(commit.merged):
+            for merged in commit.merged:
+                self._swap(merged, commit.time_s)
 
     def _add(self, manifest: Manifest) -> None:
         self._live[manifest.path] = manifest
+        self._files[manifest.path] = manifest.file
         if manifest.replaces is not None:
-            _grow(self._retried, manifest.replaces, manifest)
+            for lo, hi in manifest.jobs:
+                _grow(self._retried, manifest.replaces, lo, hi)
         for family in manifest.families:
             if manifest.replaces is None:
-                _grow(self._done, (family, manifest.tile), manifest)
+                _grow(self._done, (family, manifest.tile), manifest.k_lo, manifest.k_hi)
                 self.num_rows[family] += manifest.rows
                 self.num_failed[family] += manifest.failed
             else:
                 # Each of its rows replaces one that had failed.
                 self.num_failed[family] += manifest.failed - manifest.rows
 
-    def _swap(self, commit: Commit) -> None:
-        """Merged parts take the place of the parts they were made of, all at once or not at all."""
-        if all(path in self._live for path in commit.remove):
-            for path in commit.remove:
-                del self._live[path]
-            self._live.update((manifest.path, manifest) for manifest in commit.add)
+    def _swap(self, merged: MergedFile, time_s: float) -> None:
+        """A merged file takes the place of the files that it was made of."""
+        for path in merged.of:
+            del self._files[path]
+            self._merged_into[path] = merged.path
+            self._replaced[path] = time_s
+        self._files[merged.path] = merged.file
 
-    def _accepts_retry(self, manifest: Manifest, path: str) -> bool:
-        """A retry names a live part that is no retry, stays inside its slice, and is the first there."""
-        replaced = self._live.get(path)
+    def _accepts_merged(self, merged: Sequence[MergedFile]) -> bool:
+        """Whether each has the rows of current files of its own kind, and no two share one."""
+        olds = [path for one in merged for path in one.of]
+        news = [one.path for one in merged]
+        if len({*olds, *news}) < len(olds) + len(news) or any(path in self._replaced for path in news):
+            return False
+        return all(path in self._files for path in olds) and all(self._has_rows_of(one) for one in merged)
+
+    def _has_rows_of(self, merged: MergedFile) -> bool:
+        files = [self._files[path] for path in merged.of]
+        kinds = {(file.lane, file.families, file.is_retry) for file in files}
         return (
-            replaced is not None
-            and replaced.replaces is None
-            and (replaced.lane, replaced.tile, replaced.families)
-            == (manifest.lane, manifest.tile, manifest.families)
-            and replaced.k_lo <= manifest.k_lo < manifest.k_hi <= replaced.k_hi
-            and not self._retried.get(path, _NOTHING).overlaps(manifest.k_lo, manifest.k_hi)
+            merged.path not in self._files
+            and kinds == {(merged.lane, merged.families, merged.is_retry)}
+            and sum(file.rows for file in files) == merged.rows
         )
+
+    def _accepts_retry(self, manifest: Manifest, path: str, beside: Sequence[Manifest]) -> bool:
+        replaced = self._live.get(path)
+        if replaced is None or replaced.is_retry or not _is_slice_of(manifest, replaced):
+            return False
+        before = self._retried.get(path, _NOTHING)
+        num_taken = len(before) + sum(other.rows for other in beside if other.replaces == path)
+        return manifest.rows <= replaced.failed - num_taken and not any(
+            before.overlaps(lo, hi) for lo, hi in manifest.jobs
+        )
+
+
+def _is_slice_of(retry: Manifest, part: Manifest) -> bool:
+    """Whether all jobs of `retry` are some of those of `part`."""
+    num_pairs = part.rows // (part.k_hi - part.k_lo)
+    return (
+        (part.lane, part.tile, part.families) == (retry.lane, retry.tile, retry.families)
+        and part.k_lo <= retry.k_lo < retry.k_hi <= part.k_hi
+        and retry.k_lo * num_pairs <= retry.jobs[0][0]
+        and retry.jobs[-1][1] <= retry.k_hi * num_pairs
+    )
 
 
 _Key = TypeVar("_Key")
@@ -123,8 +195,8 @@ _NOTHING = IntervalSet()
 """Stands for every set that nothing was put into; never grown."""
 
 
-def _grow(sets: dict[_Key, IntervalSet], key: _Key, manifest: Manifest) -> None:
+def _grow(sets: dict[_Key, IntervalSet], key: _Key, lo: int, hi: int) -> None:
     found = sets.get(key)
     if found is None:
         found = sets[key] = IntervalSet()
-    found.add(manifest.k_lo, manifest.k_hi)
+    found.add(lo, hi)

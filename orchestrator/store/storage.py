@@ -4,33 +4,38 @@ Names are relative, with ``/`` between their parts. A part never starts with a d
 the storage itself (temporary files, the lock) and are never listed.
 """
 
-__all__ = ["LocalStorage", "Storage", "explained"]
+__all__ = ["LocalStorage", "Storage", "check_name", "explained"]
 
 import contextlib
 import errno
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.faults import around, reach
+from orchestrator.store.disk import Disk
 from workers.errors import StorageFullError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
+"""What a folder says that cannot be synced at all, and so can hold nothing that we made."""
 
 
 class Storage(Protocol):
     """What a study store asks of a disk, or of an object store.
 
     Whatever returned is durable: it outlives a kill and a power cut. Every operation raises
-    `StorageFullError` where no room is left and `StoreError` where it cannot be done.
+    `StorageFullError` where no room is left and `StoreError` where it cannot be done, or where nobody
+    knows whether it was: then the same call again is safe, and tells.
     """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write the whole of `data` under `name` if nothing is there; whether this call did it.
 
-        Among any number of callers at once, exactly one gets True. A reader sees all of it or nothing.
+        Among any number of callers at once, at most one gets True; none does where its answer was lost. A
+        reader sees all of it or nothing. After False too, what is there is durable.
         """
 
     def put_fresh(self, name: str, data: bytes) -> None:
@@ -52,8 +57,9 @@ class Storage(Protocol):
 class LocalStorage:
     """A folder on a file system with hard links, shared by any number of processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
+        self._disk = disk or Disk()
         self._durable: set[Path] = set()
 
     def create(self, name: str, data: bytes) -> bool:
@@ -63,22 +69,23 @@ class LocalStorage:
         with explained(target):
             self._make_folder(target.parent)
             try:
-                _write_new(temporary, data)
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
+                self._write("create", temporary, data)
+                made = self._link(temporary, target)
             finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(target.parent)
-        return True
+                with around("create.unlink"):
+                    self._disk.unlink(temporary)
+            with around("create.folder"):
+                self._disk.sync_folder(target.parent)
+        return made
 
     def put_fresh(self, name: str, data: bytes) -> None:
         """Write `name` in place, exclusively, and sync file and folder."""
         target = self.locate(name)
         with explained(target):
             self._make_folder(target.parent)
-            _write_new(target, data)
-            _sync_folder(target.parent)
+            self._write("put", target, data)
+            with self._whole_or_gone(target), around("put.folder"):
+                self._disk.sync_folder(target.parent)
 
     def read(self, name: str) -> bytes | None:
         """The bytes under `name`, or None where nothing is there."""
@@ -98,8 +105,11 @@ class LocalStorage:
         """Forget `name`, durably."""
         path = self.locate(name)
         with explained(path), contextlib.suppress(FileNotFoundError):
-            path.unlink()
-            _sync_folder(path.parent)
+            with around("remove.unlink"):
+                self._disk.unlink(path)
+            # Also where it was gone: whoever removed it may have died before it got this far.
+            with around("remove.folder"):
+                self._disk.sync_folder(path.parent)
 
     def exists(self, name: str) -> bool:
         """Whether something is there under `name`."""
@@ -113,11 +123,7 @@ class LocalStorage:
         Raises:
             StoreError: the name is absolute, or would leave the root.
         """
-        if "\0" in name or any(part == "" or part.startswith(".") for part in name.split("/")):
-            raise StoreError(
-                f"the name {name!r} is not allowed in a study: names are relative, and no part of one starts "
-                "with a dot"
-            )
+        check_name(name)
         return self.root / name
 
     def probe(self) -> None:
@@ -130,17 +136,65 @@ class LocalStorage:
             self._make_folder(self.root)
             first, second = (self.root / f".tmp-{uuid.uuid4().hex}" for _ in range(2))
             try:
-                _write_new(first, b"probe")
-                exclusive = _link_is_exclusive(first, second)
-                _sync_folder(self.root)
+                self._write("create", first, b"probe")
+                exclusive = self._links_once(first, second)
+                self._disk.sync_folder(self.root)
             finally:
-                first.unlink(missing_ok=True)
-                second.unlink(missing_ok=True)
+                self._disk.unlink(first)
+                self._disk.unlink(second)
         if not exclusive:
             raise StoreError(
                 f"the file system of {self.root} has no working hard links, which keep a study whole when it "
                 "is interrupted; keep the study on a local disk or on NFS"
             )
+
+    def _write(self, step: str, path: Path, data: bytes) -> None:
+        """Write and sync a file that must not exist yet; nothing stays behind when that fails."""
+        descriptor = self._disk.create(path)
+        with self._whole_or_gone(path):
+            try:
+                self._fill(step, descriptor, memoryview(data))
+            finally:
+                self._disk.close(descriptor)
+
+    def _fill(self, step: str, descriptor: int, data: memoryview) -> None:
+        half = len(data) // 2
+        with around(f"{step}.write"):
+            self._disk.write(descriptor, data[:half])
+            # In halves, so that a fault here leaves a torn file.
+            reach(f"{step}.write")
+            self._disk.write(descriptor, data[half:])
+        with around(f"{step}.sync"):
+            self._disk.sync(descriptor)
+
+    def _link(self, existing: Path, new: Path) -> bool:
+        """Whether this call gave the file the name `new`, rather than that something else has it."""
+        with around("create.link"):
+            try:
+                self._disk.link(existing, new)
+            except FileExistsError:
+                return False
+            return True
+
+    def _links_once(self, first: Path, second: Path) -> bool:
+        """Whether `first` can be linked to `second` once, and not twice."""
+        try:
+            return self._link(first, second) and not self._link(first, second)
+        except OSError as error:
+            if error.errno in (*_FULL, errno.EIO):
+                raise
+            return False
+
+    @contextlib.contextmanager
+    def _whole_or_gone(self, path: Path) -> Iterator[None]:
+        """Take the name of a new file away where its writing fails."""
+        try:
+            yield
+        except BaseException:
+            # What failed first is the news; the file may stay, where nobody will look for it.
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)
+            raise
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and what is missing above it, each entry synced.
@@ -150,12 +204,26 @@ class LocalStorage:
         if folder in self._durable:
             return
         if folder == self.root:
-            folder.mkdir(parents=True, exist_ok=True)
+            for above in reversed(folder.absolute().parents):
+                self._make_above(above)
         else:
             self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        self._make(folder)
         self._durable.add(folder)
+
+    def _make_above(self, folder: Path) -> None:
+        """As `_make`, for a folder above the root; one that cannot be synced was never ours."""
+        try:
+            self._make(folder)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC or not folder.exists():
+                raise
+
+    def _make(self, folder: Path) -> None:
+        with around("folder.make"):
+            self._disk.make_folder(folder)
+        with around("folder.sync"):
+            self._disk.sync_folder(folder.parent)
 
     def _walk(self, folder: str) -> Iterator[str]:
         try:
@@ -172,48 +240,17 @@ class LocalStorage:
                 yield name
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    """Write and sync a file that must not exist yet; nothing stays behind when that fails."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
-            file.write(data)
-            file.flush()
-            _sync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def check_name(name: str) -> None:
+    """Refuse a name that no storage takes: an absolute one, or one that would leave the root.
 
-
-def _link_is_exclusive(first: Path, second: Path) -> bool:
-    """Whether `first` can be linked to `second` once, and not twice."""
-    try:
-        os.link(first, second)
-    except OSError:
-        return False
-    try:
-        os.link(first, second)
-    except FileExistsError:
-        return True
-    return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        # There fsync only reaches the drive's own cache.
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
+    Raises:
+        StoreError: it is one.
+    """
+    if "\0" in name or any(part == "" or part.startswith(".") for part in name.split("/")):
+        raise StoreError(
+            f"the name {name!r} is not allowed in a study: names are relative, and no part of one starts "
+            "with a dot"
+        )
 
 
 @contextlib.contextmanager

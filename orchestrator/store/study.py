@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from orchestrator.store.commit import FileRef, PlanRef
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
-from orchestrator.store.manifest import Manifest
+from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
+from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
 from orchestrator.store.parts import decode_part
 from orchestrator.store.state import State
-from orchestrator.store.storage import LocalStorage
-from workers.errors import StoreError
+from orchestrator.store.storage import LocalStorage, Storage
+from orchestrator.store.sweep import GRACE_S, Swept, sweep
+from workers.errors import HeldError, StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +45,10 @@ class WrittenPart(NamedTuple):
 class StudyStore:
     """The study in the folder `root`. Making one touches nothing; it may be sent to other processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, storage: Storage | None = None) -> None:
+        """`storage` keeps the study's bytes; without one they lie in `root`, where the lock always does."""
         self.root = root
-        self._storage = LocalStorage(root)
+        self._storage = storage or LocalStorage(root)
 
     def exists(self) -> bool:
         """Whether the folder holds a study."""
@@ -57,7 +60,8 @@ class StudyStore:
         Raises:
             StoreError: it cannot.
         """
-        self._storage.probe()
+        if isinstance(self._storage, LocalStorage):
+            self._storage.probe()
 
     def open_reader(self) -> CommitLog:
         """The study's log, read to its end; ``refresh()`` reads on.
@@ -127,22 +131,33 @@ class StudyStore:
         self._storage.put_fresh(path, data)
         return WrittenPart(path, len(data), hashlib.sha256(data).hexdigest())
 
-    def read_part(self, manifest: Manifest) -> "pa.Table":
-        """A part's rows, checked against what was committed.
+    def read_part(self, part: Manifest | StoredFile, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of a part or of any other file, or some of their columns, checked against the commit.
 
         Raises:
-            StoreError: the part is missing or damaged.
+            StoreError: the file is missing or damaged.
         """
-        data = self._storage.read(manifest.path)
+        data = self._storage.read(part.path)
         if data is None:
-            raise StoreError(
-                f"{self.locate(manifest.path)} was committed and is missing; restore it from a copy"
-            )
-        return decode_part(data, manifest)
+            raise StoreError(f"{self.locate(part.path)} was committed and is missing; restore it from a copy")
+        return decode_part(data, part, columns)
+
+    def merge(self, epoch: int, merge: Merge, go_on: Callable[[], bool] = lambda: True) -> Merged:
+        """Write the rows of several files as one, durably; in any thread. A commit must follow.
+
+        Every file is checked; a damaged one is left out, and named. `go_on` is asked now and then whether
+        the merge is still wanted.
+
+        Raises:
+            StorageFullError, StoreError: it could not be written; nothing of it stays behind.
+        """
+        return merge_files(
+            merge, self.read_part, lambda data: self.write_part(epoch, merge.files[0].lane, data), go_on
+        )
 
     def locate(self, name: str) -> Path:
         """Where something of the study lies on the disk."""
-        return self._storage.locate(name)
+        return LocalStorage(self.root).locate(name)
 
     def _check_format(self) -> None:
         data = self._storage.read(_FORMAT_NAME)
@@ -173,7 +188,7 @@ class StudyStore:
                     f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
                     "folder with --store"
                 )
-            self._storage.probe()
+            self.probe()
             self._storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
         self._check_format()
 
@@ -181,10 +196,11 @@ class StudyStore:
 class Driver:
     """The one process that may commit, from `StudyStore.open_driver` until it is closed or fenced."""
 
-    def __init__(self, storage: LocalStorage, log: CommitLog, lock: StudyLock, epoch: int) -> None:
+    def __init__(self, storage: Storage, log: CommitLog, lock: StudyLock, epoch: int) -> None:
         self._storage = storage
         self._log = log
         self._lock = lock
+        self._plans: set[str] = set()
         self.epoch = epoch
 
     @property
@@ -200,9 +216,11 @@ class Driver:
             StorageFullError, StoreError: it could not be written; the plan before it stays.
         """
         plan = PlanRef(id=uuid.uuid4().hex, files={name: _file_ref(data) for name, data in files.items()})
-        for name, data in files.items():
-            self._storage.put_fresh(plan.path(name), data)
-        self._log.append(self.epoch, "plan", plan=plan)
+        self._plans.add(plan.id)
+        with self._or_fenced():
+            for name, data in files.items():
+                self._storage.put_fresh(plan.path(name), data)
+            self._log.append(self.epoch, "plan", plan=plan)
         return plan
 
     def commit(self, manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
@@ -216,13 +234,68 @@ class Driver:
         """
         accepted, refused = self.state.sift(manifests)
         if accepted:
-            self._log.append(self.epoch, "add", add=accepted)
+            with self._or_fenced():
+                self._log.append(self.epoch, "add", add=accepted)
             self._lock_late()
         return refused
+
+    def next_merge(self, most_files: int = MOST_FILES, *, leave_out: Set[str] = frozenset()) -> Merge | None:
+        """What to merge next; None while there are at most `most_files` files, or no merge is worth it."""
+        return next_merge(self.state.files, most_files=most_files, leave_out=leave_out)
+
+    def commit_merged(self, merged: MergedFile) -> None:
+        """Let a merged file take the place of what it was made of, for all who read from now on.
+
+        Raises:
+            HeldError: another driver took the study over.
+            StorageFullError, StoreError: it could not be written; committing again is safe.
+        """
+        with self._or_fenced():
+            self._log.append(self.epoch, "compact", merged=(merged,))
+
+    def sweep(self, grace_s: float = GRACE_S) -> Swept:
+        """Clear what nobody needs: what earlier drivers left behind, and what was replaced `grace_s` ago.
+
+        What cannot be removed stays, and is said; a driver that lost the study clears nothing.
+
+        Raises:
+            StoreError: the study cannot be listed.
+        """
+        return sweep(
+            self._storage,
+            self._log.refresh,
+            epoch=self.epoch,
+            grace_s=grace_s,
+            own_plans=self._plans,
+            is_locked=self._lock.held,
+        )
+
+    def check(self) -> None:
+        """Make sure that this driver still has the study: whoever took it over may clear its files.
+
+        Raises:
+            HeldError: another driver took the study over.
+            StoreError: the log cannot be read.
+        """
+        self._log.refresh()
+        self._log.refuse_fenced(self.epoch)
 
     def close(self) -> None:
         """Let the study go; twice does no harm."""
         self._lock.release()
+
+    @contextlib.contextmanager
+    def _or_fenced(self) -> Iterator[None]:
+        """What fails within it fails as fenced, where this driver was: its files may have been cleared."""
+        try:
+            yield
+        except HeldError:
+            raise
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                self._log.refresh()
+            self._log.refuse_fenced(self.epoch)
+            raise
 
     def _lock_late(self) -> None:
         """After a take-over, take the lock as soon as the driver before has ended."""

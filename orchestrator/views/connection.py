@@ -2,20 +2,21 @@
 
 __all__ = ["VIEWS", "connect"]
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import duckdb
 
 from orchestrator.plan.tables import read_plan
 from orchestrator.reading import LeaveOut, read_each
-from orchestrator.store import StudyStore
+from orchestrator.store import StoredFile, StudyStore
 from orchestrator.views.names import quoted
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import facts, study_views
 from orchestrator.views.tables import StudyTables, study_tables
 from orchestrator.views.union import union
-from workers.errors import QueryError
+from workers.errors import QueryError, StoreError
 
 
 def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> duckdb.DuckDBPyConnection:
@@ -26,7 +27,7 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
 
     Raises:
         QueryError: none of the studies has a plan that can be read, or one is damaged.
-        StoreError: one cannot be read.
+        StoreError: one cannot be read, or lacks a file of rows.
     """
     connection = duckdb.connect()
     prefixes = {root: f"_{number}_" for number, root in enumerate(studies)}
@@ -48,15 +49,33 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
     state = store.state()
     if state.plan is None:
         return False
+    _check_files(store, state.files.values())
     made = study_tables(read_plan(store, state.plan), state)
     try:
         _add_tables(connection, prefix, made)
-        connection.execute(facts(prefix, str(root.resolve()), made.parts))
+        connection.execute(facts(prefix, str(root.resolve()), made.files))
         for statement in study_views(prefix, root.name, made):
             connection.execute(statement)
     except duckdb.Error as error:
         raise QueryError(f"the study in {root} cannot be read: {str(error).splitlines()[0]}") from error
     return True
+
+
+def _check_files(store: StudyStore, files: Iterable[StoredFile]) -> None:
+    """Find now what would fail in the middle of a query, in words of DuckDB's."""
+    for file in files:
+        path = store.locate(file.path)
+        try:
+            size_bytes = path.stat().st_size
+        except OSError as error:
+            raise _damaged(store, path, (error.strerror or str(error)).lower()) from error
+        if size_bytes != file.size_bytes:
+            raise _damaged(store, path, f"it has {size_bytes:,} bytes instead of {file.size_bytes:,}")
+
+
+def _damaged(store: StudyStore, path: Path, why: str) -> StoreError:
+    study = shlex.join([store.root.name, "--store", str(store.root.parent)])
+    return StoreError(f"{path} was committed and cannot be read ({why}); see: swapyard doctor {study}")
 
 
 def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, made: StudyTables) -> None:

@@ -2,11 +2,11 @@
 
 __all__ = ["STUDY_VIEWS", "facts", "results", "study_views"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
-from orchestrator.views.tables import StudyTables
+from orchestrator.views.tables import FilesOf, StudyTables
 from studies.columns import PAIR_COLUMNS, RESERVED
 
 STUDY_VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "failures", "batches")
@@ -15,31 +15,40 @@ _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "ba
 _MODEL = ("model", "dtype", "revision")
 
 
-def facts(prefix: str, root: str, parts: Mapping[tuple[str, ...], Sequence[str]]) -> str:
-    """The rows as written: parts that have all families as they are, others joined by job."""
+def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> str:
+    """The rows as written: files that have all families as they are, others joined by job."""
     every = ("error", "attempt", "tier", *(c for names in METRIC_COLUMNS.values() for c in names))
-    if not parts:
+    if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
         return (
             f"CREATE VIEW {prefix}facts AS"
             f" SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, {columns} WHERE false"
         )
-    scans = " UNION ALL BY NAME ".join(
-        f"SELECT * FROM read_parquet([{', '.join(literal(f'{root}/{path}') for path in paths)}])"
-        for paths in parts.values()
-    )
-    present = {c for families in parts for f in families for c in METRIC_COLUMNS[f]}
+    scans = " UNION ALL BY NAME ".join(_scan(root, found) for found in files.values())
+    present = {c for families in files for f in families for c in METRIC_COLUMNS[f]}
     columns = ", ".join(
         name if name in present or name in ("error", "attempt", "tier") else f"NULL::{_type(name)} AS {name}"
         for name in every
     )
-    if len(parts) > 1:
+    if len(files) > 1:
         merged = ", ".join(f"any_value({name}) AS {name}" for name in sorted(present))
         scans = (
             f"SELECT cell, pair, any_value(error) AS error, max(attempt) AS attempt, any_value(tier) AS tier,"
             f" {merged} FROM ({scans}) GROUP BY cell, pair"
         )
     return f"CREATE VIEW {prefix}facts AS SELECT cell, pair, {columns} FROM ({scans})"
+
+
+def _scan(root: str, files: FilesOf) -> str:
+    """The rows of files with the same columns; a failed one that was retried gives way to its retry."""
+    first, retries = (
+        f"SELECT * FROM read_parquet([{', '.join(literal(f'{root}/{path}') for path in paths)}])"
+        for paths in (files.first, files.retries)
+    )
+    if not files.retries:
+        return first
+    is_replaced = f"EXISTS (FROM ({retries}) s WHERE s.cell = f.cell AND s.pair = f.pair)"
+    return f"FROM ({first}) f WHERE error IS NULL OR NOT {is_replaced} UNION ALL BY NAME {retries}"
 
 
 def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
@@ -78,7 +87,8 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             FROM {prefix}facts r JOIN {prefix}p p ON p.pair = r.pair
             JOIN {prefix}c c ON c.cell = r.cell AND c.class = p.class
             WHERE r.error IS NOT NULL""",
-        f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, {_model("l")}, b.* EXCLUDE (path, lane)
+        f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, b.file, {_model("l")},
+            b.* EXCLUDE (path, file, lane)
             FROM {prefix}batches b LEFT JOIN {prefix}lanes l ON l.lane::VARCHAR = b.lane""",
     ]
 

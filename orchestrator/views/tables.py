@@ -1,10 +1,10 @@
 """The small in-memory tables that a study's views join its rows with."""
 
-__all__ = ["StudyTables", "study_tables"]
+__all__ = ["FilesOf", "StudyTables", "study_tables"]
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,22 @@ from workers.vocabulary import Pair, locate, span_name
 
 
 @dataclass(frozen=True, slots=True)
+class FilesOf:
+    """Files with the same columns, by path."""
+
+    first: list[str] = field(default_factory=list)
+    """Those of jobs when they ran first."""
+    retries: list[str] = field(default_factory=list)
+    """Those whose rows take the place of failed ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class StudyTables:
     """What DuckDB needs of one study besides its parts."""
 
     tables: Mapping[str, pa.Table]
-    parts: Mapping[tuple[str, ...], list[str]]
-    """Metric families → the live parts that have just these."""
+    files: Mapping[tuple[str, ...], FilesOf]
+    """Metric families → the files whose rows have just these."""
     several_labels: bool
     """Whether some label is a list of which any counts."""
     axes: Mapping[str, str]
@@ -43,12 +53,13 @@ def study_tables(plan: Plan, state: State) -> StudyTables:
     made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", numbers), ("given",), "pair")
     made["batches"] = _batches(state)
     made["located"] = _located(plan)
-    parts: dict[tuple[str, ...], list[str]] = {}
-    for manifest in state.live.values():
-        parts.setdefault(manifest.families, []).append(manifest.path)
+    files: dict[tuple[str, ...], FilesOf] = {}
+    for file in state.files.values():
+        found = files.setdefault(file.families, FilesOf())
+        (found.retries if file.is_retry else found.first).append(file.path)
     labels = made["inputs"]["label_ids"].combine_chunks()
     several = bool(len(labels)) and bool((np.diff(labels.offsets.to_numpy()) > 1).any())
-    return StudyTables(tables=made, parts=parts, several_labels=several, axes=axes, given=given)
+    return StudyTables(tables=made, files=files, several_labels=several, axes=axes, given=given)
 
 
 def _numbered(table: pa.Table, keys: Sequence[str], kind: str) -> tuple[pa.Table, dict[str, str]]:
@@ -97,6 +108,7 @@ def _batches(state: State) -> pa.Table:
     rows = [
         {
             "path": m.path,
+            "file": state.file_of(m.path).path,
             "lane": m.lane,
             "tile": m.tile,
             "k_lo": m.k_lo,
@@ -117,7 +129,7 @@ def _batches(state: State) -> pa.Table:
         for m in state.live.values()
     ]
     fields = [
-        *((name, pa.string()) for name in ("path", "lane")),
+        *((name, pa.string()) for name in ("path", "file", "lane")),
         *((name, pa.int64()) for name in ("tile", "k_lo", "k_hi")),
         ("families", pa.list_(pa.string())),
         *((name, pa.int64()) for name in ("num_rows", "num_failed", "num_hooked", "num_unchanged")),

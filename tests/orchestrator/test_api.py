@@ -28,7 +28,7 @@ def test_a_study_is_built_run_and_asked(
 ) -> None:
     results = sy.run(study(tiny_folder), store=tmp_path, quiet=True)
     outcome = results.outcome
-    assert outcome is not None and not outcome.interrupted
+    assert outcome is not None and outcome.stopped is None
     assert (outcome.counts.num_jobs, outcome.num_ran, outcome.counts.num_failed) == (360, 360, 0)
     assert results.sql("SELECT count(*), count(DISTINCT job_id) FROM results").fetchall() == [(360, 360)]
     table = results.arrow()

@@ -12,7 +12,7 @@ import pytest
 import swapyard as sy
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import RunOptions
+from orchestrator.run.setup import Limits, RunOptions
 
 CITIES = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
 CELL = "cell_id, pair_id, site, layer, position, base, label"
@@ -63,20 +63,11 @@ def rows_of(store: Path) -> dict[tuple[Any, ...], tuple[float | None, ...]]:
     return rows
 
 
-def run_part(study: sy.Study, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a study, and stop it after its first slice."""
-    from orchestrator.run.driver import _Loop
-
-    def commit_and_stop(loop: Any, manifests: Any) -> None:
-        commit(loop, manifests)
-        loop._stop.asked = True
-
-    with monkeypatch.context() as patch:
-        commit = _Loop._commit
-        patch.setattr(_Loop, "_commit", commit_and_stop)
-        patch.setattr("orchestrator.run.schedule.MIN_SLICE_S", 1e-6)
-        options = RunOptions(executor="inline", replace=True)
-        run_study(study, store / "changing", options, Progress(quiet=True))
+def run_part(study: sy.Study, store: Path) -> None:
+    """Run a study, and stop after one cell of a tile."""
+    options = RunOptions(executor="inline", replace=True, limits=Limits(jobs=1))
+    outcome = run_study(study, store / "changing", options, Progress(quiet=True))
+    assert outcome.stopped == "limit"
 
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["done", "interrupted"])
@@ -98,12 +89,11 @@ def test_a_changed_study_ends_as_a_fresh_one(
     interrupted: bool,
     tiny_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changing, fresh = tmp_path / "changing", tmp_path / "fresh"
     for form in forms[:-1]:
         if interrupted:
-            run_part(study_of(form, tiny_folder), changing, monkeypatch)
+            run_part(study_of(form, tiny_folder), changing)
         else:
             sy.run(study_of(form, tiny_folder), store=changing, executor="inline", quiet=True, replace=True)
     last = study_of(forms[-1], tiny_folder)

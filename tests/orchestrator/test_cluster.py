@@ -16,7 +16,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,10 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._keyboard, keys)
 
+    def close(self) -> None:
+        """As when somebody closes the window, or a connection breaks."""
+        os.close(self._keyboard)
+
     def end(self) -> int:
         """Wait for the end; everything is on the screen then."""
         code = self.process.wait(timeout=60)
@@ -240,6 +244,23 @@ def test_ctrl_c_drains_a_kill_loses_nothing_and_the_printed_command_completes(
     assert last.startswith(f"long: {NUM_JOBS:,} jobs done, {NUM_JOBS - kept:,} of them in these")
 
 
+def test_a_closed_terminal_drains(world: World, tmp_path: Path) -> None:
+    forget_speed(world.cache)
+    with Terminal(world.command(tmp_path), world.folder, world.cache) as terminal:
+        wait_until(lambda: num_parts(tmp_path / "long") > 0, terminal.process)
+        before = num_parts(tmp_path / "long")
+        terminal.close()
+        assert terminal.process.wait(timeout=60) == 130
+    assert num_parts(tmp_path / "long") > before, "what ran was not committed"
+    (log,) = (tmp_path / "long").glob("logs/*/driver.log")
+    assert "stopping" in log.read_text() and "died" not in log.read_text()
+    done = in_shell(
+        f"swapyard {shlex.join(map(str, world.command(tmp_path)))}", cwd=tmp_path, cache=world.cache
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+
+
 def test_a_worker_that_is_killed_is_replaced(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
@@ -249,7 +270,9 @@ def test_a_worker_that_is_killed_is_replaced(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert re.search(
-        r"^worker \d died and is replaced: The actor is dead because .* has died$", err, re.MULTILINE
+        r"^worker \d died and is replaced: The actor is dead because .* has died; logs lie in",
+        err,
+        re.MULTILINE,
     )
     assert "died" not in out
     assert_same_rows(rows(tmp_path, "long"), world.expected)
@@ -288,28 +311,30 @@ def test_a_node_that_does_not_see_the_studys_folder_is_named(world: World) -> No
 def test_a_worker_of_another_folder_or_version_is_refused(tmp_path: Path) -> None:
     def hello(root: Path, nonce: _Nonce) -> Any:
         plan = PlanRef(id="0" * 32, files={})
-        return StudyWorker(root, plan, epoch=1, engines=None).hello(nonce.question, nonce.answer(0))  # type: ignore[arg-type]
+        return StudyWorker(root, plan, epoch=1, engines=None).hello(nonce.question, nonce.answer)  # type: ignore[arg-type]
 
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
-    with _Nonce(ours) as nonce:
-        with pytest.raises(
-            ClusterError, match=rf"does not see the study's folder {ours}; put studies"
-        ) as caught:
-            nonce.check(0, hello(theirs, nonce))
-        assert caught.value.exit_code == 2
-        said = hello(ours, nonce)
-        nonce.check(0, said)
-        with pytest.raises(
-            ClusterError, match=r"runs swapyard 0\.0, this is .*; install the same on all nodes"
-        ):
-            nonce.check(0, type(said)(said.host, "0.0", said.nonce))
-    assert list(ours.iterdir()) == [], "the words of greeting stayed behind"
+    nonce = _Nonce(ours, 0)
+    with pytest.raises(ClusterError, match=rf"does not see the study's folder {ours}; put studies") as caught:
+        nonce.check(hello(theirs, nonce))
+    assert caught.value.exit_code == 2
+    assert list(theirs.iterdir()) == [], "a folder that is no study's was written to"
+    nonce = _Nonce(ours, 0)
+    nonce.check(hello(ours, nonce))
+    nonce = _Nonce(ours, 0)
+    said = hello(ours, nonce)
+    with pytest.raises(ClusterError, match=r"runs swapyard 0\.0, this is .*; install the same on all nodes"):
+        nonce.check(replace(said, version="0.0"))
+    assert not list(ours.glob(".hello*")), "the words of greeting stayed behind"
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
-    executor = RayExecutor({}, num_workers=1, threads=1, address=f"127.0.0.1:{free_port()}")
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    executor = RayExecutor(
+        lambda share: {}, root=tmp_path, epoch=1, num_workers=1, threads=1, address=address
+    )
     with pytest.raises(
         RunError, match=r"no Ray cluster answers at 127.0.0.1:\d+ \(Connection refused\); correct --ad"
     ):

@@ -1,20 +1,25 @@
 """Promise: a worker does a slice, or the first cells of it, and says exactly what it did."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from running import capital_pairs, write_study
 
 import swapyard as sy
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run.executors import Failed, Finished, InlineExecutor
-from orchestrator.run.schedule import Slice
+from orchestrator.run.executors import Died, Finished, InlineExecutor, Joined
+from orchestrator.run.selected import run_selected
+from orchestrator.run.work import Slice
 from orchestrator.run.worker import StudyWorker
 from orchestrator.store import StudyStore
+from workers.batch import Batch
 from workers.errors import ModelError
-from workers.vocabulary import METRIC_FAMILIES
+from workers.vocabulary import METRIC_FAMILIES, Cell, Pair
 
 
 class World(NamedTuple):
@@ -29,6 +34,17 @@ class World(NamedTuple):
         tile = self.plan.tiles[0]
         num_cells = len(self.plan.cellsets[tile.cellset])
         return Slice(tile=0, lane=tile.lane, k_lo=0, k_hi=num_cells, families=METRIC_FAMILIES)
+
+    def inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair]]:
+        """The cells of a slice and the pairs of its tile."""
+        numbers = self.plan.cellsets[0].tolist()[taken.k_lo : taken.k_hi]
+        cells = [(number, self.plan.cells[number]) for number in numbers]
+        return cells, [self.plan.pairs[number] for number in self.plan.tiles[0].pairs]
+
+    def batch(self, taken: Slice) -> Batch:
+        """All jobs of a slice."""
+        cells, pairs = self.inputs(taken)
+        return Batch(cells=cells, pairs=pairs, families=METRIC_FAMILIES)
 
 
 @pytest.fixture
@@ -46,8 +62,9 @@ def reopened(store: StudyStore) -> World:
 
 
 def test_a_report_says_what_lies_in_its_part(world: World) -> None:
-    executor = InlineExecutor(world.worker)
+    executor = InlineExecutor(lambda share: world.worker)
     (worker,) = executor.start()
+    assert executor.wait(0) == [Joined(worker)]
     executor.submit(worker, world.whole(), 60.0)
     (event,) = executor.wait(0)
     assert isinstance(event, Finished)
@@ -65,24 +82,35 @@ def test_a_report_says_what_lies_in_its_part(world: World) -> None:
 
 
 def test_a_slice_far_past_its_target_ends_with_whole_cells(world: World) -> None:
-    report = world.worker.run(world.whole(), target_s=1e-9)
+    report = world.worker.run(world.whole(), 1e-9, 0)
     assert 1 <= report.num_cells < world.whole().k_hi
     assert report.manifest.k_hi == report.num_cells
     assert world.store.read_part(report.manifest).num_rows == report.num_cells * 12
 
 
 def test_loading_the_model_does_not_count_as_work(world: World) -> None:
-    first, second = (world.worker.run(world.whole(), 60.0).seconds for _ in range(2))
+    first, second = (world.worker.run(world.whole(), 60.0, 0).seconds for _ in range(2))
     assert first < 20 * second
 
 
-def test_a_call_that_raises_leaves_the_worker_alive(world: World) -> None:
-    executor = InlineExecutor(world.worker)
+def test_a_worker_whose_call_raises_is_taken_for_dead_and_replaced(world: World) -> None:
+    shares: list[float] = []
+
+    def make(share: float) -> StudyWorker:
+        shares.append(share)
+        return world.worker
+
+    executor = InlineExecutor(make)
+    (worker,) = executor.start()
+    assert executor.wait(0) == [Joined(worker)]
     nowhere = Slice(tile=99, lane=0, k_lo=0, k_hi=1, families=METRIC_FAMILIES)
-    executor.submit(0, nowhere, 60.0)
-    assert executor.wait(0) == [Failed(0, nowhere, "KeyError: 99")]
-    executor.submit(0, world.whole(), 60.0)
+    executor.submit(worker, nowhere, 60.0)
+    assert executor.wait(0) == [Died(worker, nowhere, "KeyError: 99", is_guilty=True)]
+    fresh = executor.add(0.5)
+    assert executor.wait(0) == [Joined(fresh)]
+    executor.submit(fresh, world.whole(), 60.0)
     assert isinstance(executor.wait(0)[0], Finished)
+    assert shares == [1.0, 0.5]
     executor.close()
 
 
@@ -91,11 +119,44 @@ def test_an_error_that_no_other_try_can_mend_ends_the_run(world: World, tiny_fol
     before = config.read_bytes()
     config.write_bytes(before + b"\n")
     try:
-        executor = InlineExecutor(reopened(world.store).worker)
-        executor.submit(0, world.whole(), 60.0)
+        executor = InlineExecutor(lambda share: reopened(world.store).worker)
+        (worker,) = executor.start()
+        executor.wait(0)
+        executor.submit(worker, world.whole(), 60.0)
         with pytest.raises(
             ModelError, match=r"the plan was made for .* at revision .*, which this machine does not have"
         ):
             executor.wait(0)
     finally:
         config.write_bytes(before)
+
+
+def test_careful_jobs_are_noted_one_by_one_and_those_given_up_are_not_run(world: World) -> None:
+    taken = replace(world.whole(), k_hi=2, careful=True, given_up=((3, 4),))
+    noted: list[int] = []
+    trial = world.worker.trial(7)
+    engine = world.worker._engines.of(world.plan.lanes[0])
+    whole = engine.run(world.batch(taken))
+    found = run_selected(engine, taken, *world.inputs(taken), note=noted.append, deadline_s=60.0)
+    assert noted == [job for job in range(24) if job != 3]
+    assert found.num_failed == 1 and found.num_cells == 2
+    assert json.loads(found.columns["error"][3])["type"] == "WorkerDied"
+    for name in ("cell", "pair"):
+        assert found.columns[name].tolist() == whole.columns[name].tolist()
+    others = [row for row in range(24) if row != 3]
+    for name in ("label_logit", "kl_base"):
+        np.testing.assert_allclose(found.columns[name][others], whole.columns[name][others], atol=1e-4)
+    report = world.worker.run(taken, 60.0, 7)
+    assert (report.manifest.failed, report.manifest.rows, trial.job) == (1, 24, None)
+
+
+def test_a_retry_runs_its_jobs_and_no_others(world: World) -> None:
+    jobs = ((2, 5), (13, 14), (30, 31))
+    taken = replace(world.whole(), k_hi=3, jobs=jobs, replaces="data/1/0/" + "0" * 32 + ".parquet")
+    manifest = world.worker.run(taken, 60.0, 0).manifest
+    assert (manifest.jobs, manifest.rows, manifest.attempt, manifest.k_hi) == (jobs, 5, 1, 3)
+    part = world.store.read_part(manifest)
+    cells, pairs = world.plan.cellsets[0].tolist(), world.plan.tiles[0].pairs
+    expected = [(cells[job // 12], pairs[job % 12]) for lo, hi in jobs for job in range(lo, hi)]
+    assert list(zip(part["cell"].to_pylist(), part["pair"].to_pylist(), strict=True)) == expected
+    assert set(part["attempt"].to_pylist()) == {1}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from plan.world import commit_part, opened, planned, row, study
 
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import counts_of, finished_cells, open_work
+from orchestrator.remaining import counts_of, finished_cells
+from orchestrator.run.work import open_work
 from orchestrator.store import State
 
 SWEEP = "[{sites: [mlp_output, block_output], layers: all, positions: all}]"
@@ -68,7 +69,7 @@ def test_failures_of_cells_that_the_study_has_dropped_do_not_count(tiny_folder: 
 def test_a_failure_that_a_retry_mended_does_not_count(tiny_folder: Path) -> None:
     plan, state = plan_of(tiny_folder), opened()
     part = commit_part(state, plan, 0, 0, 10, failed=5)
-    commit_part(state, plan, 0, 2, 4, rows=4, failed=1, attempt=1, replaces=part.path)
+    commit_part(state, plan, 0, 2, 4, rows=4, failed=1, attempt=1, replaces=part.path, jobs=((6, 10),))
     assert counts_of(plan, state).num_failed == 2 == max(state.num_failed.values())
 
 

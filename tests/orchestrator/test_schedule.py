@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.run.schedule import CAPTURES_PER_PAIR, MAX_SLICE_S, MIN_SLICE_S, Schedule, Slice, TileWork
+from orchestrator.run.schedule import MAX_SLICE_S, MIN_SLICE_S, Schedule
+from orchestrator.run.work import CAPTURES_PER_PAIR, Slice, TileWork
 
 BOTH = ("logits", "kl")
 Cells = Counter[tuple[int, int, str]]
@@ -62,7 +63,7 @@ class Simulation:
         while True:
             still_idle = []
             for worker in idle:
-                taken = self.schedule.next_slice(worker, self.now)
+                taken = self.schedule.next_slice(worker, self.schedule.target_s(self.now))
                 if taken is None:
                     still_idle.append(worker)
                     continue
@@ -87,11 +88,11 @@ class Simulation:
         match self.fate(taken):
             case "died":
                 self.deaths += 1
-                self.schedule.give_up(taken)
+                self.schedule.blame(taken, None)
                 self.schedule.leave(worker)
                 fresh = max(self.speeds) + 1
                 self.speeds[fresh] = self.speeds[worker]
-                self.schedule.join(fresh)
+                self.schedule.join(fresh, 0.5)
                 return fresh
             case "failed":
                 self.schedule.give_up(taken)
@@ -143,7 +144,7 @@ def test_every_cell_is_done_exactly_once_whoever_fails_or_dies(
     simulation.run()
     assert simulation.done == expected
     assert schedule.remaining_cost == pytest.approx(0, abs=1e-6)
-    assert not any(tile.todo for tile in tiles)
+    assert schedule.is_empty and not any(tile.todo for tile in tiles)
 
 
 @settings(max_examples=100, deadline=None)
@@ -154,7 +155,7 @@ def test_no_cell_is_with_two_workers_at_once(tiles: list[TileWork], num_workers:
         schedule.join(worker)
     out: Cells = Counter()
     for turn in range(10_000):
-        taken = schedule.next_slice(turn % num_workers, 0.0)
+        taken = schedule.next_slice(turn % num_workers, schedule.target_s(0.0))
         if taken is None:
             if turn > 10_000 - num_workers or not any(tile.todo for tile in tiles):
                 break
@@ -180,7 +181,7 @@ def test_an_owner_takes_from_the_low_end_and_others_from_the_high_end() -> None:
     schedule = Schedule([work(0, 1000)])
     for worker in (0, 1):
         schedule.join(worker)
-    first, second = (schedule.next_slice(worker, 0.0) for worker in (0, 1))
+    first, second = (schedule.next_slice(worker, schedule.target_s(0.0)) for worker in (0, 1))
     assert first is not None and first.k_lo == 0
     assert second is not None and second.k_hi == 1000
 
@@ -191,8 +192,8 @@ def test_a_rest_that_is_not_worth_new_captures_is_left_to_its_owner() -> None:
         schedule = Schedule([work(0, rest + 1)], first_rate=1.0)
         for worker in (0, 1):
             schedule.join(worker)
-        assert schedule.next_slice(0, 0.0) == Slice(0, 0, 0, 1, BOTH)
-        assert (schedule.next_slice(1, 0.0) is not None) == worth
+        assert schedule.next_slice(0, schedule.target_s(0.0)) == Slice(0, 0, 0, 1, BOTH)
+        assert (schedule.next_slice(1, schedule.target_s(0.0)) is not None) == worth
 
 
 def test_a_worker_stays_with_its_model() -> None:
@@ -210,7 +211,7 @@ def test_slices_take_the_target_time(elapsed_s: float, target_s: float) -> None:
     schedule.join(0)
     cost, rate = 64 * 5, 3000.0
     for _ in range(12):
-        taken = schedule.next_slice(0, elapsed_s)
+        taken = schedule.next_slice(0, schedule.target_s(elapsed_s))
         assert taken is not None
         num_cells = taken.k_hi - taken.k_lo
         schedule.report(0, taken, num_cells, num_cells * cost / rate)
@@ -231,7 +232,7 @@ def test_a_rest_that_comes_back_melts_into_what_is_next_to_it() -> None:
     tile = work(0, 100)
     schedule = Schedule([tile], first_rate=5000.0)
     schedule.join(0)
-    taken = schedule.next_slice(0, 0.0)
+    taken = schedule.next_slice(0, schedule.target_s(0.0))
     assert taken is not None
     schedule.report(0, taken, 1, 1.0)
     assert tile.todo == [(1, 100, BOTH)]
@@ -243,15 +244,15 @@ def test_what_a_dead_worker_left_is_taken_by_others_in_either_order(give_up_firs
     for worker in (0, 1):
         schedule.join(worker)
     taken = Slice(0, 0, 0, 3, BOTH)
-    assert schedule.next_slice(0, 0.0) == taken
-    assert schedule.next_slice(1, 0.0) is None
+    assert schedule.next_slice(0, schedule.target_s(0.0)) == taken
+    assert schedule.next_slice(1, schedule.target_s(0.0)) is None
     if give_up_first:
         schedule.give_up(taken)
     schedule.leave(0)
     if not give_up_first:
         schedule.give_up(taken)
-    assert schedule.next_slice(1, 0.0) == taken
-    assert schedule.next_slice(1, 0.0) is None
+    assert schedule.next_slice(1, schedule.target_s(0.0)) == taken
+    assert schedule.next_slice(1, schedule.target_s(0.0)) is None
 
 
 STUDIES: dict[str, tuple[list[TileWork], list[float]]] = {
@@ -286,6 +287,6 @@ def test_slices_shorten_towards_the_end() -> None:
     for worker in range(4):
         schedule.join(worker)
     assert schedule.target_s(10_000) == 500 * 64 * 5 / (2 * 4 * 1000.0)
-    while schedule.next_slice(0, 0.0) is not None:
+    while schedule.next_slice(0, schedule.target_s(0.0)) is not None:
         pass
     assert schedule.target_s(10_000) == MIN_SLICE_S / 4

@@ -1,9 +1,11 @@
 """Promise: `swapyard status` says how far studies are, from their folders alone, and watches to the end."""
 
 import json
+import shlex
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ from click.testing import CliRunner, Result
 from small_store import make_study
 
 from orchestrator.cli import cli
-from orchestrator.status import read_status
+from orchestrator.run.logs import WorkerLog
+from orchestrator.status import StatusReader, is_running, read_status
 from orchestrator.store import StudyStore
-from workers.errors import StoreError
+from workers.errors import RunError, StoreError
 
 
 @pytest.fixture
@@ -43,10 +46,11 @@ def test_the_table_has_a_line_for_each_study(store: Path) -> None:
     shown = status("--store", store)
     assert shown.exit_code == 0
     head, _, *lines = (line.split() for line in shown.stdout.splitlines())
-    assert head == ["study", "jobs", "done", "failed", "parts", "last", "commit"]
+    assert head == ["study", "jobs", "done", "failed", "parts", "last", "commit", "driver"]
     assert lines[0][:8] == ["done", "120", "of", "120", "100.0", "%", "1", "1"]
     assert lines[1][:8] == ["early", "0", "of", "120", "0.0", "%", "0", "0"]
     assert lines[2][:6] == ["opened", "not", "planned", "yet", "0", "0"]
+    assert [line[-1] for line in lines] == ["done", "stopped", "stopped"]
 
 
 def test_json_is_for_programs(store: Path) -> None:
@@ -60,6 +64,57 @@ def test_json_is_for_programs(store: Path) -> None:
         "num_parts": 1,
     }
     assert one["driver"].startswith("process ") and 0 <= one["age_s"] < 60
+    assert one["is_running"] is False and one["error"] is None
+    assert one["logs"] == str(store / "done" / "logs")
+    assert shown.stderr == ""
+
+
+def test_a_driver_at_work_is_seen_and_not_disturbed(store: Path) -> None:
+    with StudyStore(store / "opened").open_driver() as driver:
+        assert is_running(store / "opened") is True
+        (one,) = read_status(store, ["opened"])
+        assert one.is_running and one.activity == "running"
+        driver.check()
+    assert is_running(store / "opened") is False
+    with StudyStore(store / "opened").open_driver():
+        pass
+
+
+def test_failed_jobs_come_with_the_commands_that_show_why(store: Path) -> None:
+    lines = status("--store", store).stderr.splitlines()
+    assert lines[0] == "done: 1 job failed"
+    why = next(line for line in lines if "why:" in line).partition(":")[2]
+    query, name, *options = shlex.split(why)
+    assert (query, name) == ("swapyard", "query")
+    assert CliRunner().invoke(cli, ["query", *options]).exit_code == 0
+    one = next(line for line in lines if "one of them:" in line).partition(":")[2]
+    assert shlex.split(one) == ["swapyard", "logs", "done", "--store", str(store), "--job", "JOB_ID"]
+    assert lines[-1].split() == ["all", "logs:", str(store / "done" / "logs")]
+
+
+def test_the_error_that_the_last_run_ended_with_is_shown(store: Path) -> None:
+    with suppress(RunError), WorkerLog(store / "opened", 1, "driver"):
+        raise RunError("9 workers died")
+    (one,) = read_status(store, ["opened"])
+    assert one.error == "RunError: 9 workers died"
+    lines = status("opened", "--store", store).stderr.splitlines()
+    assert lines[0] == "opened: the last run ended with RunError: 9 workers died"
+    assert "swapyard logs opened --driver" in lines[1]
+    with StudyStore(store / "opened").open_driver():
+        (one,) = read_status(store, ["opened"])
+    assert one.error is None, "a later run has not ended yet"
+
+
+def test_a_reader_reads_what_is_new_and_nothing_twice(store: Path) -> None:
+    reader = StatusReader()
+    before = reader.read(store / "done")
+    (store / "done" / "commits" / "0000000002.json").write_text("{")
+    with pytest.raises(StoreError):
+        StatusReader().read(store / "done")
+    assert reader.read(store / "done").num_done == before.num_done
+    shutil.rmtree(store / "done")
+    make_study(store / "done", dtypes=("float32", "bfloat16"))
+    assert reader.read(store / "done").num_done == 2 * before.num_done, "another study came into its folder"
 
 
 def test_only_a_study_with_a_plan_can_be_complete(store: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from orchestrator.plan.clean import CachedScorer
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan
-from orchestrator.remaining import counts_of, open_work
+from orchestrator.remaining import counts_of
+from orchestrator.run.work import open_work
 from orchestrator.store import State
 from studies import Study
 from workers.errors import StudyError

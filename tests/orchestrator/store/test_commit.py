@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.store import Holder, Manifest, PlanRef
+from orchestrator.store import Holder, Manifest, MergedFile, PlanRef
 from orchestrator.store.commit import Commit, FileRef
 from workers.errors import StoreError
 
@@ -18,14 +18,33 @@ def add_commit(*parts: Manifest) -> Commit:
     return Commit(seq=2, epoch=1, nonce="0" * 32, kind="add", time_s=1.5, add=parts)
 
 
+def merged_of(*parts: Manifest, **changes: Any) -> MergedFile:
+    content: dict[str, Any] = {
+        "path": f"data/1/lane/{'f' * 32}.parquet",
+        "size_bytes": 10,
+        "sha256": "0" * 64,
+        "families": parts[0].families,
+        "lane": "lane",
+        "rows": sum(part.rows for part in parts),
+        "is_retry": False,
+        "of": tuple(part.path for part in parts),
+    }
+    return MergedFile(**{**content, **changes})
+
+
 @pytest.mark.parametrize("kind", ["open", "plan", "add", "compact"])
 def test_a_commit_comes_back_from_json_as_it_was(manifest: MakeManifest, kind: str) -> None:
     file = FileRef(size_bytes=3, sha256="a" * 64)
     contents: dict[str, dict[str, Any]] = {
         "open": {"holder": Holder(pid=1, host="here", since=2.0)},
         "plan": {"plan": PlanRef(id="b" * 32, files={"cells.parquet": file})},
-        "add": {"add": (manifest(), manifest(attempt=1, replaces=manifest().path))},
-        "compact": {"add": (manifest(),), "remove": (manifest().path,)},
+        "add": {
+            "add": (
+                manifest(),
+                manifest(attempt=1, replaces=manifest().path, rows=3, jobs=((0, 2), (5, 6))),
+            )
+        },
+        "compact": {"merged": (merged_of(manifest(), manifest()),)},
     }
     seq = 1 if kind == "open" else 2
     fields: dict[str, Any] = {"seq": seq, "epoch": 1, "nonce": "0" * 32, "kind": kind, "time_s": 1.5}
@@ -42,13 +61,39 @@ def test_the_json_has_the_names_that_the_format_promises(manifest: MakeManifest)
     }
 
 
+def test_a_merge_says_what_it_takes_the_place_of(manifest: MakeManifest) -> None:
+    parts = (manifest(), manifest())
+    commit = Commit(seq=2, epoch=1, nonce="0" * 32, kind="compact", time_s=1.5, merged=(merged_of(*parts),))
+    (data,) = json.loads(commit.to_json())["merged"]
+    assert set(data) == {"path", "bytes", "sha256", "families", "lane", "rows", "is_retry", "of"}
+    assert data["of"] == [part.path for part in parts]
+
+
+def test_a_merge_that_makes_no_sense_is_refused(manifest: MakeManifest) -> None:
+    one, two = manifest(), manifest()
+    for of in ((), (one.path,), (one.path, one.path), (one.path, f"data/1/lane/{'f' * 32}.parquet")):
+        with pytest.raises(ValidationError, match="two others or more, each named once"):
+            merged_of(one, two, of=of)
+    with pytest.raises(ValidationError, match="does not lie in the folder of lane"):
+        merged_of(one, two, lane="other")
+    with pytest.raises(ValidationError, match="only files written in that epoch"):
+        Commit(
+            seq=5,
+            epoch=4,
+            nonce="0" * 32,
+            kind="compact",
+            time_s=1.5,
+            merged=(merged_of(one, two),),
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda data: data.update(colour="red"), "colour: "),
         (lambda data: data.update(kind="merge"), "kind: "),
         (lambda data: data.update(seq=3), "says that it is commit 3"),
-        (lambda data: data.update(epoch=9), "cannot be of epoch|only parts written in that epoch"),
+        (lambda data: data.update(epoch=9), "cannot be of epoch|only files written in that epoch"),
         (lambda data: data.pop("nonce"), "nonce: "),
         (lambda data: data["add"][0].update(path="data/1/lane/x"), "add.0.path: "),
         (lambda data: data["add"][0].update(rows="8"), "add.0.rows: "),
@@ -73,5 +118,5 @@ def test_a_torn_commit_is_refused(manifest: MakeManifest) -> None:
 
 
 def test_a_commit_adds_only_parts_of_its_own_epoch(manifest: MakeManifest) -> None:
-    with pytest.raises(ValidationError, match="only parts written in that epoch"):
+    with pytest.raises(ValidationError, match="only files written in that epoch"):
         add_commit(manifest(epoch=3))

@@ -13,6 +13,8 @@ from orchestrator.store.commit import commit_name
 from orchestrator.store.storage import LocalStorage
 from workers.errors import HeldError, StoreError
 
+from .memory import LosesAnswers, MemoryStorage
+
 MakeManifest = Callable[..., Manifest]
 Spawn = Callable[..., "subprocess.Popen[str]"]
 HOLDER = Holder(pid=7, host="elsewhere", since=0.0)
@@ -47,19 +49,6 @@ def storage(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "study")
 
 
-class AnswersLost(LocalStorage):
-    """A storage over a network that loses the first answer: it says no to what it did."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._lose = True
-
-    def create(self, name: str, data: bytes) -> bool:
-        made = super().create(name, data)
-        lost, self._lose = self._lose, False
-        return made and not lost
-
-
 def test_an_open_commit_is_its_drivers_epoch(storage: LocalStorage) -> None:
     log = CommitLog(storage)
     assert log.open_epoch(HOLDER) == 1
@@ -91,13 +80,54 @@ def test_a_driver_that_was_overtaken_cannot_commit_and_is_told_by_whom(
     assert not CommitLog(storage).refresh().live
 
 
-def test_a_lost_answer_is_recognised_by_the_nonce(storage: LocalStorage, manifest: MakeManifest) -> None:
-    assert CommitLog(AnswersLost(storage.root)).open_epoch(HOLDER) == 1
-    log = CommitLog(storage)
-    epoch = log.open_epoch(HOLDER)
-    log._storage = AnswersLost(storage.root)
-    assert log.append(epoch, "add", add=(manifest(epoch=epoch),)) == 3
-    assert CommitLog(storage).refresh().seq == 3
+@pytest.mark.parametrize("how", ["raises after", "no"])
+def test_a_lost_answer_is_recognised_by_the_nonce(how: str, manifest: MakeManifest) -> None:
+    storage = MemoryStorage()
+    log = CommitLog(LosesAnswers(storage, how))
+    assert log.open_epoch(HOLDER) == 1
+    log = CommitLog(LosesAnswers(storage, how))
+    log.refresh()
+    part = manifest()
+    assert log.append(1, "add", add=(part,)) == 2
+    assert log.state.live == CommitLog(storage).refresh().live == {part.path: part}
+    assert CommitLog(storage).refresh().seq == 2
+
+
+def test_a_commit_that_was_not_written_is_an_error_and_appending_again_is_safe(
+    manifest: MakeManifest,
+) -> None:
+    storage = MemoryStorage()
+    CommitLog(storage).open_epoch(HOLDER)
+    log = CommitLog(LosesAnswers(storage, "raises before"))
+    log.refresh()
+    with pytest.raises(StoreError, match="timed out"):
+        log.append(1, "add", add=(manifest(),))
+    assert log.append(1, "add", add=(manifest(),)) == 2
+
+
+def test_where_nobody_can_tell_appending_again_counts_the_part_once(manifest: MakeManifest) -> None:
+    storage = MemoryStorage()
+    CommitLog(storage).open_epoch(HOLDER)
+    log = CommitLog(LosesAnswers(storage, "raises after", num_answers=2))
+    log.refresh()
+    part = manifest()
+    with pytest.raises(StoreError, match="timed out"):
+        log.append(1, "add", add=(part,))
+    log.append(1, "add", add=(part,))
+    state = CommitLog(storage).refresh()
+    assert (list(state.live), state.num_rows["logits"]) == ([part.path], part.rows)
+
+
+def test_a_number_that_another_took_is_not_mistaken_for_our_own(manifest: MakeManifest) -> None:
+    storage = MemoryStorage()
+    first, second = CommitLog(storage), CommitLog(storage)
+    assert first.open_epoch(HOLDER) == 1
+    second.refresh()
+    theirs, ours = manifest(), manifest(tile=1)
+    first.append(1, "add", add=(theirs,))
+    # As it goes on from what it knew, it finds the number taken by the same kind of commit.
+    assert second.append(1, "add", add=(ours,)) == 3
+    assert list(CommitLog(storage).refresh().live) == list(second.state.live) == [theirs.path, ours.path]
 
 
 def test_a_missing_commit_is_an_error_not_the_end(storage: LocalStorage, manifest: MakeManifest) -> None:
@@ -154,12 +184,13 @@ def test_a_driver_killed_at_any_moment_loses_nothing_that_it_was_told_is_committ
 ) -> None:
     reader = CommitLog(storage)
     for turn in range(6):
-        child = go(spawn(OPEN_AND_ADD, storage.root, 100_000))
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(3)]
-        time.sleep(turn * 0.0007)
-        child.send_signal(signal.SIGKILL)
-        lines += child.communicate()[0].splitlines()
+        with go(spawn(OPEN_AND_ADD, storage.root, 100_000)) as child:
+            assert child.stdout is not None
+            lines = [child.stdout.readline() for _ in range(3)]
+            time.sleep(turn * 0.0007)
+            child.send_signal(signal.SIGKILL)
+            # The kill may have cut the last line.
+            lines += child.stdout.read().split("\n")[:-1]
         acknowledged = {line.split()[2] for line in lines if line.startswith("added")}
         state = reader.refresh()
         assert acknowledged <= set(state.live)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.store import Manifest, decode_part, encode_part, part_columns
+from orchestrator.store.parts import concatenated
 from workers.errors import StoreError
 
 from .conftest import make_manifest
@@ -178,3 +179,36 @@ def test_a_part_that_is_not_what_its_commit_says_is_refused(what: dict[str, Any]
     data = encode_part(make_columns(100), BOTH)
     with pytest.raises(StoreError, match="does not hold the rows and columns"):
         decode_part(data, describe(data, **{"num_rows": 100, **what}))
+
+
+def test_only_some_columns_may_be_read_and_are_checked_all_the_same() -> None:
+    columns = make_columns(100)
+    data = encode_part(columns, BOTH)
+    table = decode_part(data, describe(data, 100), ("pair", "tier"))
+    assert table.to_pydict() == {"pair": list(columns["pair"]), "tier": columns["tier"]}
+    with pytest.raises(StoreError, match="does not hold the rows and columns"):
+        decode_part(data, describe(data, 99), ("pair",))
+
+
+def test_parts_become_one_file_sorted_by_cell_and_pair() -> None:
+    parts = []
+    for seed, first in enumerate((3000, 0, 500)):
+        columns = make_columns(400, seed=seed)
+        columns["cell"] = columns["cell"] + np.uint32(first)
+        columns["tier"] = [("hooked", "resumed", "unchanged")[seed]] * 400
+        columns["error"][seed] = f"error {seed}"
+        columns["margin"][7] = np.nan
+        parts.append((columns, encode_part(columns, BOTH)))
+    tables = [decode_part(data, describe(data, 400)) for _, data in parts]
+    data = concatenated(tables)
+    merged = decode_part(data, describe(data, 1200))
+    rows = [row for table in tables for row in table.to_pylist()]
+    rows.sort(key=lambda row: (row["cell"], row["pair"]))
+    assert repr(merged.to_pylist()) == repr(rows)
+
+
+def test_a_large_file_is_in_groups_that_a_reader_can_skip() -> None:
+    columns = make_columns(300_000, ("kl",))
+    data = encode_part(columns, ("kl",))
+    groups = pq.ParquetFile(io.BytesIO(data)).metadata
+    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [131072, 131072, 37856]

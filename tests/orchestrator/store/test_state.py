@@ -1,11 +1,13 @@
 """Promise: whatever order parts come in, each job's metric family counts exactly once, the first time."""
 
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.store import Manifest, PlanRef, State
+from orchestrator.store import Manifest, MergedFile, PlanRef, State
 from orchestrator.store.commit import Commit, FileRef
 from orchestrator.store.lock import Holder
 
@@ -32,9 +34,36 @@ def apply_add(state: State, *parts: Manifest, epoch: int = 1) -> None:
     )
 
 
-def apply_compact(state: State, part: Manifest, *, remove: tuple[str, ...]) -> None:
+def apply_compact(state: State, *merged: MergedFile, epoch: int = 1, time_s: float = 0.0) -> None:
     seq, nonce = state.seq + 1, "0" * 32
-    state.apply(Commit(seq=seq, epoch=1, nonce=nonce, kind="compact", time_s=0.0, add=(part,), remove=remove))
+    state.apply(Commit(seq=seq, epoch=epoch, nonce=nonce, kind="compact", time_s=time_s, merged=merged))
+
+
+def merged_of(*files: Manifest | MergedFile, **changes: Any) -> MergedFile:
+    like = make_manifest()
+    content: dict[str, Any] = {
+        "path": like.path,
+        "size_bytes": 10,
+        "sha256": like.sha256,
+        "families": files[0].families,
+        "lane": files[0].lane,
+        "rows": sum(file.rows for file in files),
+        "is_retry": files[0].is_retry,
+        "of": tuple(file.path for file in files),
+    }
+    return MergedFile(**{**content, **changes})
+
+
+def retry_of(part: Manifest, *ranges: tuple[int, int], **changes: Any) -> Manifest:
+    """A retry of all of the part's cells, for these jobs."""
+    content: dict[str, Any] = {
+        **{name: getattr(part, name) for name in ("lane", "tile", "families", "k_lo", "k_hi")},
+        "rows": sum(hi - lo for lo, hi in ranges),
+        "attempt": 1,
+        "replaces": part.path,
+        "jobs": ranges,
+    }
+    return make_manifest(**{**content, **changes})
 
 
 def jobs(part: Manifest) -> set[Job]:
@@ -110,33 +139,130 @@ def test_the_latest_plan_is_the_plan() -> None:
     assert state.plan is not None and state.plan.id == "b" * 32
 
 
-def test_failed_rows_are_replaced_once_by_a_retry_that_names_their_part() -> None:
+def test_each_failed_row_is_replaced_once_by_a_retry_that_names_its_part() -> None:
     state = opened()
-    first = make_manifest(rows=8, failed=3)
+    first = make_manifest(rows=8, failed=5)
     apply_add(state, first)
-    retry = make_manifest(rows=3, failed=1, attempt=1, replaces=first.path)
     assert not state.accepts(make_manifest())
-    assert not state.accepts(make_manifest(replaces=make_manifest().path))
-    assert not state.accepts(make_manifest(replaces=first.path, k_hi=5))
-    assert not state.accepts(make_manifest(replaces=first.path, tile=1))
-    apply_add(state, retry)
-    assert list(state.live) == [first.path, retry.path]
+    apply_add(state, retry_of(first, (0, 1), (5, 7), failed=1))
+    assert state.retried(first.path).intervals() == ((0, 1), (5, 7))
+    assert (state.num_rows["logits"], state.num_failed["logits"]) == (8, 3)
+    assert not state.accepts(retry_of(first, (6, 8)))
+    assert not state.accepts(retry_of(first, (2, 5))), "three rows, and only two failures are left"
+    apply_add(state, retry_of(first, (2, 4)))
     assert (state.num_rows["logits"], state.num_failed["logits"]) == (8, 1)
-    assert not state.accepts(make_manifest(replaces=first.path))
-    assert not state.accepts(make_manifest(replaces=retry.path))
+    assert [part.is_retry for part in state.live.values()] == [False, True, True]
+    assert not state.retried(make_manifest().path)
 
 
-def test_merged_parts_take_the_place_of_what_they_were_made_of_all_at_once() -> None:
+def test_a_retry_must_fit_what_it_names() -> None:
     state = opened()
-    one, two = make_manifest(k_lo=0, k_hi=4), make_manifest(k_lo=4, k_hi=8)
-    merged = make_manifest(k_lo=0, k_hi=8, rows=16)
-    apply_add(state, one, two)
-    apply_compact(state, merged, remove=(one.path, merged.path))
-    assert set(state.live) == {one.path, two.path}
-    apply_compact(state, merged, remove=(one.path, two.path))
-    assert set(state.live) == {merged.path}
-    assert state.num_rows["logits"] == 16
-    assert state.done("logits", 0).intervals() == ((0, 8),)
+    part = make_manifest(k_lo=2, k_hi=6, rows=8, failed=8)
+    apply_add(state, part)
+    assert state.accepts(retry_of(part, (4, 12)))
+    assert state.accepts(retry_of(part, (6, 7), k_lo=3, k_hi=4))
+    for wrong in (
+        retry_of(make_manifest(rows=8, failed=8), (0, 1)),
+        retry_of(part, (4, 5), k_hi=7),
+        retry_of(part, (4, 5), k_lo=1),
+        retry_of(part, (3, 4)),
+        retry_of(part, (12, 13)),
+        retry_of(part, (4, 5), k_lo=3, k_hi=4),
+        retry_of(part, (4, 5), tile=1),
+        retry_of(part, (4, 5), families=("kl",)),
+    ):
+        assert not state.accepts(wrong), wrong
+    retry = retry_of(part, (4, 5), failed=1)
+    apply_add(state, retry)
+    assert not state.accepts(retry_of(part, (4, 5), replaces=retry.path)), "a retry of a retry"
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), max_size=8), st.integers(0, 8))
+def test_of_retries_in_one_commit_and_in_several_the_same_count(
+    wanted: list[list[int]], num_failed: int
+) -> None:
+    part = make_manifest(rows=8, failed=num_failed)
+    retries = [retry_of(part, *((job, job + 1) for job in sorted(set(jobs)))) for jobs in wanted]
+    one_by_one, together = opened(), opened()
+    for state in (one_by_one, together):
+        apply_add(state, part)
+    accepted, refused = together.sift(retries)
+    for retry in retries:
+        apply_add(one_by_one, retry)
+    if retries:
+        apply_add(together, *retries)
+    assert together.live == one_by_one.live
+    assert list(together.live.values())[1:] == list(accepted)
+    assert len(accepted) + len(refused) == len(retries)
+    done = [job for retry in accepted for lo, hi in retry.jobs for job in range(lo, hi)]
+    assert len(done) == len(set(done)) <= num_failed
+
+
+def test_a_merge_changes_where_rows_lie_and_nothing_else() -> None:
+    state = opened()
+    parts = [make_manifest(tile=tile) for tile in range(4)]
+    apply_add(state, *parts)
+    before = dict(state.live), state.done("logits", 0), state.num_rows.copy()
+    first = merged_of(*parts[:2])
+    apply_compact(state, first, time_s=7.0)
+    again = merged_of(first, parts[2])
+    apply_compact(state, again, time_s=9.0)
+    assert (dict(state.live), state.done("logits", 0), state.num_rows) == before
+    assert set(state.files) == {again.path, parts[3].path}
+    assert [state.file_of(part.path).path for part in parts] == [again.path] * 3 + [parts[3].path]
+    assert state.file_of(parts[0].path) == again.file
+    assert state.replaced == {
+        **dict.fromkeys((part.path for part in parts[:2]), 7.0),
+        **dict.fromkeys((first.path, parts[2].path), 9.0),
+    }
+    assert not state.accepts(parts[0]), "a part whose file is gone may not come again"
+    with pytest.raises(KeyError):
+        state.file_of(make_manifest().path)
+
+
+def test_a_merge_that_does_not_fit_is_ignored_as_a_whole() -> None:
+    state = opened()
+    parts = [make_manifest(tile=tile, failed=2) for tile in range(4)]
+    other = make_manifest(tile=9, families=("kl",))
+    retries = [retry_of(part, (0, 1)) for part in parts[:2]]
+    apply_add(state, *parts, other, *retries)
+    gone = merged_of(*parts[:2])
+    apply_compact(state, gone)
+    before = dict(state.files)
+    good = merged_of(*parts[2:])
+    for wrong in (
+        [good, merged_of(parts[0], other)],
+        [merged_of(*parts[:2])],
+        [good, merged_of(parts[2], gone)],
+        [good, merged_of(*retries, path=good.path)],
+        [merged_of(parts[2], other)],
+        [merged_of(parts[2], retries[0])],
+        [merged_of(*retries, is_retry=False)],
+        [merged_of(*parts[2:], rows=15)],
+        [merged_of(*parts[2:], path=parts[0].path)],
+        [merged_of(*parts[2:], path=other.path)],
+    ):
+        apply_compact(state, *wrong)
+        assert dict(state.files) == before, wrong
+    apply_compact(state, good, merged_of(*retries))
+    assert len(state.files) == 4
+
+
+def test_a_merge_of_a_driver_that_lost_the_study_counts_for_nothing() -> None:
+    state = opened()
+    parts = [make_manifest(tile=tile) for tile in range(2)]
+    apply_add(state, *parts)
+    apply_open(state)
+    apply_compact(state, merged_of(*parts), epoch=1)
+    assert set(state.files) == {part.path for part in parts}
+
+
+def test_every_plan_is_remembered() -> None:
+    state = opened()
+    for letter in "ab":
+        plan = PlanRef(id=letter * 32, files={"cells": FileRef(size_bytes=0, sha256="0" * 64)})
+        state.apply(Commit(seq=state.seq + 1, epoch=1, nonce="0" * 32, kind="plan", time_s=0.0, plan=plan))
+    assert state.plans == {"a" * 32, "b" * 32}
 
 
 def test_done_is_the_callers_own() -> None:

@@ -5,13 +5,15 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Driver, Manifest, StudyStore
+from orchestrator.store import Driver, Manifest, StudyStore, Swept, encode_part
 from workers.errors import HeldError, StoreError
 
 from .conftest import make_manifest
+from .memory import MemoryStorage
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 MakeManifest = Callable[..., Manifest]
@@ -187,6 +189,32 @@ def test_a_store_can_be_sent_to_another_process(store: StudyStore) -> None:
         plan = driver.write_plan({"cells": b"x"})
     sent: StudyStore = pickle.loads(pickle.dumps(store))
     assert sent.read_plan_file(plan, "cells") == b"x"
+
+
+def test_another_storage_may_keep_the_bytes(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    store = StudyStore(tmp_path / "study", storage)
+    rows = {"cell": [0, 1], "pair": [0, 0], "error": [None] * 2, "attempt": [0, 0], "tier": ["hooked"] * 2}
+    data = encode_part({**rows, "kl_base": [0.5, 1.5], "kl_source": [2.0, None]}, ["kl"])
+    with store.open_driver() as driver:
+        plan = driver.write_plan({"cells": b"x"})
+        for tile in range(2):
+            written = store.write_part(driver.epoch, "lane", data)
+            part = make_manifest(**written._asdict(), families=("kl",), tile=tile, k_hi=2, rows=2)
+            assert driver.commit([part]) == ()
+        store.write_part(driver.epoch, "lane", data)
+    with store.open_driver() as driver:
+        merge = driver.next_merge(1)
+        assert merge is not None
+        merged = store.merge(driver.epoch, merge).file
+        assert merged is not None
+        driver.commit_merged(merged)
+        assert driver.sweep(grace_s=0) == Swept(num_orphans=1, num_replaced=2)
+    assert storage.list("data") == [merged.path] == list(store.state().files)
+    assert store.read_part(merged.file)["kl_base"].to_pylist() == [0.5, 0.5, 1.5, 1.5]
+    assert store.read_plan_file(plan, "cells") == b"x"
+    # Only the lock is a folder's.
+    assert [path.name for path in store.root.iterdir()] == [".lock"]
 
 
 def test_importing_it_loads_nothing_heavy(spawn: Spawn) -> None:

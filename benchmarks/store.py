@@ -1,0 +1,169 @@
+"""How soon a driver knows what remains of a study with 10,000 commits: ``python -m benchmarks.store``.
+
+Target: under 3 s of CPU and 200 MB, for a million jobs, from the start of the process on. The commits are
+made by a real driver; the parts that they name are not, as nobody opens a part to know what is done. The
+study lies in memory (/dev/shm) where there is such a place: reading is measured, not the disk.
+"""
+
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.plan import VOCABULARY, Shape, prepared
+from orchestrator.plan.clean import COLUMNS
+from orchestrator.plan.runs import runs_table
+from orchestrator.plan.tables import Lane, Plan, encode_plan, read_plan
+from orchestrator.remaining import counts_of
+from orchestrator.run.work import open_work
+from orchestrator.store import Manifest, StudyStore
+from workers.vocabulary import CleanRun
+
+NUM_ROUNDS = 5
+NUM_COMMITS = 10_000
+NUM_WORKERS = 8
+SHAPE = Shape(
+    "{sites: [mlp_output, attention_input, block_output], layers: all, positions: all}", num_pairs=463
+)
+SHOWN = ("commits s", "plan s", "counts s", "work s", "wall s", "CPU s", "peak MB")
+MEMORY = Path("/dev/shm")
+
+
+def main() -> None:
+    """Build the study, then print a line a round, and the median and the worst of all."""
+    place = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="swapyard-bench-", dir=place) as scratch:
+        folder = Path(scratch) / "study"
+        began = time.perf_counter()
+        build(folder)
+        print(f"built {folder} in {time.perf_counter() - began:.0f} s")
+        rounds = [_in_child(folder) for _ in range(NUM_ROUNDS)]
+    first = rounds[0]
+    print(
+        f"{first['num_jobs']:,} jobs, {first['num_done']:,} done; {first['num_commits']:,} commits,"
+        f" {first['num_parts']:,} parts, {first['num_tiles']:,} tiles with work"
+    )
+    print("".join(f"{name:>12}" for name in ("", *SHOWN)))
+    for name, choose in (("median", statistics.median), ("worst", max)):
+        values = [choose([one[column] for one in rounds]) for column in SHOWN]
+        print(f"{name:>12}" + "".join(f"{value:>12.2f}" for value in values))
+    print(f"{NUM_ROUNDS} fresh processes; wall, CPU and peak from their start, libraries included")
+
+
+def build(folder: Path) -> None:
+    """A study with a plan and `NUM_COMMITS` commits of a part each, all but some of its jobs done."""
+    plan = _plan()
+    draw = random.Random(0)
+    with StudyStore(folder).open_driver() as driver:
+        driver.write_plan(encode_plan(plan))
+        for manifest in _manifests(plan, driver.epoch, draw):
+            refused = driver.commit([manifest])
+            assert not refused
+
+
+def _plan() -> Plan:
+    """The plan with what running its prompts adds: as many rows as there would be, all zeros."""
+    plan = prepared(SHAPE)()
+    ids = pa.array(range(VOCABULARY), pa.int32())
+    tokens = {
+        "lane": pa.array(np.zeros(VOCABULARY, np.uint16)),
+        "id": ids,
+        "token": ids.cast(pa.string()),
+    }
+    tables = {**plan.tables, "runs": runs_table(plan, _Zeros()), "tokens": pa.table(tokens)}
+    return Plan(head=plan.head, tables=tables)
+
+
+class _Zeros:
+    """Stands for the model where only the number of its answers counts."""
+
+    def score(self, lane: Lane, requests: Sequence[CleanRun]) -> dict[str, np.ndarray]:
+        dtypes = {"f": np.float32, "i": np.int32}
+        return {name: np.zeros(len(requests), dtypes[code]) for name, code in COLUMNS}
+
+
+def _manifests(plan: Plan, epoch: int, draw: random.Random) -> Iterator[Manifest]:
+    """As workers of which each has its own tile would report them: one or two cells each."""
+    waiting = list(plan.tiles.values())
+    at_work = [(waiting.pop(0), 0) for _ in range(min(NUM_WORKERS, len(waiting)))]
+    for _ in range(NUM_COMMITS):
+        number = draw.randrange(len(at_work))
+        tile, k_lo = at_work.pop(number)
+        k_hi = min(k_lo + draw.choice((1, 2, 2)), tile.num_cells)
+        rows = (k_hi - k_lo) * len(tile.pairs)
+        yield _manifest(plan, epoch, tile.tile, (k_lo, k_hi), rows, str(number))
+        if k_hi < tile.num_cells:
+            at_work.insert(number, (tile, k_hi))
+        elif waiting:
+            at_work.insert(number, (waiting.pop(0), 0))
+
+
+def _manifest(plan: Plan, epoch: int, tile: int, cells: tuple[int, int], rows: int, worker: str) -> Manifest:
+    return Manifest(
+        path=f"data/{epoch}/0/{uuid.uuid4().hex}.parquet",
+        size_bytes=4096,
+        sha256="0" * 64,
+        families=plan.families,
+        lane="0",
+        tile=tile,
+        k_lo=cells[0],
+        k_hi=cells[1],
+        rows=rows,
+        failed=0,
+        tiers={"hooked": rows // 2, "unchanged": rows - rows // 2},
+        timings={"total_s": 2.0, "model_s": 1.5, "capture_s": 0.25},
+        worker=worker,
+        host="node-1.cluster.example",
+    )
+
+
+def _in_child(folder: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.store", str(folder)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return {**found, "wall s": time.perf_counter() - began}
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Find out in this process what remains of the study in `folder`."""
+    store = StudyStore(folder)
+    times = [time.process_time()]
+    state = store.state()
+    times.append(time.process_time())
+    assert state.plan is not None
+    plan = read_plan(store, state.plan)
+    times.append(time.process_time())
+    counts = counts_of(plan, state)
+    times.append(time.process_time())
+    work = open_work(plan, state)
+    times.append(time.process_time())
+    steps = dict(zip(SHOWN, (after - before for before, after in pairwise(times)), strict=False))
+    return {
+        **steps,
+        "CPU s": times[-1],
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "num_jobs": counts.num_jobs,
+        "num_done": counts.num_done,
+        "num_commits": state.seq,
+        "num_parts": len(state.live),
+        "num_tiles": len(work),
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(Path(sys.argv[1]))))
+    else:
+        main()

@@ -1,0 +1,58 @@
+"""`swapyard doctor`: whether this machine, its file system and its studies are sound."""
+
+__all__ = ["doctor"]
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.options import store_option
+
+if TYPE_CHECKING:
+    from orchestrator.doctor import Advance
+
+
+@click.command()
+@click.argument("studies", nargs=-1, metavar="[STUDY]...")
+@store_option
+def doctor(studies: tuple[str, ...], store: Path) -> None:
+    """Examine this machine, and the studies below --store or only those named: every byte of their results.
+
+    A line a finding. Exit code 1 where one is a problem.
+    """
+    from orchestrator.doctor import examine_machine, examine_study, num_bytes
+    from orchestrator.lines import plain
+    from orchestrator.roots import find_studies, study_folders
+
+    folders = study_folders(store, studies) if studies else find_studies(store)
+    num_problems = 0
+    for finding in examine_machine(store):
+        num_problems += finding.level == "problem"
+        click.echo(plain(str(finding)))
+    for folder in folders:
+        click.echo(f"\n{plain(folder.name)}")
+        with _bar(num_bytes(folder)) as advance:
+            findings = list(examine_study(folder, advance))
+        num_problems += sum(finding.level == "problem" for finding in findings)
+        for finding in findings:
+            click.echo(plain(str(finding)))
+    if num_problems:
+        click.echo(f"\n{num_problems} problem{'' if num_problems == 1 else 's'}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _bar(size_bytes: int) -> "Iterator[Advance]":
+    """A bar on a terminal while `size_bytes` are checked; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(None), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking", total=size_bytes)
+        yield lambda num: bar.advance(task, num)

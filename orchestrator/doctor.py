@@ -1,0 +1,254 @@
+"""Whether this machine, its file system and the studies on it are sound."""
+
+__all__ = ["Advance", "Finding", "examine_machine", "examine_study", "num_bytes"]
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.machine import memory_bytes, num_cores, num_gpus
+from orchestrator.plan.tables import read_plan
+from orchestrator.status import is_running
+from orchestrator.store import CommitLog, State, StudyStore
+from orchestrator.store.storage import LocalStorage
+from orchestrator.store.sweep import leftovers
+from workers.errors import StoreError, SwapyardError
+
+LIBRARIES = ("torch", "transformers", "ray", "duckdb", "pyarrow", "numpy")
+LITTLE_ROOM_BYTES = 2 * 10**9
+NO_ROOM_BYTES = 100 * 10**6
+SLOW_SYNC_MS = 100.0
+NUM_SYNCS = 5
+MOST_NAMED = 10
+"""How many damaged files are named."""
+_CHUNK_BYTES = 1 << 20
+_REMEDY = "restore it from a copy of the study; without one, run the study again in another --store"
+
+Advance = Callable[[int], None]
+"""Told how many bytes were checked since the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "problem"]
+    text: str
+    """What was found and, of a problem, what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.level:<9}{self.text}"
+
+
+def examine_machine(root: Path) -> Iterator[Finding]:
+    """This machine, and the file system that studies below `root` lie on or would lie on."""
+    yield Finding("ok", f"swapyard {version('swapyard')}, Python {platform.python_version()}")
+    yield _libraries()
+    gpus = num_gpus()
+    has = (
+        f"{num_cores()} cores, {memory_bytes() / 1e9:.1f} GB of memory, {gpus} GPU{'' if gpus == 1 else 's'}"
+    )
+    yield Finding("ok", has)
+    folder = _nearest_folder(root)
+    yield _room(folder)
+    yield from _file_system(folder)
+
+
+def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
+    """The study in `folder`: its commits, its plan, every file that holds rows, and what was left over."""
+    store = StudyStore(folder)
+    try:
+        log = store.open_reader()
+    except SwapyardError as error:
+        yield Finding("problem", str(error))
+        return
+    state = log.state
+    yield Finding("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
+    yield _plan(store, state)
+    yield from _files(store, log, advance)
+    yield _leftovers(folder, log)
+    yield _driver(folder, state)
+
+
+def num_bytes(folder: Path) -> int:
+    """How much `examine_study` will read of the rows of a study; 0 where it cannot be opened."""
+    try:
+        return sum(file.size_bytes for file in StudyStore(folder).state().files.values())
+    except SwapyardError:
+        return 0
+
+
+def _libraries() -> Finding:
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            return Finding(
+                "problem", f"{name} is not installed; install swapyard again with: pip install swapyard"
+            )
+    return Finding("ok", ", ".join(f"{name} {number}" for name, number in found.items()))
+
+
+def _nearest_folder(root: Path) -> Path:
+    """`root`, or the folder above it in which it would be made."""
+    return next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+
+
+def _room(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:,.1f} GB free in {folder}"
+    if free < NO_ROOM_BYTES:
+        return Finding("problem", f"{text}: a run would stop at once; free some, or name another --store")
+    if free < LITTLE_ROOM_BYTES:
+        return Finding("warning", f"{text}: ten million jobs take about 140 MB, pictures and logs besides")
+    return Finding("ok", text)
+
+
+def _file_system(folder: Path) -> Iterator[Finding]:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as scratch:
+            yield _links(Path(scratch))
+            yield _locks(Path(scratch))
+            yield _syncs(Path(scratch))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        yield Finding(
+            "problem",
+            f"{folder} cannot be written ({reason}); change its permissions, or name another --store",
+        )
+
+
+def _links(scratch: Path) -> Finding:
+    try:
+        StudyStore(scratch).probe()
+    except StoreError as error:
+        return Finding("problem", str(error))
+    return Finding("ok", "hard links work and are exclusive")
+
+
+def _locks(scratch: Path) -> Finding:
+    with (scratch / "lock").open("wb") as first, (scratch / "lock").open("rb") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Finding("ok", "locks work: a second driver is kept out")
+        except OSError as error:
+            why = f"has no locks ({error.strerror})"
+        else:
+            why = "gives a lock to two at once"
+    return Finding(
+        "problem",
+        f"the file system {why}: two drivers would not see each other before one commits; run one driver a"
+        " study with --take-over, or name a --store on a local disk",
+    )
+
+
+def _syncs(scratch: Path) -> Finding:
+    times = []
+    for number in range(NUM_SYNCS):
+        with (scratch / str(number)).open("wb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(1000 * (time.perf_counter() - began))
+    text = f"writing to the disk itself takes {statistics.median(times):.1f} ms (worst {max(times):.1f} ms)"
+    if statistics.median(times) > SLOW_SYNC_MS:
+        return Finding("warning", f"{text}: each part waits for it several times")
+    return Finding("ok", text)
+
+
+def _plan(store: StudyStore, state: State) -> Finding:
+    if state.plan is None:
+        return Finding(
+            "warning", "no plan yet: a run was stopped before it had one, and the next one makes it"
+        )
+    try:
+        plan = read_plan(store, state.plan)
+    except SwapyardError as error:
+        return Finding("problem", str(error))
+    return Finding("ok", f"the plan is whole: {plan.num_jobs:,} jobs")
+
+
+def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Finding]:
+    """Read every file that holds rows, and name those that are not as they were committed."""
+    num_damaged = 0
+    for path, file in list(log.state.files.items()):
+        why = _fault(store.locate(path), file.size_bytes, file.sha256, advance)
+        # A driver at work may have merged it into another file meanwhile.
+        if why is None or path not in log.refresh().files:
+            continue
+        num_damaged += 1
+        if num_damaged <= MOST_NAMED:
+            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY}")
+    if num_damaged > MOST_NAMED:
+        yield Finding("problem", f"{num_damaged - MOST_NAMED:,} more files of rows are missing or damaged")
+    if not num_damaged:
+        size_bytes = sum(file.size_bytes for file in log.state.files.values())
+        yield Finding("ok", f"every file of rows is as it was committed ({size_bytes / 1e6:,.1f} MB)")
+
+
+def _fault(path: Path, size_bytes: int, sha256: str, advance: Advance) -> str | None:
+    """What is wrong with a file of rows; None where nothing is."""
+    try:
+        found = path.stat().st_size
+        if found != size_bytes:
+            return f"has {found:,} bytes where {size_bytes:,} were committed"
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                advance(len(chunk))
+    except FileNotFoundError:
+        return "was committed and is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if digest.hexdigest() == sha256 else "is damaged: its bytes are not those committed"
+
+
+def _leftovers(folder: Path, log: CommitLog) -> Finding:
+    """What the next run clears, or a run at work when it sweeps."""
+    storage = LocalStorage(folder)
+    names = [name for kind in ("data", "plan", "logs") for name in storage.list(kind)]
+    state = log.refresh()
+    epoch = state.epoch if is_running(folder) else state.seq + 1
+    found = leftovers(names, state, epoch=epoch, now_s=time.time())
+    files = (*found.orphans, *found.replaced, *found.plans)
+    if not files:
+        return Finding("ok", "nothing is left over")
+    size_bytes = sum(_size(storage.locate(name)) for name in files)
+    return Finding(
+        "ok",
+        f"{len(files):,} files ({size_bytes / 1e6:,.1f} MB) are left over, of drivers that were killed or of"
+        " merging: the next run clears them",
+    )
+
+
+def _size(path: Path) -> int:
+    """A file's size; 0 where a run has cleared it meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _driver(folder: Path, state: State) -> Finding:
+    match is_running(folder):
+        case True:
+            return Finding("ok", f"{state.holder} drives it now")
+        case False:
+            return Finding("ok", "nobody drives it now")
+        case None:
+            return Finding("warning", "the file system has no locks: whether somebody drives it is not known")

@@ -1,0 +1,206 @@
+"""A quiet Ray of our own that only this user can reach, or a connection to an existing cluster."""
+
+__all__ = ["LocalRay", "plain_error", "resources"]
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workers.errors import RunError
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
+MIB = 2**20
+_TOKEN = secrets.token_hex(32)
+"""One for each driver process, as Ray's client remembers the first that it was given."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Binds every port to the loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
+_SERVERS = {"raylet": "raylet", "gcs_server": "control server"}
+"""The processes of Ray that nothing goes on without, and what they are called."""
+_FOLDER = "swapyard-ray"
+_MOST_PATH = 40
+"""Ray puts sockets into its folder, whose paths may not be long."""
+_LEFT_S = 120.0
+"""Ray's own processes may outlive a killed driver by a minute; its folder is left to them as long."""
+
+
+class LocalRay:
+    """Ray for one driver: started and stopped, and started again where its processes were killed."""
+
+    def __init__(self, address: str | None, *, num_cpus: int) -> None:
+        """`address` is an existing cluster's, of which we only leave; without it `num_cpus` are our own."""
+        self._address = address
+        self._num_cpus = num_cpus
+        self._environment: dict[str, str | None] = {}
+        self._servers: dict[str, psutil.Process] = {}
+        self._folder: Path | None = None
+        self._is_up = False
+
+    def start(self) -> None:
+        """Connect to the cluster, or start a Ray of our own, from a thread that lives as long as the driver.
+
+        Raises:
+            RunError: Ray did not start, or the cluster cannot be reached.
+        """
+        options: dict[str, Any]
+        if self._address is None:
+            settings = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
+            self._environment = {name: os.environ.get(name) for name in settings}
+            os.environ.update(settings)
+            self._folder = _make_folder()
+            options = {
+                # Without it Ray would join any cluster that it finds.
+                "address": "local",
+                "num_cpus": self._num_cpus,
+                "object_store_memory": 80 * MIB,
+                "include_dashboard": False,
+                "_temp_dir": str(self._folder),
+            }
+        else:
+            _knock(self._address)
+            options = {"address": self._address}
+        self._is_up = True
+        try:
+            _connect(options)
+        except Exception as error:
+            self.stop()
+            where = f"the Ray cluster at {self._address}" if self._address else "a local Ray"
+            raise RunError(
+                f"{where} did not answer: {plain_error(error).rstrip('.')};"
+                " --executor inline runs without Ray"
+            ) from error
+        if self._address is None:
+            ours = ((_SERVERS.get(child.name()), child) for child in psutil.Process().children())
+            self._servers = {name: child for name, child in ours if name is not None}
+
+    def fallen(self) -> str | None:
+        """Which of our own Ray's processes is gone, or None; of an existing cluster nobody here knows."""
+        return next((name for name, server in self._servers.items() if not _is_alive(server)), None)
+
+    def stop(self) -> None:
+        """Stop our own Ray and remove its folder, or leave the cluster; twice does no harm."""
+        if not self._is_up:
+            # Whoever else uses Ray in this process keeps it.
+            return
+        import ray
+
+        self._is_up = False
+        self._servers = {}
+        ray.shutdown()
+        _restore(self._environment)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def resources() -> dict[str, float]:
+    """What the cluster has in all, by Ray's names."""
+    import ray
+
+    count: Any = ray.cluster_resources
+    return dict(count())
+
+
+def plain_error(error: BaseException) -> str:
+    """The error's own words: the last line of a trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _connect(options: Mapping[str, Any]) -> None:
+    with warnings.catch_warnings(), _own_signals():
+        warnings.simplefilter("ignore", FutureWarning)
+        import ray
+
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _make_folder() -> Path:
+    """A folder for Ray's sockets and logs, named after this process; those of dead ones are removed."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > _MOST_PATH:
+        base = Path("/tmp")
+    for old in base.glob(f"{_FOLDER}-*-*"):
+        _remove_left(old)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-{os.getpid()}-", dir=base))
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what a driver that was killed some time ago has left; other users' cannot be."""
+    pid = folder.name.split("-")[2]
+    with suppress(OSError):
+        is_old = time.time() - folder.stat().st_mtime > _LEFT_S
+        if is_old and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Set variables back to what they were: another cluster has another token."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _knock(address: str) -> None:
+    """Accept an address where something listens, or a word such as ``auto`` that Ray looks up.
+
+    Raises:
+        RunError: nothing listens there.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"no Ray cluster answers at {address} ({reason}); correct --address, or leave it out to run here"
+        ) from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps our handlers while Ray starts.
+
+    Ray would put one for SIGTERM that ends the driver at once. Its processes must not end with the terminal
+    either, before what runs on them is committed: what is ignored here they ignore, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

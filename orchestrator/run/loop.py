@@ -1,0 +1,228 @@
+"""The loop of a run: hands out slices, commits what comes back, replaces workers that die."""
+
+__all__ = ["Loop"]
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.faults import reach
+from orchestrator.plan.tables import Plan
+from orchestrator.remaining import Counts, counts_of
+from orchestrator.run.compactor import Compactor
+from orchestrator.run.executors import Died, Event, Executor, Finished, Joined
+from orchestrator.run.schedule import Schedule
+from orchestrator.run.setup import Limits
+from orchestrator.run.stopping import Stop
+from orchestrator.run.work import Slice
+from orchestrator.store import Driver, Manifest
+from workers.errors import RunError
+
+MORE_DEATHS = 12
+"""Workers may die so many times more than slices are finished, and once for each that there is."""
+LEAST_SHARE = 1 / 8
+"""Of the usual memory, that the replacement of a worker which died is given."""
+SETTLED = 50
+"""After so many slices a worker's death says nothing of the memory that it was given."""
+POLL_S = 0.5
+SWEEP_EVERY_S = 1800.0
+"""How often files that compaction has replaced are cleared."""
+COUNTING_SHARE = 0.02
+"""Of the driver's time, that counting how far the study is may take."""
+
+
+class Loop:
+    """Runs until nothing is left, a limit is reached or somebody asks to stop."""
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        executor: Executor,
+        workers: Sequence[int],
+        driver: Driver,
+        plan: Plan,
+        compactor: Compactor,
+        stop: Stop,
+        limits: Limits,
+        say: Callable[[str], None],
+        show: Callable[[Counts], None],
+        logs: Path,
+        started: float,
+    ) -> None:
+        """`executor` brings up `workers`; `started` is when the run began, by the monotonic clock.
+
+        Workers' logs lie in `logs`.
+        """
+        self._schedule = schedule
+        self._executor = executor
+        self._driver = driver
+        self._plan = plan
+        self._compactor = compactor
+        self._stop = stop
+        self._limits = limits
+        self._say = say
+        self._show = show
+        self._logs = logs
+        self._started = started
+        self._began = time.monotonic()
+        self._idle: list[int] = []
+        self._busy: dict[int, Slice] = {}
+        self._coming = set(workers)
+        """Workers that are on their way."""
+        self._shares = dict.fromkeys(workers, 1.0)
+        """Of the usual memory, that each worker takes."""
+        self._finished = dict.fromkeys(workers, 0)
+        """Slices that each worker has finished."""
+        self._num_workers = len(self._coming)
+        self._num_finished = 0
+        self._num_deaths = 0
+        self.num_rows = 0
+        """Jobs that were committed, retries included."""
+        self.num_failed = 0
+        """Those of them that failed."""
+        self.num_retried = 0
+
+    @property
+    def measured_rate(self) -> float | None:
+        """Cost units per second of a worker; None where none was measured."""
+        return self._schedule.measured_rate
+
+    def run(self) -> None:
+        """Until there is nothing more to wait for.
+
+        Raises:
+            RunError: workers die without end.
+        """
+        shown = swept = time.monotonic()
+        every_s = POLL_S
+        while self._goes_on():
+            manifests: list[Manifest] = []
+            for event in self._executor.wait(POLL_S):
+                manifests += self._take(event)
+            if manifests:
+                self._commit(manifests)
+            self._compactor.poll()
+            if time.monotonic() - swept >= SWEEP_EVERY_S:
+                swept = time.monotonic()
+                self._driver.sweep()
+            if time.monotonic() - shown >= every_s:
+                before = time.monotonic()
+                self._show(counts_of(self._plan, self._driver.state))
+                shown = time.monotonic()
+                every_s = max(POLL_S, (shown - before) / COUNTING_SHARE)
+
+    def _goes_on(self) -> bool:
+        """Hand out what can be; whether anything is to be waited for."""
+        seconds = self._limits.seconds
+        if seconds is not None and time.monotonic() - self._started >= seconds:
+            self._stop.ask("time")
+        if self._stop.reason is not None:
+            for worker in self._executor.abandon():
+                self._schedule.give_up(self._busy.pop(worker))
+            return bool(self._busy)
+        self._hand_out()
+        if self._busy:
+            return True
+        if self._schedule.is_empty:
+            return False
+        if self._room() == 0:
+            self._stop.ask("limit")
+            return False
+        if not self._coming:
+            raise RunError("work is left that no worker was given; run the same command again")
+        return True
+
+    def _hand_out(self) -> None:
+        still_idle: list[int] = []
+        for worker in self._idle:
+            room = self._room()
+            given = self._schedule.next_slice(worker, self._target_s(), room) if room != 0 else None
+            if given is None:
+                still_idle.append(worker)
+                continue
+            self._busy[worker] = given
+            self._executor.submit(worker, given, self._target_s())
+        self._idle = still_idle
+
+    def _target_s(self) -> float:
+        """How long a slice should take now; near the end of the time that is allowed, no longer than that."""
+        target = self._schedule.target_s(time.monotonic() - self._began)
+        if self._limits.seconds is None:
+            return target
+        left = self._limits.seconds - (time.monotonic() - self._started)
+        return min(target, max(left, POLL_S))
+
+    def _room(self) -> int | None:
+        """Jobs that may still be handed out; None where there is no limit."""
+        if self._limits.jobs is None:
+            return None
+        given = sum(self._num_jobs(taken) for taken in self._busy.values())
+        return max(0, self._limits.jobs - self.num_rows - given)
+
+    def _num_jobs(self, taken: Slice) -> int:
+        if taken.jobs:
+            return sum(hi - lo for lo, hi in taken.jobs)
+        return (taken.k_hi - taken.k_lo) * len(self._plan.tiles[taken.tile].pairs)
+
+    def _take(self, event: Event) -> Sequence[Manifest]:
+        """Note what happened; the part that is to be committed, if there is one."""
+        match event:
+            case Joined(worker):
+                self._coming.discard(worker)
+                self._schedule.join(worker, self._shares[worker])
+                self._idle.append(worker)
+            case Finished(worker, taken, report):
+                reach("driver.report")
+                del self._busy[worker]
+                self._finished[worker] += 1
+                self._num_finished += 1
+                self._schedule.report(worker, taken, report.num_cells, report.seconds)
+                self._idle.append(worker)
+                return [report.manifest]
+            case Died():
+                self._replace(event)
+        return []
+
+    def _replace(self, death: Died) -> None:
+        """Put another worker in the place of one that died, and see what becomes of its slice."""
+        # A driver that lost the study may have lost its folders, too: then nothing here is to blame.
+        self._driver.check()
+        worker, taken = death.worker, death.taken
+        share, num_finished = self._shares.pop(worker), self._finished.pop(worker)
+        self._num_deaths += 1
+        self._coming.discard(worker)
+        self._busy.pop(worker, None)
+        self._idle = [one for one in self._idle if one != worker]
+        self._schedule.leave(worker)
+        if taken is not None and not death.is_guilty:
+            self._schedule.give_up(taken)
+        elif taken is not None:
+            share = max(LEAST_SHARE, (1.0 if num_finished >= SETTLED else share) / 2)
+            if self._schedule.blame(taken, death.job):
+                self._say("a job of which worker after worker died becomes a failure")
+        logs = f"logs lie in {self._logs}"
+        if self._num_deaths > MORE_DEATHS + self._num_workers + self._num_finished:
+            raise RunError(
+                f"{self._num_deaths} workers died and {self._num_finished} slices were finished, so this run"
+                f" ends; the last one died so: {death.message}; {logs}"
+            )
+        self._say(f"worker {worker} died and is replaced: {death.message}; {logs}")
+        fresh = self._executor.add(share)
+        self._coming.add(fresh)
+        self._shares[fresh], self._finished[fresh] = share, 0
+
+    def _commit(self, manifests: Sequence[Manifest]) -> None:
+        """Commit parts; one that holds jobs already done is refused, and they are counted once."""
+        reach("driver.commit.before")
+        refused = self._driver.commit(manifests)
+        reach("driver.commit.after")
+        for manifest in refused:
+            self._say(f"{manifest.path} repeats jobs that are done, and is left out")
+        for manifest in manifests:
+            if manifest not in refused:
+                self.num_rows += manifest.rows
+                self.num_failed += manifest.failed
+                self.num_retried += manifest.rows if manifest.replaces is not None else 0
+        if self._limits.failures is not None and self.num_failed > self._limits.failures:
+            self._stop.ask("failures")

@@ -1,0 +1,79 @@
+"""Why a run stops before its end: it is told to by a signal, or one of its limits is reached."""
+
+__all__ = ["Reason", "Stop", "listening"]
+
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Literal
+
+from orchestrator.run.progress import Progress
+
+Reason = Literal["interrupted", "limit", "time", "failures"]
+"""Who asked: a signal, or one of the limits that a run may be given."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether to stop: then nothing more is handed out, and what runs is finished and committed."""
+
+    reason: Reason | None = None
+    can_drain: bool = False
+    """Before any job runs there is nothing to finish: a Ctrl-C ends everything at once."""
+
+    def ask(self, reason: Reason) -> None:
+        """Stop, for the first reason that is given."""
+        self.reason = self.reason or reason
+
+
+@contextmanager
+def listening(progress: Progress) -> Iterator[Stop]:
+    """Within it Ctrl-C, SIGTERM and a closed terminal ask to stop; only the main thread is told of them."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        elif stop.reason == "interrupted":
+            raise KeyboardInterrupt
+        if not stop.can_drain:
+            raise KeyboardInterrupt
+        stop.ask("interrupted")
+        # The line that this signal came in the middle of may still hold the stream.
+        with suppress(RuntimeError):
+            progress.say("stopping: what runs is finished and committed; Ctrl-C again aborts it")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        # Under nohup a closed terminal is to be of no concern.
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:
+            signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """Nobody reads any more, and writing to a closed terminal is an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if not _is_file(stream.fileno()):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _is_file(descriptor: int) -> bool:
+    """Whether what is written there goes to a file or a pipe, and not to the terminal that was closed."""
+    return not stat.S_ISCHR(os.fstat(descriptor).st_mode)

@@ -1,0 +1,124 @@
+"""What is handed out: a slice of a tile is one call, one part; a tile's work is what remains of it."""
+
+__all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work"]
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.plan.ranges import mask, stretches
+from orchestrator.plan.tables import Plan, Tile
+from orchestrator.store import State
+
+CAPTURES_PER_PAIR = 2.0
+"""A capture costs about as much as a job: one of the base and one of the source for each pair."""
+
+Jobs = tuple[tuple[int, int], ...]
+"""Jobs of one tile, as sorted half-open ranges of ``k * P + j``: the k-th cell on the j-th of P pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Cells ``k_lo`` to ``k_hi`` of a tile, for the metric families that they lack."""
+
+    tile: int
+    lane: int
+    k_lo: int
+    k_hi: int
+    families: tuple[str, ...]
+    replaces: str | None = None
+    """A retry names the part whose failed rows it replaces."""
+    jobs: Jobs = ()
+    """The jobs of a retry; otherwise all are run."""
+    careful: bool = False
+    """Whether jobs run one by one, each noted before it begins, because this slice killed workers."""
+    given_up: Jobs = ()
+    """Jobs that killed too many workers: they become failures and are not run."""
+
+
+@dataclass(slots=True)
+class TileWork:
+    """What remains of a tile, or of the failed jobs of one part: ranges of k that lack the same families."""
+
+    tile: int
+    lane: int
+    num_pairs: int
+    costs: np.ndarray
+    """Cost units of each cell for one pair, shape (num_cells,)."""
+    todo: list[tuple[int, int, tuple[str, ...]]]
+    owner: int | None = None
+    replaces: str | None = None
+    jobs: Jobs = ()
+
+    @property
+    def key(self) -> tuple[int, str | None]:
+        """What tells it from other work."""
+        return self.tile, self.replaces
+
+    @property
+    def cost(self) -> float:
+        """Cost units that remain."""
+        return float(sum(self.costs[lo:hi].sum() for lo, hi, _ in self.todo) * self.num_pairs)
+
+    @property
+    def capture_cost(self) -> float:
+        """What a worker pays before its first job here."""
+        return float(self.costs.max() * CAPTURES_PER_PAIR * self.num_pairs)
+
+    def take(self, budget: float, *, high: bool, most_cells: int | None = None) -> Slice:
+        """Remove and return about `budget` cost units from the low or the high end, at least one cell."""
+        lo, hi, families = self.todo.pop(-1 if high else 0)
+        costs = self.costs[lo:hi] * self.num_pairs
+        num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
+        num = max(1, min(num, hi - lo, most_cells or hi - lo))
+        if num < hi - lo:
+            rest = (lo, hi - num, families) if high else (lo + num, hi, families)
+            self.todo.insert(len(self.todo) if high else 0, rest)
+        k_lo, k_hi = (hi - num, hi) if high else (lo, lo + num)
+        jobs = jobs_within(self.jobs, k_lo * self.num_pairs, k_hi * self.num_pairs)
+        return Slice(self.tile, self.lane, k_lo, k_hi, families, self.replaces, jobs)
+
+    def put_back(self, lo: int, hi: int, families: tuple[str, ...]) -> None:
+        """Return a range that was taken and not done; it melts into its neighbours."""
+        joined: list[tuple[int, int, tuple[str, ...]]] = []
+        for part in sorted([*self.todo, (lo, hi, families)]):
+            if joined and joined[-1][1:] == (part[0], part[2]):
+                joined[-1] = (joined[-1][0], *part[1:])
+            else:
+                joined.append(part)
+        self.todo = joined
+
+
+def jobs_within(jobs: Jobs, lo: int, hi: int) -> Jobs:
+    """The jobs from `lo` to `hi`."""
+    return tuple((max(a, lo), min(b, hi)) for a, b in jobs if a < hi and lo < b)
+
+
+def open_work(plan: Plan, state: State) -> list[TileWork]:
+    """The tiles of which something remains, in the order of the plan."""
+    work = [
+        TileWork(
+            tile=tile.tile,
+            lane=tile.lane,
+            num_pairs=len(tile.pairs),
+            costs=plan.costs[tile.cellset],
+            todo=_todo(plan, state, tile),
+        )
+        for tile in plan.tiles.values()
+    ]
+    return [tile for tile in work if tile.todo]
+
+
+def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[str, ...]]]:
+    """Ranges of wanted cells, each with the metric families that all of its cells lack."""
+    wanted = mask(tile.num_cells, tile.wanted)
+    # One bit for each family that a cell lacks: a change of the bits begins a new range.
+    lacking = np.zeros(tile.num_cells, np.int64)
+    for bit, family in enumerate(plan.families):
+        done = mask(tile.num_cells, state.done(family, tile.tile).intervals())
+        lacking |= (wanted & ~done).astype(np.int64) << bit
+    return [
+        (lo, hi, tuple(f for bit, f in enumerate(plan.families) if lacking[lo] >> bit & 1))
+        for lo, hi in stretches(lacking)
+        if lacking[lo]
+    ]

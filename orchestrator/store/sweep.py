@@ -1,0 +1,177 @@
+"""Clearing: files of a study that no commit names, or that a merged file replaced long ago.
+
+An ``open`` commit fences every earlier driver, so what earlier epochs left uncommitted will never be
+committed. Of the current epoch nothing is cleared that is not known to be replaced: its workers write on.
+"""
+
+__all__ = ["GRACE_S", "Leftovers", "Swept", "leftovers", "sweep"]
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from orchestrator.faults import reach
+from orchestrator.store.commit import commit_name
+from orchestrator.store.manifest import PLAIN_NAME
+from orchestrator.store.state import State
+from orchestrator.store.storage import LocalStorage, Storage, explained
+from workers.errors import StoreError
+
+GRACE_S = 3600.0
+"""How long a reader may be at a file that was replaced."""
+
+_PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
+_PLAN_FILE = re.compile(rf"plan/([0-9a-f]{{32}})/{PLAIN_NAME}")
+_PLAN_ID = re.compile("[0-9a-f]{32}")
+_TRIAL = re.compile(r"logs/([1-9][0-9]*)/[0-9]+\.trial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """Files that may be cleared, by name."""
+
+    orphans: tuple[str, ...]
+    """Of earlier epochs, named by no commit: parts, and workers' notes."""
+    replaced: tuple[str, ...]
+    """Parts and merged files whose rows have been in another file for long enough."""
+    plans: tuple[str, ...]
+    """Files of plans that were never committed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """How many files were cleared."""
+
+    num_orphans: int = 0
+    num_replaced: int = 0
+    num_plans: int = 0
+    """Files of plans that were never committed."""
+    num_hidden: int = 0
+    """Temporary files."""
+    problem: str | None = None
+    """Why clearing stopped before its end; a later sweep goes on."""
+
+
+def leftovers(
+    names: Iterable[str],
+    state: State,
+    *,
+    epoch: int,
+    now_s: float,
+    grace_s: float = GRACE_S,
+    own_plans: Set[str] = frozenset(),
+) -> Leftovers:
+    """Which of the files `names` the driver of `epoch` may clear. Names of no form of ours stay.
+
+    Args:
+        names: files below ``data``, ``plan`` and ``logs``, listed before `state` was read.
+        state: what the study holds.
+        epoch: that of the driver.
+        now_s: seconds since 1970.
+        grace_s: how long replaced files stay.
+        own_plans: plans that this driver wrote or is writing.
+    """
+    orphans: list[str] = []
+    replaced: list[str] = []
+    plans: list[str] = []
+    kept_plans = own_plans | state.plans
+    for name in names:
+        if name in state.replaced:
+            if now_s - state.replaced[name] > grace_s:
+                replaced.append(name)
+        elif part := _PART.fullmatch(name) or _TRIAL.fullmatch(name):
+            if int(part[1]) < epoch and name not in state.files:
+                orphans.append(name)
+        elif (plan := _PLAN_FILE.fullmatch(name)) and plan[1] not in kept_plans:
+            plans.append(name)
+    return Leftovers(orphans=tuple(orphans), replaced=tuple(replaced), plans=tuple(plans))
+
+
+def sweep(
+    storage: Storage,
+    read_on: Callable[[], State],
+    *,
+    epoch: int,
+    grace_s: float,
+    own_plans: Set[str],
+    is_locked: bool,
+) -> Swept:
+    """Clear what may be cleared by the driver of `epoch`; nothing where it lost the study.
+
+    `read_on` gives the state as it is when called. Temporary files are cleared only where the study
+    `is_locked` by this driver: else a driver that is about to take it over may be writing one.
+    """
+    names = [name for folder in ("data", "plan", "logs") for name in storage.list(folder)]
+    # Folders and hidden files are a disk's own.
+    root = storage.root if isinstance(storage, LocalStorage) else None
+    folders = _folders(root) if root is not None else []
+    hidden = _hidden(root, epoch) if root is not None and is_locked else []
+    # Listed first: whoever took the study over since then is in the state, and nothing of his was listed.
+    state = read_on()
+    if state.epoch != epoch:
+        return Swept()
+    found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
+    swept = _cleared(storage, found, hidden)
+    for folder in folders:
+        if root is not None and _is_past(folder, epoch, own_plans | state.plans):
+            # Not empty, or gone: either is well.
+            with contextlib.suppress(OSError):
+                (root / folder).rmdir()
+    return swept
+
+
+def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:
+    """Remove files until all are gone or one cannot be removed, and count them."""
+    kinds = {"orphan": found.orphans, "replaced": found.replaced, "plan": found.plans}
+    counts: Counter[str] = Counter()
+    problem = None
+    try:
+        for kind, name in ((kind, name) for kind, names in kinds.items() for name in names):
+            reach("sweep.remove")
+            storage.remove(name)
+            counts[kind] += 1
+        for path in hidden:
+            reach("sweep.remove")
+            with explained(path):
+                path.unlink(missing_ok=True)
+            counts["hidden"] += 1
+    except StoreError as error:
+        problem = str(error)
+    return Swept(
+        num_orphans=counts["orphan"],
+        num_replaced=counts["replaced"],
+        num_plans=counts["plan"],
+        num_hidden=counts["hidden"],
+        problem=problem,
+    )
+
+
+def _hidden(root: Path, epoch: int) -> list[Path]:
+    """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
+    places = ((root, ".tmp-*"), (root, ".hello-*"), (root / "commits", ".tmp-*"))
+    opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
+    found: list[Path] = []
+    for folder, pattern in places:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_mtime_ns < opened_ns:
+                    found.append(path)
+    return found
+
+
+def _folders(root: Path) -> list[PurePath]:
+    """The folders of lanes, epochs and plans, relative to the study, each after those in it."""
+    found = (path for pattern in ("data/*/*", "data/*", "plan/*") for path in root.glob(pattern))
+    return [path.relative_to(root) for path in found if path.is_dir() and not path.is_symlink()]
+
+
+def _is_past(folder: PurePath, epoch: int, kept_plans: Set[str]) -> bool:
+    """Whether nobody will write into a folder any more: it is an earlier epoch's or an uncommitted plan's."""
+    kind, name = folder.parts[:2]
+    if kind == "plan":
+        return _PLAN_ID.fullmatch(name) is not None and name not in kept_plans
+    return name.isdecimal() and int(name) < epoch
