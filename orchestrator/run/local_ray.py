@@ -36,9 +36,9 @@ _QUIET = {
 }
 _SERVERS = {"raylet": "raylet", "gcs_server": "control server"}
 """The processes of Ray that nothing goes on without, and what they are called."""
-_FOLDER = "swapyard-ray"
-_MOST_PATH = 40
-"""Ray puts sockets into its folder, whose paths may not be long."""
+_FOLDER = "swapyard"
+_MOST_PATH = 17
+"""Ray puts sockets into its folder, and the path of a socket has 107 bytes at most."""
 _LEFT_S = 120.0
 """Ray's own processes may outlive a killed driver by a minute; its folder is left to them as long."""
 
@@ -146,14 +146,14 @@ def _make_folder() -> Path:
     base = Path(tempfile.gettempdir())
     if len(str(base)) > _MOST_PATH:
         base = Path("/tmp")
-    for old in base.glob(f"{_FOLDER}-*-*"):
+    for old in base.glob(f"{_FOLDER}-[0-9]*-*"):
         _remove_left(old)
     return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}-{os.getpid()}-", dir=base))
 
 
 def _remove_left(folder: Path) -> None:
     """Remove what a driver that was killed some time ago has left; other users' cannot be."""
-    pid = folder.name.split("-")[2]
+    pid = folder.name.split("-")[1]
     with suppress(OSError):
         is_old = time.time() - folder.stat().st_mtime > _LEFT_S
         if is_old and pid.isdecimal() and not psutil.pid_exists(int(pid)):

