@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from workers.edits import Edits
+from workers.errors import ModelError
 from workers.hooks import Tap, Visit, visiting
 from workers.inputs import Inputs
 from workers.jobs import Change
@@ -50,16 +51,35 @@ def run(
     kept: dict[Tap | Region, list[Tensor]] = {}
     keepers = [(_tap(place), _keeper(kept, place, inputs)) for place in keep]
     # Within one forward a learned rotation is computed once, however many units and steps use it.
+    visits = [(tap, _guarded(tap, visit)) for tap, visit in edits.visits()]
     with (
         evaluating(module),
         parametrize.cached(),
-        visiting(module, [*edits.visits(), *keepers], num_steps=inputs.num_tokens or 1) as seen,
+        visiting(module, [*visits, *keepers], num_steps=inputs.num_tokens or 1) as seen,
     ):
         output = module(*inputs.args, **inputs.kwargs)
     for error in (*edits.failures(seen).values(), *seen.faults().values()):
         raise error
     whole = {place: parts[0] if len(parts) == 1 else torch.cat(parts, 1) for place, parts in kept.items()}
     return Ran(output=output, kept=whole, edits=edits)
+
+
+def _guarded(tap: Tap, visit: Visit) -> Visit:
+    """The visit, refused where backpropagation would run the module again without it."""
+    with_gradients = torch.is_grad_enabled()
+
+    def visit_once(tensor: Tensor, call: int) -> Tensor | None:
+        # A checkpoint takes over what is saved for backpropagation, or at first runs without gradients.
+        saving = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        is_taken_over = saving is not None and saving[0].__qualname__.startswith("_checkpoint_hook")
+        if with_gradients and (is_taken_over or not torch.is_grad_enabled()):
+            raise ModelError(
+                f"{tap} lies inside gradient checkpointing, which runs the module again without the "
+                "intervention; switch checkpointing off, or run under torch.no_grad()"
+            )
+        return visit(tensor, call)
+
+    return visit_once
 
 
 def _tap(place: Tap | Region) -> Tap:

@@ -18,6 +18,7 @@ __all__ = ["Tap", "Visit", "Visits", "visiting"]
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,10 @@ class Visits:
         return None
 
 
+_CURRENT: ContextVar[Visits | None] = ContextVar("visits", default=None)
+"""Those of the innermost ``with``: a forward that a visit starts, or another thread, has its own."""
+
+
 @contextmanager
 def visiting(
     model: nn.Module, visits: Sequence[tuple[Tap, Visit]], *, num_steps: int = 1
@@ -97,11 +102,13 @@ def visiting(
     for tap, visit in visits:
         by_tap.setdefault(tap, []).append(visit)
     handles = []
+    token = _CURRENT.set(counts)
     try:
         for tap, listed in by_tap.items():
             handles.append(_attach(_module(model, tap), tap, listed, counts))
         yield counts
     finally:
+        _CURRENT.reset(token)
         for handle in handles:
             handle.remove()
 
@@ -125,6 +132,8 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         return tensor
 
     def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if _CURRENT.get() is not counts:
+            return args, kwargs
         if args and isinstance(args[0], Tensor):
             return (see(args[0]), *args[1:]), kwargs
         if isinstance(kwargs.get("hidden_states"), Tensor):
@@ -133,6 +142,8 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         return args, kwargs
 
     def on_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if _CURRENT.get() is not counts:
+            return output
         if isinstance(output, Tensor):
             return see(output)
         if type(output) is tuple and output and isinstance(output[0], Tensor):

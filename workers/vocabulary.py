@@ -10,6 +10,7 @@ __all__ = [
     "Cell",
     "CleanRun",
     "ModelSpec",
+    "NamedRun",
     "Pair",
     "Place",
     "Position",
@@ -95,25 +96,38 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One change of the base run: at ``place``, in the dimensions ``dims``, by ``operation``."""
+    """One change of a run: at ``place``, in some of its coordinates, by ``operation`` with a value."""
 
     place: Place
     dims: tuple[tuple[int, int], ...] | None
-    """Half-open ranges of the place's dimensions (of each head, where heads are named); None for all."""
+    """Half-open ranges of the place's dimensions (of each head, where heads are named), or of the coordinates
+    of ``fit`` where there is one; None for all."""
     operation: str
     run: str
-    """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run) or ``zero``."""
+    """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run), the name of one of the cell's
+    ``runs``, ``zero``, ``noise`` or ``fit``."""
     origin: Place | None
-    """Where the value is taken; None for ``zero``. As many positions as ``place`` has, or one pooled."""
+    """Where the value is taken; None for ``zero``, ``noise`` and ``fit``. As many positions as ``place`` has,
+    or one pooled."""
+    fit: str | None = None
+    """The identity of the fit whose coordinates these are; None for the dimensions as they are."""
+    value_fit: str | None = None
+    """With the run ``fit``: the identity of the fit whose vector is the value."""
+    scale: float | None = None
+    """Of ``noise`` its standard deviation, of a ``fit`` a factor (1 where None)."""
+    seed: int | None = None
+    """Of ``noise``: with the pair and the place it says what is drawn."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for canonical JSON."""
+        """Plain data, for canonical JSON; what is not used is not there."""
+        more = {"fit": self.fit, "value_fit": self.value_fit, "scale": self.scale, "seed": self.seed}
         return {
             "place": self.place.to_json(),
             "dims": None if self.dims is None else [list(d) for d in self.dims],
             "operation": self.operation,
             "run": self.run,
             "origin": None if self.origin is None else self.origin.to_json(),
+            **{key: value for key, value in more.items() if value is not None},
         }
 
     @classmethod
@@ -126,7 +140,20 @@ class Unit:
             operation=data["operation"],
             run=data["run"],
             origin=None if origin is None else Place.from_json(origin),
+            fit=data.get("fit"),
+            value_fit=data.get("value_fit"),
+            scale=data.get("scale"),
+            seed=data.get("seed"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """An intervened run of the pair's base, which units take values from."""
+
+    name: str
+    units: tuple[Unit, ...]
+    """In the order in which they apply; they may take values from the runs named before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +163,25 @@ class Cell:
     units: tuple[Unit, ...]
     read: int | str
     """The token whose next-token logits are read: an index, or a span reference with one token."""
+    runs: tuple[NamedRun, ...] = ()
+    """Run before it, in order."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for canonical JSON."""
-        return {"units": [u.to_json() for u in self.units], "read": self.read}
+        found = {"units": [u.to_json() for u in self.units], "read": self.read}
+        if self.runs:
+            found["runs"] = [[run.name, [u.to_json() for u in run.units]] for run in self.runs]
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote."""
-        return cls(units=tuple(Unit.from_json(u) for u in data["units"]), read=data["read"])
+        runs = data.get("runs", ())
+        return cls(
+            units=tuple(Unit.from_json(u) for u in data["units"]),
+            read=data["read"],
+            runs=tuple(NamedRun(name, tuple(Unit.from_json(u) for u in units)) for name, units in runs),
+        )
 
 
 @dataclass(frozen=True, slots=True)
