@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from workers.positions import per_example
     from workers.regions import Box, Coordinates
     from workers.subspaces import LowRankRotation, Rotation, Subspace
-    from workers.units import IntervenedRun, Mean, Noise, Origin, Unit
+    from workers.units import From, IntervenedRun, Mean, Noise, Unit
 
 __all__ = [
     "PCA",
@@ -60,6 +60,7 @@ __all__ = [
     "Box",
     "ClusterError",
     "Coordinates",
+    "From",
     "HeldError",
     "IntervenableModel",
     "Intervened",
@@ -72,7 +73,6 @@ __all__ = [
     "ModelSpec",
     "Noise",
     "NotYetError",
-    "Origin",
     "Outcome",
     "Overview",
     "Plot",
@@ -106,7 +106,7 @@ _OF_THE_MODEL = {
     "per_example": "workers.positions",
     **dict.fromkeys(("Box", "Coordinates"), "workers.regions"),
     **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.subspaces"),
-    **dict.fromkeys(("IntervenedRun", "Mean", "Noise", "Origin", "Unit"), "workers.units"),
+    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.units"),
 }
 """Where the names are that need torch."""
 

@@ -5,7 +5,6 @@ are what the singular key takes, or a text that stands for such a list (``all``,
 """
 
 __all__ = [
-    "PLANNED_SITES",
     "Check",
     "Column",
     "Count",
@@ -59,9 +58,6 @@ Written = str | int | float | Sequence[str | int | float]
 
 Check = Callable[[Any], Any]
 """Returns the value, or raises `ProblemsError`."""
-
-PLANNED_SITES = ("cell_output",)
-"""Places of recurrent models: part of the language, of no model that this version runs."""
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -122,7 +118,7 @@ def check_site(value: Any) -> str:
     """A site's name, a module path, or a reference."""
     if not isinstance(value, str) or not value:
         refuse(value, "the name of a site, or a module path")
-    if value in PLANNED_SITES or "$" in value:
+    if "$" in value:
         return value
     try:
         sites.check_site(value)

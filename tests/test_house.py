@@ -29,7 +29,7 @@ PUBLIC = [
     *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
     *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
-    *("IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Origin", "Unit", "per_example"),
+    *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
     *("Box", "Coordinates"),
 ]

@@ -3,7 +3,7 @@
 Shapes: B examples, P positions of a unit, C columns of its place.
 """
 
-__all__ = ["Call", "Source", "bind", "origin_position", "source_of", "wants_of"]
+__all__ = ["Call", "bind", "origin_position", "run_of", "wants_of"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,8 @@ from workers.places import Places
 from workers.positions import PerExample, PositionForm
 from workers.regions import Coordinates, Region
 from workers.subspaces import Coordinated, Part, Subspace, as_ranges
-from workers.units import IntervenedRun, Mean, Noise, Origin, Unit, heads_of
+from workers.units import From, IntervenedRun, Mean, Noise, Run, Unit, heads_of
 from workers.values import ZERO, Constant, Drawn, Taken, Value
-
-Source = str | IntervenedRun | Mean
-"""A run that values come from: the clean run of an input, by its name; an intervened run; runs to average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +33,8 @@ class Call:
     """``base``, and ``source``, ``source_2`` … where they are given."""
     mean: Callable[[Unit, Mean, Target], Tensor]
     """The mean [1, C] that such a unit takes at its origin."""
+    embedding_std: Callable[[], float]
+    """What the scale of noise is measured in."""
 
     def inputs_of(self, source: str | IntervenedRun) -> Inputs:
         """The inputs of a run.
@@ -49,22 +48,22 @@ class Call:
         return self.inputs[name]
 
 
-def source_of(unit: Unit) -> Source | None:
+def run_of(unit: Unit) -> Run | None:
     """The run that a unit takes its value from; None where it takes it from none."""
-    if unit.operation in (COLLECT, SKIP) or isinstance(unit.value, Tensor | Noise) or unit.value == "zero":
+    if unit.intervention in (COLLECT, SKIP) or not isinstance(unit.from_, From):
         return None
-    return unit.value
+    return unit.from_.run
 
 
-def wants_of(units: Sequence[Unit], places: Places) -> dict[Source, set[Tap | Region]]:
+def wants_of(units: Sequence[Unit], places: Places) -> dict[Run, set[Tap | Region]]:
     """What is to be kept of each run that values come from, of those that other runs need too.
 
     Raises:
         ModelError: a place that the model does not have.
     """
-    wants: dict[Source, set[Tap | Region]] = {}
+    wants: dict[Run, set[Tap | Region]] = {}
     for unit in units:
-        source = source_of(unit)
+        source = run_of(unit)
         if source is None:
             continue
         origin = _origin(unit, None, places)
@@ -88,7 +87,7 @@ def bind(units: Sequence[Unit], base: Inputs, call: Call) -> list[list[Change]]:
 
 def _changes(unit: Unit, base: Inputs, call: Call) -> Iterator[Change]:
     """The unit's change of each example."""
-    source = source_of(unit)
+    source = run_of(unit)
     run = None if source is None or isinstance(source, Mean) else call.inputs_of(source)
     steps = _steps(unit, base.num_rows, call.places)
     if unit.coordinates is not None:
@@ -101,32 +100,33 @@ def _changes(unit: Unit, base: Inputs, call: Call) -> Iterator[Change]:
         if own is None or origin is None:
             yield Change(step, (), ZERO)
             continue
-        own, origin = zipped(own, origin, str(source))
+        own, origin = zipped(own, origin, source if isinstance(source, str) else "the run")
         value = _value(unit, step, row, own, call) if run is None else _taken(source, row, origin, run)
         yield Change(step, base.padded(row, own), value)
 
 
-def _taken(source: Source | None, row: int, origin: Sequence[int], run: Inputs) -> Taken:
+def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> Taken:
     """What a run holds at an example's own tokens."""
     return Taken((source, row % run.num_rows), run.padded(row, origin), run.num_tokens)
 
 
 def _region_value(unit: Unit, row: int, run: Inputs | None) -> Value:
     """What the unit writes in a region of an example."""
-    if isinstance(unit.value, Tensor):
-        return Constant(unit.value[None])
-    return ZERO if run is None else _taken(source_of(unit), row, (), run)
+    if isinstance(unit.from_, Tensor):
+        return Constant(unit.from_[None])
+    return ZERO if run is None else _taken(run_of(unit), row, (), run)
 
 
 def _value(unit: Unit, step: Step, row: int, own: Sequence[int], call: Call) -> Value:
     """What the unit writes at an example's own tokens, where no run says it."""
-    if isinstance(unit.value, Noise):
-        return Drawn(unit.value.scale, unit.value.seed, unit.value.first_example + row, tuple(own))
-    if isinstance(unit.value, Tensor):
-        return Constant(_numbers(unit.value, row))
-    if isinstance(unit.value, Mean):
+    if isinstance(unit.from_, Noise):
+        noise, std = unit.from_, call.embedding_std()
+        return Drawn(noise.scale * std, noise.seed, noise.first_example + row, tuple(own))
+    if isinstance(unit.from_, Tensor):
+        return Constant(_numbers(unit.from_, row))
+    if isinstance(mean := run_of(unit), Mean):
         assert isinstance(step.origin, Target)
-        return Constant(call.mean(unit, unit.value, step.origin))
+        return Constant(call.mean(unit, mean, step.origin))
     return ZERO
 
 
@@ -164,8 +164,8 @@ def _step(unit: Unit, subspace: object, places: Places) -> Step:
     dims = None if learned is not None or subspace is None else as_ranges(subspace, None)  # type: ignore[arg-type]
     return Step(
         place=_place(unit, dims, places),
-        operation=unit.operation,
-        origin=None if source_of(unit) is None else _origin(unit, dims, places),
+        operation=unit.intervention,
+        origin=None if run_of(unit) is None else _origin(unit, dims, places),
         subspace=learned,
     )
 
@@ -176,8 +176,9 @@ def _place(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
 
 
 def _origin(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
-    """Where the value is taken: as at the unit's own place, but for what its origin says."""
-    origin = unit.origin or Origin()
+    """Where in its run the value is taken: as at the unit's own place, but for what is said."""
+    origin = unit.from_
+    assert isinstance(origin, From)
     site = unit.site if origin.site is None else origin.site
     is_path = places.is_path(site)
     layer = unit.layer if origin.layer is None and not is_path else origin.layer
@@ -203,5 +204,5 @@ def _as_written(target: Target, unit: Unit, region: Coordinates | None, places: 
 
 def origin_position(unit: Unit) -> PositionForm:
     """Where in its run the unit's value is taken, as written."""
-    written = unit.origin.position if unit.origin else None
+    written = unit.from_.position if isinstance(unit.from_, From) else None
     return unit.position if written is None else written

@@ -1,12 +1,12 @@
 """What clean runs hold at the places that units take values from: once for each distinct prompt.
 
-Shapes: B prompts, T tokens, R read positions, W width, V vocabulary.
+Shapes: B prompts, T tokens, E width of an input vector, R read positions, W width, V vocabulary.
 """
 
-__all__ = ["Capture", "Captures", "Need", "Prompt"]
+__all__ = ["Capture", "Captures", "Need", "stacked"]
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from workers.attempts import attempt
-from workers.errors import ModelError
+from workers.errors import ModelError, RunError
 from workers.hooks import Tap, Visit
 from workers.loading import LoadedModel
+from workers.vocabulary import Prompt, Vectors
 from workers.windows import window_of
 
 _T = TypeVar("_T")
-
-Prompt = tuple[int, ...]
-"""Token ids: what a capture is known by."""
 
 
 @dataclass(slots=True)
@@ -129,7 +127,7 @@ class Captures:
         wanted = [needs[prompt] for prompt in prompts]
         taps = _union(n.taps - h.taps.keys() for n, h in zip(wanted, held, strict=True)) - self.broken.keys()
         reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [0]
-        tokens = torch.tensor(prompts, device=self._model.device)  # [B, T]
+        tokens = stacked(prompts, self._model.device)
         at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1)  # [B, R]
         kept: dict[Tap, list[Tensor]] = {}
         visits = [(tap, _keeper(kept, self.broken, tap, tokens.shape)) for tap in sorted(taps, key=str)]
@@ -150,6 +148,25 @@ class Captures:
             if size_bytes <= self.budget_bytes:
                 break
             size_bytes -= self._held.pop(prompt).size_bytes
+
+
+def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
+    """Prompts of one length as a batch: token ids [B, T], or vectors [B, T, E] in float32.
+
+    Raises:
+        RunError: some are ids and others vectors, or their vectors are not equally wide.
+    """
+    vectors = [prompt for prompt in prompts if isinstance(prompt, Vectors)]
+    if not vectors:
+        return torch.tensor(prompts, device=device)
+    shapes = {prompt.shape for prompt in vectors}
+    if len(vectors) < len(prompts) or len(shapes) > 1:
+        raise RunError(
+            "prompts of different forms share no forward: give all as ids, or as equally wide vectors"
+        )
+    # A copy: torch does not write into what it is given here, but will not take bytes that nobody may write.
+    numbers = torch.frombuffer(bytearray(b"".join(prompt.data for prompt in vectors)), dtype=torch.float32)
+    return numbers.reshape(len(vectors), *shapes.pop()).to(device)
 
 
 def _keeper(

@@ -87,14 +87,28 @@ class IntervenableModel(nn.Module):
 
     @classmethod
     def load(
-        cls, ref: str, units: Sequence[Unit] = (), *, dtype: str = "float32", device: str = "auto"
+        cls,
+        ref: str,
+        units: Sequence[Unit] = (),
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+        **options: Any,
     ) -> Self:
         """A model by an alias, a hub id, a folder or ``zoo:NAME``, with its tokenizer; fetched if need be.
+
+        Args:
+            ref: which.
+            units: as above.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+            device: ``auto`` is a CUDA device where there is one.
+            options: what a built-in model is made of, ``width=32, num_layers=1, outputs=2, seed=0``.
 
         Raises:
             ModelError: it cannot be found, fetched or loaded.
         """
-        spec = ModelSpec.model_validate({"ref": ref, "dtype": dtype, "device": device})
+        given = {"ref": ref, "dtype": dtype, "device": device, "options": options}
+        spec = ModelSpec.model_validate(given)
         facts = resolve(spec)
         tokenizer = None if facts.folder is None else _tokenizer(facts.folder)
         return cls(load(spec, facts).module, units, tokenizer=tokenizer)
@@ -172,24 +186,30 @@ class IntervenableModel(nn.Module):
         """
         return read_units(Path(folder))
 
-    def next_token_probs(self, prompts: Any) -> Tensor:
-        """The distribution of the token after each prompt: [B, V], float32.
+    def next_token_probs(self, base: Any, source: Any = None, *, units: Sequence[Unit] = ()) -> Tensor:
+        """The distribution of the token after each prompt: [B, V], float32, without gradients.
+
+        Args:
+            base: the prompts, in any form that `forward` takes.
+            source: as there.
+            units: what is changed; nothing unless it is named here, not even by the model's own units.
 
         Raises:
             ModelError: the module returns no logits.
         """
-        inputs = self._inputs(prompts)
         with torch.no_grad():
-            logits = self(prompts, units=()).logits
-        return last_logits(logits, inputs).float().softmax(-1)
+            logits = self(base, source, units=units).logits
+        return last_logits(logits, self._inputs(base)).float().softmax(-1)
 
-    def top_tokens(self, prompt: Any, k: int = 10) -> list[tuple[str, float]]:
-        """The k likeliest next tokens of one prompt, each with its probability.
+    def top_tokens(
+        self, base: Any, source: Any = None, *, units: Sequence[Unit] = (), k: int = 10
+    ) -> list[tuple[str, float]]:
+        """The k likeliest next tokens of one prompt, each with its probability; see `next_token_probs`.
 
         Raises:
             RunError: several prompts.
         """
-        probs = self.next_token_probs(prompt)
+        probs = self.next_token_probs(base, source, units=units)
         if len(probs) != 1:
             raise RunError(f"{len(probs)} prompts; give one")
         top, ids = probs[0].topk(min(k, probs.shape[-1]))
@@ -220,7 +240,7 @@ class IntervenableModel(nn.Module):
 
 def _collected(edits: Edits, units: Sequence[Unit], num_rows: int) -> tuple[Collection, ...]:
     """What each unit that collects found."""
-    numbers = [number for number, unit in enumerate(units) if unit.operation == COLLECT]
+    numbers = [number for number, unit in enumerate(units) if unit.intervention == COLLECT]
     return tuple(_joined([edits.collected(number, row) for row in range(num_rows)]) for number in numbers)
 
 

@@ -1,6 +1,9 @@
-"""Cells resolved against a model, and jobs: a cell resolved against one pair's tokens and spans."""
+"""A job: what is changed in one run of one pair, and what that takes its values from.
 
-__all__ = ["Change", "Job", "Step", "read_of", "resolve", "source_read", "steps_of", "zipped"]
+Shapes: N changed points, C columns of a place.
+"""
+
+__all__ = ["Change", "Job", "Prior", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +12,11 @@ from torch import Tensor
 
 from workers.errors import RunError, StudyError
 from workers.layout import Target
-from workers.loading import LoadedModel
 from workers.operations import Operation, exchange
 from workers.regions import Region
 from workers.subspaces import Coordinated, coordinates_of
-from workers.values import ZERO, Taken, Value
-from workers.vocabulary import Cell, Pair, Unit, is_pooled, locate, read_in
+from workers.values import Value
+from workers.vocabulary import Pair, locate, read_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,25 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class RunKey:
+    """A named run on one pair, as values that are taken from it know it."""
+
+    number: int
+    """Of the run and all that come before it: runs with one number change a pair alike."""
+    pair: int
+    """Index of the pair in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """An intervened run of the job's base that comes before the job."""
+
+    key: RunKey
+    changes: tuple[Change, ...]
+    """In the order in which they apply; they may take values from priors before this one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One cell on one pair, ready to run."""
 
@@ -78,48 +99,8 @@ class Job:
     """The token of the first source that answers to it; None where there is none."""
     changes: tuple[Change, ...]
     """In the order in which they apply."""
-
-
-def steps_of(cell: Cell, model: LoadedModel) -> tuple[Step, ...]:
-    """The cell's units in the model.
-
-    Raises:
-        ModelError: the model has no such place.
-    """
-    return tuple(_step(unit, model) for unit in cell.units)
-
-
-def _step(unit: Unit, model: LoadedModel) -> Step:
-    place, origin = unit.place, unit.origin
-    return Step(
-        place=model.target(place.site, place.layer, place.heads, unit.dims),
-        operation=unit.operation,
-        origin=model.target(origin.site, origin.layer, origin.heads, unit.dims) if origin else None,
-        is_pooled=origin is not None and is_pooled(origin.position),
-    )
-
-
-def resolve(row: int, pair_index: int, cell: Cell, steps: Sequence[Step], pair: Pair) -> Job:
-    """The cell on a pair; `steps` are the cell's.
-
-    Raises:
-        RunError: a token, a run or a value that the pair does not have.
-        StudyError: a span that the pair does not have.
-    """
-    changes = tuple(_change(unit, step, pair) for unit, step in zip(cell.units, steps, strict=True))
-    return Job(row, pair_index, read_of(cell.read, pair), source_read(cell.read, pair), changes)
-
-
-def _change(unit: Unit, step: Step, pair: Pair) -> Change:
-    tokens = _located(unit.place.position, pair, "base")
-    if unit.origin is None:
-        return Change(step, tuple(dict.fromkeys(tokens)), ZERO)
-    origin_tokens = _located(unit.origin.position, pair, unit.run)
-    prompt = pair.tokens[unit.run]
-    if step.is_pooled:
-        return Change(step, tuple(dict.fromkeys(tokens)), Taken(prompt, origin_tokens, len(prompt)))
-    tokens, origin_tokens = zipped(tokens, origin_tokens, unit.run)
-    return Change(step, tokens, Taken(prompt, origin_tokens, len(prompt)))
+    priors: tuple[Prior, ...] = ()
+    """In the order in which they run."""
 
 
 def zipped(
@@ -140,8 +121,12 @@ def zipped(
     return tuple(last), tuple(last.values())
 
 
-def _located(position: tuple[int | str, ...], pair: Pair, run: str) -> tuple[int, ...]:
-    """Token indices in a run of the pair, all of which exist."""
+def located(position: tuple[int | str, ...], pair: Pair, run: str) -> tuple[int, ...]:
+    """Token indices in a run of the pair, all of which exist.
+
+    Raises:
+        RunError, StudyError: the pair has no such run, the run no such span or token.
+    """
     if run not in pair.tokens:
         raise RunError(f"pair {pair.pair} has no run {run!r}; it has {', '.join(pair.tokens)}")
     tokens = locate(position, pair.spans.get(run, {}))
@@ -158,7 +143,7 @@ def read_of(read: int | str, pair: Pair) -> int:
     Raises:
         RunError, StudyError: the base has no such token, or several.
     """
-    tokens = _located((read,), pair, "base")
+    tokens = located((read,), pair, "base")
     if len(tokens) != 1:
         raise RunError(f"read {read!r} is {len(tokens)} tokens in pair {pair.pair}; name one, as in 'x.last'")
     return tokens[0]

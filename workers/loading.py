@@ -74,7 +74,12 @@ class LoadedModel:
         )
 
     def forward(
-        self, prompts: Tensor, reads: Tensor, visits: Sequence[tuple[Tap, Visit]] = ()
+        self,
+        prompts: Tensor,
+        reads: Tensor,
+        visits: Sequence[tuple[Tap, Visit]] = (),
+        *,
+        gradients: bool = False,
     ) -> tuple[Tensor, Visits]:
         """Run `prompts`, token ids [B, T] or vectors [B, T, E], and take the logits at each row's `reads`.
 
@@ -82,6 +87,7 @@ class LoadedModel:
             prompts: what is run; vectors take the place of token embeddings.
             reads: [B, R]; a model that is read as a whole has the same logits wherever it is read.
             visits: where the run is seen and changed.
+            gradients: whether the caller's gradient mode holds, so that they reach what visits put there.
 
         Returns:
             The logits [B, R, V], as the model's own forward makes them, and what became of the taps.
@@ -97,7 +103,7 @@ class LoadedModel:
 
         read_here = [] if is_whole else [(self.head, gather)]
         with (
-            torch.inference_mode(),
+            torch.inference_mode(not gradients),
             visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
         ):
             logits: Tensor = self.module(**_inputs(self.module, prompts)).logits

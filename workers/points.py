@@ -188,14 +188,15 @@ class PointEdit(Edit):
         else:
             assert isinstance(value, Constant)
             rows = value.rows
-        if len(rows) == 1:
+        num_rows = rows.shape[0]
+        if num_rows == 1:
             return rows.expand(len(hit.numbers), -1)
-        if len(rows) != hit.num_tokens:
+        if num_rows != hit.num_tokens:
             raise RunError(
-                f"{len(rows)} values for {hit.num_tokens} positions at {self.step.place.tap}; give one for "
+                f"{num_rows} values for {hit.num_tokens} positions at {self.step.place.tap}; give one for "
                 "each, or one for all"
             )
-        return rows if len(hit.numbers) == len(rows) else rows[_index(hit.numbers, rows.device)]
+        return rows if len(hit.numbers) == num_rows else rows[_index(hit.numbers, rows.device)]
 
 
 class RegionEdit(Edit):

@@ -5,13 +5,13 @@ Shapes: B rows; what follows is the getter's.
 
 __all__ = ["Box", "Coordinates", "Region"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.errors import ModelError
+from workers.errors import ModelError, RunError
 from workers.hooks import Tap
 
 
@@ -29,12 +29,17 @@ class Coordinates:
 
 
 class _Boxes:
-    """``Box[0:4, 10:20]``: a rectangle of a module's tensor, in the dimensions after the examples'."""
+    """``Box[0:4, 10:20]``: a rectangle of a module's tensor, in the dimensions after the examples'.
+
+    All of it has to be there, in the base and in the source: nothing is clipped.
+    """
 
     def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> Coordinates:
-        where = (slice(None), *(index if isinstance(index, tuple) else (index,)))
+        box = index if isinstance(index, tuple) else (index,)
+        where = (slice(None), *box)
 
         def get(tensor: Tensor) -> Tensor:
+            _check_inside(box, tensor.shape[1:])
             return tensor[where]
 
         def put(tensor: Tensor, values: Tensor) -> Tensor:
@@ -42,6 +47,33 @@ class _Boxes:
             return tensor
 
         return Coordinates(get, put)
+
+
+def _check_inside(box: Sequence[int | slice], shape: Sequence[int]) -> None:
+    """Accept a rectangle that lies in an example's tensor of this shape.
+
+    Raises:
+        RunError: it does not.
+    """
+    sizes = dict(enumerate(shape))
+    if not all(number in sizes and _is_inside(part, sizes[number]) for number, part in enumerate(box)):
+        raise RunError(
+            f"Box[{', '.join(map(_written, box))}] in a tensor of {list(shape)} for each example: name "
+            "indices and ranges that are there"
+        )
+
+
+def _is_inside(part: int | slice, size: int) -> bool:
+    if not isinstance(part, slice):
+        return -size <= part < size
+    ends = [end for end in (part.start, part.stop) if end is not None]
+    return all(-size <= end <= size for end in ends) and len(range(*part.indices(size))) > 0
+
+
+def _written(part: int | slice) -> str:
+    if not isinstance(part, slice):
+        return str(part)
+    return ":".join("" if end is None else str(end) for end in (part.start, part.stop))
 
 
 Box = _Boxes()

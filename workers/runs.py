@@ -7,18 +7,20 @@ __all__ = ["Runs"]
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
-from workers.binding import Call, Source, bind, origin_position, wants_of
+from workers.binding import Call, bind, origin_position, wants_of
+from workers.embeddings import embedding_std
 from workers.forwards import Ran, run
 from workers.hooks import Tap
 from workers.inputs import Inputs, Tokenizer, inputs_of
 from workers.layout import Target
 from workers.places import Places
 from workers.regions import Region
-from workers.units import IntervenedRun, Mean, Unit
+from workers.units import IntervenedRun, Mean, Run, Unit
 from workers.windows import positions_at
 
 
@@ -45,9 +47,10 @@ class Runs:
         self._module = module
         self._tokenizer = tokenizer
         self._gradients = gradients
-        self._call = Call(places=places, inputs=inputs, mean=self._mean)
-        self._wants: Mapping[Source, set[Tap | Region]] = {}
-        self._ran: dict[Source, Ran] = {}
+        std = cache(partial(embedding_std, module))
+        self._call = Call(places=places, inputs=inputs, mean=self._mean, embedding_std=std)
+        self._wants: Mapping[Run, set[Tap | Region]] = {}
+        self._ran: dict[Run, Ran] = {}
         self._averaged: dict[Mean, Inputs] = {}
 
     def intervened(self, units: Sequence[Unit], *, base_output: bool) -> tuple[Ran, Ran | None]:
@@ -65,7 +68,7 @@ class Runs:
         base = self._call.inputs["base"]
         return run(self._module, base, bind(units, base, self._call), self._held), clean
 
-    def _record(self, source: Source, *, gradients: bool) -> Ran:
+    def _record(self, source: Run, *, gradients: bool) -> Ran:
         """Run what values come from, once, and keep what is wanted of it."""
         if source in self._ran:
             return self._ran[source]
@@ -83,7 +86,7 @@ class Runs:
         self._ran[source] = ran
         return ran
 
-    def _inputs(self, source: Source) -> Inputs:
+    def _inputs(self, source: Run) -> Inputs:
         if not isinstance(source, Mean):
             return self._call.inputs_of(source)
         self._averaged[source] = inputs_of(source.inputs, self._module, self._tokenizer)

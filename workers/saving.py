@@ -6,7 +6,7 @@ A subspace that several units share is written once, and shared again when it is
 __all__ = ["read_units", "save_units"]
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.errors import StoreError, StudyError
-from workers.features import PCA, SparseAutoencoder
-from workers.masks import BoundlessRotation, Mask
 from workers.positions import PerExample, per_example
-from workers.subspaces import LowRankRotation, Part, Rotation, Subspace
-from workers.units import IntervenedRun, Noise, Origin, Unit
+from workers.spaces import blank_space, space_config
+from workers.subspaces import Part, Subspace
+from workers.units import From, IntervenedRun, Mean, Noise, Run, Unit
 
 _FORMAT = 1
-_KINDS: Mapping[str, type[Subspace]] = {
-    "rotation": Rotation,
-    "low_rank_rotation": LowRankRotation,
-    "boundless_rotation": BoundlessRotation,
-    "mask": Mask,
-    "pca": PCA,
-    "sparse_autoencoder": SparseAutoencoder,
-}
+_INNER = "of."
+"""What the tensors of a subspace inside another one are called there."""
 
 
 def save_units(units: Sequence[Unit], folder: Path) -> None:
     """Write units into a folder, which is made where there is none.
 
     Raises:
-        StudyError: a unit holds what no file can: a function, or runs to average.
+        StudyError: a unit holds what no file can: a function, a subspace of a class of its own, or runs to
+            average.
     """
     writer = _Writer()
     written = {"format": _FORMAT, "units": [writer.unit(unit) for unit in units]}
@@ -74,7 +68,7 @@ class _Writer:
         self.tensors: dict[str, Tensor] = {}
 
     def unit(self, unit: Unit) -> dict[str, Any]:
-        if unit.coordinates is not None or callable(unit.operation):
+        if unit.coordinates is not None or callable(unit.intervention):
             raise StudyError(f"the unit at {unit.site!r} has a function of its own, which no file can hold")
         return {
             "site": unit.site,
@@ -83,16 +77,16 @@ class _Writer:
             "position": _position(unit.position),
             "kind": unit.kind,
             "subspace": self._form(unit.subspace),
-            "operation": unit.operation,
-            "value": self._value(unit),
-            "origin": None if unit.origin is None else self._origin(unit.origin),
+            "intervention": unit.intervention,
+            "from": self._from(unit),
         }
 
     def subspace(self, space: Subspace) -> dict[str, Any]:
-        number = self.spaces.index(space)
+        number, inner, config = self._number(space), _inner(space), space_config(space)
         for name, tensor in space.state_dict().items():
-            self.tensors[f"subspace.{number}.{name}"] = tensor.contiguous()
-        return _kind_of(space)
+            if inner is None or not name.startswith(_INNER):
+                self.tensors[f"subspace.{number}.{name}"] = tensor.contiguous()
+        return config if inner is None else {**config, "of": {"number": self._number(inner)}}
 
     def _form(self, form: Any) -> Any:
         if isinstance(form, PerExample):
@@ -104,12 +98,18 @@ class _Writer:
         return form
 
     def _number(self, space: Subspace) -> int:
-        if not any(space is known for known in self.spaces):
-            self.spaces.append(space)
-        return next(number for number, known in enumerate(self.spaces) if known is space)
+        """Its number; the first time it gets one, after the subspace inside it, which may be shared too."""
+        found = next((number for number, known in enumerate(self.spaces) if known is space), None)
+        if found is not None:
+            return found
+        space_config(space)  # refuses one that no file can hold
+        if (inner := _inner(space)) is not None:
+            self._number(inner)
+        self.spaces.append(space)
+        return len(self.spaces) - 1
 
-    def _value(self, unit: Unit) -> Any:
-        value = unit.value
+    def _from(self, unit: Unit) -> Any:
+        value = unit.from_
         if isinstance(value, str):
             return value
         if isinstance(value, Tensor):
@@ -118,15 +118,16 @@ class _Writer:
             return {"tensor": name}
         if isinstance(value, Noise):
             return {"noise": [value.scale, value.seed, value.first_example]}
-        if isinstance(value, IntervenedRun):
-            return {"run": [self.unit(inner) for inner in value.units], "base": value.base}
-        raise StudyError(f"the unit at {unit.site!r} averages runs; give the mean itself, as a tensor")
+        assert isinstance(value, From)
+        if value.coordinates is not None:
+            raise StudyError(f"the unit at {unit.site!r} has a function of its own, which no file can hold")
+        place = {"site": value.site, "layer": value.layer, "head": value.head}
+        return {"run": self._run(value.run, unit), **place, "position": _position(value.position)}
 
-    def _origin(self, origin: Origin) -> dict[str, Any]:
-        if origin.coordinates is not None:
-            raise StudyError("an origin has a function of its own, which no file can hold")
-        position = None if origin.position is None else _position(origin.position)
-        return {"site": origin.site, "layer": origin.layer, "head": origin.head, "position": position}
+    def _run(self, run: Run, unit: Unit) -> Any:
+        if isinstance(run, Mean):
+            raise StudyError(f"the unit at {unit.site!r} averages runs; give the mean itself, as a tensor")
+        return run if isinstance(run, str) else {"units": [self.unit(u) for u in run.units], "base": run.base}
 
 
 class _Reader:
@@ -137,7 +138,6 @@ class _Reader:
         self.spaces = spaces
 
     def unit(self, data: Mapping[str, Any]) -> Unit:
-        origin = data["origin"]
         return Unit(
             data["site"],
             layer=data["layer"],
@@ -145,15 +145,17 @@ class _Reader:
             position=_read_position(data["position"]),
             kind=data["kind"],
             subspace=self._form(data["subspace"]),
-            operation=data["operation"],
-            value=self._value(data["value"]),
-            origin=None if origin is None else self._origin(origin),
+            intervention=data["intervention"],
+            from_=self._from(data["from"]),
         )
 
     def subspace(self, data: Mapping[str, Any], prefix: str) -> Subspace:
-        space = _blank(data)
+        """The subspace, around one that was read before where there is one inside."""
+        of = data.get("of")
+        space = blank_space({**data, "of": self.spaces[of["number"]]} if isinstance(of, dict) else data)
+        state = {name: tensor for name, tensor in space.state_dict().items() if name.startswith(_INNER)}
         found = {name: t for name, t in self._tensors.items() if name.startswith(prefix)}
-        space.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in found.items()})
+        space.load_state_dict(state | {name.removeprefix(prefix): tensor for name, tensor in found.items()})
         return space
 
     def _form(self, form: Any) -> Any:
@@ -164,35 +166,17 @@ class _Reader:
         space = self.spaces[form["number"]]
         return Part(space, tuple((low, high) for low, high in form["ranges"])) if "ranges" in form else space
 
-    def _value(self, value: Any) -> Any:
+    def _from(self, value: Any) -> Any:
         if isinstance(value, str):
             return value
         if "tensor" in value:
             return self._tensors[value["tensor"]]
         if "noise" in value:
             return Noise(*value["noise"])
-        return IntervenedRun([self.unit(inner) for inner in value["run"]], value["base"])
-
-    def _origin(self, data: Mapping[str, Any]) -> Origin:
-        position = None if data["position"] is None else _read_position(data["position"])
-        return Origin(data["site"], layer=data["layer"], head=data["head"], position=position)
-
-
-def _kind_of(space: Subspace) -> dict[str, Any]:
-    """Its kind and what makes an equal one; a subspace inside it likewise."""
-    kind = next(name for name, known in _KINDS.items() if isinstance(space, known))
-    config = space.config()
-    return {"kind": kind, **{k: _kind_of(v) if isinstance(v, Subspace) else v for k, v in config.items()}}
-
-
-def _blank(data: Mapping[str, Any]) -> Subspace:
-    """A subspace of this kind and shape, to be filled."""
-    config = {key: value for key, value in data.items() if key != "kind"}
-    if isinstance(inner := config.get("of"), dict):
-        config["of"] = _blank(inner)
-    kind: Any = _KINDS[data["kind"]]
-    make: Callable[..., Subspace] = getattr(kind, "blank", None) or (lambda given: kind(**given))
-    return make(config)
+        run, position = value["run"], _read_position(value["position"])
+        if not isinstance(run, str):
+            run = IntervenedRun([self.unit(inner) for inner in run["units"]], run["base"])
+        return From(run, value["site"], layer=value["layer"], head=value["head"], position=position)
 
 
 def _position(form: Any) -> Any:
@@ -203,3 +187,9 @@ def _position(form: Any) -> Any:
 
 def _read_position(form: Any) -> Any:
     return per_example(form["per_example"]) if isinstance(form, dict) else form
+
+
+def _inner(space: Subspace) -> Subspace | None:
+    """The subspace whose coordinates it masks."""
+    inner = getattr(space, "of", None)
+    return inner if isinstance(inner, Subspace) else None

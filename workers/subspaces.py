@@ -32,7 +32,6 @@ __all__ = [
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -66,9 +65,9 @@ class Subspace(nn.Module, ABC):
             raise StudyError(f"a subspace of {num_coordinates} in {width} dimensions; both start at 1")
         self.width = width
         self.num_coordinates = num_coordinates
-        self.parts: Mapping[str, Ranges] = MappingProxyType(
-            {name: as_ranges(wanted, num_coordinates) for name, wanted in (parts or {}).items()}
-        )
+        self.parts: Mapping[str, Ranges] = {
+            name: as_ranges(wanted, num_coordinates) for name, wanted in (parts or {}).items()
+        }
 
     @abstractmethod
     def coordinates(self, values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 The words are those of study files. The operation, the coordinates and the value are three separate things.
 """
 
-__all__ = ["IntervenedRun", "Mean", "Noise", "Origin", "Unit", "UnitValue", "heads_of", "is_input"]
+__all__ = ["From", "IntervenedRun", "Mean", "Noise", "Run", "Unit", "UnitValue", "heads_of", "is_input"]
 
 import re
 from collections.abc import Sequence
@@ -22,27 +22,8 @@ from workers.vocabulary import OPERATIONS
 
 Kind = Literal["token", "step"]
 
+RUNS = "write 'source', 'source_2' …, 'base', sy.IntervenedRun(…), sy.Mean(…)"
 _SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Origin:
-    """Where in its run a value is taken; what is not said is as at the unit's own place."""
-
-    site: str | None = None
-    _: KW_ONLY
-    layer: int | None = None
-    head: int | Sequence[int] | None = None
-    position: PositionForm | None = None
-    """In the same forms as the unit's; the two are zipped."""
-    coordinates: Coordinates | None = None
-
-    def __post_init__(self) -> None:
-        if self.site is not None:
-            check_place(self.site)
-        if self.position is not None:
-            object.__setattr__(self, "position", check_position(self.position))
-        object.__setattr__(self, "head", heads_of(self.head))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +34,8 @@ class Noise:
     """
 
     scale: float
-    """Standard deviation, in units of the activations."""
+    """How many standard deviations of the model's token embeddings: 3 in causal tracing. In a model that has
+    none the deviation itself; see `workers.embeddings`."""
     seed: int = 0
     first_example: int = 0
     """The number of the batch's first example, for examples that are run in several batches."""
@@ -81,8 +63,36 @@ class IntervenedRun:
             raise StudyError(f"a run on {self.base!r}; write 'base', 'source', 'source_2' …")
 
 
-UnitValue = str | Tensor | Mean | Noise | IntervenedRun
-"""``"source"``, ``"source_2"`` …, ``"base"`` (its clean run), ``"zero"``; numbers; or one of the classes."""
+Run = str | IntervenedRun | Mean
+"""A run that values come from: the clean run of an input, ``"source"``, ``"source_2"`` …, ``"base"``; an
+intervened run; runs to average."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class From:
+    """A run, and where in it the value is taken; what is not said is as at the unit's own place."""
+
+    run: Run = "source"
+    site: str | None = None
+    _: KW_ONLY
+    layer: int | None = None
+    head: int | Sequence[int] | None = None
+    position: PositionForm | None = None
+    """In the same forms as the unit's; the two are zipped."""
+    coordinates: Coordinates | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.run, IntervenedRun | Mean) and not is_input(self.run):
+            raise StudyError(f"a run {self.run!r}; {RUNS}")
+        if self.site is not None:
+            check_place(self.site)
+        if self.position is not None:
+            object.__setattr__(self, "position", check_position(self.position))
+        object.__setattr__(self, "head", heads_of(self.head))
+
+
+UnitValue = Run | From | Tensor | Noise
+"""A run, or one with a place in it; ``"zero"``; numbers; noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,14 +120,13 @@ class Unit:
     subspace: Wanted | Coordinated | PerExample | None = None
     """In which coordinates: None for all dimensions, ``"0:16"`` or a list for some, a `Subspace` or a part of
     one, or `per_example` of these. Where heads are named, of each head."""
-    operation: Operation = "vanilla"
+    intervention: Operation = "vanilla"
     """``vanilla``, ``add``, ``subtract``, ``collect``, ``skip``, or a function of the old and the other value
     that returns a new tensor of their shape."""
-    value: UnitValue = "source"
-    """Where the other value comes from. Numbers are [C], [examples, C] or [examples, positions, C] for a
-    place of C dimensions."""
-    origin: Origin | None = None
-    """Where in its run the value is taken, if elsewhere than at this place."""
+    from_: UnitValue = "source"
+    """Where the other value comes from: ``"source"``, ``"source_2"`` …, ``"base"`` (its clean run) or another
+    run, at this place; `From`, where in its run it is taken elsewhere; ``"zero"``, `Noise`, or numbers: [C],
+    [examples, C] or [examples, positions, C] for a place of C dimensions."""
     coordinates: Coordinates | None = None
     """A getter and a setter, or ``Box[0:4, 10:20]``, for what is no position: then `position`, `head` and
     ranges of dimensions are left out."""
@@ -126,8 +135,8 @@ class Unit:
         check_place(self.site)
         object.__setattr__(self, "position", check_position(self.position))
         object.__setattr__(self, "head", heads_of(self.head))
-        _check_operation(self.operation)
-        _check_value(self.value)
+        _check_intervention(self.intervention)
+        object.__setattr__(self, "from_", _from(self.from_))
         object.__setattr__(self, "subspace", _subspace(self.subspace))
         if self.kind not in (None, "token", "step"):
             raise StudyError(f"kind {self.kind!r}; kinds are 'token' and 'step'")
@@ -136,7 +145,8 @@ class Unit:
 
     def subspaces(self) -> list[Subspace]:
         """The learned subspaces that it uses, those of the runs it takes values from included."""
-        inner = self.value.units if isinstance(self.value, IntervenedRun) else ()
+        run = self.from_.run if isinstance(self.from_, From) else None
+        inner = run.units if isinstance(run, IntervenedRun) else ()
         forms = self.subspace if isinstance(self.subspace, PerExample) else (self.subspace,)
         own = [form.of if isinstance(form, Part) else form for form in forms]
         return [form for form in own if isinstance(form, Subspace)] + [
@@ -147,13 +157,14 @@ class Unit:
         is_learned = self.subspace is None or isinstance(self.subspace, Subspace | Part)
         if self.head is not None or self.position != "all" or not is_learned or self.kind == "step":
             raise StudyError("with coordinates, leave head, position, kind and ranges of dimensions out")
-        if isinstance(self.value, Noise | Mean) or self.operation == SKIP:
+        is_averaged = isinstance(self.from_, From) and isinstance(self.from_.run, Mean)
+        if is_averaged or isinstance(self.from_, Noise) or self.intervention == SKIP:
             raise StudyError("with coordinates, a value is taken from a run, zero or a tensor")
 
 
-def is_input(name: str) -> bool:
+def is_input(name: Any) -> bool:
     """Whether `name` is that of an input: ``base``, ``source``, ``source_2`` …."""
-    return name == "base" or _SOURCE.fullmatch(name) is not None
+    return isinstance(name, str) and (name == "base" or _SOURCE.fullmatch(name) is not None)
 
 
 def check_place(site: str) -> None:
@@ -182,25 +193,27 @@ def heads_of(head: Any) -> tuple[int, ...] | None:
     return tuple(listed)
 
 
-def _check_operation(operation: Any) -> None:
+def _check_intervention(intervention: Any) -> None:
     known = (*OPERATIONS, COLLECT, SKIP)
-    if callable(operation) or operation in known:
+    if callable(intervention) or intervention in known:
         return
     raise StudyError(
-        f"operation {operation!r}; operations are {', '.join(known)}, or a function of the old and the other "
-        f"value{nearest(str(operation), known)}"
+        f"intervention {intervention!r}; interventions are {', '.join(known)}, or a function of the old and "
+        f"the other value{nearest(str(intervention), known)}"
     )
 
 
-def _check_value(value: Any) -> None:
-    if isinstance(value, Tensor | Mean | Noise | IntervenedRun):
-        return
-    if isinstance(value, str) and (value == "zero" or is_input(value)):
-        return
-    raise StudyError(
-        f"value {value!r}; write 'source', 'source_2' …, 'base', 'zero', a tensor, sy.Mean(…), sy.Noise(…) "
-        "or sy.IntervenedRun(…)"
-    )
+def _from(given: Any) -> UnitValue:
+    """The value as written, a run as one with nothing said about the place.
+
+    Raises:
+        StudyError: it has none of the forms.
+    """
+    if isinstance(given, From | Tensor | Noise) or (isinstance(given, str) and given == "zero"):
+        return given
+    if isinstance(given, IntervenedRun | Mean) or is_input(given):
+        return From(given)
+    raise StudyError(f"from_ {given!r}; {RUNS}, sy.From(…), 'zero', a tensor or sy.Noise(…)")
 
 
 def _subspace(form: Any) -> Any:

@@ -36,8 +36,8 @@ class Taken:
     def rows(self, held: Held, tap: Tap, *, is_pooled: bool) -> Tensor:
         """The run's values at the tokens [n, W]; where they are pooled their mean [1, W]."""
         kept = held(self.run, tap)
-        num_tokens = len(kept) if self.num_tokens is None else self.num_tokens
-        rows = _rows(kept, positions_at(self.tokens, num_tokens, len(kept), tap))
+        num_tokens = kept.shape[0] if self.num_tokens is None else self.num_tokens
+        rows = _rows(kept, positions_at(self.tokens, num_tokens, kept.shape[0], tap))
         return rows.float().mean(0, keepdim=True).to(rows.dtype) if is_pooled else rows
 
 
@@ -93,9 +93,10 @@ def _rows(kept: Tensor, tokens: Sequence[int]) -> Tensor:
     Raises:
         RunError: it has not so many rows.
     """
+    num_rows = kept.shape[0]
     for token in tokens:
-        if not 0 <= token < len(kept):
-            raise RunError(f"position {token} of a run that has positions 0 to {len(kept) - 1}")
+        if not 0 <= token < num_rows:
+            raise RunError(f"position {token} of a run that has positions 0 to {num_rows - 1}")
     if tokens and list(tokens) == list(range(tokens[0], tokens[-1] + 1)):
         return kept[tokens[0] : tokens[-1] + 1]
     return kept[torch.tensor(tokens, device=kept.device).long()]

@@ -14,15 +14,20 @@ __all__ = [
     "Pair",
     "Place",
     "Position",
+    "Prompt",
     "Unit",
+    "Vectors",
     "is_pooled",
     "locate",
     "read_in",
     "span_name",
 ]
 
+import base64
+import hashlib
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -166,9 +171,15 @@ class Cell:
     runs: tuple[NamedRun, ...] = ()
     """Run before it, in order."""
 
+    def every_unit(self) -> Iterator[Unit]:
+        """All units that a job of the cell applies: those of its runs, then its own."""
+        for run in self.runs:
+            yield from run.units
+        yield from self.units
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, for canonical JSON."""
-        found = {"units": [u.to_json() for u in self.units], "read": self.read}
+        found: dict[str, Any] = {"units": [u.to_json() for u in self.units], "read": self.read}
         if self.runs:
             found["runs"] = [[run.name, [u.to_json() for u in run.units]] for run in self.runs]
         return found
@@ -185,17 +196,64 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of a run that is no token ids: one for each token or time step.
+
+    As bytes they are equal where every number is, and hash fast: Python remembers the hash of bytes.
+    """
+
+    shape: tuple[int, int]
+    """T tokens × E numbers each."""
+    data: bytes
+    """float32, little-endian, token after token."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]]) -> Self:
+        """T lists of E numbers, each rounded to float32."""
+        numbers = [number for row in rows for number in row]
+        return cls((len(rows), len(rows[0])), struct.pack(f"<{len(numbers)}f", *numbers))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over shape and numbers: the same on every machine."""
+        return hashlib.sha256(f"{self.shape[0]}x{self.shape[1]}\n".encode() + self.data).hexdigest()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, tokens: slice) -> "Vectors":
+        """The vectors of neighbouring tokens, as a tuple of token ids is cut."""
+        start, stop, _ = tokens.indices(len(self))
+        num_tokens, width = max(0, stop - start), self.shape[1]
+        return Vectors((num_tokens, width), self.data[4 * width * start : 4 * width * (start + num_tokens)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, exact."""
+        return {"shape": list(self.shape), "data": base64.b64encode(self.data).decode()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        num_tokens, width = data["shape"]
+        return cls((num_tokens, width), base64.b64decode(data["data"]))
+
+
+Prompt = tuple[int, ...] | Vectors
+"""What a run is given: token ids, or vectors in their place."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """One base, its sources and its labels, as token ids."""
+    """One base, its sources and its labels, as a model is given them."""
 
     pair: int
     """The number that rows carry."""
-    tokens: Mapping[str, tuple[int, ...]]
-    """Token ids of each run: ``base``, and ``source``, ``source_2`` … where there are any."""
+    tokens: Mapping[str, Prompt]
+    """What each run is given: ``base``, and ``source``, ``source_2`` … where there are any."""
     spans: Mapping[str, Mapping[str, Span]]
     """For each run, its named spans."""
     label_ids: tuple[int, ...]
-    """Any of these counts as the label; empty where the hypothesis predicts nothing."""
+    """Token ids, or classes, any of which counts as the label; empty where nothing is predicted."""
     base_label_ids: tuple[int, ...]
 
 
@@ -203,7 +261,7 @@ class Pair:
 class CleanRun:
     """One unintervened run to be scored: a prompt, the token that is read, the labels looked at there."""
 
-    tokens: tuple[int, ...]
+    tokens: Prompt
     read: int
     label_ids: tuple[int, ...]
     base_label_ids: tuple[int, ...]

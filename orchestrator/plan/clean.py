@@ -207,7 +207,9 @@ def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
 
 
 def _key(request: CleanRun) -> bytes:
-    parts = (request.tokens, (request.read,), request.label_ids, request.base_label_ids)
+    tokens = request.tokens
+    given = tokens if isinstance(tokens, tuple) else (tokens.shape, tokens.digest)
+    parts = (given, (request.read,), request.label_ids, request.base_label_ids)
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).digest()
 
 

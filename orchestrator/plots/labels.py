@@ -19,6 +19,7 @@ _WORDS = {
     "iia": "interchange accuracy",
     "kl_base": "KL(base ‖ intervened)",
     "kl_source": "KL(source ‖ intervened)",
+    "tv_base": "total variation from the base run",
     "layer": "layer",
     "logit_diff": "logit difference (label − base label)",
     "logit_diff - base_run_logit_diff": "change of the logit difference",

@@ -16,6 +16,7 @@ import numpy as np
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.selected import run_selected
 from orchestrator.run.trial import Trial
@@ -164,6 +165,7 @@ class StudyWorker:
         return log
 
     def _engine(self, lane: int) -> "Engine":
+        self._engines.fits = self._fits
         return self._engines.of(self._plan.lanes[lane])
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
@@ -179,6 +181,10 @@ class StudyWorker:
         """All cells and pairs that tiles may name."""
         plan = self._plan
         return plan.cells | plan.carried_cells, plan.pairs | plan.carried_pairs
+
+    @cached_property
+    def _fits(self) -> StudyFits:
+        return StudyFits(self._store.root, self._plan)
 
     @cached_property
     def _plan(self) -> Plan:

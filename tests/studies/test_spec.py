@@ -294,7 +294,7 @@ def test_what_is_wrong_is_named_with_file_and_line(
         (
             "study: x\nmodel: m\npairs:\n  - {base: a}\n  - {bse: b}\n",
             "<text>:5: pairs[1]: the column 'base' is missing;"
-            " a pair needs base or base_ids; did you mean 'base'?",
+            " a pair needs base, base_ids or base_embeds; did you mean 'base'?",
         ),
         ("study: x\nmodel: m\npairs:\n  - {base: 3}\n", "<text>:4: pairs[0].base: 3 is not allowed here"),
     ],

@@ -16,7 +16,7 @@ from workers.masks import BoundlessRotation, Mask
 from workers.positions import per_example
 from workers.regions import Box, Coordinates
 from workers.subspaces import LowRankRotation, Rotation
-from workers.units import IntervenedRun, Mean, Noise, Origin, Unit
+from workers.units import From, IntervenedRun, Mean, Noise, Unit
 
 W = 32
 
@@ -88,8 +88,8 @@ class MLP(nn.Module):
 def test_swapping_both_halves_of_a_rotation_gives_the_sources_output(rotation: Any) -> None:
     base, source = torch.rand(10, 1, W), torch.rand(10, 1, W)
     halves = [
-        Unit("layers.1", position=0, subspace=rotation[16:32], value="source"),
-        Unit("layers.1", position=0, subspace=rotation[0:16], value="source_2"),
+        Unit("layers.1", position=0, subspace=rotation[16:32], from_="source"),
+        Unit("layers.1", position=0, subspace=rotation[0:16], from_="source_2"),
     ]
     net = IntervenableModel(MLP(), halves)
     out = net(base, {"source": source, "source_2": source})
@@ -121,7 +121,7 @@ def test_a_whole_residual_swap_gives_the_sources_output(net: IntervenableModel) 
 )
 def test_a_swap_with_itself_changes_nothing(net: IntervenableModel, subspace: Any) -> None:
     for value, source in (("source", BASE), ("base", None)):
-        unit = Unit("block_output", layer=1, subspace=subspace, value=value)
+        unit = Unit("block_output", layer=1, subspace=subspace, from_=value)
         assert torch.equal(net(BASE, source, units=[unit]).logits, net.module(BASE).logits)
 
 
@@ -134,12 +134,12 @@ def test_swapping_each_part_of_a_partition_swaps_the_whole(net: IntervenableMode
 
 
 def test_independent_units_commute_and_later_ones_override_earlier_ones(net: IntervenableModel) -> None:
-    apart = [Unit("mlp_output", layer=1, position=1), Unit("mlp_output", layer=1, position=3, value="zero")]
+    apart = [Unit("mlp_output", layer=1, position=1), Unit("mlp_output", layer=1, position=3, from_="zero")]
     same(net(BASE, SOURCE, units=apart).logits, net(BASE, SOURCE, units=apart[::-1]).logits)
-    twice = [Unit("mlp_output", layer=1, value="zero"), Unit("mlp_output", layer=1)]
+    twice = [Unit("mlp_output", layer=1, from_="zero"), Unit("mlp_output", layer=1)]
     assert torch.equal(net(BASE, SOURCE, units=twice).logits, net(BASE, SOURCE, units=twice[1:]).logits)
-    added = [Unit("mlp_output", layer=1), Unit("mlp_output", layer=1, operation="subtract")]
-    zero = Unit("mlp_output", layer=1, value="zero")
+    added = [Unit("mlp_output", layer=1), Unit("mlp_output", layer=1, intervention="subtract")]
+    zero = Unit("mlp_output", layer=1, from_="zero")
     same(net(BASE, SOURCE, units=added).logits, net(BASE, units=[zero]).logits)
 
 
@@ -147,7 +147,7 @@ def test_batched_equals_single_and_each_example_has_its_own_place_and_part(net: 
     rotation = Rotation(W)
     positions, parts = [1, [2, 4], None], ["0:7", rotation[3:9], rotation]
     noise = [
-        Unit("block_output", layer=0, position=2, operation="add", value=Noise(0.5, 1, first))
+        Unit("block_output", layer=0, position=2, intervention="add", from_=Noise(0.5, 1, first))
         for first in (0, 0, 1, 2)
     ]
     unit = Unit("block_output", layer=1, position=per_example(positions), subspace=per_example(parts))
@@ -165,8 +165,8 @@ def test_batched_equals_single_and_each_example_has_its_own_place_and_part(net: 
 
 def test_noise_belongs_to_its_seed_place_and_token(net: IntervenableModel) -> None:
     def drawn(seed: int = 0, layer: int = 0, **where: Any) -> Tensor:
-        unit = Unit("block_output", layer=layer, value=Noise(2.0, seed), **where)
-        look = Unit("block_output", layer=layer, operation="collect")
+        unit = Unit("block_output", layer=layer, from_=Noise(2.0, seed), **where)
+        look = Unit("block_output", layer=layer, intervention="collect")
         return net(BASE, units=[unit, look]).collected[0]
 
     whole = drawn()
@@ -174,7 +174,12 @@ def test_noise_belongs_to_its_seed_place_and_token(net: IntervenableModel) -> No
     assert torch.equal(drawn(subspace="4:9")[..., 4:9], whole[..., 4:9])
     for other in (drawn(seed=1), drawn(layer=1)):
         assert (other - whole).abs().min() > 0
-    assert whole.std().item() == pytest.approx(2.0, rel=0.1)
+    embeddings = net.module.get_input_embeddings().weight
+    assert (whole / embeddings.std()).std().item() == pytest.approx(2.0, rel=0.1)
+    vectors = IntervenableModel(MLP())  # has no token embeddings
+    look = Unit("layers", intervention="collect")
+    drawn = vectors(torch.zeros(64, W), units=[Unit("layers", from_=Noise(2.0)), look]).collected[0]
+    assert drawn.std().item() == pytest.approx(2.0, rel=0.1)
 
 
 # Composition
@@ -183,31 +188,31 @@ def test_noise_belongs_to_its_seed_place_and_token(net: IntervenableModel) -> No
 def test_a_value_from_an_intervened_run_is_serial(net: IntervenableModel) -> None:
     first = Unit("mlp_output", layer=0, position=1)
     sent = IntervenedRun([first], base="base")
-    units = [Unit("block_output", layer=1, value=sent)]
+    units = [Unit("block_output", layer=1, from_=sent)]
     same(net(BASE, SOURCE, units=units).logits, net(BASE, SOURCE, units=[first]).logits)
-    on_source = IntervenedRun([Unit("mlp_output", layer=0, position=1, value="source_2")], base="source")
-    nested = IntervenedRun([Unit("block_output", layer=1, value=on_source)])
+    on_source = IntervenedRun([Unit("mlp_output", layer=0, position=1, from_="source_2")], base="source")
+    nested = IntervenedRun([Unit("block_output", layer=1, from_=on_source)])
     found = net(
-        BASE, {"source": SOURCE, "source_2": SECOND}, units=[Unit("block_output", layer=2, value=nested)]
+        BASE, {"source": SOURCE, "source_2": SECOND}, units=[Unit("block_output", layer=2, from_=nested)]
     )
     same(found.logits, net(SOURCE, SECOND, units=[first]).logits)
 
 
 def test_mean_ablation_takes_the_mean_over_runs(net: IntervenableModel) -> None:
-    look = Unit("mlp_output", layer=1, operation="collect")
+    look = Unit("mlp_output", layer=1, intervention="collect")
     mean = net(SOURCE, units=[look]).collected[0].mean((0, 1))
-    swap = net(BASE, units=[Unit("mlp_output", layer=1, value=mean)]).logits
-    same(net(BASE, units=[Unit("mlp_output", layer=1, value=Mean(SOURCE))]).logits, swap)
+    swap = net(BASE, units=[Unit("mlp_output", layer=1, from_=mean)]).logits
+    same(net(BASE, units=[Unit("mlp_output", layer=1, from_=Mean(SOURCE))]).logits, swap)
 
 
 def test_what_is_collected_is_what_earlier_units_left(net: IntervenableModel) -> None:
     rotation = LowRankRotation(W, 3)
     units = [
-        Unit("block_output", layer=1, operation="collect"),
-        Unit("block_output", layer=1, position=2, value="zero"),
-        Unit("block_output", layer=1, position=[4, 2], operation="collect"),
-        Unit("block_output", layer=1, position=per_example([0, None, [1, 3]]), operation="collect"),
-        Unit("block_output", layer=1, operation="collect", subspace=rotation),
+        Unit("block_output", layer=1, intervention="collect"),
+        Unit("block_output", layer=1, position=2, from_="zero"),
+        Unit("block_output", layer=1, position=[4, 2], intervention="collect"),
+        Unit("block_output", layer=1, position=per_example([0, None, [1, 3]]), intervention="collect"),
+        Unit("block_output", layer=1, intervention="collect", subspace=rotation),
     ]
     whole, some, ragged, coordinates = net(BASE, units=units).collected
     assert some.shape == (3, 2, W)
@@ -228,7 +233,7 @@ def test_positions_count_the_prompts_own_tokens_whatever_the_padding(net: Interv
         "position_ids": torch.tensor([[0, 0, 0, 1, 2]]),
     }
     for position in (0, -1, "all", [1, 2]):
-        unit = Unit("block_output", layer=1, position=position, origin=Origin(layer=0))
+        unit = Unit("block_output", layer=1, position=position, from_=From("source", layer=0))
         alone = net(short, SOURCE[:1, :3], units=[unit]).logits
         same(net(padded, SOURCE[:1, :3], units=[unit]).logits[:, 2:], alone)
     swap = Unit("block_output", layer=1, position=-1)
@@ -247,9 +252,13 @@ def test_one_source_example_serves_every_base(net: IntervenableModel) -> None:
 def test_the_likeliest_tokens_are_those_of_the_last_own_token(net: IntervenableModel) -> None:
     probs = net.next_token_probs([[5, 6, 7], [8, 9, 10, 11, 12]])
     same(probs[0], net.module(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1))
-    (token, p), *_ = net.top_tokens([[5, 6, 7]], 3)
+    (token, p), *_ = net.top_tokens([[5, 6, 7]], k=3)
     assert token == str(probs[0].argmax().item())
     assert p == pytest.approx(probs[0].max().item())
+    swap = Unit("block_output", layer=2, position=-1)
+    changed = net.next_token_probs([[5, 6, 7], [8, 9, 10, 11, 12]], [[5, 6, 7]], units=[swap])
+    same(changed, probs[:1].expand(2, -1))
+    assert net.top_tokens([[8, 9]], [[5, 6, 7]], units=[swap], k=3)[0][0] == token
 
 
 # Regions
@@ -267,10 +276,10 @@ def test_a_rectangle_and_a_getter_with_a_setter_change_what_they_name(net: Inter
         found = net(BASE, SOURCE, units=[Unit("transformer.h.1", coordinates=coordinates)])
         same(found.logits, expected.logits)
         found.logits.sum().backward()
-    corner = Unit("transformer.h.1", coordinates=Box[0, 0], origin=Origin(coordinates=Box[1, 2]))
-    look = Unit("transformer.h.1", coordinates=Box[0, 0], operation="collect")
+    corner = Unit("transformer.h.1", coordinates=Box[0, 0], from_=From("source", coordinates=Box[1, 2]))
+    look = Unit("transformer.h.1", coordinates=Box[0, 0], intervention="collect")
     source = net(
-        SOURCE, units=[Unit("transformer.h.1", coordinates=Box[1, 2], operation="collect")]
+        SOURCE, units=[Unit("transformer.h.1", coordinates=Box[1, 2], intervention="collect")]
     ).collected
     same(net(BASE, SOURCE, units=[corner, look]).collected[0], source[0])
 
@@ -299,8 +308,8 @@ def test_hooks_of_ours_go_and_hooks_of_others_stay(model: Any) -> None:
     model.train()
     modes = [part.training for part in model.modules()]
     with pytest.raises(ZeroDivisionError):
-        net(BASE, units=[Unit("block_output", layer=1, value="zero", operation=fail)])
-    net(BASE, units=[Unit("block_output", layer=1, value="zero")])
+        net(BASE, units=[Unit("block_output", layer=1, from_="zero", intervention=fail)])
+    net(BASE, units=[Unit("block_output", layer=1, from_="zero")])
     assert len(calls) == 2
     assert [part.training for part in model.modules()] == modes
     hooks = [hook for part in model.modules() for hook in (*part._forward_hooks, *part._forward_pre_hooks)]
@@ -310,20 +319,20 @@ def test_hooks_of_ours_go_and_hooks_of_others_stay(model: Any) -> None:
 def test_a_module_that_does_not_run_is_an_error(net: IntervenableModel) -> None:
     net.module.spare = nn.Linear(2, 2)
     with pytest.raises(ModelError, match=r"module 'spare' did not run"):
-        net(BASE, units=[Unit("spare", value="zero")])
+        net(BASE, units=[Unit("spare", from_="zero")])
 
 
 def test_a_call_inside_a_call_is_a_run_of_its_own(net: IntervenableModel) -> None:
     inner: list[Tensor] = []
 
     def look(old: Tensor, new: Tensor) -> Tensor:
-        inner.append(net(BASE, units=[Unit("mlp_output", layer=1, value="base")]).logits)
+        inner.append(net(BASE, units=[Unit("mlp_output", layer=1, from_="base")]).logits)
         return new
 
-    unit = Unit("block_output", layer=1, value="zero", operation=look)
+    unit = Unit("block_output", layer=1, from_="zero", intervention=look)
     outer = net(BASE, units=[unit]).logits
     assert torch.equal(inner[0], net.module(BASE).logits)
-    assert torch.equal(outer, net(BASE, units=[Unit("block_output", layer=1, value="zero")]).logits)
+    assert torch.equal(outer, net(BASE, units=[Unit("block_output", layer=1, from_="zero")]).logits)
 
 
 # Gradients
@@ -372,7 +381,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: Any) -> None:
 @pytest.mark.parametrize("is_reentrant", [False, True])
 def test_a_module_that_checkpoints_itself_is_refused_and_not_run_wrongly(is_reentrant: bool) -> None:
     net, base = IntervenableModel(Recomputed(is_reentrant)), torch.rand(3, 4, requires_grad=True)
-    unit = Unit("one", value="zero")
+    unit = Unit("one", from_="zero")
     with pytest.raises(ModelError, match="one:output lies inside gradient checkpointing"):
         net(base, units=[unit])
     with torch.no_grad():

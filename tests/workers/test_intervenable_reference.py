@@ -10,12 +10,13 @@ import torch
 from tiny import tiny_module
 from torch import Tensor
 
+from workers.errors import RunError
 from workers.features import PCA, SparseAutoencoder
 from workers.intervenable import IntervenableModel
 from workers.masks import BoundlessRotation, Mask
 from workers.positions import per_example
 from workers.subspaces import LowRankRotation, Rotation
-from workers.units import Origin, Unit
+from workers.units import From, Unit
 
 W = 32
 MODEL = tiny_module("gpt2")
@@ -97,13 +98,15 @@ LOCATIONS: dict[str, tuple[Any, list[list[int]]]] = {
 def test_each_equals_the_hand_written_hook(operation: str, value: str, location: str) -> None:
     form, positions = LOCATIONS[location]
     if (value, location) == ("source_2", "all"):
-        pytest.skip("the second source is longer")
-    look = Unit("block_output", layer=1, operation="collect")
+        with pytest.raises(RunError, match="7 tokens of source_2 cannot change 5"):
+            NET(BASE, {"source_2": SECOND}, units=[Unit("block_output", layer=1, from_=value)])
+        return
+    look = Unit("block_output", layer=1, intervention="collect")
     for name, (subspace, columns, wrap) in SUBSPACES.items():
         chosen, given = list(columns), VALUES[value]
         given = given[chosen] if isinstance(given, Tensor) else given
         unit = Unit(
-            "block_output", layer=1, position=form, subspace=subspace, operation=operation, value=given
+            "block_output", layer=1, position=form, subspace=subspace, intervention=operation, from_=given
         )
         after: list[Tensor] = []
         touch = by_hand(value, positions, chosen, wrap(plain.OPERATIONS[operation]), after)
@@ -157,7 +160,7 @@ def test_positions_are_zipped_with_those_of_the_source(to: Any, at: Any) -> None
             tensor, positions, range(W), lambda b, n: CLEAN["source_2"][b, origins[b][n]], lambda _, new: new
         )
 
-    unit = Unit("block_output", layer=1, position=to, value="source_2", origin=Origin(position=at))
+    unit = Unit("block_output", layer=1, position=to, from_=From("source_2", position=at))
     found = NET(BASE, {"source_2": SECOND}, units=[unit]).logits
     torch.testing.assert_close(found, plain.run(MODEL, BASE, [(PATH, "output", touch)]), atol=1e-5, rtol=1e-5)
 
@@ -200,8 +203,8 @@ def test_skip_gives_what_the_module_was_given_after_changes_to_it() -> None:
         return changed
 
     units = [
-        Unit("block_output", layer=1, position=[1, 2], operation="skip"),
-        Unit("block_input", layer=1, position=1, value="zero"),
+        Unit("block_output", layer=1, position=[1, 2], intervention="skip"),
+        Unit("block_input", layer=1, position=1, from_="zero"),
     ]
     expected = plain.run(MODEL, BASE, [(PATH, "input", swap), (PATH, "output", skip)])
     torch.testing.assert_close(NET(BASE, units=units).logits, expected, atol=1e-5, rtol=1e-5)
@@ -217,5 +220,5 @@ def test_any_function_is_an_operation() -> None:
             tensor, [[0]] * 3, range(W), lambda b, n: CLEAN["source"][b, 0], lambda old, new: (old + new) / 2
         )
 
-    found = NET(BASE, SOURCE, units=[Unit("block_output", layer=1, position=0, operation=halfway)]).logits
+    found = NET(BASE, SOURCE, units=[Unit("block_output", layer=1, position=0, intervention=halfway)]).logits
     torch.testing.assert_close(found, plain.run(MODEL, BASE, [(PATH, "output", touch)]), atol=1e-5, rtol=1e-5)
