@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.store import StudyStore
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -35,4 +37,4 @@ class Trial:
 
     @property
     def _path(self) -> Path:
-        return self.root / "logs" / str(self.epoch) / f"{self.worker}.trial"
+        return StudyStore(self.root).logs(self.epoch) / f"{self.worker}.trial"

@@ -155,6 +155,10 @@ class StudyStore:
             merge, self.read_part, lambda data: self.write_part(epoch, merge.files[0].lane, data), go_on
         )
 
+    def logs(self, epoch: int) -> Path:
+        """The folder in which a driver and its workers keep their logs: no part of the study's state."""
+        return self.root / "logs" / str(epoch)
+
     def locate(self, name: str) -> Path:
         """Where something of the study lies on the disk."""
         return LocalStorage(self.root).locate(name)
