@@ -142,6 +142,8 @@ class _Run:
                 started=self.started,
             )
             loop.run()
-        self.num_retried, self.is_left = loop.num_retried, not schedule.is_empty
+        self.num_retried = loop.num_retried
+        counts = counts_of(plan, driver.state)
+        self.is_left = not schedule.is_empty or counts.num_done < counts.num_jobs
         if len(plan.lanes) == 1 and schedule.measured_rate is not None:
             remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.measured_rate)

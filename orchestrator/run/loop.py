@@ -15,7 +15,7 @@ from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
-from orchestrator.run.work import Slice
+from orchestrator.run.work import Slice, undone
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
@@ -96,6 +96,7 @@ class Loop:
             if manifests:
                 self._commit(manifests)
             self._compactor.poll()
+            self._driver.lock_late()
             if time.monotonic() - swept >= SWEEP_EVERY_S:
                 swept = time.monotonic()
                 self._driver.sweep()
@@ -200,6 +201,9 @@ class Loop:
                 f"{self._num_deaths} workers died and {self._num_finished} slices were finished, so this run"
                 f" ends; the last one died so: {death.message}; {logs}"
             )
+        if self._stop.reason is not None:
+            self._progress.say(f"worker {worker} died: {death.message}; {logs}")
+            return
         self._progress.say(f"worker {worker} died and is replaced: {death.message}; {logs}")
         fresh = self._executor.add(share)
         self._coming.add(fresh)
@@ -212,6 +216,8 @@ class Loop:
         reach("driver.commit.after")
         for manifest in refused:
             self._progress.say(f"{manifest.path} repeats jobs that are done, and is left out")
+            for rest in undone(manifest, self._driver.state):
+                self._schedule.give_up(rest)
         for manifest in manifests:
             if manifest not in refused:
                 self.num_rows += manifest.rows

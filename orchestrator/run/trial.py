@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.store import StudyStore
+from orchestrator.store import StudyStore, explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,9 @@ class Trial:
 
     def note(self, job: int) -> None:
         """The worker begins `job`. Nothing is synced: the note must outlive a process, not a power loss."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(str(job))
+        with explained(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(str(job))
 
     @property
     def job(self) -> int | None:

@@ -20,6 +20,7 @@ __all__ = [
     "WrittenPart",
     "decode_part",
     "encode_part",
+    "explained",
     "leftovers",
     "part_columns",
 ]
@@ -32,5 +33,6 @@ from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged
 from orchestrator.store.parts import METRIC_COLUMNS, decode_part, encode_part, part_columns
 from orchestrator.store.state import State
+from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart
 from orchestrator.store.sweep import Leftovers, Swept, leftovers
