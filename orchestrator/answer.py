@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from orchestrator.lines import table
+from orchestrator.query import explained
 from orchestrator.views import connect
 
 _TOP = 3
@@ -31,10 +32,14 @@ def answer(root: Path) -> str | None:
     """The three places of each kind where the study in `root` found the largest effects, as a table.
 
     None where no job succeeded.
+
+    Raises:
+        QueryError: rows cannot be read.
     """
     connection = connect([root])
-    relation = connection.sql(_sql(connection))
-    rows = relation.fetchall()
+    with explained(connection):
+        relation = connection.sql(_sql(connection))
+        rows = relation.fetchall()
     if not rows:
         return None
     keep = [i for i in range(len(relation.columns)) if any(row[i] is not None for row in rows)]

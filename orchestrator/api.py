@@ -93,6 +93,7 @@ def run(
     retry_failed: bool = False,
     error_types: Sequence[str] = (),
     limits: Limits = _NO_LIMITS,
+    slice_timeout_s: float | None = None,
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
@@ -112,6 +113,7 @@ def run(
         retry_failed=retry_failed,
         error_types=tuple(error_types),
         limits=limits,
+        slice_timeout_s=slice_timeout_s,
     )
     root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:

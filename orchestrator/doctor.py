@@ -2,6 +2,7 @@
 
 __all__ = ["Advance", "Finding", "examine_machine", "examine_study", "num_bytes"]
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -125,7 +126,8 @@ def _file_system(folder: Path) -> Iterator[Finding]:
         reason = (error.strerror or str(error)).lower()
         yield Finding(
             "problem",
-            f"{folder} cannot be written ({reason}); change its permissions, or name another --store",
+            f"{folder} cannot be written ({reason}); free some room, change its permissions, or name another"
+            " --store",
         )
 
 
@@ -221,7 +223,9 @@ def _fault(path: Path, size_bytes: int, sha256: str, advance: Advance) -> str | 
 def _leftovers(folder: Path, log: CommitLog) -> Finding:
     """What the next run clears, or a run at work when it sweeps."""
     storage = LocalStorage(folder)
-    names = [name for kind in ("data", "plan", "logs") for name in storage.list(kind)]
+    names = [name for kind in ("data", "plan") for name in storage.list(kind)]
+    with contextlib.suppress(StoreError):
+        names += storage.list("logs")
     state = log.refresh()
     epoch = state.epoch if is_running(folder) else state.seq + 1
     found = leftovers(names, state, epoch=epoch, now_s=time.time())

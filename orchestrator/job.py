@@ -257,7 +257,7 @@ def _state(plan: Plan, runs: Sequence[Run]) -> str:
 def _run_lines(folder: Path, run: Run) -> Iterator[str]:
     part = run.part
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.committed_s))
-    log = folder / "logs" / str(run.epoch) / f"{part.host}-{part.worker}.log"
+    log = StudyStore(folder).logs(run.epoch) / f"{part.host}-{part.worker}.log"
     yield ""
     yield _line(
         "attempt", f"{part.attempt}: {run.error or 'a success'} ({run.tier}, {'+'.join(part.families)})"

@@ -49,6 +49,10 @@ class Engines:
             self._lane = lane.lane
         return self._engine
 
+    def release(self) -> None:
+        """Let the engine in hand go, and with it its memory."""
+        self._engine = self._lane = None
+
     def _load(self, lane: Lane) -> "Engine":
         import torch
 

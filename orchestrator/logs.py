@@ -106,10 +106,11 @@ def tail(path: Path, num_lines: int) -> Iterator[str]:
 
 
 def error_of(path: Path) -> str | None:
-    """The error that a log ends with; None where it ends otherwise, or is not there."""
-    if not path.exists():
+    """The error that a log ends with; None where it ends otherwise, or cannot be read."""
+    try:
+        line = _ends(path)[1]
+    except StoreError:
         return None
-    line = _ends(path)[1]
     return line.partition(ERROR)[2] if _is_event(line, ERROR) else None
 
 

@@ -18,7 +18,7 @@ from orchestrator.reading import LeaveOut, read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
 from orchestrator.run.logs import DRIVER
-from orchestrator.store import CommitLog, PlanRef, StudyStore
+from orchestrator.store import CommitLog, PlanRef, StudyStore, explained
 from orchestrator.store.commit import commit_name
 
 
@@ -96,7 +96,8 @@ class StatusReader:
         store = StudyStore(folder)
         path = store.locate(commit_name(1))
         # It holds a nonce: no two studies begin alike.
-        first = path.read_bytes() if path.exists() else b""
+        with explained(path):
+            first = path.read_bytes() if path.exists() else b""
         known = self._logs.get(folder)
         if known is None or known[0] != first:
             known = self._logs[folder] = (first, store.open_reader())
@@ -157,7 +158,7 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{100 * one.num_done / one.num_jobs:.1f} %" if one.num_jobs else "",
             f"{one.num_failed:,}",
             f"{one.num_parts:,}",
-            f"{one.age_s:,.0f} s ago",
+            f"{one.age_s:,.0f} s ago" if one.num_jobs else "",
             one.activity,
         ]
         for one in found

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.tiny import save_tiny_model
-
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -20,6 +18,8 @@ def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 3 layers with a tokeniser of whole words, saved as a user would save a model."""
+    from tests.torture.tiny import save_tiny_model
+
     folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
     save_tiny_model(folder, num_layers=3)
     return folder

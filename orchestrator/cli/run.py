@@ -117,6 +117,7 @@ def run(
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
         from studies import load_study
+        from workers.errors import QueryError
 
         loaded = load_study(study)
         root = store / loaded.study
@@ -131,16 +132,19 @@ def run(
             limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
             slice_timeout_s=slice_timeout,
         )
-        # The answer alone goes to stdout, where Ray would tell of workers that died.
-        with redirect_stdout(sys.stderr), Progress() as progress:
+        # Ray prints what it thinks of workers that died: that belongs to the log.
+        with Progress() as progress, redirect_stdout(progress.log):
             outcome = run_study(loaded, root, options, progress)
     click.echo(_told(loaded.study, outcome), err=True)
     if outcome.stopped is not None:
         click.echo(f"to go on: {command_line()}", err=True)
     if outcome.stopped == "interrupted":
         sys.exit(INTERRUPTED)
-    if (shown := answer(root)) is not None:
-        click.echo(shown)
+    try:
+        if (shown := answer(root)) is not None:
+            click.echo(shown)
+    except QueryError as error:
+        click.echo(f"no table: {error}", err=True)
     if plots:
         _draw(root)
     if num_failed := outcome.counts.num_failed:
@@ -189,6 +193,8 @@ def _told(study: str, outcome: "Outcome") -> str:
     counts = outcome.counts
     if outcome.stopped is not None:
         how = _STOPPED[outcome.stopped]
+        if counts.num_done == counts.num_jobs:
+            return f"{how}: {outcome.num_retried:,} failed jobs have run again"
         return f"{how} at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept"
     again = f"{outcome.num_retried:,} failed ones again " if outcome.num_retried else ""
     if outcome.num_ran:

@@ -253,8 +253,12 @@ def _serve(threads: int) -> None:
             answer: Columns | str = checked(engines.of(lane).clean(requests), requests)
         except SwapyardError as error:
             answer = str(error)
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:
+            # The driver is gone, and nobody waits for the answer.
+            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 __all__ = ["RayExecutor"]
 
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,10 +18,13 @@ from orchestrator.run.local_ray import LocalRay, plain_error, resources
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
+from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
 
 JOIN_TIMEOUT_S = 300.0
 """How long a worker may take to come up and find the study."""
+MOST_STILLBORN = 3
+"""So many workers may die before any has come up."""
 LOAD_TIMEOUT_S = 600.0
 """How long loading a small model may take."""
 LOAD_BYTES_PER_S = 20e6
@@ -44,7 +46,7 @@ class _Seat:
     """When the call is given up."""
     has_joined: bool = False
     process: psutil.Process | None = None
-    """Where it is one of this machine."""
+    """Where our own Ray started it, so that it is one of this machine."""
     lane: int | None = None
     taken: Slice | None = None
     target_s: float = 0.0
@@ -86,6 +88,7 @@ class RayExecutor:
         self._seats: dict[int, _Seat] = {}
         self._next = 0
         self._has_joined = False
+        self._num_stillborn = 0
         self._gpus_each = 0.0
 
     def start(self) -> list[int]:
@@ -180,14 +183,16 @@ class RayExecutor:
             # What a call left behind in its process is not known: a fresh one takes its place.
             return [self._died(number, plain_error(error))]
         except ray.exceptions.RayError as error:
-            self._refuse_never_started(seat, error)
+            self._refuse_never_started(error)
             # Died or unreachable: either way nobody knows what became of the slice.
             return [self._died(number, plain_error(error).partition(". ")[0])]
         if not seat.has_joined:
             seat.nonce.check(found)
             seat.has_joined = self._has_joined = True
-            if found.host == socket.gethostname():
-                seat.process = psutil.Process(found.pid)
+            if self._ray.is_own:
+                # It may be gone already: then its next call says so.
+                with suppress(psutil.Error):
+                    seat.process = psutil.Process(found.pid)
             return [Joined(number)]
         taken = seat.taken
         assert taken is not None
@@ -198,10 +203,11 @@ class RayExecutor:
         seat.taken = None
         return [Finished(number, taken, found)]
 
-    def _refuse_never_started(self, seat: _Seat, error: Exception) -> None:
-        """The first worker that dies before any has come up shows that none can."""
-        if not seat.has_joined and not self._has_joined:
-            raise RunError(f"a worker could not start: {plain_error(error)}") from error
+    def _refuse_never_started(self, error: Exception) -> None:
+        """One that dies before it comes up may have been killed; several show that none can."""
+        self._num_stillborn += not self._has_joined
+        if not self._has_joined and self._num_stillborn >= MOST_STILLBORN:
+            raise RunError(f"workers could not start: {plain_error(error)}") from error
 
     def _overdue(self) -> list[Event]:
         """End the workers whose call takes too long."""
@@ -265,7 +271,9 @@ class _Nonce:
     word: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def __post_init__(self) -> None:
-        (self.root / self.question).write_text(self.word)
+        path = self.root / self.question
+        with explained(path):
+            path.write_text(self.word)
 
     @property
     def question(self) -> str:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from workers.errors import RunError
 
 CONNECT_TIMEOUT_S = 5.0
 """How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
+STOP_S = 10.0
+"""How long Ray may take to stop before its processes are killed."""
+ATTEMPTS = 2
+"""Of starting a Ray of our own: one of its processes may be killed meanwhile."""
 MIB = 2**20
 _TOKEN = secrets.token_hex(32)
 """One for each driver process, as Ray's client remembers the first that it was given."""
@@ -55,42 +59,57 @@ class LocalRay:
         self._folder: Path | None = None
         self._is_up = False
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a Ray of our own."""
+        return self._address is None
+
     def start(self) -> None:
         """Connect to the cluster, or start a Ray of our own, from a thread that lives as long as the driver.
 
         Raises:
             RunError: Ray did not start, or the cluster cannot be reached.
         """
-        options: dict[str, Any]
-        if self._address is None:
-            settings = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
-            self._environment = {name: os.environ.get(name) for name in settings}
-            os.environ.update(settings)
-            self._folder = _make_folder()
-            options = {
-                # Without it Ray would join any cluster that it finds.
-                "address": "local",
-                "num_cpus": self._num_cpus,
-                "object_store_memory": 80 * MIB,
-                "include_dashboard": False,
-                "_temp_dir": str(self._folder),
-            }
-        else:
-            _knock(self._address)
-            options = {"address": self._address}
-        self._is_up = True
-        try:
-            _connect(options)
-        except Exception as error:
-            self.stop()
-            where = f"the Ray cluster at {self._address}" if self._address else "a local Ray"
-            raise RunError(
-                f"{where} did not answer: {plain_error(error).rstrip('.')};"
-                " --executor inline runs without Ray"
-            ) from error
-        if self._address is None:
+        for attempt in range(1, ATTEMPTS + 1):
+            options = self._options()
+            self._is_up = True
+            try:
+                _connect(options)
+                break
+            except Exception as error:
+                self.stop()
+                if self.is_own and attempt < ATTEMPTS:
+                    continue
+                raise RunError(self._did_not_start(error)) from error
+        if self.is_own:
             ours = ((_SERVERS.get(child.name()), child) for child in psutil.Process().children())
             self._servers = {name: child for name, child in ours if name is not None}
+
+    def _options(self) -> dict[str, Any]:
+        """How Ray is connected to or started; for one of our own the environment is set, too."""
+        if self._address is not None:
+            _knock(self._address)
+            return {"address": self._address}
+        settings = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
+        self._environment = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        self._folder = _make_folder()
+        return {
+            # Without it Ray would join any cluster that it finds.
+            "address": "local",
+            "num_cpus": self._num_cpus,
+            "object_store_memory": 80 * MIB,
+            "include_dashboard": False,
+            "_temp_dir": str(self._folder),
+        }
+
+    def _did_not_start(self, error: Exception) -> str:
+        if self.is_own:
+            # Its own words name a log that is gone by now.
+            why = f"a local Ray did not start ({type(error).__name__})"
+        else:
+            why = f"the Ray cluster at {self._address} did not answer: {plain_error(error).rstrip('.')}"
+        return f"{why}; --executor inline runs without Ray"
 
     def fallen(self) -> str | None:
         """Which of our own Ray's processes is gone, or None; of an existing cluster nobody here knows."""
@@ -104,12 +123,29 @@ class LocalRay:
         import ray
 
         self._is_up = False
-        self._servers = {}
+        servers, self._servers = list(self._servers.values()), {}
+        # Shutting down waits for these for ever, also where somebody has stopped them.
+        patience = threading.Timer(STOP_S, _kill, [servers])
+        patience.start()
+        _resume(servers)
         ray.shutdown()
+        patience.cancel()
         _restore(self._environment)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _resume(servers: Sequence[psutil.Process]) -> None:
+    for server in servers:
+        with suppress(psutil.Error):
+            server.resume()
+
+
+def _kill(servers: Sequence[psutil.Process]) -> None:
+    for server in servers:
+        with suppress(psutil.Error):
+            server.kill()
 
 
 def resources() -> dict[str, float]:
@@ -136,6 +172,9 @@ def _connect(options: Mapping[str, Any]) -> None:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
+        if process.status() == psutil.STATUS_STOPPED:
+            # Nobody needs it stopped while the driver runs, and all that asks it would wait for ever.
+            process.resume()
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from orchestrator.lines import plain
 from orchestrator.run.work import Slice
-from orchestrator.store import Manifest
+from orchestrator.store import Manifest, StudyStore
 from workers.errors import SwapyardError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class WorkerLog:
 
     def __init__(self, folder: Path, epoch: int, name: str) -> None:
         """Open ``logs/<epoch>/<name>.log`` in the study `folder`, `name` being `DRIVER` or `worker_name`."""
-        self.path = folder / "logs" / str(epoch) / f"{name}.log"
+        self.path = StudyStore(folder).logs(epoch) / f"{name}.log"
         self._undo: list[Callable[[], object]] = []
         self._descriptor: int | None = None
         with contextlib.suppress(OSError):

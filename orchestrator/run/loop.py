@@ -3,18 +3,19 @@
 __all__ = ["Loop"]
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.faults import reach
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import Counts, counts_of
+from orchestrator.remaining import counts_of
 from orchestrator.run.compactor import Compactor
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined
+from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
-from orchestrator.run.work import Slice
+from orchestrator.run.work import Slice, undone
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
@@ -45,14 +46,12 @@ class Loop:
         compactor: Compactor,
         stop: Stop,
         limits: Limits,
-        say: Callable[[str], None],
-        show: Callable[[Counts], None],
+        progress: Progress,
         logs: Path,
         started: float,
     ) -> None:
-        """`executor` brings up `workers`; `started` is when the run began, by the monotonic clock.
-
-        Workers' logs lie in `logs`.
+        """`executor` brings up `workers`, whose logs lie in `logs`; `started` is when the run began, by the
+        monotonic clock.
         """
         self._schedule = schedule
         self._executor = executor
@@ -61,8 +60,7 @@ class Loop:
         self._compactor = compactor
         self._stop = stop
         self._limits = limits
-        self._say = say
-        self._show = show
+        self._progress = progress
         self._logs = logs
         self._started = started
         self._began = time.monotonic()
@@ -83,11 +81,6 @@ class Loop:
         """Those of them that failed."""
         self.num_retried = 0
 
-    @property
-    def measured_rate(self) -> float | None:
-        """Cost units per second of a worker; None where none was measured."""
-        return self._schedule.measured_rate
-
     def run(self) -> None:
         """Until there is nothing more to wait for.
 
@@ -103,12 +96,13 @@ class Loop:
             if manifests:
                 self._commit(manifests)
             self._compactor.poll()
+            self._driver.lock_late()
             if time.monotonic() - swept >= SWEEP_EVERY_S:
                 swept = time.monotonic()
                 self._driver.sweep()
             if time.monotonic() - shown >= every_s:
                 before = time.monotonic()
-                self._show(counts_of(self._plan, self._driver.state))
+                self._progress.update(counts_of(self._plan, self._driver.state))
                 shown = time.monotonic()
                 every_s = max(POLL_S, (shown - before) / COUNTING_SHARE)
 
@@ -200,14 +194,17 @@ class Loop:
         elif taken is not None:
             share = max(LEAST_SHARE, (1.0 if num_finished >= SETTLED else share) / 2)
             if self._schedule.blame(taken, death.job):
-                self._say("a job of which worker after worker died becomes a failure")
+                self._progress.say("a job of which worker after worker died becomes a failure")
         logs = f"logs lie in {self._logs}"
         if self._num_deaths > MORE_DEATHS + self._num_workers + self._num_finished:
             raise RunError(
                 f"{self._num_deaths} workers died and {self._num_finished} slices were finished, so this run"
                 f" ends; the last one died so: {death.message}; {logs}"
             )
-        self._say(f"worker {worker} died and is replaced: {death.message}; {logs}")
+        if self._stop.reason is not None:
+            self._progress.say(f"worker {worker} died: {death.message}; {logs}")
+            return
+        self._progress.say(f"worker {worker} died and is replaced: {death.message}; {logs}")
         fresh = self._executor.add(share)
         self._coming.add(fresh)
         self._shares[fresh], self._finished[fresh] = share, 0
@@ -218,7 +215,9 @@ class Loop:
         refused = self._driver.commit(manifests)
         reach("driver.commit.after")
         for manifest in refused:
-            self._say(f"{manifest.path} repeats jobs that are done, and is left out")
+            self._progress.say(f"{manifest.path} repeats jobs that are done, and is left out")
+            for rest in undone(manifest, self._driver.state):
+                self._schedule.give_up(rest)
         for manifest in manifests:
             if manifest not in refused:
                 self.num_rows += manifest.rows

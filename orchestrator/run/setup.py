@@ -114,8 +114,11 @@ class Setup:
 
 
 def _sized(engines: Engines, share: float) -> Engines:
-    """Engines that take a share of the usual memory; what they have loaded stays if that is all of it."""
-    return engines if share == engines.share else Engines(engines.threads, engines.num_sharing, share)
+    """Engines that take a share of the usual memory; what they had loaded goes if that is not all of it."""
+    if share == engines.share:
+        return engines
+    engines.release()
+    return Engines(engines.threads, engines.num_sharing, share)
 
 
 def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:

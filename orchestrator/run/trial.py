@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.store import StudyStore, explained
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -18,8 +20,9 @@ class Trial:
 
     def note(self, job: int) -> None:
         """The worker begins `job`. Nothing is synced: the note must outlive a process, not a power loss."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(str(job))
+        with explained(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(str(job))
 
     @property
     def job(self) -> int | None:
@@ -35,4 +38,4 @@ class Trial:
 
     @property
     def _path(self) -> Path:
-        return self.root / "logs" / str(self.epoch) / f"{self.worker}.trial"
+        return StudyStore(self.root).logs(self.epoch) / f"{self.worker}.trial"

@@ -1,6 +1,6 @@
 """What is handed out: a slice of a tile is one call, one part; a tile's work is what remains of it."""
 
-__all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work"]
+__all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
-from orchestrator.store import State
+from orchestrator.store import Manifest, State
 
 CAPTURES_PER_PAIR = 2.0
 """A capture costs about as much as a job: one of the base and one of the source for each pair."""
@@ -92,6 +92,20 @@ class TileWork:
 def jobs_within(jobs: Jobs, lo: int, hi: int) -> Jobs:
     """The jobs from `lo` to `hi`."""
     return tuple((max(a, lo), min(b, hi)) for a, b in jobs if a < hi and lo < b)
+
+
+def undone(manifest: Manifest, state: State) -> list[Slice]:
+    """What a part that was refused holds of jobs that are not done: they must run again.
+
+    Of a retry it is nothing: its jobs are failures that were replaced already.
+    """
+    if manifest.replaces is not None:
+        return []
+    return [
+        Slice(manifest.tile, int(manifest.lane), lo, hi, (family,))
+        for family in manifest.families
+        for lo, hi in state.done(family, manifest.tile).subtract_from(manifest.k_lo, manifest.k_hi)
+    ]
 
 
 def open_work(plan: Plan, state: State) -> list[TileWork]:

@@ -21,7 +21,7 @@ from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.selected import run_selected
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
-from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part
+from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class StudyWorker:
         path = self._store.root / question
         nonce = path.read_text() if path.exists() else None
         if nonce is not None:
-            (self._store.root / answer).write_text(nonce)
+            path = self._store.root / answer
+            with explained(path):
+                path.write_text(nonce)
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 

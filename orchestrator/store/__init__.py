@@ -21,6 +21,7 @@ __all__ = [
     "WrittenPart",
     "decode_part",
     "encode_part",
+    "explained",
     "leftovers",
     "part_columns",
 ]
@@ -33,5 +34,6 @@ from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged
 from orchestrator.store.parts import ADDED_COLUMNS, METRIC_COLUMNS, decode_part, encode_part, part_columns
 from orchestrator.store.state import State
+from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart
 from orchestrator.store.sweep import Leftovers, Swept, leftovers

@@ -19,6 +19,8 @@ from orchestrator.store.disk import Disk
 from workers.errors import StorageFullError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_BROKEN = (errno.EIO, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
+"""A disk that fails, or a folder that went away while it was used."""
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
 """What a folder says that cannot be synced at all, and so can hold nothing that we made."""
 
@@ -269,5 +271,10 @@ def explained(path: Path) -> Iterator[None]:
             raise StoreError(
                 f"{path} may not be read or written ({reason}); change its permissions, or choose another "
                 "folder with --store"
+            ) from error
+        if error.errno in _BROKEN:
+            raise StoreError(
+                f"{path} cannot be read or written ({reason}); nothing that was committed is lost: look at"
+                " the disk (swapyard doctor does) and run the same command again"
             ) from error
         raise StoreError(f"{path} cannot be read or written: {reason}") from error

@@ -155,6 +155,10 @@ class StudyStore:
             merge, self.read_part, lambda data: self.write_part(epoch, merge.files[0].lane, data), go_on
         )
 
+    def logs(self, epoch: int) -> Path:
+        """The folder in which a driver and its workers keep their logs: no part of the study's state."""
+        return self.root / "logs" / str(epoch)
+
     def locate(self, name: str) -> Path:
         """Where something of the study lies on the disk."""
         return LocalStorage(self.root).locate(name)
@@ -221,6 +225,7 @@ class Driver:
             for name, data in files.items():
                 self._storage.put_fresh(plan.path(name), data)
             self._log.append(self.epoch, "plan", plan=plan)
+            self.lock_late()
         return plan
 
     def commit(self, manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
@@ -236,7 +241,7 @@ class Driver:
         if accepted:
             with self._or_fenced():
                 self._log.append(self.epoch, "add", add=accepted)
-            self._lock_late()
+            self.lock_late()
         return refused
 
     def next_merge(self, most_files: int = MOST_FILES, *, leave_out: Set[str] = frozenset()) -> Merge | None:
@@ -280,6 +285,12 @@ class Driver:
         self._log.refresh()
         self._log.refuse_fenced(self.epoch)
 
+    def lock_late(self) -> None:
+        """After a take-over, take the lock as soon as the driver before has ended."""
+        if not self._lock.held:
+            with contextlib.suppress(StoreError):
+                self._lock.acquire(Holder.this_process())
+
     def close(self) -> None:
         """Let the study go; twice does no harm."""
         self._lock.release()
@@ -296,12 +307,6 @@ class Driver:
                 self._log.refresh()
             self._log.refuse_fenced(self.epoch)
             raise
-
-    def _lock_late(self) -> None:
-        """After a take-over, take the lock as soon as the driver before has ended."""
-        if not self._lock.held:
-            with contextlib.suppress(StoreError):
-                self._lock.acquire(Holder.this_process())
 
     def __enter__(self) -> Self:
         return self

@@ -56,6 +56,12 @@ class Swept:
     """Why clearing stopped before its end; a later sweep goes on."""
 
 
+_NO_LOG = (
+    "there are parts below data/, but no commit that could name them was there before this run: if commits/"
+    " was lost, restore it from a copy; until then they are left alone"
+)
+
+
 def leftovers(
     names: Iterable[str],
     state: State,
@@ -105,7 +111,10 @@ def sweep(
     `read_on` gives the state as it is when called. Temporary files are cleared only where the study
     `is_locked` by this driver: else a driver that is about to take it over may be writing one.
     """
-    names = [name for folder in ("data", "plan", "logs") for name in storage.list(folder)]
+    names = [name for folder in ("data", "plan") for name in storage.list(folder)]
+    with contextlib.suppress(StoreError):
+        # Logs are no part of the study: whatever is wrong with them stops nothing.
+        names += storage.list("logs")
     # Folders and hidden files are a disk's own.
     root = storage.root if isinstance(storage, LocalStorage) else None
     folders = _folders(root) if root is not None else []
@@ -114,6 +123,8 @@ def sweep(
     state = read_on()
     if state.epoch != epoch:
         return Swept()
+    if epoch == 1 and any(name.startswith("data/") and not name.startswith("data/1/") for name in names):
+        return Swept(problem=_NO_LOG)
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
     swept = _cleared(storage, found, hidden)
     for folder in folders:
@@ -153,7 +164,8 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swep
 def _hidden(root: Path, epoch: int) -> list[Path]:
     """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
     places = ((root, ".tmp-*"), (root, ".hello-*"), (root / "commits", ".tmp-*"))
-    opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
+    with explained(root):
+        opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
     found: list[Path] = []
     for folder, pattern in places:
         for path in folder.glob(pattern):

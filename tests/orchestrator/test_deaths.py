@@ -204,6 +204,32 @@ def test_a_ray_of_our_own_that_loses_a_process_is_started_again(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
+@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+def test_a_ray_that_somebody_stopped_does_not_hold_up_the_end(
+    world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"], server: str
+) -> None:
+    process = in_the_middle(tmp_path, "--slice-timeout", "20s")
+    (victim,) = [c for c in psutil.Process(process.pid).children() if c.name() == server]
+    victim.suspend()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+
+
+def test_the_first_worker_may_die_before_it_has_come_up(world: World, tmp_path: Path) -> None:
+    process = start(*world.command(tmp_path), cwd=world.folder, cache=world.cache)
+    try:
+        wait_until(lambda: bool(workers_of(process)), process)
+        (worker,) = workers_of(process)
+        worker.kill()
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err and "raylet" not in err
+    assert_same_rows(rows(tmp_path, "long"), world.expected)
+
+
 def test_an_actor_that_outlives_its_driver_does_no_harm(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"]
 ) -> None:

@@ -256,7 +256,7 @@ def test_what_cannot_be_removed_is_said_and_ends_nothing(
     monkeypatch.setenv("SWAPYARD_FAULTS", "remove.unlink.before=eio@2")
     out, err = spawn(SWEEP, store.root).communicate(timeout=60)
     assert err == ""
-    assert "num_orphans=1" in out and "cannot be read or written: input/output error" in out
+    assert "num_orphans=1" in out and "cannot be read or written (input/output error)" in out
     with store.open_driver() as driver:
         assert driver.sweep() == Swept(num_orphans=2)
 
@@ -292,3 +292,17 @@ def test_what_the_next_driver_would_clear_can_be_asked_without_clearing(store: S
     assert found.orphans == (lost.relative_to(store.root).as_posix(),)
     assert found.replaced == found.plans == ()
     assert lost.exists()
+
+
+def test_parts_whose_commits_are_lost_are_left_alone_and_said(tmp_path: Path) -> None:
+    store = StudyStore(tmp_path)
+    with store.open_driver() as driver:
+        store.write_part(driver.epoch, "0", b"rows")
+    lost = store.root / "data" / "7" / "0" / f"{'a' * 32}.parquet"
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"rows")
+    for commit in (tmp_path / "commits").iterdir():
+        commit.unlink()
+    with store.open_driver() as driver:
+        swept = driver.sweep()
+    assert lost.exists() and swept.problem is not None and "if commits/ was lost" in swept.problem

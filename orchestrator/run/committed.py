@@ -1,0 +1,85 @@
+"""The committed plan of a study that is about to run: the one that is there, or a new one."""
+
+__all__ = ["Planned", "commit_plan"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.faults import reach
+from orchestrator.loading import Engines
+from orchestrator.machine import num_cores
+from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
+from orchestrator.plan.planner import Planner
+from orchestrator.plan.tables import Plan, encode_plan, read_plan
+from orchestrator.remaining import counts_of
+from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.store import Driver, PlanRef, State, StudyStore
+from studies import Study
+from workers.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A committed plan, and how it is to be run."""
+
+    ref: PlanRef
+    plan: Plan
+    setup: Setup
+    engines: Engines
+    """May hold a model that planning needed."""
+    is_new: bool
+
+
+def commit_plan(
+    study: Study, store: StudyStore, driver: Driver, options: RunOptions, say: Callable[[str], None]
+) -> Planned:
+    """Plan `study` and commit the plan, unless it is the one that the store has.
+
+    Raises:
+        StudyError, ModelError: the study cannot be planned.
+        StoreError: the folder holds results of which the plan wants none, and ``replace`` is not given.
+    """
+    planner = Planner(study, say=say)
+    ref = driver.state.plan
+    earlier = read_plan(store, ref) if ref is not None else None
+    if ref is not None and earlier is not None and earlier.head["digest"] == planner.digest:
+        setup = set_up(earlier, _num_open(earlier, driver.state), options)
+        return Planned(ref, earlier, setup, setup.engines, is_new=False)
+    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state)
+    setup = set_up(draft.plan, _num_open(draft.plan, driver.state), options)
+    engines = setup.engines
+    if not draft.complete:
+        say("running the prompts without interventions")
+        with _scorer(setup, engines) as scorer:
+            draft = planner.draft(scorer, earlier, driver.state)
+    if earlier is not None and driver.state.live and not options.replace:
+        _refuse_stranger(draft.plan, earlier, store)
+    files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
+    reach("driver.plan")
+    return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
+
+
+def _refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
+    """A plan that has no job in common with what was done is a mistake more often than a wish."""
+    if not any(tile.wanted for number, tile in plan.tiles.items() if number in earlier.tiles):
+        raise StoreError(
+            f"{store.root} holds results of another study {plan.head['study']!r}: no job of theirs is in this"
+            " one. Rename the study, take another folder with --store, or go on there with --replace (the"
+            " results stay on the disk, and the views no longer show them)"
+        )
+
+
+def _num_open(plan: Plan, state: State) -> int:
+    counts = counts_of(plan, state)
+    return counts.num_jobs - counts.num_done
+
+
+@contextmanager
+def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
+    """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
+    if setup.executor == "inline":
+        yield CachedScorer(kept_runs(), EngineScorer(engines))
+        return
+    with ChildScorer(threads=num_cores()) as child:
+        yield CachedScorer(kept_runs(), child)
