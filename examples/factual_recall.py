@@ -1,5 +1,6 @@
-"""Seed 001: where does a model recall a capital? Each MLP's output and attention's input takes, at each token,
-the value that it has on another country.
+"""Seed 001: where does a model recall a capital?
+
+Each MLP's output and each attention's input takes, at each token, the value that it has on another country.
 
     python examples/factual_recall.py [MODEL]        smollm2-135m unless said otherwise
 """

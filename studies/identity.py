@@ -63,13 +63,11 @@ def unit_json(unit: Unit) -> str:
         "null" if unit.origin is None else place if unit.origin == unit.place else _place_json(unit.origin)
     )
     dims = "null" if unit.dims is None else f"[{','.join([f'[{lo},{hi}]' for lo, hi in unit.dims])}]"
-    fit = "" if unit.fit is None else f'"fit":{_text(unit.fit)},'
-    scale = "" if unit.scale is None else f',"scale":{json.dumps(_number(unit.scale))}'
-    seed = "" if unit.seed is None else f',"seed":{unit.seed}'
-    value_fit = "" if unit.value_fit is None else f',"value_fit":{_text(unit.value_fit)}'
+    is_plain = unit.fit is None and unit.value_fit is None and unit.scale is None and unit.seed is None
+    fit, more = ("", "") if is_plain else _fit_json(unit)
     return (
         f'{{"dims":{dims},{fit}"operation":{_text(unit.operation)},"origin":{origin},'
-        f'"place":{place},"run":{_text(unit.run)}{scale}{seed}{value_fit}}}'
+        f'"place":{place},"run":{_text(unit.run)}{more}}}'
     )
 
 
@@ -111,6 +109,14 @@ def _prompt(prompt: Prompt) -> Any:
 
 def _units_json(units: Sequence[Unit]) -> str:
     return f"[{','.join([unit_json(unit) for unit in units])}]"
+
+
+def _fit_json(unit: Unit) -> tuple[str, str]:
+    """What few units have: the keys of a fit, of noise, in the places where sorted keys have them."""
+    fit = "" if unit.fit is None else f'"fit":{_text(unit.fit)},'
+    scale = "" if unit.scale is None else f',"scale":{json.dumps(_number(unit.scale))}'
+    seed = "" if unit.seed is None else f',"seed":{unit.seed}'
+    return fit, scale + seed + ("" if unit.value_fit is None else f',"value_fit":{_text(unit.value_fit)}')
 
 
 def _run_json(run: NamedRun) -> str:

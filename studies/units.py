@@ -138,7 +138,7 @@ class UnitTemplate:
         (fit, dims), (operation,) = self._subspace.at(names), self._operation.at(names)
         if fit is None and value.fit is None:
             return [
-                Unit(place, dims, operation, value.run, origin, scale=value.scale, seed=value.seed)
+                Unit(place, dims, operation, value.run, origin, None, None, value.scale, value.seed)
                 for place, origin in self._places(names, position, from_position)
             ]
         # A vector is made where a value would be taken, but it is taken from no run.

@@ -94,6 +94,8 @@ def _changes(unit: Unit, base: Inputs, call: Call) -> Iterator[Change]:
         for row, step in enumerate(steps):
             yield Change(step, (), _region_value(unit, row, run))
         return
+    if isinstance(unit.from_, Tensor):
+        _check_numbers(unit.from_, base.num_rows)
     tokens = base.tokens(unit.position, base.num_rows)
     taken = tokens if run is None else run.tokens(origin_position(unit), base.num_rows)
     for row, (step, own, origin) in enumerate(zip(steps, tokens, taken, strict=True)):
@@ -130,20 +132,26 @@ def _value(unit: Unit, step: Step, row: int, own: Sequence[int], call: Call) -> 
     return ZERO
 
 
-def _numbers(numbers: Tensor, row: int) -> Tensor:
-    """A given value's rows for an example: [1, C], or [P, C].
+def _check_numbers(numbers: Tensor, num_rows: int) -> None:
+    """Accept a value [C], or [B, C] or [B, P, C] for B examples or for one that serves all.
 
     Raises:
-        RunError: the value has another shape.
+        RunError: it has another shape.
     """
-    if numbers.dim() == 1:
-        return numbers[None]
-    if numbers.dim() in (2, 3) and row < len(numbers):
-        return numbers[row : row + 1] if numbers.dim() == 2 else numbers[row]
+    if numbers.dim() == 1 or (numbers.dim() in (2, 3) and numbers.shape[0] in (1, num_rows)):
+        return
     raise RunError(
-        f"a value of {list(numbers.shape)} for example {row}: give [width], [examples, width] or "
+        f"a value of {list(numbers.shape)} for {num_rows} examples: give [width], [examples, width] or "
         "[examples, positions, width]"
     )
+
+
+def _numbers(numbers: Tensor, row: int) -> Tensor:
+    """A given value's rows for an example: [1, C], or [P, C]."""
+    if numbers.dim() == 1:
+        return numbers[None]
+    own = numbers[row % numbers.shape[0]]
+    return own[None] if numbers.dim() == 2 else own
 
 
 def _steps(unit: Unit, num_rows: int, places: Places) -> list[Step]:

@@ -59,6 +59,11 @@ class Engine:
             capture_tokens=tokens,
         )
 
+    @property
+    def model(self) -> LoadedModel:
+        """The model that it runs."""
+        return self._bench.model
+
     def run(
         self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()
     ) -> Outcome:

@@ -94,14 +94,14 @@ class _Place:
         assert isinstance(run, tuple | Vectors) and isinstance(tap, Tap)
         return self._captures[run].taps[tap]
 
-    def activations(self, examples: Sequence[Example], run: str) -> tuple[Tensor, list[int]]:
-        """What `run` holds at the examples' tokens: [N, C], float32 in main memory, and the token of each."""
+    def activations(self, examples: Sequence[Example], run: str) -> list[Tensor]:
+        """What `run` holds at the tokens of each example: [n, C], float32 in main memory."""
         rows: list[Tensor] = []
         for start in range(0, len(examples), _CHUNK):
             chunk = examples[start : start + _CHUNK]
             self.prepare([example.pair.tokens[run] for example in chunk])
             rows += [self._taken(example, run) for example in chunk]
-        return torch.cat(rows), [token for example in examples for token in example.tokens[run]]
+        return rows
 
     def _taken(self, example: Example, run: str) -> Tensor:
         """[n, C]."""
@@ -185,14 +185,16 @@ def _random_rotation(
 
 def _pca(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
     runs = [spec.of] if spec.of is not None else sorted({run for e in examples for run in e.tokens})
-    rows = torch.cat([place.activations([e for e in examples if run in e.tokens], run)[0] for run in runs])
-    space, left_out = principal(place.by_head(rows), spec.rank or 1)
+    rows = [row for run in runs for row in place.activations([e for e in examples if run in e.tokens], run)]
+    space, left_out = principal(place.by_head(torch.cat(rows)), spec.rank or 1)
     report = Report(loss=left_out, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
 
 def _mean(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
-    rows, tokens = place.activations(examples, spec.of or "base")
+    run = spec.of or "base"
+    rows = torch.cat(place.activations(examples, run))
+    tokens = [token for example in examples for token in example.tokens[run]]
     vector = mean_by_position(rows, tokens) if spec.by_position else rows.double().mean(0).float()
     return Fitted(content=vector, report=Report(num_parameters=vector.numel()))
 
@@ -205,35 +207,39 @@ def _mean_difference(
 
 
 def _probe(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
-    base, source = _classes(examples)
-    if None in base or None in source:
+    classes = _classes(examples)
+    if any(None in of_run for of_run in classes.values()):
         raise RunError("a probe needs the columns base_class and source_class in every pair")
     rows: list[Tensor] = []
-    classes: list[str] = []
-    for run, of_run in (("base", base), ("source", source)):
-        for example, name in zip(examples, of_run, strict=True):
-            found = place.by_head(place.activations([example], run)[0])
-            rows.append(found)
-            classes += [str(name)] * len(found)
-    space, loss = class_directions(torch.cat(rows), classes)
+    names: list[str] = []
+    for run, of_run in classes.items():
+        for found, name in zip(place.activations(examples, run), of_run, strict=True):
+            rows.append(place.by_head(found))
+            names += [str(name)] * len(rows[-1])
+    space, loss = class_directions(torch.cat(rows), names)
     report = Report(loss=loss, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
 
-def _classes(examples: Sequence[Example]) -> tuple[list[str | None], list[str | None]]:
-    return [example.classes[0] for example in examples], [example.classes[1] for example in examples]
+def _classes(examples: Sequence[Example]) -> dict[str, list[str | None]]:
+    """For each of the two runs the class of each example."""
+    return {
+        "base": [example.classes[0] for example in examples],
+        "source": [example.classes[1] for example in examples],
+    }
 
 
 def _sides(place: _Place, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """The activations [N, C] that a difference leads to, and those that it leads away from."""
-    base, source = _classes(examples)
-    if not any((*base, *source)):
-        return place.activations(examples, "source")[0], place.activations(examples, "base")[0]
-    low, high = ordered_classes(base, source)
+    classes = _classes(examples)
+    rows = {run: place.activations(examples, run) for run in classes}
+    if not any(name for of_run in classes.values() for name in of_run):
+        return torch.cat(rows["source"]), torch.cat(rows["base"])
+    low, high = ordered_classes(classes["base"], classes["source"])
     found: dict[str, list[Tensor]] = {low: [], high: []}
-    for run, classes in (("base", base), ("source", source)):
-        for example, name in zip(examples, classes, strict=True):
-            found[str(name)].append(place.activations([example], run)[0])
+    for run, of_run in classes.items():
+        for row, name in zip(rows[run], of_run, strict=True):
+            found[str(name)].append(row)
     return torch.cat(found[high]), torch.cat(found[low])
 
 

@@ -74,7 +74,8 @@ class BoundlessRotation(Directions):
     With coordinates k = 0 … W - 1, the boundary c (a share of W, kept between 0.001 and 1) and the
     temperature t: ``gates[k] = sigmoid((k - 0) / t) * sigmoid((c * W - k) / t)``, boundless DAS with one
     variable (Wu et al. 2023, arXiv 2305.08809, section 3: the soft mask between the boundaries 0 and c W).
-    Its first factor leaves half of coordinate 0 the base's at any temperature.
+    So, as in the authors' own code, half of coordinate 0 is the base's at any temperature, and half of
+    coordinate c W where that is a whole number; `Mask` of a `Rotation` has no such edge.
 
     Args:
         width: of the place, W.

@@ -233,7 +233,19 @@ class RegionEdit(Edit):
             found = [value.rows[0] for value in values if isinstance(value, Constant)]
         else:
             raise RunError(f"noise at {self.step.place.tap}: it is drawn by position; leave coordinates out")
+        for one in found:
+            if not _expands(one.shape, old.shape[1:]):
+                raise RunError(
+                    f"a value of {list(one.shape)} at {self.step.place.tap}, where the base has "
+                    f"{list(old.shape[1:])}; give one of that shape"
+                )
         return torch.stack([one.expand(old.shape[1:]) for one in found]).to(old.device)
+
+
+def _expands(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of `shape` can stand for one of the shape `to`."""
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(own in (1, wanted) for own, wanted in pairs)
 
 
 def _index(numbers: Sequence[int], device: torch.device) -> Tensor:

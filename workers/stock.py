@@ -1,7 +1,6 @@
 """What cells need of a model beside its runs: fitted things by identity, and how large its embeddings are.
 
-Shapes: W width of a place (of one head, where heads are named), C columns of a place, T tokens, V vocabulary,
-E width of an embedding.
+Shapes: W width of a place (of one head, where heads are named), C columns of a place, T tokens.
 """
 
 __all__ = ["FitSource", "Stock", "no_fits"]
@@ -10,13 +9,13 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from workers.embeddings import embedding_std
 from workers.errors import RunError
 from workers.features import PCA
 from workers.loading import LoadedModel
 from workers.subspaces import Subspace
-from workers.zoo.base import ZooModel
 
 FitSource = Callable[[str], Subspace | Tensor]
 """The fit of an identity: a subspace, or a vector: [C] for every token, or [T, C] with one for each.
@@ -27,9 +26,6 @@ Raises:
 
 _MOST_HELD = 64
 """Fits held at once: cells come in the order of the layers, so few are in use at a time."""
-
-_CHUNK = 4096
-"""Embeddings looked at in one go."""
 
 
 class Stock:
@@ -68,14 +64,8 @@ class Stock:
 
     @cached_property
     def embedding_std(self) -> float:
-        """The standard deviation of the numbers in all token embeddings; 1 of a model that has none.
-
-        It is what the noise of causal tracing is measured in (Meng et al. 2022, arXiv 2202.05262).
-        """
-        embedding, num_tokens = _embedding(self._model.module), self._model.facts.vocab_size
-        if embedding is None or num_tokens is None:
-            return 1.0
-        return _std(embedding, num_tokens, self._model.device)
+        """What the noise of a study is measured in."""
+        return embedding_std(self._model.module)
 
     def _direction_of(self, identity: str) -> Subspace:
         """The one direction of a vector, as a subspace: PCA's coordinates, about zero."""
@@ -88,25 +78,3 @@ class Stock:
 def no_fits(identity: str) -> Subspace | Tensor:
     """A `FitSource` of a model without fits."""
     raise RunError(f"the fit {identity} is not there: this engine was given no fits")
-
-
-def _embedding(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, ZooModel):
-        return module.embed
-    find = getattr(module, "get_input_embeddings", None)
-    return find() if callable(find) else None
-
-
-@torch.inference_mode()
-def _std(embedding: nn.Module, num_tokens: int, device: torch.device) -> float:
-    """Over what the module returns for every token [V, E]: some families scale it there."""
-    sums = torch.zeros(2, dtype=torch.float64)
-    count = 0
-    for start in range(0, num_tokens, _CHUNK):
-        tokens = torch.arange(start, min(start + _CHUNK, num_tokens), device=device)
-        # Not every device knows float64.
-        values: Tensor = embedding(tokens).float().cpu().double()
-        sums += torch.stack([values.sum(), values.square().sum()])
-        count += values.numel()
-    mean, square = (sums / count).tolist()
-    return float(max(0.0, square - mean**2) ** 0.5)

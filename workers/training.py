@@ -22,7 +22,6 @@ from workers.fitspec import FitSpec
 from workers.masks import BoundlessRotation, Mask
 from workers.subspaces import LowRankRotation, Rotation, Subspace
 
-
 _LEAST_SHARE = 1e-3
 """Of the coordinates inside a boundary: as `BoundlessRotation` has it."""
 

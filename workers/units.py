@@ -1,6 +1,6 @@
 """What a researcher writes: where a run is changed, in which coordinates, by which value.
 
-The words are those of study files. The operation, the coordinates and the value are three separate things.
+The words are those of study files. The intervention, the coordinates and the value are three separate things.
 """
 
 __all__ = ["From", "IntervenedRun", "Mean", "Noise", "Run", "Unit", "UnitValue", "heads_of", "is_input"]
@@ -22,7 +22,7 @@ from workers.vocabulary import OPERATIONS
 
 Kind = Literal["token", "step"]
 
-RUNS = "write 'source', 'source_2' …, 'base', sy.IntervenedRun(…), sy.Mean(…)"
+_RUNS = "write 'source', 'source_2' …, 'base', sy.IntervenedRun(…), sy.Mean(…)"
 _SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
 
 
@@ -43,7 +43,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mean:
-    """The mean over runs, for a value: over a batch's examples and the positions of the unit's origin."""
+    """The mean over runs, for a value: over a batch's examples, and the positions that a unit takes."""
 
     inputs: Any
     """A batch, in any form that a base has."""
@@ -83,7 +83,7 @@ class From:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, IntervenedRun | Mean) and not is_input(self.run):
-            raise StudyError(f"a run {self.run!r}; {RUNS}")
+            raise StudyError(f"a run {self.run!r}; {_RUNS}")
         if self.site is not None:
             check_place(self.site)
         if self.position is not None:
@@ -126,7 +126,7 @@ class Unit:
     from_: UnitValue = "source"
     """Where the other value comes from: ``"source"``, ``"source_2"`` …, ``"base"`` (its clean run) or another
     run, at this place; `From`, where in its run it is taken elsewhere; ``"zero"``, `Noise`, or numbers: [C],
-    [examples, C] or [examples, positions, C] for a place of C dimensions."""
+    [examples, C] or [examples, positions, C] for a place of C dimensions; 1 example serves all."""
     coordinates: Coordinates | None = None
     """A getter and a setter, or ``Box[0:4, 10:20]``, for what is no position: then `position`, `head` and
     ranges of dimensions are left out."""
@@ -213,7 +213,7 @@ def _from(given: Any) -> UnitValue:
         return given
     if isinstance(given, IntervenedRun | Mean) or is_input(given):
         return From(given)
-    raise StudyError(f"from_ {given!r}; {RUNS}, sy.From(…), 'zero', a tensor or sy.Noise(…)")
+    raise StudyError(f"from_ {given!r}; {_RUNS}, sy.From(…), 'zero', a tensor or sy.Noise(…)")
 
 
 def _subspace(form: Any) -> Any:

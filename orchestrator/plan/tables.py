@@ -115,6 +115,11 @@ class Plan:
     tables: Mapping[str, pa.Table]
 
     @property
+    def has_fits(self) -> bool:
+        """Whether cells use fits, which are made before they run."""
+        return "fits" in self.tables
+
+    @property
     def num_jobs(self) -> int:
         """Distinct jobs that the plan asks for."""
         return int(self.head["num_jobs"])

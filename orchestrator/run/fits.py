@@ -8,7 +8,6 @@ the same seed; the file of the first stays.
 __all__ = ["StudyFits"]
 
 import logging
-import time
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +48,6 @@ class StudyFits:
         self._plan = plan
         self._held: OrderedDict[str, Subspace | Tensor] = OrderedDict()
         self._failed: dict[str, str] = {}
-        self.seconds = 0.0
-        """Spent in making fits, so far."""
 
     def of(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         """The coordinates or the vector of a fit, on the model's device.
@@ -83,12 +80,8 @@ class StudyFits:
                 f"the fit {fit} is not in the plan; run the study again, so that it is planned anew"
             )
         planned = self._planned[fit]
-        started = time.perf_counter()
-        try:
-            tensors, about = encode_fitted(self._fitted(planned, model))
-        finally:
-            self.seconds += time.perf_counter() - started
-        _logger.info("fit %s made in %.1f s: %s", fit, time.perf_counter() - started, about["report"])
+        tensors, about = encode_fitted(self._fitted(planned, model))
+        _logger.info("made the fit %s: %s", fit, about["report"])
         return self._folder.write(fit, tensors, {"spec": planned.spec, **about})
 
     def _fitted(self, planned: PlannedFit, model: "LoadedModel") -> "Fitted":

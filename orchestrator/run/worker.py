@@ -5,6 +5,7 @@ __all__ = ["Hello", "Report", "StudyWorker"]
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from orchestrator.run.selected import run_selected
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
@@ -79,13 +81,26 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def load(self, lane: int) -> None:
-        """Load a lane's model, if it is not the one in hand.
+    def prepare(self, taken: Slice) -> None:
+        """Load the slice's model, and make those of its fits that nobody has made.
+
+        A fit that cannot be made says so again when the slice runs, and its rows become failures.
 
         Raises:
-            ModelError: it is not on this machine, or is not the one that the plan was made for.
+            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+            StoreError: a fit cannot be read or written.
         """
-        self._engine(lane)
+        engine = self._engine(taken.lane)
+        if self._plan.has_fits:
+            for fit in self._fits_of(taken):
+                with suppress(RunError):
+                    self._fits.of(fit, engine.model)
+
+    def _fits_of(self, taken: Slice) -> list[str]:
+        """The fits that the slice's cells use, each once."""
+        cells, _, _ = self._inputs(taken)
+        units = (unit for _, cell in cells for unit in cell.every_unit())
+        return list(dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit))
 
     def trial(self, worker: int) -> Trial:
         """The note of the job that this worker, of this number, is alone with."""
@@ -94,6 +109,7 @@ class StudyWorker:
     def run(self, taken: Slice, target_s: float, worker: int) -> Report:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""
         reach("worker.slice")
+        self.prepare(taken)
         engine = self._engine(taken.lane)
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The fits of a study for its views: what each is, from the plan, and how it did, from what lies in ``fits/``."""
+"""The fits of a study for its views: what the plan says of each, and how it did once it is made."""
 
 __all__ = ["fits_table"]
 

@@ -5,7 +5,7 @@ again; the answer is the other one. The templates' wording is our own; their two
 paper, ABBA (the indirect object first) and BABA (the subject first).
 """
 
-__all__ = ["NAMES", "OBJECTS", "PLACES", "TEMPLATES", "IOI"]
+__all__ = ["IOI", "NAMES", "OBJECTS", "PLACES", "TEMPLATES"]
 
 import random
 from collections.abc import Iterator, Mapping
@@ -117,7 +117,7 @@ def _row(draw: random.Random, kind: str) -> dict[str, Any]:
 def _filled(
     template: str, order: str, names: tuple[str, str, str], words: Mapping[str, str]
 ) -> tuple[str, _Marks]:
-    """The prompt of the names (IO, S, S again), and where in it, by characters, each of them and the end is."""
+    """The prompt with the names (IO, S, S again), and by characters where they and its end lie."""
     io, subject, again = names
     by_slot = {"first": ("IO", io), "second": ("S", subject), "again": ("S2", again)}
     if order == "BABA":

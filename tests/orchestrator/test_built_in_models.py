@@ -1,5 +1,5 @@
-"""Promise: a study of a built-in model runs as any other: its pairs are vectors or ids, its answers classes or
-ids, its rows what a network written out by hand gives; and what such a model cannot do is said while planning."""
+"""Promise: a study of a built-in model runs as any other: its pairs are vectors or ids, its answers classes
+or ids, its rows what a network written out by hand gives; what it cannot do is said while planning."""
 
 import subprocess
 import sys

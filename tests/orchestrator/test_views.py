@@ -1,9 +1,9 @@
 """Promise: the views show what is there under one name each, whatever users call their columns."""
 
 import io
+import itertools
 import json
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_rows_written_before_a_metric_was_added_have_null_there(
     num_old: int, filled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two parts, `num_old` are of a version that did not write the column."""
-    written = count()
+    written = itertools.count()
 
     def encode(columns: Any, families: Any) -> bytes:
         data = encode_part(columns, families)
@@ -70,7 +70,8 @@ def test_rows_written_before_a_metric_was_added_have_null_there(
 
     monkeypatch.setattr(small_store, "encode_part", encode)
     root = make_study(tmp_path / "s", dtypes=("float32", "bfloat16"))
-    sql = "SELECT count(DISTINCT dtype), count(*), count(kl_base) FROM results WHERE tv_base IS NOT DISTINCT FROM"
+    counts = "count(DISTINCT dtype), count(*), count(kl_base)"
+    sql = f"SELECT {counts} FROM results WHERE tv_base IS NOT DISTINCT FROM"
     assert ask(f"{sql} 0.25", root) == [(filled, filled * NUM_RESULTS, filled * NUM_RESULTS)]
     assert ask(f"{sql} NULL", root) == [(num_old, num_old * NUM_RESULTS, num_old * NUM_RESULTS)]
 

@@ -202,7 +202,8 @@ def test_mean_ablation_takes_the_mean_over_runs(net: IntervenableModel) -> None:
     look = Unit("mlp_output", layer=1, intervention="collect")
     mean = net(SOURCE, units=[look]).collected[0].mean((0, 1))
     swap = net(BASE, units=[Unit("mlp_output", layer=1, from_=mean)]).logits
-    same(net(BASE, units=[Unit("mlp_output", layer=1, from_=Mean(SOURCE))]).logits, swap)
+    for value in (Mean(SOURCE), mean[None], mean.expand(3, -1), mean.expand(1, 5, -1)):
+        same(net(BASE, units=[Unit("mlp_output", layer=1, from_=value)]).logits, swap)
 
 
 def test_what_is_collected_is_what_earlier_units_left(net: IntervenableModel) -> None:
@@ -282,6 +283,14 @@ def test_a_rectangle_and_a_getter_with_a_setter_change_what_they_name(net: Inter
         SOURCE, units=[Unit("transformer.h.1", coordinates=Box[1, 2], intervention="collect")]
     ).collected
     same(net(BASE, SOURCE, units=[corner, look]).collected[0], source[0])
+
+
+def test_a_region_takes_no_value_of_another_shape(net: IntervenableModel) -> None:
+    block = {"site": "transformer.h.1", "coordinates": Coordinates(lambda t: t[:, 1:], lambda t, _: t)}
+    with pytest.raises(RunError, match=r"a value of \[6, 32\] at .*, where the base has \[4, 32\]"):
+        net(BASE, ids(1, length=7), units=[Unit(**block)])
+    with pytest.raises(RunError, match=r"a value of \[5\] at"):
+        net(BASE, units=[Unit(**block, from_=torch.zeros(5))])
 
 
 # The module stays as it was

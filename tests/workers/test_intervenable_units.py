@@ -74,6 +74,7 @@ def test_what_no_unit_can_say_is_refused(given: dict[str, Any], says: str) -> No
         (Unit("block_output", layer=1, subspace="30:40"), "there are 32"),
         (Unit("block_output", layer=1, subspace=Rotation(8)), "a subspace of 8 dimensions at a place of 32"),
         (Unit("block_output", layer=1, from_=torch.zeros(5)), "5 wide cannot change 32"),
+        (Unit("block_output", layer=1, from_=torch.zeros(5, W)), "for 2 examples: give"),
         (Unit("block_output", layer=1, from_="source_2"), "needs 'source_2', but only base, source"),
         (Unit("block_output", layer=1, kind="step"), "has tokens, no time steps"),
         (Unit("transformer.h.0.attn.c_proj:input", intervention="skip"), "only what a module returns"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workers.loading import LoadedModel, load
 from workers.references import resolve
-from workers.vocabulary import ModelSpec, Pair
+from workers.vocabulary import ModelSpec, Pair, Vectors
 
 torch.set_num_threads(1)
 
@@ -29,9 +29,9 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 4 - 2
 
 
-def as_prompt(run: Tensor) -> Any:
+def as_prompt(run: Tensor) -> Vectors:
     """Vectors [T, E] as what a capture is known by."""
-    return tuple(map(tuple, run.tolist()))
+    return Vectors.of(run.tolist())
 
 
 def vector_pairs(base: Tensor, source: Tensor) -> list[Pair]:

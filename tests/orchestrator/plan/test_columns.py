@@ -1,4 +1,4 @@
-"""Promise: what runs are given comes back from a plan's tables as it went in, ids as ids and vectors bit by bit."""
+"""Promise: what runs are given comes back from a plan's tables as it went in, vectors bit by bit."""
 
 import io
 import math

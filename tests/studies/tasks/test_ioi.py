@@ -1,5 +1,5 @@
-"""Promise: each prompt has one answer that needs both names; its source has none, or the other one; every mark
-lies on its word; and all of it depends on the seed alone."""
+"""Promise: each prompt has one answer that needs both names; its source has none, or the other one; every
+mark lies on its word; and all of it depends on the seed alone."""
 
 from itertools import islice
 from typing import Any
