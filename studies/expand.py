@@ -54,8 +54,6 @@ class Point:
     axes: Mapping[str, Scalar]
     """The value of each axis, and of each key that is the same for all units; lists as JSON text."""
     cell: Cell
-    seed: int | None = None
-    """The seed where something draws, else None."""
 
 
 @dataclass(frozen=True, slots=True)

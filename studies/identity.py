@@ -45,15 +45,13 @@ def lane_identity(facts: ModelFacts, spec: ModelSpec) -> str:
     return canonical_json(lane if facts.is_hashed else {"ref": spec.ref, **lane})
 
 
-def cell_id(lane: str, cell: Cell, *, seed: int | None = None) -> UUID:
-    """The id of a cell in a lane (see `lane_identity`); `seed` only where something draws."""
+def cell_id(lane: str, cell: Cell) -> UUID:
+    """The id of a cell in a lane (see `lane_identity`)."""
     read = cell.read if isinstance(cell.read, int) else _text(cell.read)
     runs = f'"runs":[{",".join([_run_json(run) for run in cell.runs])}],' if cell.runs else ""
-    drawn = "null" if seed is None else seed
-    # Written out by hand: thousands of cells a second; a test holds it equal to `canonical_json`.
-    return _hash(
-        "cell", f'{{"lane":{lane},"read":{read},{runs}"seed":{drawn},"units":{_units_json(cell.units)}}}'
-    )
+    # Written out by hand: thousands of cells a second; a test holds it equal to `canonical_json`. The seed
+    # stood here once, before units had their own; without the key no cell of before would be known again.
+    return _hash("cell", f'{{"lane":{lane},"read":{read},{runs}"seed":null,"units":{_units_json(cell.units)}}}')
 
 
 def unit_json(unit: Unit) -> str:

@@ -150,7 +150,7 @@ class _Builder:
         """Number the cells of a class; they come back in running order."""
         found: dict[int, None] = {}
         for point in points:
-            identity = cell_id(lane.identity, point.cell, seed=point.seed)
+            identity = cell_id(lane.identity, point.cell)
             number = self._cell_numbers[identity]
             self.cells.setdefault(number, (identity, lane.lane, point.cell))
             found[number] = None
