@@ -2,12 +2,11 @@
 
 __all__ = ["Progress"]
 
-import io
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TextIO, cast
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -48,19 +47,10 @@ class Progress:
         """From now on, every line that is said is noted there, too."""
         self._note = note
 
-    @property
-    def log(self) -> TextIO:
-        """A stream whose lines are noted and not shown."""
-        return cast(TextIO, _Log(self))
-
-    def note(self, line: str) -> None:
-        """One line that nobody needs to see now."""
-        if self._note is not None:
-            self._note(line)
-
     def say(self, line: str) -> None:
         """One line."""
-        self.note(line)
+        if self._note is not None:
+            self._note(line)
         # A run does not end because nobody can read of it any more.
         with suppress(OSError):
             self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
@@ -101,19 +91,6 @@ class Progress:
             self._last_line = now
             left = f" · about {(counts.num_jobs - counts.num_done) / rate:,.0f} s left" if rate else ""
             self.say(f"{counts.num_done:,} of {counts.num_jobs:,} jobs · {text}{left}")
-
-
-class _Log(io.TextIOBase):
-    """Notes what is written, line by line."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def write(self, text: str) -> int:
-        """As a stream; empty lines are left out."""
-        for line in filter(str.strip, text.splitlines()):
-            self._progress.note(line)
-        return len(text)
 
 
 def describe(plan: Plan) -> list[str]:
