@@ -133,8 +133,8 @@ def run(
             limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
             slice_timeout_s=slice_timeout,
         )
-        # Ray prints what it thinks of workers that died; we say it ourselves, on stderr. A stream of ours would
-        # not do: some library keeps it for ever, and with it all that it refers to.
+        # Ray prints what it thinks of workers that died; we say it ourselves, on stderr. A stream of ours
+        # would not do: some library keeps it for ever, and with it all that it refers to.
         with Path(os.devnull).open("w") as nowhere, Progress() as progress, redirect_stdout(nowhere):
             outcome = run_study(loaded, root, options, progress)
     click.echo(_told(loaded.study, outcome), err=True)
