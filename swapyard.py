@@ -29,7 +29,7 @@ from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
 from orchestrator.run.setup import Limits, RunOptions
-from studies import Block, Plot, Study, Task, UnitSpec, ValueSpec, load_study
+from studies import Block, Fit, Plot, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
     HeldError,
@@ -46,6 +46,7 @@ from workers.vocabulary import ModelSpec
 
 if TYPE_CHECKING:
     from workers.features import PCA, SparseAutoencoder
+    from workers.fitunits import FittedUnit, fit
     from workers.intervenable import IntervenableModel, Intervened
     from workers.masks import BoundlessRotation, Mask
     from workers.positions import per_example
@@ -60,6 +61,8 @@ __all__ = [
     "Box",
     "ClusterError",
     "Coordinates",
+    "Fit",
+    "FittedUnit",
     "From",
     "HeldError",
     "IntervenableModel",
@@ -92,6 +95,7 @@ __all__ = [
     "Unit",
     "UnitSpec",
     "ValueSpec",
+    "fit",
     "load_study",
     "open_results",
     "per_example",
@@ -101,6 +105,7 @@ __all__ = [
 
 _OF_THE_MODEL = {
     **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.features"),
+    **dict.fromkeys(("FittedUnit", "fit"), "workers.fitunits"),
     **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.intervenable"),
     **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.masks"),
     "per_example": "workers.positions",

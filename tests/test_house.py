@@ -31,7 +31,7 @@ PUBLIC = [
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
     *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
-    *("Box", "Coordinates"),
+    *("Box", "Coordinates", "Fit", "FittedUnit", "fit"),
 ]
 COMMANDS = ["plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"]
 

@@ -6,7 +6,7 @@ is no parameter. At a low temperature a mask is nearly 0 or 1 everywhere.
 Shapes: N changed points, W width of the place, K coordinates.
 """
 
-__all__ = ["BoundlessRotation", "Mask"]
+__all__ = ["LEAST_SHARE", "BoundlessRotation", "Mask"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workers.errors import StudyError
 from workers.subspaces import Directions, Subspace, Wanted, plain_parts
 
-_LEAST_SHARE = 1e-3
+LEAST_SHARE = 1e-3
 """Of the coordinates inside the boundary, so that it can grow again."""
 
 
@@ -104,7 +104,7 @@ class BoundlessRotation(Directions):
         """How much of each rotated coordinate is exchanged [W]."""
         t = check_temperature(self.temperature)
         k = torch.arange(self.width, device=self.boundary.device)
-        end = self.boundary.clamp(_LEAST_SHARE, 1.0) * self.width
+        end = self.boundary.clamp(LEAST_SHARE, 1.0) * self.width
         return torch.sigmoid(k / t) * torch.sigmoid((end - k) / t)
 
     def config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.nn.utils import parametrize
 
+from workers.errors import StudyError
 from workers.features import PCA, SparseAutoencoder
 from workers.masks import BoundlessRotation, Mask
 from workers.subspaces import LowRankRotation, Rotation, Subspace
@@ -22,8 +23,15 @@ _KINDS: Mapping[str, type[Subspace]] = {
 
 
 def space_config(space: Subspace) -> dict[str, Any]:
-    """Its kind and what makes an equal one; a subspace inside it likewise."""
-    kind = next(name for name, known in _KINDS.items() if isinstance(space, known))
+    """Its kind and what makes an equal one; a subspace inside it likewise.
+
+    Raises:
+        StudyError: it is of a caller's own class.
+    """
+    kind = next((name for name, known in _KINDS.items() if isinstance(space, known)), None)
+    if kind is None:
+        name = type(space).__name__
+        raise StudyError(f"a {name} is a subspace of its own class, which no file can hold; keep it in code")
     config = space.config()
     return {
         "kind": kind,

@@ -19,11 +19,8 @@ from torch import Tensor
 
 from workers.errors import RunError
 from workers.fitspec import FitSpec
-from workers.masks import BoundlessRotation, Mask
+from workers.masks import LEAST_SHARE, BoundlessRotation, Mask
 from workers.subspaces import LowRankRotation, Rotation, Subspace
-
-_LEAST_SHARE = 1e-3
-"""Of the coordinates inside a boundary: as `BoundlessRotation` has it."""
 
 
 class Examples(Protocol):
@@ -141,7 +138,7 @@ def _keep_inside(space: Subspace) -> None:
     """A boundary past its ends would have no gradient, and never come back."""
     if isinstance(space, BoundlessRotation):
         with torch.no_grad():
-            space.boundary.clamp_(_LEAST_SHARE, 1.0)
+            space.boundary.clamp_(LEAST_SHARE, 1.0)
 
 
 def _set_temperature(space: Subspace, spec: FitSpec, step: int) -> None:

@@ -6,7 +6,7 @@
 | fit_pairs | set of pairs                   | those to fit and those held out; classes where they are used |
 """
 
-__all__ = ["FIT_TABLES", "PlannedFit", "fit_tables", "planned_fits"]
+__all__ = ["PlannedFit", "fit_tables", "planned_fits"]
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,6 @@ from orchestrator.plan.encode import Placed
 from orchestrator.plan.fits import FitPairs, LaneFits, MadeFit
 from studies.fitted import Written
 from workers.vocabulary import Cell
-
-FIT_TABLES = ("fits", "fit_pairs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,7 +235,7 @@ NEWER = '{"format": "swapyard study", "version": 99}'
         ("status --store NOWHERE", 1, "there is no study in .*nowhere. Make one with: swapyard run STUDY"),
         ("status countries", 1, "runs has no study 'countries'. Make one with"),
         ("query --store NOWHERE SQL", 1, "there is no study in"),
-        ("run capital", 1, "no such study file; bundled studies: capitals; did you mean 'capitals'?"),
+        ("run capital", 1, "bundled studies: capitals, .*; did you mean 'capitals'?"),
         ("plan FOLDER", 1, "no such study file"),
         ("sites ./missing", 1, "model folder .*missing does not exist"),
         ("sites", 2, "Missing argument 'MODEL'"),

@@ -348,16 +348,16 @@ def test_of_many_problems_the_first_five_are_shown() -> None:
     assert len(str(caught.value).splitlines()) == 6
 
 
-def test_a_bundled_study_is_found_by_its_name() -> None:
-    study = load_study("capitals")
-    assert study.study == "capitals"
+@pytest.mark.parametrize("name", ["capitals", "factual-recall", "gru-steps", "mlp-halves"])
+def test_a_bundled_study_is_found_by_its_name(name: str) -> None:
+    study = load_study(name)
+    assert study.study == name
     assert load_study(study.to_yaml()) == study
 
 
 def test_an_unknown_study_says_which_are_bundled() -> None:
-    with pytest.raises(
-        StudyError, match="no such study file; bundled studies: capitals; did you mean 'capitals'"
-    ):
+    says = "bundled studies: capitals, factual-recall, gru-steps, mlp-halves; did you mean 'capitals'"
+    with pytest.raises(StudyError, match=f"no such study file; {says}"):
         load_study("capitols")
 
 
