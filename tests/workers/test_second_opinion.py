@@ -4,10 +4,10 @@ A fresh model for each case, since pyvene remembers the form of its first locati
 it reads ``[1, 4]`` as from 1 to 4. Not compared, because pyvene is wrong there: different subspaces in one
 batch, time steps of a GRU, attention weights of GPT-2, models whose head width is not width / heads.
 
-It needs an environment of its own: this project's dependencies, and ``pip install pyvene==0.1.8``.
+It needs an environment of its own: this project's dependencies, and ``pip install pyvene==0.1.8``; run it with
+``HF_HUB_OFFLINE=1``, or pyvene looks for a hub.
 """
 
-import os
 from typing import Any
 
 import pytest
@@ -20,7 +20,6 @@ from workers.masks import BoundlessRotation
 from workers.subspaces import Directions, LowRankRotation, Rotation
 from workers.units import From, Unit
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pyvene: Any = pytest.importorskip("pyvene", reason="a second opinion needs pyvene 0.1.8")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
