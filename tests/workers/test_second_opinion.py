@@ -4,8 +4,8 @@ A fresh model for each case, since pyvene remembers the form of its first locati
 it reads ``[1, 4]`` as from 1 to 4. Not compared, because pyvene is wrong there: different subspaces in one
 batch, time steps of a GRU, attention weights of GPT-2, models whose head width is not width / heads.
 
-It needs an environment of its own: this project's dependencies, and ``pip install pyvene==0.1.8``; run it with
-``HF_HUB_OFFLINE=1``, or pyvene looks for a hub.
+It needs an environment of its own: this project's dependencies, and ``pip install pyvene==0.1.8``; run it
+with ``HF_HUB_OFFLINE=1``, or pyvene looks for a hub.
 """
 
 from typing import Any
