@@ -48,7 +48,7 @@ from studies.forms import is_reference, parse_every_span, parse_range, parse_spa
 from studies.problems import each, refuse
 from workers import sites
 from workers.errors import ModelError
-from workers.vocabulary import OPERATIONS
+from workers.vocabulary import OPERATIONS, is_function
 
 Scalar = str | int | float | bool | None
 """One plain value."""
@@ -60,7 +60,6 @@ Check = Callable[[Any], Any]
 """Returns the value, or raises `ProblemsError`."""
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _ALLOWED_OPERATIONS = (*OPERATIONS, "collect", "skip")
 
 
@@ -162,7 +161,7 @@ def check_subspace(value: Any) -> str:
 
 def check_intervention(value: Any) -> str:
     """An operation's name, a Python function ``module:function``, or a reference."""
-    if isinstance(value, str) and (is_reference(value) or _CALLABLE.fullmatch(value)):
+    if isinstance(value, str) and (is_reference(value) or is_function(value)):
         return value
     if not isinstance(value, str) or value not in _ALLOWED_OPERATIONS:
         refuse(value, f"{', '.join(_ALLOWED_OPERATIONS)}, or module:function", _ALLOWED_OPERATIONS)

@@ -1,6 +1,17 @@
 """What is made before cells run: fits, trained models, and the alignment of a causal model's variables."""
 
-__all__ = ["DEFAULTS", "DRAWS", "METHODS", "TRAINED", "Aligned", "Fit", "Loss", "Optimizer", "Train"]
+__all__ = [
+    "DEFAULTS",
+    "DRAWS",
+    "METHODS",
+    "TRAINED",
+    "WITHOUT_PAIRS",
+    "Aligned",
+    "Fit",
+    "Loss",
+    "Optimizer",
+    "Train",
+]
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -29,7 +40,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "pca": {"rank": None, "of": None},
         "probe": {},
         "random_rotation": {"rank": None},
-        "sae": {},
+        "sae": {"path": None, "centered": False},
     }
 )
 """What each method is made of, besides pairs and a seed, with the value where a study says nothing."""
@@ -43,7 +54,11 @@ TRAINED = ("das", "boundless", "mask")
 DRAWS = (*TRAINED, "random_rotation")
 """The methods that draw from a seed."""
 
-_NEEDED = {"das": "rank", "pca": "rank"}
+WITHOUT_PAIRS = ("random_rotation", "sae")
+"""The methods that look at no pair: what they give is drawn, or read from a file."""
+
+_NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
+"""The keys of which a method needs one."""
 
 _RunName = Annotated[str | None, checked(fields.check_name)]
 
@@ -54,6 +69,13 @@ def _check_temperature(value: Any) -> tuple[float, float]:
     if len(found) != 2 or not all(isinstance(one, int | float) and one > 0 for one in found):
         refuse(value, "two temperatures above 0, the first and the last: [50, 0.1]")
     return found[0], found[1]
+
+
+def _check_flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        refuse(value, "true, false")
+    return value
 
 
 class Fit(Spec):
@@ -78,6 +100,10 @@ class Fit(Spec):
     """The run whose values it is made from."""
     per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
     """Columns, and ``position``: one mean for each combination of their values."""
+    path: Column = None
+    """The file of a sparse autoencoder; relative to the study's."""
+    centered: Annotated[bool | None, checked(_check_flag)] = None
+    """Whether its decoder's bias is taken off before encoding."""
     seed: Seed = None
     seeds: Seeds = None
 
@@ -95,7 +121,7 @@ class Fit(Spec):
         known = {"method", *DEFAULTS[self.method]}
         known |= {"ranks"} if "rank" in known else set()
         known |= {"seed", "seeds"} if self.method in DRAWS else set()
-        known |= set() if self.method == "random_rotation" else {"where"}
+        known |= set() if self.method in WITHOUT_PAIRS else {"where"}
         for key in ("lr", "penalty"):
             if is_reference(getattr(self, key)):
                 refuse(getattr(self, key), "a number; a fit's own axes are ranks and seeds", path=(key,))
@@ -104,9 +130,10 @@ class Fit(Spec):
                 allowed = ", ".join(sorted(known))
                 text = f"the method {self.method!r} does not use {key!r}; allowed: {allowed}"
                 raise ProblemsError([Problem((key,), text)])
-        needed = _NEEDED.get(self.method)
-        if needed is not None and self.rank is None and self.ranks is None:
-            text = f"the key {needed!r} or 'ranks' is missing; the method {self.method!r} needs it"
+        needed = _NEEDED.get(self.method, ())
+        if needed and all(getattr(self, key) is None for key in needed):
+            keys = " or ".join(map(repr, needed))
+            text = f"the key {keys} is missing; the method {self.method!r} needs it"
             raise ProblemsError([Problem((), text)])
 
 

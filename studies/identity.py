@@ -51,7 +51,8 @@ def cell_id(lane: str, cell: Cell) -> UUID:
     runs = f'"runs":[{",".join([_run_json(run) for run in cell.runs])}],' if cell.runs else ""
     # Written out by hand: thousands of cells a second; a test holds it equal to `canonical_json`. The seed
     # stood here once, before units had their own; without the key no cell of before would be known again.
-    return _hash("cell", f'{{"lane":{lane},"read":{read},{runs}"seed":null,"units":{_units_json(cell.units)}}}')
+    units = _units_json(cell.units)
+    return _hash("cell", f'{{"lane":{lane},"read":{read},{runs}"seed":null,"units":{units}}}')
 
 
 def unit_json(unit: Unit) -> str:

@@ -13,11 +13,10 @@ from studies.scope import names_of, values_of, written
 from studies.spec import Study
 from studies.tasks import find_task
 from workers.errors import NotYetError
-from workers.vocabulary import OPERATIONS
+from workers.vocabulary import OPERATIONS, is_function
 
 _METRICS_TO_COME = ("generated",)
 _OPERATIONS = (*OPERATIONS, "skip")
-_METHODS_TO_COME = ("sae",)
 
 
 def check_supported(study: Study) -> None:
@@ -50,9 +49,6 @@ def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
         yield from _model(model)
     for block in study.blocks():
         yield from ((f"sweep, {block.name}: {where}", what) for where, what in _block(block))
-    for name, fit in (study.fits or {}).items():
-        if fit.method in _METHODS_TO_COME:
-            yield f"fits.{name}", f"the method {fit.method!r} is"
 
 
 def _model(model: ModelSpec) -> Iterator[tuple[str, str]]:
@@ -84,7 +80,7 @@ def _block(block: Block) -> Iterator[tuple[str, str]]:
 
 def _operations(operations: Sequence[Any]) -> Iterator[tuple[str, str]]:
     for operation in operations:
-        if operation not in _OPERATIONS:
+        if operation not in _OPERATIONS and not is_function(operation):
             yield "intervention", f"the intervention {operation!r} is"
 
 

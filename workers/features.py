@@ -6,13 +6,16 @@ Shapes: N changed points, W width of the place, K coordinates.
 __all__ = ["PCA", "SparseAutoencoder"]
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workers.errors import StudyError
 from workers.subspaces import Subspace, Wanted, plain_parts
+from workers.weights import read_weights
 
 
 class PCA(Subspace):
@@ -128,6 +131,27 @@ class SparseAutoencoder(Subspace):
         }
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().float().clone())
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, centered: bool = False, sha256: str | None = None) -> Self:
+        """The one of a safetensors file, in one of the two forms that `docs/fits.md` lists.
+
+        Args:
+            path: of the file.
+            centered: as above; the file does not say it.
+            sha256: what the file must have, where it matters.
+
+        Raises:
+            StudyError: there is no such file, it is another one, or it holds no autoencoder.
+        """
+        about = read_weights(Path(path))
+        if sha256 not in (None, about.sha256):
+            raise StudyError(f"{path} is not the file that the study was planned with; plan the study anew")
+        found = load_file(path)
+        tensors: dict[str, Any] = {part: found[name] for part, name in about.names.items()}
+        if about.is_transposed:
+            tensors |= {part: tensors[part].mT for part in ("encoder", "decoder")}
+        return cls(**tensors, centered=centered)
 
     @classmethod
     def blank(cls, config: Mapping[str, Any]) -> Self:

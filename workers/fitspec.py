@@ -14,8 +14,8 @@ class FitSpec:
     """A method, where it is applied, and its settings; those that it does not use are None."""
 
     method: str
-    """``das``, ``boundless``, ``mask``, ``mean``, ``mean_difference``, ``pca``, ``probe`` or
-    ``random_rotation``."""
+    """``das``, ``boundless``, ``mask``, ``mean``, ``mean_difference``, ``pca``, ``probe``,
+    ``random_rotation`` or ``sae``."""
     site: str
     layer: int | None = None
     heads: tuple[int, ...] | None = None
@@ -34,6 +34,12 @@ class FitSpec:
     by_position: bool = False
     """Whether a mean is one for each token, counted from 0."""
     seed: int | None = None
+    path: str | None = None
+    """Of the file of a sparse autoencoder."""
+    sha256: str | None = None
+    """Of its bytes."""
+    centered: bool = False
+    """Whether its decoder's bias is taken off before encoding."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 
 from workers.captures import Captures, Need, stacked
 from workers.edits import Edits
-from workers.errors import RunError
+from workers.errors import RunError, StudyError
+from workers.features import SparseAutoencoder
 from workers.fitspec import Example, FitSpec
 from workers.fitted import Fitted, Report
 from workers.hooks import Tap
@@ -45,11 +46,12 @@ def fit(
     Args:
         spec: the method, the place, and the settings.
         model: which model; it stays as it is.
-        examples: what it is made from; a random rotation takes one, to see how wide the place is.
+        examples: what it is made from; a rotation that is drawn, and weights that are read, take
+            one, to see how wide the place is.
         held_out: what a trained method is measured on.
 
     Raises:
-        StudyError: a rank that the place does not have.
+        StudyError: a rank that the place does not have, or weights that are not there or not for it.
         ModelError: the model has no such place.
         RunError: there are no examples, or they are not what the method needs.
     """
@@ -183,6 +185,17 @@ def _random_rotation(
     return Fitted(content=starting_space(spec, place.head_width(examples)))
 
 
+def _sae(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
+    assert spec.path is not None
+    space = SparseAutoencoder.from_file(spec.path, centered=spec.centered, sha256=spec.sha256)
+    width = place.head_width(examples)
+    if space.width != width:
+        raise StudyError(
+            f"{spec.path} is for {space.width} dimensions, and the place has {width}; name its own place"
+        )
+    return Fitted(content=space)
+
+
 def _pca(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
     runs = [spec.of] if spec.of is not None else sorted({run for e in examples for run in e.tokens})
     rows = [row for run in runs for row in place.activations([e for e in examples if run in e.tokens], run)]
@@ -251,5 +264,6 @@ _METHODS: Mapping[str, _Method] = MappingProxyType(
         "pca": _pca,
         "probe": _probe,
         "random_rotation": _random_rotation,
+        "sae": _sae,
     }
 )

@@ -48,7 +48,10 @@ def _called(operation: Callable[[Tensor, Tensor], Tensor], old: Tensor, other: T
     new = operation(old.clone(), other.clone())
     if not isinstance(new, Tensor) or new.shape != old.shape:
         given = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-        raise RunError(f"an operation on {list(old.shape)} returned {given}; return a tensor of that shape")
+        name = getattr(operation, "__qualname__", str(operation))
+        raise RunError(
+            f"the operation {name} on {list(old.shape)} returned {given}; return a tensor of that shape"
+        )
     return new
 
 

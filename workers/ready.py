@@ -20,7 +20,7 @@ from workers.loading import LoadedModel
 from workers.stock import Stock
 from workers.subspaces import Coordinated
 from workers.values import ZERO, Constant, Drawn, Taken, Value
-from workers.vocabulary import Cell, NamedRun, Pair, Unit, Vectors, is_pooled
+from workers.vocabulary import Cell, NamedRun, Pair, Unit, Vectors, is_function, is_pooled
 
 NOISE, FIT = "noise", "fit"
 """The words of `Unit.run` for values that are drawn, or made by a fit."""
@@ -65,7 +65,7 @@ def ready_cell(cell: Cell, model: LoadedModel, stock: Stock, numbers: RunNumbers
 
     Raises:
         ModelError: the model has no such place.
-        SwapyardError: a fit is not there, or is not what the unit needs.
+        SwapyardError: a fit or a function is not there, or is not what the unit needs.
     """
     runs = [
         ReadyRun(
@@ -119,7 +119,7 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
     dims = unit.dims if unit.fit is None else None
     step = Step(
         place=model.target(place.site, place.layer, place.heads, dims),
-        operation=unit.operation,
+        operation=stock.function(unit.operation) if is_function(unit.operation) else unit.operation,
         origin=model.target(origin.site, origin.layer, origin.heads, dims) if origin else None,
         is_pooled=origin is not None and is_pooled(origin.position),
         subspace=None if unit.fit is None else _coordinates(unit.fit, unit.dims, stock),

@@ -1,4 +1,4 @@
-"""What cells need of a model beside its runs: fitted things by identity, and how large its embeddings are.
+"""What cells need of a model beside its runs: fitted things, functions, and how large its embeddings are.
 
 Shapes: W width of a place (of one head, where heads are named), C columns of a place, T tokens.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from workers.embeddings import embedding_std
 from workers.errors import RunError
 from workers.features import PCA
+from workers.functions import Functions, StudyFunction
 from workers.loading import LoadedModel
 from workers.subspaces import Subspace
 
@@ -40,6 +41,7 @@ class Stock:
         self._model = model
         # Of one identity always the same object: rows that use one fit are then changed together.
         self._fitted = lru_cache(_MOST_HELD)(fitted)
+        self._functions = Functions()
         self._direction = lru_cache(_MOST_HELD)(self._direction_of)
 
     def subspace(self, identity: str) -> Subspace:
@@ -61,6 +63,14 @@ class Stock:
         if not isinstance(found, Tensor):
             raise RunError(f"the fit {identity} is no vector, as a value is; write it as a subspace")
         return found.to(self._model.device).reshape(-1, found.shape[-1])
+
+    def function(self, name: str) -> StudyFunction:
+        """The function that a study names ``module:function``.
+
+        Raises:
+            RunError: it cannot be imported.
+        """
+        return self._functions.of(name)
 
     @cached_property
     def embedding_std(self) -> float:

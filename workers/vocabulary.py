@@ -17,6 +17,7 @@ __all__ = [
     "Prompt",
     "Unit",
     "Vectors",
+    "is_function",
     "is_pooled",
     "locate",
     "read_in",
@@ -47,6 +48,7 @@ Position = tuple[int | str, ...]
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
 
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SPAN = re.compile(r"(?P<name>.+?)(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\d+)\])?")
 
 
@@ -108,6 +110,7 @@ class Unit:
     """Half-open ranges of the place's dimensions (of each head, where heads are named), or of the coordinates
     of ``fit`` where there is one; None for all."""
     operation: str
+    """One of `OPERATIONS`, ``skip``, or a Python function ``module:function``."""
     run: str
     """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run), the name of one of the cell's
     ``runs``, ``zero``, ``noise`` or ``fit``."""
@@ -302,6 +305,11 @@ def span_name(reference: str) -> str:
     match = _SPAN.fullmatch(reference)
     assert match is not None, reference
     return match["name"]
+
+
+def is_function(operation: str) -> bool:
+    """Whether an operation is a Python function, ``module:function``."""
+    return _FUNCTION.fullmatch(operation) is not None
 
 
 def is_pooled(position: Position) -> bool:

@@ -26,9 +26,12 @@ def models(context: click.Context) -> None:
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of a hub model.")
 def fetch(ref: str, revision: str | None) -> None:
     """Bring the model REF (alias or hub id) onto this machine and print its folder."""
+    from workers.errors import ModelError
     from workers.references import resolve
     from workers.vocabulary import ModelSpec
 
+    if ref.startswith("zoo:"):
+        raise ModelError(f"model {ref!r} is built in: there is nothing to fetch; name it in a study")
     facts = resolve(ModelSpec(ref=ref, revision=revision), say=lambda line: click.echo(line, err=True))
     click.echo(facts.folder)
 

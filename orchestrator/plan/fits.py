@@ -1,10 +1,11 @@
 """The fits that a plan's cells name: what each is made of, from which pairs, and so its identity."""
 
-__all__ = ["FitPairs", "LaneFits", "MadeFit"]
+__all__ = ["FitPairs", "LaneFits", "MadeFit", "weights_of"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +15,12 @@ from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
 from studies.axes import Names
 from studies.fields import Scalar
-from studies.fits import DEFAULTS, DRAWS, TRAINED
+from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
 from studies.forms import parse_range
 from studies.identity import content_id
 from workers.errors import StudyError
+from workers.weights import WeightsFile, read_weights
 
 MOST_HELD_OUT = 512
 """Pairs that a fit is measured on: enough for an accuracy within two hundredths or so."""
@@ -101,9 +103,15 @@ class LaneFits:
         per: Mapping[str, Scalar],
     ) -> str:
         spec = _spec(fit, place, rank, seed)
+        if fit.path is not None:
+            spec |= {"path": str(_whole(fit.path)), "sha256": self._weights[name]}
         pairs = self._pairs(name, fit, place, seed, per)
-        content: dict[str, Any] = {"model": self.model, **spec}
-        if fit.method == "random_rotation":
+        # A file is known by what it holds, not by where it lies.
+        content: dict[str, Any] = {
+            "model": self.model,
+            **{key: value for key, value in spec.items() if key != "path"},
+        }
+        if fit.method in WITHOUT_PAIRS:
             # It is made of no run: units at all positions of a site share it.
             place = replace(place, position=())
         else:
@@ -121,8 +129,8 @@ class LaneFits:
     def _pairs(
         self, name: str, fit: Fit, place: FitPlace, seed: int | None, per: Mapping[str, Scalar]
     ) -> FitPairs:
-        """The pairs of a fit; a random rotation takes any one, to see how wide the place is."""
-        if fit.method == "random_rotation":
+        """The pairs of a fit; one that needs none takes any, to see how wide the place is."""
+        if fit.method in WITHOUT_PAIRS:
             return FitPairs((self._candidates[0][0].given,), (), (), "")
         trained = fit.method in TRAINED
         key = (name, place.position, place.read if trained else None, seed, tuple(per.items()))
@@ -192,6 +200,10 @@ class LaneFits:
         )
 
     @cached_property
+    def _weights(self) -> Mapping[str, str]:
+        return weights_of(self.study)
+
+    @cached_property
     def _candidates(self) -> list[tuple[Input, str]]:
         """The lane's pairs with their ids, each once, in the order of the ids."""
         found = {self.pair_id(one).hex: one for one in reversed(self.inputs)}
@@ -209,6 +221,37 @@ class LaneFits:
             name: {given for given, found in enumerate(passing) if number in found}
             for number, name in enumerate(fits)
         }
+
+
+def weights_of(study: Study) -> dict[str, str]:
+    """For each fit that is read from a file the SHA-256 of its bytes.
+
+    Raises:
+        StudyError: the file is not there, or holds no sparse autoencoder.
+    """
+    found: dict[str, str] = {}
+    for name, fit in (study.fits or {}).items():
+        if fit.path is not None:
+            try:
+                found[name] = _weights_at(_whole(fit.path)).sha256
+            except StudyError as error:
+                raise StudyError(f"fits.{name}: {error}") from None
+    return found
+
+
+def _whole(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _weights_at(path: Path) -> WeightsFile:
+    """The file, which is read again only where it was written anew."""
+    stamp = path.stat() if path.is_file() else None
+    return _weights_of(path, stamp and (stamp.st_size, stamp.st_mtime_ns))
+
+
+@cache
+def _weights_of(path: Path, stamp: tuple[int, int] | None) -> WeightsFile:
+    return read_weights(path)
 
 
 def _spec(fit: Fit, place: FitPlace, rank: Any, seed: int | None) -> dict[str, Any]:

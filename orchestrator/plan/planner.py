@@ -12,6 +12,7 @@ import pyarrow as pa
 from orchestrator.plan.build import LaneInputs, build_plan
 from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
+from orchestrator.plan.fits import weights_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
@@ -78,6 +79,8 @@ class Planner:
         # The pairs are in the inputs already; written out as YAML they would take seconds.
         study = self.study.model_copy(update={"pairs": None}).to_yaml()
         made_of = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        if weights := weights_of(self.study):
+            made_of["weights"] = weights
         return str(content_id("plan", made_of))
 
     @cached_property

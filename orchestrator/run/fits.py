@@ -17,6 +17,7 @@ from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.store.fits import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
+from studies.fits import WITHOUT_PAIRS
 from studies.fitted import looked_at, tokens_at
 from workers.errors import RunError
 from workers.vocabulary import Pair
@@ -68,6 +69,9 @@ class StudyFits:
     def _load(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         from workers.fitted import decode_fitted
 
+        if fit in self._planned and self._planned[fit].spec["method"] == "sae":
+            # An input like the model: it is read where it lies.
+            return self._fitted(self._planned[fit], model).content.to(model.device)
         stored = self._folder.read(fit) or self._make(fit, model)
         return decode_fitted(stored.tensors, stored.about).content.to(model.device)
 
@@ -108,7 +112,7 @@ class StudyFits:
 
         pair = self._plan.pairs[(planned.held_out if held_out else planned.pairs)[number]]
         method: str = planned.spec["method"]
-        if method == "random_rotation":
+        if method in WITHOUT_PAIRS:
             return Example(pair, {}, 0)
         runs = looked_at(method, planned.spec.get("of"), pair.tokens)
         tokens = {run: _tokens(pair, run, planned.position) for run in runs}

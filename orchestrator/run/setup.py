@@ -95,13 +95,16 @@ class Setup:
 
     def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
         """The executor; an inline one begins with `engines`, which may hold the model already."""
+        imports = Path.cwd()
         if self.executor == "inline":
             return InlineExecutor(
-                lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
+                lambda share: StudyWorker(
+                    root, plan, epoch=epoch, engines=_sized(engines, share), imports=imports
+                )
             )
         from orchestrator.run.cluster import RayExecutor
 
-        make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
+        make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "imports": imports}
         return RayExecutor(
             lambda share: {**make, "engines": _sized(self.engines, share)},
             root=root.resolve(),

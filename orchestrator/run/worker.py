@@ -4,6 +4,7 @@ __all__ = ["Hello", "Report", "StudyWorker"]
 
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,12 +59,22 @@ class StudyWorker:
     """Runs slices of a committed plan, one after the other."""
 
     def __init__(
-        self, root: Path, plan: PlanRef, *, epoch: int, engines: Engines, has_own_process: bool = False
+        self,
+        root: Path,
+        plan: PlanRef,
+        *,
+        epoch: int,
+        engines: Engines,
+        imports: Path | None = None,
+        has_own_process: bool = False,
     ) -> None:
         """`root` is the study's folder; parts are written under the driver's `epoch`.
 
-        A worker that `has_own_process` sends all that is printed there to its log.
+        The functions that a study names are imported from the folder `imports` too, after all that is
+        installed. A worker that `has_own_process` sends all that is printed there to its log.
         """
+        if imports is not None and str(imports) not in sys.path:
+            sys.path.append(str(imports))
         self._store = StudyStore(root)
         self._ref = plan
         self._epoch = epoch

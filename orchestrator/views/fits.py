@@ -43,6 +43,8 @@ _SCHEMA = pa.schema(
 def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> pa.Table:
     """One row for each fit and name that the plan's cells use; what is not made yet has no report.
 
+    What is read from a file counts as made.
+
     Args:
         plan: of the study.
         about: what is known of a fit by its identity, None where it is not made.
@@ -58,6 +60,7 @@ def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> 
             "num_pairs": len(fits[row["fit"]].pairs),
             "num_held_out": len(fits[row["fit"]].held_out),
             **_reported(found[row["fit"]]),
+            "made": row["method"] == "sae" or found[row["fit"]] is not None,
         }
         for row in plan.tables["fits"].to_pylist()
     ]
@@ -74,4 +77,4 @@ def _positions(row: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _reported(about: Mapping[str, Any] | None) -> dict[str, Any]:
     report = {} if about is None else about["report"]
-    return {"made": about is not None, **{name: report.get(name) for name, _ in _REPORTED}}
+    return {name: report.get(name) for name, _ in _REPORTED}

@@ -1,4 +1,4 @@
-"""Promise: the bundled studies run as they stand, show what the source documents show, and draw their plots."""
+"""Promise: the bundled studies run as they stand, show what the seed documents show and draw their plots."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,13 +69,11 @@ def test_all_parts_are_of_one_rotation(halves: sy.Results) -> None:
 
 
 def test_a_later_swap_overrides_what_earlier_ones_did(steps: sy.Results) -> None:
-    answers = {
-        written: rows
-        for written, rows in steps.sql(
-            """SELECT "to", list([kl_base, tv_base, kl_source] ORDER BY pair_id)
-               FROM results WHERE block = 'steps' GROUP BY ALL"""
-        ).fetchall()
-    }
+    found = steps.sql(
+        """SELECT "to", list([kl_base, tv_base, kl_source] ORDER BY pair_id) FROM results
+           WHERE block = 'steps' GROUP BY ALL"""
+    )
+    answers: dict[str, list[list[float]]] = dict(found.fetchall())
     assert {written: len(rows) for written, rows in answers.items()} == dict.fromkeys(
         ("[0, 2, 4]", "4", "[0, 2]", "2"), 10
     )
@@ -98,14 +96,15 @@ def test_a_step_that_is_not_swapped_goes_on_from_the_changed_state_before_it(ste
     effects = [effect for _, effect, *_ in found]
     assert effects == sorted(effects)
     assert all(is_there for _, _, is_there, _ in found)
-    assert [least < EXACT for *_, least in found].count(True) >= 1 and found[-1][3] < EXACT
     assert effects[0] < effects[-1] / 100
+    assert found[-1][3] < EXACT
 
 
 def test_the_state_of_the_last_step_is_the_answer_also_by_halves(steps: sy.Results) -> None:
     found = steps.sql(
-        f"""SELECT coalesce(second, 'whole'), max(kl_source) < {EXACT}, min(tv_base) > 0, count(*) FROM results
-            WHERE second IS NOT NULL OR base_position = 9 AND block = 'fading' GROUP BY ALL ORDER BY ALL"""
+        f"""SELECT coalesce(second, 'whole'), max(kl_source) < {EXACT}, min(tv_base) > 0, count(*)
+            FROM results WHERE second IS NOT NULL OR block = 'fading' AND base_position = 9
+            GROUP BY ALL ORDER BY ALL"""
     )
     assert found.fetchall() == [
         ("source", True, True, 10),

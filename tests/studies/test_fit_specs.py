@@ -12,8 +12,9 @@ from workers.errors import StudyError
 
 def test_every_method_has_its_defaults() -> None:
     assert set(METHODS) == set(DEFAULTS)
+    given = {"rank": 1, "path": "w.safetensors"}
     for method in METHODS:
-        Fit(method=method, **({"rank": 1} if "rank" in DEFAULTS[method] else {}))
+        Fit(method=method, **{key: value for key, value in given.items() if key in DEFAULTS[method]})
 
 
 @pytest.mark.parametrize(

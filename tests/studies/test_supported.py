@@ -39,6 +39,7 @@ def test_the_examples_run_or_name_what_is_missing() -> None:
         f'{{{PLACE}, subspaces: [all, "0:16"]}}',
         f"{{{PLACE}, seeds: [0, 1]}}",
         f"{{{PLACE}, interventions: [vanilla, skip]}}",
+        f"{{{PLACE}, interventions: [add, mine:double, my.own:half]}}",
         f"{{{PLACE}, from: mean}}",
         f"{{{PLACE}, from: {{noise: 3}}, seed: 0}}",
         f"{{{PLACE}, from: sent, runs: {{sent: [{{layer: 1, from: base}}]}}}}",
@@ -56,7 +57,6 @@ def test_what_rows_can_say_runs(sweep: str) -> None:
     ("sweep", "message"),
     [
         (f"{{{PLACE}, intervention: collect}}", "block0: intervention: the intervention 'collect' is"),
-        (f"{{{PLACE}, intervention: mine:double}}", "the intervention 'mine:double' is"),
         (f"{{{PLACE}, interventions: [add, collect]}}", "the intervention 'collect' is"),
         (f"{{{PLACE}, for: {{a: [add, collect]}}, intervention: $a}}", "the intervention 'collect' is"),
         (f"{{{PLACE}, from: s, runs: {{s: [{{intervention: collect}}]}}}}", "the intervention 'collect' is"),
@@ -76,11 +76,6 @@ def test_what_is_to_come_is_named_with_its_block(sweep: str, message: str) -> No
 def test_metrics_to_come_are_named(metric: str) -> None:
     with pytest.raises(NotYetError, match="metrics: the metric"):
         check_supported(load_study(f"{HEAD}metrics: [{metric}]\nsweep: [{{{PLACE}}}]"))
-
-
-def test_a_method_to_come_is_named() -> None:
-    with pytest.raises(NotYetError, match=r"fits\.f: the method 'sae' is not there yet"):
-        check_supported(load_study(f"{HEAD}fits: {{f: {{method: sae}}}}\nsweep: [{{{PLACE}}}]"))
 
 
 def test_a_task_to_come_is_named() -> None:
