@@ -8,8 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 
@@ -133,9 +134,8 @@ def run(
             limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
             slice_timeout_s=slice_timeout,
         )
-        # Ray prints what it thinks of workers that died; we say it ourselves, on stderr. A stream of ours
-        # would not do: some library keeps it for ever, and with it all that it refers to.
-        with Path(os.devnull).open("w") as nowhere, Progress() as progress, redirect_stdout(nowhere):
+        # Ray prints what it thinks of workers that died; we say it ourselves, on stderr.
+        with Progress() as progress, redirect_stdout(_nowhere()):
             outcome = run_study(loaded, root, options, progress)
     click.echo(_told(loaded.study, outcome), err=True)
     if outcome.stopped is not None:
@@ -153,6 +153,12 @@ def run(
         query = ["swapyard", "query", "FROM failures", "--study", loaded.study, "--store", str(store)]
         click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
+
+
+@cache
+def _nowhere() -> TextIO:
+    """A stream that nobody reads. Ray's colorama keeps the one that it first sees, so it is never closed."""
+    return Path(os.devnull).open("w")
 
 
 def _check_workers(workers: int, executor: str) -> None:
