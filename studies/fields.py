@@ -212,6 +212,14 @@ def check_number(value: Any) -> int | float | str:
     return value
 
 
+def check_positive(value: Any) -> int | float | str:
+    """A finite number above 0, or a reference."""
+    found = check_number(value)
+    if not isinstance(found, str) and found <= 0:
+        refuse(value, "a number above 0")
+    return found
+
+
 def scalar(value: Any) -> Scalar:
     """Text, a number, true or false."""
     if isinstance(value, bool | str | int) or (isinstance(value, float) and math.isfinite(value)):

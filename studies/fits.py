@@ -90,7 +90,7 @@ class Fit(Spec):
     """SQL over the pair's columns: the pairs that it is made from."""
     num_steps: Count = None
     batch_size: Count = None
-    lr: Number = None
+    lr: Annotated[float | str | None, checked(fields.check_positive)] = None
     """Learning rate."""
     temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
     """Of a mask or a boundary, at the first and at the last step."""

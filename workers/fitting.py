@@ -197,7 +197,7 @@ def _sae(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Se
 
 
 def _pca(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
-    runs = [spec.of] if spec.of is not None else sorted({run for e in examples for run in e.tokens})
+    runs = ["base", "source"] if spec.of is None else [spec.of]
     rows = [row for run in runs for row in place.activations([e for e in examples if run in e.tokens], run)]
     space, left_out = principal(place.by_head(torch.cat(rows)), spec.rank or 1)
     report = Report(loss=left_out, num_parameters=space.components.numel())

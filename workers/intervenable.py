@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from workers.edits import Edits
-from workers.errors import ModelError, RunError
+from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
 from workers.inputs import Inputs, Tokenizer, inputs_of
 from workers.loading import facts_of, load
@@ -79,7 +80,7 @@ class IntervenableModel(nn.Module):
     ) -> None:
         super().__init__()
         self.module = module.requires_grad_(False)
-        self.units = tuple(units)
+        self.units = _checked(units)
         self.tokenizer = tokenizer
         learned = dict.fromkeys(found for unit in self.units for found in unit.subspaces())
         self.subspaces = nn.ModuleList(learned)
@@ -108,7 +109,12 @@ class IntervenableModel(nn.Module):
             ModelError: it cannot be found, fetched or loaded.
         """
         given = {"ref": ref, "dtype": dtype, "device": device, "options": options}
-        spec = ModelSpec.model_validate(given)
+        try:
+            spec = ModelSpec.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ModelError(f"{where} {first['input']!r}: {first['msg'].lower()}") from None
         facts = resolve(spec)
         tokenizer = None if facts.folder is None else _tokenizer(facts.folder)
         return cls(load(spec, facts).module, units, tokenizer=tokenizer)
@@ -137,7 +143,7 @@ class IntervenableModel(nn.Module):
         Raises:
             StudyError, ModelError, RunError: what is asked for cannot be; the model is as before.
         """
-        chosen = self.units if units is None else tuple(units)
+        chosen = self.units if units is None else _checked(units)
         inputs = {"base": self._inputs(base), **self._sources(source)}
         runs = Runs(self.module, self._places, inputs, tokenizer=self.tokenizer, gradients=source_gradients)
         ran, clean = runs.intervened(chosen, base_output=base_output)
@@ -236,6 +242,17 @@ class IntervenableModel(nn.Module):
             if name == "base" or not is_input(name):
                 raise RunError(f"a source named {name!r}; name them 'source', 'source_2' …")
         return {name: self._inputs(given) for name, given in source.items()}
+
+
+def _checked(units: Any) -> tuple[Unit, ...]:
+    """Units, if they are a list of such.
+
+    Raises:
+        StudyError: they are something else.
+    """
+    if isinstance(units, list | tuple) and all(isinstance(unit, Unit) for unit in units):
+        return tuple(units)
+    raise StudyError(f"units {units!r}; give a list of sy.Unit(…), also for a single one")
 
 
 def _collected(edits: Edits, units: Sequence[Unit], num_rows: int) -> tuple[Collection, ...]:

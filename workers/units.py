@@ -40,6 +40,11 @@ class Noise:
     first_example: int = 0
     """The number of the batch's first example, for examples that are run in several batches."""
 
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not is_number or not self.scale > 0:
+            raise StudyError(f"noise of scale {self.scale!r}; write a number above 0")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mean:
@@ -135,6 +140,7 @@ class Unit:
         check_place(self.site)
         object.__setattr__(self, "position", check_position(self.position))
         object.__setattr__(self, "head", heads_of(self.head))
+        _check_layer(self.layer)
         _check_intervention(self.intervention)
         object.__setattr__(self, "from_", _from(self.from_))
         object.__setattr__(self, "subspace", _subspace(self.subspace))
@@ -190,7 +196,14 @@ def heads_of(head: Any) -> tuple[int, ...] | None:
     listed = head if isinstance(head, list | tuple | range) else (head,)
     if not listed or any(isinstance(one, bool) or not isinstance(one, int) for one in listed):
         raise StudyError(f"head {head!r}; write a number from 0, or a list of them")
+    if len(set(listed)) < len(listed):
+        raise StudyError(f"head {head!r} names one twice; name each once")
     return tuple(listed)
+
+
+def _check_layer(layer: Any) -> None:
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
+        raise StudyError(f"layer {layer!r}; write a block's number, from 0")
 
 
 def _check_intervention(intervention: Any) -> None:

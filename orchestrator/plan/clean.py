@@ -202,7 +202,8 @@ def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
     """
     for request, error in zip(requests, columns["error"], strict=True):
         if error is not None:
-            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {error}")
+            why = json.loads(error)["message"]
+            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {why}")
     return {name: columns[name] for name, _ in COLUMNS}
 
 

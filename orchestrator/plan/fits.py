@@ -19,7 +19,7 @@ from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
 from studies.forms import parse_range
 from studies.identity import content_id
-from workers.errors import StudyError
+from workers.errors import StudyError, nearest
 from workers.weights import WeightsFile, read_weights
 
 MOST_HELD_OUT = 512
@@ -85,6 +85,7 @@ class LaneFits:
     def identity(self, name: str, place: FitPlace, names: Names) -> str:
         """As `FitNames.identity`."""
         fit = self._fit(name)
+        self._check_columns(name, fit)
         rank = fit.rank if fit.ranks is None else names[RANK]
         seed = _seed(fit, names) if fit.method in DRAWS else None
         per = {column: names[f"pair.{column}"] for column in fit.per or () if column != PER_POSITION}
@@ -92,6 +93,20 @@ class LaneFits:
         if key not in self._identities:
             self._identities[key] = self._make(name, fit, place, rank, seed, per)
         return self._identities[key]
+
+    def _check_columns(self, name: str, fit: Fit) -> None:
+        """Refuse a column of ``per`` that no pair has.
+
+        Raises:
+            StudyError: naming it, and the columns that there are.
+        """
+        columns = dict.fromkeys(column for row in self.rows for column in row)
+        for column in fit.per or ():
+            if column not in (PER_POSITION, *columns):
+                raise StudyError(
+                    f"fits.{name}: per: no pair has a column {column!r}; the pairs have"
+                    f" {', '.join(columns)}{nearest(column, columns)}"
+                )
 
     def _make(
         self,

@@ -243,3 +243,17 @@ def test_a_module_that_writes_in_place_does_not_reach_what_was_kept() -> None:
     found = net(base.clone(), source.clone(), units=[Unit("one"), look])
     torch.testing.assert_close(found.collected[0], expected)
     torch.testing.assert_close(found.output, expected + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Unit("block_output", layer="1"), "layer '1'; write a block's number"),  # type: ignore[arg-type]
+        (lambda: Unit("query_output", layer=0, head=[1, 1]), r"head \[1, 1\] names one twice"),
+        (lambda: Noise(-1.0), "noise of scale -1.0; write a number above 0"),
+        (lambda: IntervenableModel(nn.Linear(2, 2), Unit("0")), "give a list of sy.Unit"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_unit_is_refused_in_one_sentence(make: Any, said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        make()

@@ -160,3 +160,9 @@ def test_a_difference_takes_the_classes_of_its_pairs_where_they_have_any() -> No
     (made,) = fits.made.values()
     assert set(made.pairs.classes) == {("f", "m")}
     assert lane(v=Fit(method="mean_difference")).identity("v", PLACE, {}) != with_classes
+
+
+def test_a_column_of_per_that_no_pair_has_is_refused() -> None:
+    said = r"fits\.m: per: no pair has a column 'templat'.*did you mean 'template'"
+    with pytest.raises(StudyError, match=said):
+        lane(m=Fit(method="mean", per=["templat"])).identity("m", PLACE, {"pair.templat": None})
