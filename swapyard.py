@@ -12,14 +12,24 @@
     results = sy.run(study)
     results.sql("SELECT layer, site, max(prob) FROM results GROUP BY ALL").df()
 
-The names here are the public ones; everything else may move.
+The model alone, in a notebook:
+
+    net = sy.IntervenableModel.load("smollm2-135m")
+    swap = sy.Unit("block_output", layer=15, position=-1)
+    net("The capital of Spain is", "The capital of Italy is", units=[swap]).logits
+
+The names here are the public ones; everything else may move. Those of the model load torch when they are
+first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
 from orchestrator.run.setup import Limits, RunOptions
-from studies import Block, Plot, Study, Task, UnitSpec, ValueSpec, load_study
+from studies import Block, Fit, Plot, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
     HeldError,
@@ -34,31 +44,79 @@ from workers.errors import (
 )
 from workers.vocabulary import ModelSpec
 
+if TYPE_CHECKING:
+    from workers.features import PCA, SparseAutoencoder
+    from workers.fitunits import FittedUnit, fit
+    from workers.intervenable import IntervenableModel, Intervened
+    from workers.masks import BoundlessRotation, Mask
+    from workers.positions import per_example
+    from workers.regions import Box, Coordinates
+    from workers.subspaces import LowRankRotation, Rotation, Subspace
+    from workers.units import From, IntervenedRun, Mean, Noise, Unit
+
 __all__ = [
+    "PCA",
     "Block",
+    "BoundlessRotation",
+    "Box",
     "ClusterError",
+    "Coordinates",
+    "Fit",
+    "FittedUnit",
+    "From",
     "HeldError",
+    "IntervenableModel",
+    "Intervened",
+    "IntervenedRun",
     "Limits",
+    "LowRankRotation",
+    "Mask",
+    "Mean",
     "ModelError",
     "ModelSpec",
+    "Noise",
     "NotYetError",
     "Outcome",
     "Overview",
     "Plot",
     "QueryError",
     "Results",
+    "Rotation",
     "RunError",
     "RunOptions",
+    "SparseAutoencoder",
     "StorageFullError",
     "StoreError",
     "Study",
     "StudyError",
+    "Subspace",
     "SwapyardError",
     "Task",
+    "Unit",
     "UnitSpec",
     "ValueSpec",
+    "fit",
     "load_study",
     "open_results",
+    "per_example",
     "plan",
     "run",
 ]
+
+_OF_THE_MODEL = {
+    **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.features"),
+    **dict.fromkeys(("FittedUnit", "fit"), "workers.fitunits"),
+    **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.intervenable"),
+    **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.masks"),
+    "per_example": "workers.positions",
+    **dict.fromkeys(("Box", "Coordinates"), "workers.regions"),
+    **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.subspaces"),
+    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.units"),
+}
+"""Where the names are that need torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_THE_MODEL:
+        raise AttributeError(f"swapyard has no {name!r}")
+    return getattr(import_module(_OF_THE_MODEL[name]), name)

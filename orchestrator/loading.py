@@ -11,7 +11,12 @@ from workers.errors import ModelError
 from workers.references import resolve
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from orchestrator.run.fits import StudyFits
     from workers.engine import Engine
+    from workers.loading import LoadedModel
+    from workers.subspaces import Subspace
 
 CAPTURE_SHARE = 8
 """An engine keeps captures in this part of its share of the machine's memory."""
@@ -27,6 +32,8 @@ class Engines:
     """How many processes like this one share the machine's memory; None for one on each core."""
     share: float = 1.0
     """Of the memory that an engine usually takes; less after one that took all of it died."""
+    fits: "StudyFits | None" = field(default=None, repr=False)
+    """Those of the study that is run; whoever knows its plan gives them."""
     _lane: int | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
 
@@ -61,4 +68,15 @@ class Engines:
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
         budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
-        return Engine(load(lane.spec, facts), capture_budget_bytes=int(self.share * budget), share=self.share)
+        model = load(lane.spec, facts)
+        return Engine(
+            model,
+            capture_budget_bytes=int(self.share * budget),
+            share=self.share,
+            fits=lambda fit: self._fit(fit, model),
+        )
+
+    def _fit(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
+        """A fit by its identity, made on `model` where it is not there yet."""
+        assert self.fits is not None, "an engine that runs cells was given the study's fits"
+        return self.fits.of(fit, model)

@@ -10,7 +10,8 @@ RESULT_COLUMNS = (
     *("base_position", "base_positions", "source_positions", "base_tokens"),
     *("label_id", "label_logit", "label_logprob", "label_rank"),
     *("base_label_id", "base_label_logit", "base_label_logprob", "base_label_rank"),
-    *("pred_id", "pred_token", "pred_logprob", "margin", "kl_base", "kl_source", "generated"),
+    *("pred_id", "pred_token", "pred_logprob", "margin", "kl_base", "kl_source"),
+    *("tv_base", "generated"),
     *(
         f"{run}_run_{value}"
         for run in ("base", "source")

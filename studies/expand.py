@@ -7,20 +7,22 @@ cells, so a plan never expands a pair.
 
 __all__ = ["Expansion", "Missing", "PairClass", "Point", "expand", "referenced_columns", "used_spans"]
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from typing import Any
 
 from studies.axes import Extent, Names, axes_of, combine
-from studies.blocks import AXES, UNIT_AXES, Block, Coordinates
+from studies.blocks import Block, Coordinates, ValueSpec
 from studies.fields import Scalar
+from studies.fitted import MEAN, FitNames, per_columns
 from studies.forms import is_reference, parse_every_span, parse_span, references
-from studies.models import Task
 from studies.scope import names_of, values_of, written
-from studies.slots import Prompt, Slot, read_positions
+from studies.shown import constants_of, same_everywhere, scalar_of, singulars_of
+from studies.slots import Prompt, read_positions
 from studies.spec import Study
-from studies.units import Lack, UnitTemplate, written_of
+from studies.units import Lack, Setting, UnitTemplate, named_runs, places_of, written_of, written_read
+from studies.values import ZERO, is_fit
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import num_heads
@@ -52,8 +54,6 @@ class Point:
     axes: Mapping[str, Scalar]
     """The value of each axis, and of each key that is the same for all units; lists as JSON text."""
     cell: Cell
-    seed: int | None = None
-    """The seed where something draws, else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +76,64 @@ class Expansion:
     missing: list[Missing] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What all blocks of an expansion are resolved in."""
+
+    facts: ModelFacts
+    pair_class: PairClass
+    fits: FitNames | None
+    fit_names: frozenset[str]
+
+    def prompts(self) -> dict[str, Prompt]:
+        """What is known of each of the pairs' runs."""
+        spans = self.pair_class.spans
+        return {
+            run: Prompt(run, count, frozenset(name for r, name in spans if r == run))
+            for run, count in self.pair_class.lengths
+        }
+
+
 def expand(
-    study: Study, facts: ModelFacts, pair_class: PairClass, model: ModelSpec | None = None
+    study: Study,
+    facts: ModelFacts,
+    pair_class: PairClass,
+    model: ModelSpec | None = None,
+    fits: FitNames | None = None,
 ) -> Expansion:
     """Every point of the sweep for one model and one class of pairs, blocks in order.
 
     A unit whose computed range is empty is dropped, a cell without units too. Points that resolve to one
     cell (position -1 and 4 of 5 tokens) are all there. Needs a study that `check_supported` accepts.
     `model` is one of ``study.lanes()``; without it all that have the reference and dtype of `facts`.
+    `fits` are those of the model, for a study that has any.
 
     Raises:
         StudyError: the sweep asks for what the model or the pairs cannot have; it names the block.
     """
     expansion = Expansion()
+    scene = _Scene(facts, pair_class, fits, frozenset({MEAN, *(study.fits or {})}))
     for index, block in enumerate(study.blocks()):
         if pair_class.blocks is not None and index not in pair_class.blocks:
             continue
         for lane in _lanes_of(block, facts, model):
             try:
-                _expand_block(index, block, lane, facts, pair_class, expansion)
+                _expand_block(index, block, lane, scene, expansion)
             except StudyError as error:
                 raise type(error)(f"{block.name}: {error}") from None
     return expansion
 
 
 def referenced_columns(study: Study) -> set[str]:
-    """The columns whose values decide which cells a pair has: ``$pair.COLUMN``, and several tasks."""
+    """The columns whose values decide which cells a pair has.
+
+    ``$pair.COLUMN``, several tasks, and what a fit is made ``per``.
+    """
     found = {"task"} if len(study.all_tasks()) > 1 else set()
+    found |= per_columns(study)
     for block in study.blocks():
         everything = [names_of(block)[name] for name in names_of(block)]
-        everything.extend(value for unit in _units_of(block) for _, value in written(unit))
+        everything.extend(value for unit, _ in _every_unit(block) for _, value in written(unit))
         names = references([*everything, block.read, block.seed])
         found |= {name.removeprefix("pair.") for name in names if name.startswith("pair.")}
     return found
@@ -115,22 +143,47 @@ def used_spans(study: Study) -> set[tuple[str, str]]:
     """The spans that decide which cells a pair has, as (run, name); the name ``*`` means every span."""
     found: set[tuple[str, str]] = set()
     for block in study.blocks():
-        for unit in _units_of(block):
-            position = written_of(unit, block, "position")
-            value = written_of(unit, block, "from_")
+        for unit, defaults in _every_unit(block):
+            position = written_of(unit, defaults, "position")
+            value = written_of(unit, defaults, "from_")
             origin = position if value is None or value.position is None else value.position
-            runs = ("source",) if value is None else values_of(block, value.run) if value.run else ()
             found |= {("base", name) for name in _span_names(block, position)}
             found |= {
-                (str(run), name) for run in runs if run != "zero" for name in _span_names(block, origin)
+                (run, name)
+                for run in _prompts_of(value, block, {MEAN, *(study.fits or {})})
+                for name in _span_names(block, origin)
             }
         found |= {("base", name) for name in _span_names(block, block.read)}
         found |= {("base", name) for name in _span_names(block, block.reads)}
     return found
 
 
+def _prompts_of(value: ValueSpec | None, block: Block, fits: Collection[str]) -> Iterator[str]:
+    """The pairs' runs in whose prompts a value is taken; for a fit any that it may be made from."""
+    if value is None:
+        yield "source"
+        return
+    for name in values_of(block, value.run) if value.run is not None else ():
+        is_own = name in (block.runs or {})
+        if is_own or is_fit(name, block.runs or (), fits):
+            yield "base"
+        if not is_own and name != ZERO:
+            yield "source" if name in fits else str(name)
+    if value.fit is not None:
+        yield from ("base", "source")
+
+
 def _units_of(block: Block) -> tuple[Coordinates, ...]:
     return tuple(block.units) if block.units is not None else (block,)
+
+
+def _every_unit(block: Block) -> Iterator[tuple[Coordinates, Block]]:
+    """The units of a block and of its runs, each with the block that it takes its defaults from."""
+    for unit in _units_of(block):
+        yield unit, block
+    for units in (block.runs or {}).values():
+        for unit in units:
+            yield unit, places_of(block)
 
 
 def _span_names(block: Block, value: Any) -> Iterator[str]:
@@ -152,26 +205,32 @@ def _lanes_of(block: Block, facts: ModelFacts, wanted: ModelSpec | None) -> Iter
             yield model
 
 
-def _expand_block(
-    index: int, block: Block, model: ModelSpec, facts: ModelFacts, pair_class: PairClass, into: Expansion
-) -> None:
-    prompts = {
-        run: Prompt(run, count, frozenset(name for r, name in pair_class.spans if r == run))
-        for run, count in pair_class.lengths
-    }
-    columns = {f"pair.{name}": value for name, value in pair_class.columns}
-    constants = _constants(block, model, pair_class)
-    scope: dict[str, Any] = {**constants, **columns, **_singulars(block)}
-    names, rows = combine(axes_of(block, _extent(block, facts, prompts), scope), scope)
+def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, into: Expansion) -> None:
+    """Add the block's points to `into`."""
+    prompts = scene.prompts()
+    base = prompts["base"]
+    columns = {f"pair.{name}": value for name, value in scene.pair_class.columns}
+    constants = constants_of(block, model, scene.pair_class.columns)
+    scope: dict[str, Any] = {**constants, **columns, **singulars_of(block)}
+    names, rows = combine(axes_of(block, _extent(block, scene.facts, base), scope), scope)
     values = names_of(block)
-    varying = {name: references(values.get(name)) for name in names}
-    templates = [
-        UnitTemplate(unit, block, facts=facts, prompts=prompts, axes=varying, scope=scope)
-        for unit in _units_of(block)
-    ]
-    read = "$read" if block.reads is not None else -1 if block.read is None else block.read
-    reads = Slot(read, varying, scope, lambda value, names: read_positions(value, names, prompts["base"]))
-    shown, copies = _same_everywhere(block)
+    setting = Setting(
+        facts=scene.facts,
+        prompts={**prompts, **dict.fromkeys(block.runs or (), base)},
+        axes={name: references(values.get(name)) for name in names},
+        scope=scope,
+        fits=scene.fits,
+        fit_names=scene.fit_names,
+    )
+    templates = [UnitTemplate(unit, block, setting) for unit in _units_of(block)]
+    runs = {
+        name: [UnitTemplate(unit, places_of(block), setting) for unit in units]
+        for name, units in (block.runs or {}).items()
+    }
+    names, rows = _with_fit_axes(names, rows, [*templates, *chain(*runs.values())], setting)
+    read = written_read(block)
+    reads = setting.slot(read, lambda value, names: read_positions(value, names, base))
+    shown, copies = same_everywhere(block, _units_of(block))
     constants = {**constants, **shown}
     plain = not any(isinstance(value, tuple) for row in rows for value in row)
     missing: dict[Missing, None] = {}
@@ -180,17 +239,59 @@ def _expand_block(
         point = dict(zip(names, row, strict=True))
         try:
             units = tuple([unit for template in templates for unit in template.units(point)])
+            earlier = named_runs(units, runs, point) if runs else ()
             read_at = _one_read(reads.at(point), read)
         except Lack as lack:
-            missing[Missing(name, _scalar(lack.position), lack.run, skip)] = None
+            missing[Missing(name, scalar_of(lack.position), lack.run, skip)] = None
             continue
         if not units:
             continue
-        axes = {**constants, **point} if plain else {**constants, **{k: _scalar(v) for k, v in point.items()}}
+        axes = (
+            {**constants, **point} if plain else {**constants, **{k: scalar_of(v) for k, v in point.items()}}
+        )
         for key, of in copies:
             axes[key] = axes[of]
-        into.points.append(Point(name, index, axes, Cell(units, read_at)))
+        into.points.append(Point(name, index, axes, Cell(units, read_at, earlier)))
     into.missing.extend(missing)
+
+
+_Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+
+
+def _with_fit_axes(
+    names: tuple[str, ...], rows: list[tuple[Any, ...]], templates: Sequence[UnitTemplate], setting: Setting
+) -> _Rows:
+    """The rows crossed with what the fits that they use vary themselves; None where they use no such fit."""
+    if setting.fits is None:
+        return names, rows
+    own = [_fit_axes(dict(zip(names, row, strict=True)), templates, setting) for row in rows]
+    more = tuple(dict.fromkeys(axis for found in own for axis in found))
+    crossed = [
+        row + values
+        for row, found in zip(rows, own, strict=True)
+        for values in product(*(found.get(axis, (None,)) for axis in more))
+    ]
+    return names + more, crossed
+
+
+def _fit_axes(
+    point: Names, templates: Sequence[UnitTemplate], setting: Setting
+) -> dict[str, tuple[Scalar, ...]]:
+    """The axes of the fits that the units use at a point.
+
+    Raises:
+        StudyError: two of them, or one and the block, vary one axis differently.
+    """
+    assert setting.fits is not None
+    found: dict[str, tuple[Scalar, ...]] = {}
+    for fit in dict.fromkeys(fit for template in templates for fit in template.fits(point)):
+        for axis, values in setting.fits.axes(fit).items():
+            if axis in point or axis in setting.scope or found.setdefault(axis, values) != values:
+                raise StudyError(
+                    f"the fit {fit!r} has values for {axis!r} and so has the block, or another fit that it"
+                    " uses; write them once"
+                )
+    return found
 
 
 def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
@@ -204,52 +305,7 @@ def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
     return found[0]
 
 
-def _constants(block: Block, model: ModelSpec, pair_class: PairClass) -> dict[str, Scalar]:
-    """The names that are the same at every point of the block."""
-    found: dict[str, Scalar] = {"model": model.ref}
-    tasks = [task.name for task in block.tasks or (block.task,) if isinstance(task, Task)]
-    if tasks:
-        found["task"] = tasks[0] if len(tasks) == 1 else dict(pair_class.columns)["task"]
-    for key in ("variable", "read", "seed", "step"):
-        value = getattr(block, key)
-        if value is not None and not isinstance(value, tuple):
-            found[key] = value
-    return found
-
-
-def _singulars(block: Block) -> dict[str, Any]:
-    """What ``$layer`` means where the block's layer is one value."""
-    found = {key: getattr(block, key) for key in AXES if key not in ("model", "task")}
-    return {key: value for key, value in found.items() if value is not None and not references(value)}
-
-
-def _same_everywhere(block: Block) -> tuple[dict[str, Scalar], list[tuple[str, str]]]:
-    """What all units write alike: the scalars, and the keys that repeat the value of another name."""
-    constants: dict[str, Scalar] = {}
-    copies: list[tuple[str, str]] = []
-    varying = {singular for singular, plural in AXES.items() if getattr(block, plural) is not None}
-    for key in (*UNIT_AXES, "from"):
-        if key in varying:
-            continue
-        values = [_written_scalar(unit, block, key) for unit in _units_of(block)]
-        first = values[0]
-        if first is None or isinstance(first, tuple) or any(value != first for value in values):
-            continue
-        if is_reference(first) and not first.startswith("$pair.") and first[1:] in names_of(block):
-            copies.append((key, first[1:]))
-        elif not references(first):
-            constants[key] = first
-    return constants, copies
-
-
-def _written_scalar(unit: Coordinates, block: Block, key: str) -> Any:
-    if key != "from":
-        return written_of(unit, block, key)
-    value = written_of(unit, block, "from_")
-    return None if value is None else value.run
-
-
-def _extent(block: Block, facts: ModelFacts, prompts: Mapping[str, Prompt]) -> Extent:
+def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
     """How far ``all`` reaches on each axis."""
 
     def heads(names: Names) -> int:
@@ -258,7 +314,6 @@ def _extent(block: Block, facts: ModelFacts, prompts: Mapping[str, Prompt]) -> E
             raise StudyError("heads all needs sites that have heads, as many each; list the heads instead")
         return next(count for count in counts if count is not None)
 
-    base = prompts["base"]
     return Extent(
         num_layers=facts.num_layers,
         num_tokens=base.num_tokens,
@@ -270,12 +325,8 @@ def _extent(block: Block, facts: ModelFacts, prompts: Mapping[str, Prompt]) -> E
 
 def _sites_with_heads(block: Block, names: Names) -> Iterator[str]:
     """The sites of the units that the axis of heads reaches."""
-    for unit in _units_of(block):
-        if "head" in references(written_of(unit, block, "head")):
-            site = written_of(unit, block, "site")
+    for unit, defaults in _every_unit(block):
+        if "head" in references(written_of(unit, defaults, "head")):
+            site = written_of(unit, defaults, "site")
             for item in site if isinstance(site, tuple) else (site,):
                 yield str(names[item[1:]] if is_reference(item) else item)
-
-
-def _scalar(value: Any) -> Scalar:
-    return json.dumps(value) if isinstance(value, tuple) else value

@@ -5,7 +5,6 @@ are what the singular key takes, or a text that stands for such a list (``all``,
 """
 
 __all__ = [
-    "PLANNED_SITES",
     "Check",
     "Column",
     "Count",
@@ -49,7 +48,7 @@ from studies.forms import is_reference, parse_every_span, parse_range, parse_spa
 from studies.problems import each, refuse
 from workers import sites
 from workers.errors import ModelError
-from workers.vocabulary import OPERATIONS
+from workers.vocabulary import OPERATIONS, is_function
 
 Scalar = str | int | float | bool | None
 """One plain value."""
@@ -60,11 +59,7 @@ Written = str | int | float | Sequence[str | int | float]
 Check = Callable[[Any], Any]
 """Returns the value, or raises `ProblemsError`."""
 
-PLANNED_SITES = ("cell_output",)
-"""Places of recurrent models: part of the language, of no model that this version runs."""
-
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _ALLOWED_OPERATIONS = (*OPERATIONS, "collect", "skip")
 
 
@@ -122,7 +117,7 @@ def check_site(value: Any) -> str:
     """A site's name, a module path, or a reference."""
     if not isinstance(value, str) or not value:
         refuse(value, "the name of a site, or a module path")
-    if value in PLANNED_SITES or "$" in value:
+    if "$" in value:
         return value
     try:
         sites.check_site(value)
@@ -166,7 +161,7 @@ def check_subspace(value: Any) -> str:
 
 def check_intervention(value: Any) -> str:
     """An operation's name, a Python function ``module:function``, or a reference."""
-    if isinstance(value, str) and (is_reference(value) or _CALLABLE.fullmatch(value)):
+    if isinstance(value, str) and (is_reference(value) or is_function(value)):
         return value
     if not isinstance(value, str) or value not in _ALLOWED_OPERATIONS:
         refuse(value, f"{', '.join(_ALLOWED_OPERATIONS)}, or module:function", _ALLOWED_OPERATIONS)
@@ -215,6 +210,14 @@ def check_number(value: Any) -> int | float | str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         refuse(value, "a finite number")
     return value
+
+
+def check_positive(value: Any) -> int | float | str:
+    """A finite number above 0, or a reference."""
+    found = check_number(value)
+    if not isinstance(found, str) and found <= 0:
+        refuse(value, "a number above 0")
+    return found
 
 
 def scalar(value: Any) -> Scalar:

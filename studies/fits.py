@@ -1,9 +1,21 @@
 """What is made before cells run: fits, trained models, and the alignment of a causal model's variables."""
 
-__all__ = ["METHODS", "Aligned", "Fit", "Loss", "Optimizer", "Train"]
+__all__ = [
+    "DEFAULTS",
+    "DRAWS",
+    "METHODS",
+    "TRAINED",
+    "WITHOUT_PAIRS",
+    "Aligned",
+    "Fit",
+    "Loss",
+    "Optimizer",
+    "Train",
+]
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
@@ -11,17 +23,63 @@ from studies import fields
 from studies.base import Spec
 from studies.blocks import For, Head, Layer, Position, Seed, Seeds, Site, Subspace, check_for
 from studies.fields import Column, Count, Number, axis, checked, one_of, required
+from studies.forms import is_reference
 from studies.models import Model
-from studies.problems import Problem, ProblemsError, refuse
+from studies.problems import Problem, ProblemsError, each, refuse
 
-METHODS = ("das", "mask", "mean", "mean_difference", "pca", "probe", "random_rotation", "sae")
+_STEPS: Mapping[str, Any] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "das": {"rank": None, **_STEPS},
+        # The temperatures, and what the share that is exchanged costs: Wu et al. 2023, Huang et al. 2024.
+        "boundless": {**_STEPS, "temperature": (50.0, 0.1), "penalty": 1.0},
+        "mask": {"rank": None, **_STEPS, "temperature": (1e-2, 1e-7), "penalty": 0.0},
+        "mean": {"of": "base", "per": None},
+        "mean_difference": {},
+        "pca": {"rank": None, "of": None},
+        "probe": {},
+        "random_rotation": {"rank": None},
+        "sae": {"path": None, "centered": False},
+    }
+)
+"""What each method is made of, besides pairs and a seed, with the value where a study says nothing."""
+
+METHODS = tuple(DEFAULTS)
 """How a fit is made."""
+
+TRAINED = ("das", "boundless", "mask")
+"""The methods that are trained on labels, and measured on pairs held out."""
+
+DRAWS = (*TRAINED, "random_rotation")
+"""The methods that draw from a seed."""
+
+WITHOUT_PAIRS = ("random_rotation", "sae")
+"""The methods that look at no pair: what they give is drawn, or read from a file."""
+
+_NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
+"""The keys of which a method needs one."""
 
 _RunName = Annotated[str | None, checked(fields.check_name)]
 
 
+def _check_temperature(value: Any) -> tuple[float, float]:
+    """The first and the last temperature."""
+    found = each(fields.check_number, value) if isinstance(value, list | tuple) else ()
+    if len(found) != 2 or not all(isinstance(one, int | float) and one > 0 for one in found):
+        refuse(value, "two temperatures above 0, the first and the last: [50, 0.1]")
+    return found[0], found[1]
+
+
+def _check_flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        refuse(value, "true, false")
+    return value
+
+
 class Fit(Spec):
-    """A fit: a rotation, a direction, a mask or a mean that units name."""
+    """A fit: a rotation, a direction, a mask or a mean that units name. `docs/fits.md` says what each is."""
 
     method: Annotated[str, required(one_of(METHODS))]
     rank: Count = None
@@ -32,12 +90,20 @@ class Fit(Spec):
     """SQL over the pair's columns: the pairs that it is made from."""
     num_steps: Count = None
     batch_size: Count = None
-    lr: Number = None
+    lr: Annotated[float | str | None, checked(fields.check_positive)] = None
     """Learning rate."""
+    temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
+    """Of a mask or a boundary, at the first and at the last step."""
+    penalty: Number = None
+    """What the share of the coordinates that is exchanged adds to the loss."""
     of: _RunName = None
     """The run whose values it is made from."""
     per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
-    """Columns: one mean for each combination of their values."""
+    """Columns, and ``position``: one mean for each combination of their values."""
+    path: Column = None
+    """The file of a sparse autoencoder; relative to the study's."""
+    centered: Annotated[bool | None, checked(_check_flag)] = None
+    """Whether its decoder's bias is taken off before encoding."""
     seed: Seed = None
     seeds: Seeds = None
 
@@ -47,7 +113,28 @@ class Fit(Spec):
             if getattr(self, singular) is not None and getattr(self, plural) is not None:
                 text = f"both {singular!r} and {plural!r} are here; allowed: one form of the two"
                 raise ProblemsError([Problem((plural,), text)])
+        self._check_method()
         return self
+
+    def _check_method(self) -> None:
+        """Refuse what the method does not use, and ask for what it needs."""
+        known = {"method", *DEFAULTS[self.method]}
+        known |= {"ranks"} if "rank" in known else set()
+        known |= {"seed", "seeds"} if self.method in DRAWS else set()
+        known |= set() if self.method in WITHOUT_PAIRS else {"where"}
+        for key in ("lr", "penalty"):
+            if is_reference(getattr(self, key)):
+                refuse(getattr(self, key), "a number; a fit's own axes are ranks and seeds", path=(key,))
+        for key in self.key_names():
+            if getattr(self, key) is not None and key not in known:
+                allowed = ", ".join(sorted(known))
+                text = f"the method {self.method!r} does not use {key!r}; allowed: {allowed}"
+                raise ProblemsError([Problem((key,), text)])
+        needed = _NEEDED.get(self.method, ())
+        if needed and all(getattr(self, key) is None for key in needed):
+            keys = " or ".join(map(repr, needed))
+            text = f"the key {keys} is missing; the method {self.method!r} needs it"
+            raise ProblemsError([Problem((), text)])
 
 
 class Aligned(Spec):

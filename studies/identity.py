@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from workers.facts import ModelFacts
-from workers.vocabulary import Cell, ModelSpec, Place, Span, Unit
+from workers.vocabulary import Cell, ModelSpec, NamedRun, Place, Prompt, Span, Unit, Vectors
 
 
 def canonical_json(data: Any) -> str:
@@ -37,19 +37,22 @@ def content_id(tag: str, data: Any) -> UUID:
 def lane_identity(facts: ModelFacts, spec: ModelSpec) -> str:
     """A lane's identity as canonical JSON: what the model is, not how it is run.
 
-    The name of a model whose revision hashes its files is no part of it: paths change, contents tell.
+    The name of a model whose revision hashes its files is no part of it: paths change, contents tell. The
+    options of a built-in model are in its revision, those that are not written too.
     """
-    lane = {"revision": facts.revision, "dtype": facts.dtype, "options": spec.options}
+    # Options stood here once; without the key no lane of before would be known again.
+    lane = {"revision": facts.revision, "dtype": facts.dtype, "options": {}}
     return canonical_json(lane if facts.is_hashed else {"ref": spec.ref, **lane})
 
 
-def cell_id(lane: str, cell: Cell, *, seed: int | None = None) -> UUID:
-    """The id of a cell in a lane (see `lane_identity`); `seed` only where something draws."""
-    units = ",".join([unit_json(unit) for unit in cell.units])
+def cell_id(lane: str, cell: Cell) -> UUID:
+    """The id of a cell in a lane (see `lane_identity`)."""
     read = cell.read if isinstance(cell.read, int) else _text(cell.read)
-    drawn = "null" if seed is None else seed
-    # Written out by hand: thousands of cells a second; a test holds it equal to `canonical_json`.
-    return _hash("cell", f'{{"lane":{lane},"read":{read},"seed":{drawn},"units":[{units}]}}')
+    runs = f'"runs":[{",".join([_run_json(run) for run in cell.runs])}],' if cell.runs else ""
+    # Written out by hand: thousands of cells a second; a test holds it equal to `canonical_json`. The seed
+    # stood here once, before units had their own; without the key no cell of before would be known again.
+    units = _units_json(cell.units)
+    return _hash("cell", f'{{"lane":{lane},"read":{read},{runs}"seed":null,"units":{units}}}')
 
 
 def unit_json(unit: Unit) -> str:
@@ -59,21 +62,23 @@ def unit_json(unit: Unit) -> str:
         "null" if unit.origin is None else place if unit.origin == unit.place else _place_json(unit.origin)
     )
     dims = "null" if unit.dims is None else f"[{','.join([f'[{lo},{hi}]' for lo, hi in unit.dims])}]"
+    is_plain = unit.fit is None and unit.value_fit is None and unit.scale is None and unit.seed is None
+    fit, more = ("", "") if is_plain else _fit_json(unit)
     return (
-        f'{{"dims":{dims},"operation":{_text(unit.operation)},"origin":{origin},'
-        f'"place":{place},"run":{_text(unit.run)}}}'
+        f'{{"dims":{dims},{fit}"operation":{_text(unit.operation)},"origin":{origin},'
+        f'"place":{place},"run":{_text(unit.run)}{more}}}'
     )
 
 
 def pair_id(
     *,
-    tokens: Mapping[str, Sequence[int]],
+    tokens: Mapping[str, Prompt],
     label_ids: Sequence[int],
     base_label_ids: Sequence[int],
     spans: Mapping[str, Mapping[str, Span]],
     used_spans: Collection[tuple[str, str]],
 ) -> UUID:
-    """The id of a pair: token ids of every run, label ids as sets, and the spans that the study uses.
+    """The id of a pair: token ids (or vectors) of every run, label ids as sets, and the spans that are used.
 
     `used_spans` is what ``studies.expand.used_spans`` found: (run, name), the name ``*`` for every span.
     """
@@ -82,7 +87,7 @@ def pair_id(
         for run, named in spans.items()
     }
     data = {
-        "tokens": {run: list(ids) for run, ids in tokens.items()},
+        "tokens": {run: _prompt(prompt) for run, prompt in tokens.items()},
         "label_ids": sorted(set(label_ids)),
         "base_label_ids": sorted(set(base_label_ids)),
         "spans": {run: named for run, named in used.items() if named},
@@ -92,6 +97,29 @@ def pair_id(
 
 def _hash(tag: str, text: str) -> UUID:
     return UUID(bytes=hashlib.sha256(f"swapyard:{tag}:1\n{text}".encode()).digest()[:16])
+
+
+def _prompt(prompt: Prompt) -> Any:
+    """Ids as they are; of vectors, which are many numbers, shape and digest."""
+    if isinstance(prompt, Vectors):
+        return {"shape": list(prompt.shape), "sha256": prompt.digest}
+    return list(prompt)
+
+
+def _units_json(units: Sequence[Unit]) -> str:
+    return f"[{','.join([unit_json(unit) for unit in units])}]"
+
+
+def _fit_json(unit: Unit) -> tuple[str, str]:
+    """What few units have: the keys of a fit, of noise, in the places where sorted keys have them."""
+    fit = "" if unit.fit is None else f'"fit":{_text(unit.fit)},'
+    scale = "" if unit.scale is None else f',"scale":{json.dumps(_number(unit.scale))}'
+    seed = "" if unit.seed is None else f',"seed":{unit.seed}'
+    return fit, scale + seed + ("" if unit.value_fit is None else f',"value_fit":{_text(unit.value_fit)}')
+
+
+def _run_json(run: NamedRun) -> str:
+    return f"[{_text(run.name)},{_units_json(run.units)}]"
 
 
 def _place_json(place: Place) -> str:
@@ -121,6 +149,8 @@ def _canonical(data: Any) -> Any:
 
 
 def _number(value: float) -> int | float:
+    if isinstance(value, int):
+        return value
     if not math.isfinite(value):
         raise ValueError(f"{value!r} has no place in an identity; only finite numbers do")
     return int(value) if value.is_integer() else value

@@ -19,8 +19,8 @@ BUNDLED = Path(__file__).parent
 def load_study(path_or_text: str | Path) -> Study:
     """The study in a file, a bundled study by its bare name, or a study written as text.
 
-    A path to pairs, and a model's folder that is written with a dot or ``~`` first, are taken relative to
-    the study file's folder. Text is what has more than one line, or a colon with a space after it.
+    A path to pairs or to weights, and a model's folder that is written with a dot or ``~`` first, are taken
+    relative to the study file's folder. Text is what has more than one line, or a colon and a space.
 
     Raises:
         StudyError: there is no such file, or its content is no study.
@@ -59,10 +59,14 @@ def find_study(given: str) -> Path:
 
 
 def _with_whole_paths(study: Study, folder: Path) -> Study:
-    """So that the study means the same pairs and models wherever it is read again."""
+    """So that the study means the same pairs, models and weights wherever it is read again."""
     pairs = _whole(study.pairs, folder) if isinstance(study.pairs, str) else study.pairs
     sweep = tuple(block.model_copy(update=_models(block, folder)) for block in study.sweep)
-    return study.model_copy(update={"pairs": pairs, "sweep": sweep, **_models(study, folder)})
+    fits = study.fits and {
+        name: fit if fit.path is None else fit.model_copy(update={"path": _whole(fit.path, folder)})
+        for name, fit in study.fits.items()
+    }
+    return study.model_copy(update={"pairs": pairs, "sweep": sweep, "fits": fits, **_models(study, folder)})
 
 
 def _models(settings: Settings, folder: Path) -> dict[str, Any]:

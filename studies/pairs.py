@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from studies.problems import Problem, ProblemsError, shown
-from workers.errors import NotYetError, StudyError, nearest
+from workers.errors import StudyError, nearest
+from workers.vocabulary import Vectors
 
 Row = dict[str, Any]
 """One pair by column, as ``study-files.md`` lists them; a column without a value is left out."""
@@ -21,17 +22,20 @@ _INPUT = re.compile(rf"(?P<run>base|{_SOURCE})(?:_(?P<form>ids|embeds))?")
 _LABEL = re.compile(r"label(?:\.[\w-]+)?|base_label|source_label")
 _SPAN = re.compile(rf"(?:(?P<run>{_SOURCE})\.)?span\.[\w-]+")
 _TEXT = ("task", "split", "base_class", "source_class")
-_COLUMNS = ("base", "base_ids", "source", "source_ids", "base_label", "source_label", "label", *_TEXT)
+_RUNS = tuple(f"{run}{form}" for run in ("base", "source") for form in ("", "_ids", "_embeds"))
+_COLUMNS = (*_RUNS, "base_label", "source_label", "label", *_TEXT)
+_MOST = 3.4e38
+"""Numbers of vectors are float32, which hold no larger ones."""
 
 
 def read_pairs(pairs: str | Path | Iterable[Mapping[str, Any]], folder: Path | None = None) -> list[Row]:
     """The rows of a list of pairs, or of a .jsonl, .csv or .parquet file (relative to `folder`).
 
-    Where a row has exactly one source and no ``label``, its ``label`` is its ``source_label``.
+    Where a row has exactly one source and no ``label``, its ``label`` is its ``source_label``. Vectors
+    (``base_embeds`` …) come as `Vectors`.
 
     Raises:
         StudyError: naming the file and the line or row: it cannot be read, or a value cannot be.
-        NotYetError: a column of embeddings, which no version reads yet.
     """
     if not isinstance(pairs, str | Path):
         return [_finish(row, f"pairs[{index}]") for index, row in enumerate(pairs)]
@@ -78,21 +82,19 @@ def check_row(row: Any) -> Iterator[tuple[str, str]]:
             yield str(column), f"{shown(value)} is not allowed here; allowed: {allowed}"
     yield from _spans_without_text(row, runs)
     if "base" not in runs:
-        hint = next(
-            (h for c in row if c not in _COLUMNS and (h := nearest(str(c), ("base", "base_ids")))), ""
-        )
-        yield "", f"the column 'base' is missing; a pair needs base or base_ids{hint}"
+        hint = next((h for c in row if c not in _COLUMNS and (h := nearest(str(c), _RUNS[:3]))), "")
+        yield "", f"the column 'base' is missing; a pair needs base, base_ids or base_embeds{hint}"
 
 
 def _spans_without_text(row: Mapping[str, Any], runs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Spans are found in text, so a run that is token ids can have none."""
+    """Spans are found in text, so a run that is token ids or vectors can have none."""
     for column, value in row.items():
         match = _SPAN.fullmatch(str(column))
         run = (match["run"] or "base") if match and value is not None else ""
         if runs.get(run, run) != run:
             yield (
                 str(column),
-                f"a span needs text, but {runs[run]!r} gives token ids; give {run!r} as text,"
+                f"a span needs text, but {runs[run]!r} gives none; give {run!r} as text,"
                 " or leave the span out and write positions as token indices",
             )
 
@@ -110,6 +112,8 @@ def _allowed(column: str, value: Any) -> str:
         return ""
     if match and match["form"] == "ids":
         return "" if _is_ids(value) else "a list of token ids that is not empty"
+    if match and match["form"] == "embeds":
+        return "" if _is_vectors(value) else "a list with a list of numbers for each token, all equally long"
     if match and match["form"] is None:
         return "" if isinstance(value, str) and value else "text that is not empty"
     if _LABEL.fullmatch(column):
@@ -123,6 +127,16 @@ def _allowed(column: str, value: Any) -> str:
 
 def _is_ids(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(_is_index(item) for item in value)
+
+
+def _is_vectors(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) and row for row in value):
+        return False
+    return len({len(row) for row in value}) == 1 and all(_is_number(item) for row in value for item in row)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
 def _is_index(value: Any) -> bool:
@@ -150,13 +164,15 @@ def _finish(row: Any, where: str) -> Row:
     """The checked row without empty columns, its label derived."""
     for column, text in check_row(row):
         raise StudyError(f"{where}: {column or 'pair'}: {text}")
-    found = {column: value for column, value in row.items() if value is not None}
-    embeds = next((column for column in found if re.fullmatch(rf"(base|{_SOURCE})_embeds", column)), None)
-    if embeds:
-        raise NotYetError(f"{where}: {embeds}: pairs of embeddings are not there yet; give text or token ids")
+    found = {column: _read(column, value) for column, value in row.items() if value is not None}
     if "label" not in found and "source_label" in found and num_sources(found) == 1:
         found["label"] = found["source_label"]
     return found
+
+
+def _read(column: str, value: Any) -> Any:
+    match = _INPUT.fullmatch(column)
+    return Vectors.of(value) if match and match["form"] == "embeds" else value
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, Any]]:

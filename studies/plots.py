@@ -27,6 +27,7 @@ METRICS = (
     "pred",
     "kl_base",
     "kl_source",
+    "tv_base",
     "generated",
 )
 """What a study may measure by name."""
@@ -103,6 +104,6 @@ def metric_families(metrics: Iterable[Contains | str] | None) -> tuple[Literal["
     """The families of ``workers.vocabulary`` that hold these metrics; None names them all."""
     if metrics is None:
         return ("logits", "kl")
-    kl = any(metric in ("kl_base", "kl_source") for metric in metrics)
-    others = any(metric not in ("kl_base", "kl_source") for metric in metrics)
+    is_kl = [metric in ("kl_base", "kl_source", "tv_base") for metric in metrics]
+    kl, others = any(is_kl), not all(is_kl)
     return (*(("logits",) if others else ()), *(("kl",) if kl else ()))

@@ -22,6 +22,12 @@ COORDINATES = UNIT_AXES
 
 _VALUES = ("source", "source_2", "base", "zero", "mean")
 
+_WORDS = (*_VALUES, "noise", "fit")
+"""Names that say where a value comes from, in a file or in a plan: nothing else can be called so."""
+
+_VECTORS = ("mean", "mean_difference")
+"""The methods that make a vector, which can be a value."""
+
 
 def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
     """Every written value of a unit with its path below the unit, those inside ``from`` too."""
@@ -37,6 +43,8 @@ def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
 def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     """Everything that is wrong with the names in `study`, whose merged blocks are `blocks`."""
     problems = list(_inputs(study, blocks))
+    for name in study.fits or {}:
+        problems.extend(_name_problems(study, name, ("fits", name)))
     names: set[str] = set()
     spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
@@ -86,12 +94,36 @@ def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Ite
 
 
 def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+    """Names and units of the block's runs; a run takes values from those listed before it only."""
+    before: list[str] = []
     for name, units in (block.runs or {}).items():
         own = raw.runs is not None and name in raw.runs
+        where: Path = (*(path if own else ()), "runs", name)
+        yield from _name_problems(study, name, where)
         for index, unit in enumerate(units):
-            where = (*(path if own else ()), "runs", name, index)
+            place = (*where, index)
             for key, value in written(unit):
-                yield from _value_problems(study, block, key, value, (*where, *key))
+                yield from _value_problems(study, block, key, value, (*place, *key))
+            yield from _later_runs(block, unit, before, (*place, "from"))
+            yield from _missing_coordinates(block, unit, place)
+        before.append(name)
+
+
+def _name_problems(study: "Study", name: str, path: Path) -> Iterator[Problem]:
+    """A run or a fit whose name means something else."""
+    if name in _WORDS or is_source(name):
+        yield Problem(path, f"{name!r} says where a value comes from already; give it a name of its own")
+    if path[-2] == "runs" and name in (study.fits or {}):
+        yield Problem(path, f"{name!r} is a fit, too; give the run a name of its own")
+
+
+def _later_runs(block: Block, unit: UnitSpec, before: list[str], path: Path) -> Iterator[Problem]:
+    """Values of a run that is not there yet when this one is made."""
+    run = None if unit.from_ is None else unit.from_.run
+    for found in values_of(block, run) if run is not None else ():
+        if found in (block.runs or {}) and found not in before:
+            known = ", ".join(before) or "none"
+            yield Problem(path, f"the run {found!r} is not there yet; runs listed before this one: {known}")
 
 
 def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
@@ -167,11 +199,17 @@ def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: P
     for found in values_of(block, value):
         if key == ("from",):
             yield from _unknown_run(study, block, found, path)
+            yield from _wrong_method(study, found, True, path)
         if key == ("subspace",) and isinstance(found, str):
             parsed = parse_subspace(found)
-            yield from _unknown_fit(study, parsed[0] if parsed else None, ("all",), path)
+            fit = parsed[0] if parsed else None
+            yield from _unknown_fit(study, fit, ("all",), path)
+            yield from _wrong_method(study, fit, False, path)
         if key == ("from", "fit"):
             yield from _unknown_fit(study, found, (), path)
+            yield from _wrong_method(study, found, True, path)
+    if key == ("from", "noise") and block.seed is None and block.seeds is None:
+        yield Problem(path, "noise is drawn, and nothing says from which seed; write seed: 0, or seeds")
 
 
 def _unknown_run(study: "Study", block: Block, run: Any, path: Path) -> Iterator[Problem]:
@@ -189,11 +227,24 @@ def _unknown_fit(study: "Study", fit: Any, others: tuple[str, ...], path: Path) 
         yield Problem(path, f"no fit {shown(fit)}; allowed: {allowed}{nearest(str(fit), known)}")
 
 
+def _wrong_method(study: "Study", fit: Any, is_value: bool, path: Path) -> Iterator[Problem]:
+    """A fit that is no vector as a value, or one that has no coordinates as a subspace."""
+    made = (study.fits or {}).get(fit) if isinstance(fit, str) else None
+    if made is None:
+        return
+    method = made.method
+    if is_value and method not in _VECTORS:
+        text = f"the fit {fit!r} ({method}) is no vector; values are fits of {', '.join(_VECTORS)}"
+        yield Problem(path, text)
+    if not is_value and method == "mean":
+        yield Problem(path, f"the fit {fit!r} is a mean, which has no coordinates; write 'from: {fit}'")
+
+
 def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterator[Problem]:
     """A unit needs a site and a position, and a layer where its site is a name."""
 
     def has(key: str) -> bool:
-        axis_reaches = block.units is None and getattr(block, AXES[key]) is not None
+        axis_reaches = unit is block and getattr(block, AXES[key]) is not None
         return getattr(unit, key) is not None or getattr(block, key) is not None or axis_reaches
 
     needed = ["site", "position"]

@@ -2,13 +2,15 @@
 
 __all__ = [
     "Axes",
+    "Dims",
     "Prompt",
     "Prompts",
     "Slot",
-    "read_dims",
     "read_heads",
     "read_layers",
+    "read_number",
     "read_positions",
+    "read_subspace",
     "read_texts",
 ]
 
@@ -28,10 +30,13 @@ from studies.forms import (
     substitute,
 )
 from studies.problems import shown
-from workers.errors import NotYetError, StudyError
+from workers.errors import StudyError
 
 Axes = Mapping[str, frozenset[str]]
 """The names that vary, each with the names that its own values use."""
+
+Dims = tuple[tuple[int, int], ...]
+"""Half-open ranges of dimensions, or of a fit's coordinates."""
 
 T = TypeVar("T")
 
@@ -115,17 +120,34 @@ def read_positions(written: Any, names: Names, prompt: Prompt) -> tuple[int | st
     return tuple(found)
 
 
-def read_dims(written: Any, names: Names) -> tuple[tuple[int, int], ...] | None:
-    """Dimensions as sorted half-open ranges that do not touch; None for all of them.
+def read_number(written: Any, names: Names) -> float | None:
+    """A number, in one spelling: 3 and 3.0 are 3.
 
     Raises:
-        StudyError: a range without dimensions.
-        NotYetError: coordinates of a fit.
+        StudyError: what a name stands for is no number.
     """
     items = [] if written is None else _flat(written, names)
-    if not items or "all" in items:
+    if not items:
         return None
-    return _join(sorted(_read_dims(item, names) for item in items))
+    (number,) = items
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise StudyError(f"{shown(number)} is no number; write one, such as 3 or 0.5")
+    return int(number) if float(number).is_integer() else number
+
+
+def read_subspace(written: Any, names: Names) -> tuple[str | None, Dims | None]:
+    """A fit's name, if one is named, and sorted half-open ranges that do not touch; None for all of them.
+
+    Raises:
+        StudyError: a range without dimensions, or coordinates of several kinds at once.
+    """
+    items = [str(item) for item in ([] if written is None else _flat(written, names))]
+    found = [(None, None) if item == "all" else _read_part(item, names) for item in items] or [(None, None)]
+    fits = {fit for fit, _ in found}
+    if len(fits) > 1:
+        raise StudyError(f"subspace {shown(items)} mixes fits, or a fit and dimensions; write several units")
+    ranges = [part for _, part in found if part is not None]
+    return fits.pop(), None if len(ranges) < len(found) else _join(sorted(ranges))
 
 
 def _flat(written: Any, names: Names) -> list[Any]:
@@ -192,14 +214,20 @@ def _read_span(text: str, prompt: Prompt) -> tuple[str, ...] | None:
     return (f"{name}{part}",) if name in prompt.spans else None
 
 
-def _read_dims(item: Any, names: Names) -> tuple[int, int]:
-    parsed = parse_subspace(str(item))
-    if parsed is None or parsed[1] is None or parsed[0] is not None:
-        raise NotYetError(f"subspace {shown(item)}: coordinates of a fit are not there yet; write dimensions")
-    lo, hi = parsed[1].bounds(names.__getitem__)
+def _read_part(item: str, names: Names) -> tuple[str | None, tuple[int, int] | None]:
+    """A fit and a range of its coordinates; either may be left out."""
+    parsed = parse_subspace(item)
+    if parsed is None:
+        raise StudyError(
+            f"subspace {shown(item)}; write all, dimensions '0:16', a fit R, or part of one 'R[0:16]'"
+        )
+    fit, part = parsed
+    if part is None:
+        return fit, None
+    lo, hi = part.bounds(names.__getitem__)
     if lo is None or hi is None or not 0 <= lo < hi:
         raise StudyError(f"subspace {shown(item)} has no dimensions ({lo} to {hi}); write 'START:STOP'")
-    return lo, hi
+    return fit, (lo, hi)
 
 
 def _join(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

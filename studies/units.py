@@ -1,31 +1,57 @@
 """A unit as written, turned into the resolved units of each cell."""
 
-__all__ = ["Lack", "UnitTemplate", "written_of"]
+__all__ = ["Lack", "Setting", "UnitTemplate", "named_runs", "places_of", "written_of", "written_read"]
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from studies.axes import Names
 from studies.blocks import AXES, Block, Coordinates, ValueSpec
+from studies.fitted import FitNames, FitPlace, as_written
 from studies.forms import is_reference, parse_range
+from studies.lists import in_order, once, stretch, zip_heads, zip_positions
 from studies.slots import (
     Axes,
     Prompts,
     Slot,
-    read_dims,
     read_heads,
     read_layers,
     read_positions,
+    read_subspace,
     read_texts,
 )
+from studies.values import UNTAKEN, ZERO, Valued, read_value, written_value
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads
-from workers.vocabulary import Place, Position, Unit, is_pooled
+from workers.vocabulary import NamedRun, Place, Position, Unit
 
 _Heads = tuple[int, ...] | None
+
+_WITHOUT_VALUE = ("collect", "skip")
+"""The operations that write no value of another run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the units of a block are resolved in: one model, and one class of pairs."""
+
+    facts: ModelFacts
+    prompts: Prompts
+    """Of the pairs' runs, and of the block's own ``runs``."""
+    axes: Axes
+    """The names that vary."""
+    scope: Names
+    """The values of the other names."""
+    fits: FitNames | None
+    """None where the study has none."""
+    fit_names: Collection[str]
+
+    def slot(self, written: Any, resolve: Any) -> Slot[Any]:
+        """A written value in this setting."""
+        return Slot(written, self.axes, self.scope, resolve)
 
 
 class Lack(Exception):  # noqa: N818  (no error: it says that a point does not exist for a class of pairs)
@@ -47,39 +73,48 @@ def written_of(unit: Coordinates, block: Block, key: str) -> Any:
     return None
 
 
+def places_of(block: Block) -> Block:
+    """The defaults of the units of a block's runs: its place, and nothing of what is done there."""
+    return block.model_copy(update={"subspace": None, "intervention": None, "from_": None})
+
+
+def written_read(block: Block) -> Any:
+    """Where a block reads, as written: the last token where it does not say."""
+    return "$read" if block.reads is not None else -1 if block.read is None else block.read
+
+
 class UnitTemplate:
     """One unit of a block, for one model and one class of pairs."""
 
-    def __init__(
-        self,
-        unit: Coordinates,
-        block: Block,
-        *,
-        facts: ModelFacts,
-        prompts: Prompts,
-        axes: Axes,
-        scope: Names,
-    ):
-        """Prepare the slots; `axes` are the names that vary, `scope` the values of the others."""
-        slot = partial(Slot[Any], axes=axes, scope=scope)
+    def __init__(self, unit: Coordinates, block: Block, setting: Setting):
+        """Prepare the slots."""
+        slot = setting.slot
         value = written_of(unit, block, "from_") or ValueSpec(run="source")
-        self._prompts = prompts
+        self._setting = setting
+        self._prompts = setting.prompts
         self._position = written_of(unit, block, "position")
         self._origin_written = self._position if value.position is None else value.position
-        self._sites = slot(written_of(unit, block, "site"), resolve=read_texts)
-        self._layers = _layers(slot, written_of(unit, block, "layer"), facts)
-        self._heads = _HeadSlots(slot, written_of(unit, block, "head"), facts)
-        self._dims = slot(written_of(unit, block, "subspace"), resolve=read_dims)
-        self._operation = slot(written_of(unit, block, "intervention") or "vanilla", resolve=read_texts)
-        self._run = slot(value.run, resolve=read_texts)
-        self._at = _position_slots(slot, self._position, prompts)
-        self._from_at = self._at if value.position is None else _position_slots(slot, value.position, prompts)
-        self._from_sites = self._sites if value.site is None else slot(value.site, resolve=read_texts)
-        self._from_layers = self._layers if value.layer is None else _layers(slot, value.layer, facts)
-        self._from_heads = self._heads if value.head is None else _HeadSlots(slot, value.head, facts)
+        self._sites = slot(written_of(unit, block, "site"), read_texts)
+        self._layers = self._layer_slot(written_of(unit, block, "layer"))
+        self._heads = _HeadSlots(setting, written_of(unit, block, "head"))
+        self._subspace = slot(written_of(unit, block, "subspace"), read_subspace)
+        self._operation = slot(written_of(unit, block, "intervention") or "vanilla", read_texts)
+        read = partial(read_value, runs=block.runs or (), fits=setting.fit_names)
+        self._value = slot(written_value(value, block), read)
+        self._read = slot(written_read(block), as_written)
+        self._at = self._position_slots(self._position)
+        self._from_at = self._at if value.position is None else self._position_slots(value.position)
+        self._from_sites = self._sites if value.site is None else slot(value.site, read_texts)
+        self._from_layers = self._layers if value.layer is None else self._layer_slot(value.layer)
+        self._from_heads = self._heads if value.head is None else _HeadSlots(setting, value.head)
         self._zips_heads = value.head is not None
         self._elsewhere = (value.site, value.layer, value.head) != (None, None, None)
         self._takes_all = _is_all(self._origin_written, block)
+
+    def fits(self, names: Names) -> tuple[str, ...]:
+        """The names of the fits that the unit uses at a point."""
+        used = (self._subspace.at(names)[0], self._valued(names).fit)
+        return tuple(name for name in used if name is not None)
 
     def units(self, names: Names) -> list[Unit]:
         """The units at a point: one for each of its sites and layers; none where a range is empty.
@@ -88,23 +123,71 @@ class UnitTemplate:
             Lack: the class lacks a position.
             StudyError: what no class could have.
         """
-        (run,) = self._run.at(names)
+        value = self._valued(names)
         position = self._at["base"].at(names)
         if position is None:
             raise Lack(_as_written(self._position, names), "base")
-        from_position = None if run == "zero" else self._origin_position(run, names)
+        from_position = None if value.run in UNTAKEN else self._origin_position(value.run, names)
         if from_position is not None and from_position != position:
-            position, from_position = _zip_positions(position, from_position)
+            position, from_position = zip_positions(position, from_position)
         elif len(position) > 1:
-            position = _once(position)
+            position = once(position)
             from_position = None if from_position is None else position
         if not position:
             return []
-        dims, (operation,) = self._dims.at(names), self._operation.at(names)
+        (fit, dims), (operation,) = self._subspace.at(names), self._operation.at(names)
+        if fit is None and value.fit is None:
+            return [
+                Unit(place, dims, operation, value.run, origin, None, None, value.scale, value.seed)
+                for place, origin in self._places(names, position, from_position)
+            ]
+        # A vector is made where a value would be taken, but it is taken from no run.
+        made_at = position if value.fit is not None else from_position
         return [
-            Unit(place, dims, operation, run, origin)
-            for place, origin in self._places(names, position, from_position)
+            Unit(
+                place=place,
+                dims=dims,
+                operation=operation,
+                run=value.run,
+                origin=None if value.fit is not None else origin,
+                fit=self._identity(fit, place, self._position, names),
+                value_fit=self._identity(value.fit, origin or place, self._origin_written, names),
+                scale=value.scale,
+                seed=value.seed,
+            )
+            for place, origin in self._places(names, position, made_at)
         ]
+
+    def _valued(self, names: Names) -> Valued:
+        (operation,) = self._operation.at(names)
+        found: Valued = Valued(ZERO) if operation in _WITHOUT_VALUE else self._value.at(names)
+        return found
+
+    def _identity(self, fit: str | None, place: Place, position: Any, names: Names) -> str | None:
+        """The identity of a fit made at a place, its position as written."""
+        if fit is None:
+            return None
+        fits, known = self._setting.fits, {**self._setting.scope, **names}
+        assert fits is not None, "a study that names fits is expanded with them"
+        (read,) = self._read.at(names)
+        made_at = FitPlace(
+            site=place.site,
+            layer=place.layer,
+            heads=place.heads,
+            position=as_written(position, known),
+            read=read,
+        )
+        return fits.identity(fit, made_at, known)
+
+    def _layer_slot(self, written: Any) -> Slot[Any]:
+        return self._setting.slot(written, partial(read_layers, count=self._setting.facts.num_layers))
+
+    def _position_slots(self, written: Any) -> dict[str, Slot[Any]]:
+        """Where the written positions lie in each run."""
+        return {
+            run: self._setting.slot(written, partial(read_positions, prompt=prompt))
+            for run, prompt in self._prompts.items()
+        }
 
     def _origin_position(self, run: str, names: Names) -> Position:
         """Where in `run` the value is taken."""
@@ -119,7 +202,7 @@ class UnitTemplate:
             )
         found: Position | None = self._from_at[run].at(names)
         if found is None:
-            raise Lack(_as_written(self._origin_written, names), run)
+            raise Lack(_as_written(self._origin_written, names), prompt.run)
         return found
 
     def _places(
@@ -129,7 +212,7 @@ class UnitTemplate:
         coordinates = _cross(self._sites.at(names), self._layers.at(names), self._heads, names)
         places = [Place(site, layer, heads, position) for site, layer, heads in coordinates]
         if not self._zips_heads:
-            places = [_in_order(place) for place in places]
+            places = [in_order(place) for place in places]
         if from_position is None:
             return [(place, None) for place in places]
         if not self._elsewhere and from_position == position:
@@ -142,39 +225,50 @@ class UnitTemplate:
             for site, layer, heads in _cross(sites, layers, self._from_heads, names)
         ]
         if not self._zips_heads:
-            origins = [_in_order(origin) for origin in origins]
-        zipped = zip(places, _stretch(origins, places), strict=True)
-        return [_zip_heads(place, origin) for place, origin in zipped]
+            origins = [in_order(origin) for origin in origins]
+        zipped = zip(places, stretch(origins, places), strict=True)
+        return [zip_heads(place, origin) for place, origin in zipped]
 
 
 class _HeadSlots:
     """A slot of heads for each site, since sites differ in how many heads they have."""
 
-    __slots__ = ("_facts", "_slot", "_slots", "_written")
+    __slots__ = ("_setting", "_slots", "_written")
 
-    def __init__(self, slot: Any, written: Any, facts: ModelFacts):
-        self._slot = slot
+    def __init__(self, setting: Setting, written: Any):
+        self._setting = setting
         self._written = written
-        self._facts = facts
         self._slots: dict[str, Slot[_Heads]] = {}
 
     def at(self, site: str, names: Names) -> _Heads:
         if self._written is None:
             return None
         if site not in self._slots:
-            count = num_heads(site, self._facts)
-            self._slots[site] = self._slot(self._written, resolve=partial(read_heads, count=count, site=site))
+            count = num_heads(site, self._setting.facts)
+            self._slots[site] = self._setting.slot(self._written, partial(read_heads, count=count, site=site))
         return self._slots[site].at(names)
 
 
-def _layers(slot: Any, written: Any, facts: ModelFacts) -> Any:
-    return slot(written, resolve=partial(read_layers, count=facts.num_layers))
+def named_runs(
+    units: Sequence[Unit], templates: Mapping[str, Sequence[UnitTemplate]], names: Names
+) -> tuple[NamedRun, ...]:
+    """The runs that `units` take values from, and those that these take values from, in order.
 
+    Args:
+        units: of a cell.
+        templates: the units of each of the block's runs, which take values from earlier ones only.
+        names: the point.
 
-def _position_slots(slot: Any, written: Any, prompts: Prompts) -> dict[str, Any]:
-    return {
-        run: slot(written, resolve=partial(read_positions, prompt=prompt)) for run, prompt in prompts.items()
-    }
+    Raises:
+        Lack, StudyError: as `UnitTemplate.units` does.
+    """
+    wanted = {unit.run for unit in units}
+    made: dict[str, tuple[Unit, ...]] = {}
+    for name in reversed(list(templates)):
+        if name in wanted:
+            made[name] = tuple(unit for template in templates[name] for unit in template.units(names))
+            wanted |= {unit.run for unit in made[name]}
+    return tuple(NamedRun(name, made[name]) for name in templates if name in made)
 
 
 def _cross(
@@ -191,66 +285,6 @@ def _cross(
             here = heads.at(site, names)
             found.extend([(site, layer, here) for layer in layers])
     return found
-
-
-def _stretch(origins: list[Place], places: list[Place]) -> list[Place]:
-    """One origin for each place: as many are zipped, one alone serves all."""
-    if len(origins) == 1:
-        origins = origins * len(places)
-    if len(origins) != len(places):
-        raise StudyError(
-            f"from names {len(origins)} places for {len(places)}; lists are zipped, so name as many"
-        )
-    return origins
-
-
-def _in_order(place: Place) -> Place:
-    """The place with its heads in one spelling."""
-    if place.heads is None or len(place.heads) < 2:
-        return place
-    return replace(place, heads=tuple(sorted(set(place.heads))))
-
-
-def _zip_heads(place: Place, origin: Place) -> tuple[Place, Place]:
-    """Both in the order of the place's heads, so that one swap has one spelling."""
-    given, taken = place.heads, origin.heads
-    if given is None and taken is None:
-        return place, origin
-    if given is None or taken is None or len(given) != len(taken):
-        counts = [0 if heads is None else len(heads) for heads in (taken, given)]
-        raise StudyError(f"from names {counts[0]} heads for {counts[1]}; lists are zipped, so name as many")
-    if len(set(given)) < len(given):
-        raise StudyError(f"the heads {list(given)} name one twice; name each once")
-    pairs = sorted(zip(given, taken, strict=True))
-    return (
-        replace(place, heads=tuple(head for head, _ in pairs)),
-        replace(origin, heads=tuple(head for _, head in pairs)),
-    )
-
-
-def _zip_positions(position: Position, origin: Position) -> tuple[Position, Position]:
-    """Both in the order of the base's positions, so that one swap has one spelling."""
-    symbolic = any(isinstance(item, str) for item in (*position, *origin))
-    if len(position) != len(origin) and not (symbolic or is_pooled(origin)):
-        raise StudyError(
-            f"{len(position)} positions take values from {len(origin)}; lists are zipped, so name as many"
-        )
-    if symbolic or len(position) < 2:
-        return position, origin
-    pairs = sorted(zip(position, origin, strict=True))
-    _once(position)
-    return tuple(at for at, _ in pairs), tuple(at for _, at in pairs)
-
-
-def _once(position: Position) -> Position:
-    """Token indices in order.
-
-    Raises:
-        StudyError: one is there twice.
-    """
-    if len(set(position)) < len(position):
-        raise StudyError(f"the positions {list(position)} name one token twice; name each once")
-    return position if any(isinstance(item, str) for item in position) else tuple(sorted(position))
 
 
 def _is_all(written: Any, block: Block) -> bool:

@@ -29,6 +29,9 @@ PUBLIC = [
     *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
     *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
+    *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
+    *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
+    *("Box", "Coordinates", "Fit", "FittedUnit", "fit"),
 ]
 COMMANDS = ["plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"]
 

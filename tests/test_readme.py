@@ -34,15 +34,22 @@ def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:
         assert told.stdout.splitlines()[-1].endswith(last)
 
 
+def test_the_table_of_studies_names_those_that_are_bundled() -> None:
+    named = re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE)
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
+
+
 @pytest.mark.smollm2
 @pytest.mark.timeout(900)
 def test_the_tour_works_as_written(tmp_path: Path) -> None:
-    study, script = (next(text for kind, text in BLOCKS if kind == wanted) for wanted in ("yaml", "python"))
+    (study,) = (text for kind, text in BLOCKS if kind == "yaml")
     (tmp_path / "spain.yaml").write_text(study, encoding="utf-8")
-    (tmp_path / "zeros.py").write_text(script, encoding="utf-8")
+    scripts = [text for kind, text in BLOCKS if kind == "python"]
+    for number, script in enumerate(scripts):
+        (tmp_path / f"{number}.py").write_text(script, encoding="utf-8")
     toured = [c for c in commands()[2:] if not c.startswith(". ")]
-    assert len(toured) >= 9
-    for command in [*toured, "python zeros.py"]:
+    assert len(toured) >= 9 and len(scripts) == 2
+    for command in [*toured, *(f"python {number}.py" for number in range(len(scripts)))]:
         done = in_shell(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert done.stdout.strip() or "-o" in command, command

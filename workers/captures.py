@@ -1,12 +1,12 @@
 """What clean runs hold at the places that units take values from: once for each distinct prompt.
 
-Shapes: B prompts, T tokens, R read positions, W width, V vocabulary.
+Shapes: B prompts, T tokens, E width of an input vector, R read positions, W width, V vocabulary.
 """
 
-__all__ = ["Capture", "Captures", "Need", "Prompt"]
+__all__ = ["Capture", "Captures", "Need", "stacked"]
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from workers.attempts import attempt
-from workers.errors import ModelError
-from workers.hooks import Tap, Visit, check_by_token
+from workers.errors import ModelError, RunError
+from workers.hooks import Tap, Visit
 from workers.loading import LoadedModel
+from workers.vocabulary import Prompt, Vectors
+from workers.windows import window_of
 
 _T = TypeVar("_T")
-
-Prompt = tuple[int, ...]
-"""Token ids: what a capture is known by."""
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class Capture:
     """What was kept of one prompt's clean run."""
 
     taps: dict[Tap, Tensor] = field(default_factory=dict)
-    """[T, W] each, in the model's dtype."""
+    """[T, W] each, or [1, W] where the tap holds one position (`workers.windows`); in the model's dtype."""
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
 
@@ -67,7 +66,7 @@ class Captures:
         self._bytes_per_token: dict[frozenset[Tap], float] = {}
         self.num_forwards = 0
         self.broken: dict[Tap, ModelError] = {}
-        """Taps that the runs of the last `prepare` found no [B, T, W] tensor at, and why."""
+        """Taps that the runs of the last `prepare` found nothing to read by position at, and why."""
 
     def __getitem__(self, prompt: Prompt) -> Capture:
         """The capture of a prompt that `prepare` was asked for.
@@ -128,15 +127,16 @@ class Captures:
         wanted = [needs[prompt] for prompt in prompts]
         taps = _union(n.taps - h.taps.keys() for n, h in zip(wanted, held, strict=True)) - self.broken.keys()
         reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [0]
-        tokens = torch.tensor(prompts, device=self._model.device)  # [B, T]
+        tokens = stacked(prompts, self._model.device)
         at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1)  # [B, R]
-        kept: dict[Tap, Tensor] = {}
+        kept: dict[Tap, list[Tensor]] = {}
         visits = [(tap, _keeper(kept, self.broken, tap, tokens.shape)) for tap in sorted(taps, key=str)]
         logits, seen = self._model.forward(tokens, at, visits)
         self.broken |= seen.faults()
+        whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
-            for tap in need.taps & kept.keys() - self.broken.keys():
-                capture.taps[tap] = kept[tap][row].clone()
+            for tap in need.taps & whole.keys():
+                capture.taps[tap] = whole[tap][row].clone()
             for column, read in enumerate(reads):
                 if read in need.reads:
                     capture.logits[read] = logits[row, column].clone()
@@ -150,17 +150,45 @@ class Captures:
             size_bytes -= self._held.pop(prompt).size_bytes
 
 
-def _keeper(kept: dict[Tap, Tensor], broken: dict[Tap, ModelError], tap: Tap, shape: torch.Size) -> Visit:
-    def keep(tensor: Tensor) -> None:
+def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
+    """Prompts of one length as a batch: token ids [B, T], or vectors [B, T, E] in float32.
+
+    Raises:
+        RunError: some are ids and others vectors, or their vectors are not equally wide.
+    """
+    vectors = [prompt for prompt in prompts if isinstance(prompt, Vectors)]
+    if not vectors:
+        return torch.tensor(prompts, device=device)
+    shapes = {prompt.shape for prompt in vectors}
+    if len(vectors) < len(prompts) or len(shapes) > 1:
+        raise RunError(
+            "prompts of different forms share no forward: give all as ids, or as equally wide vectors"
+        )
+    # A copy: torch does not write into what it is given here, but will not take bytes that nobody may write.
+    numbers = torch.frombuffer(bytearray(b"".join(prompt.data for prompt in vectors)), dtype=torch.float32)
+    return numbers.reshape(len(vectors), *shapes.pop()).to(device)
+
+
+def _keeper(
+    kept: dict[Tap, list[Tensor]], broken: dict[Tap, ModelError], tap: Tap, shape: torch.Size
+) -> Visit:
+    """Keeps what is at `tap` [B, P, W] in runs of `shape` [B, T, …], one part a call."""
+
+    def keep(tensor: Tensor, call: int) -> None:
         try:
-            check_by_token(tensor, tap, shape)
+            window = window_of(tensor, tap, call, shape[0], shape[1])
         except ModelError as error:
             broken[tap] = error
         else:
             # A module further on may write into this tensor: only a copy stays what it was.
-            kept[tap] = tensor.clone()
+            kept.setdefault(tap, []).append(window.values.clone())
 
     return keep
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The steps of a run side by side; what came whole is not copied once more."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _union(sets: Iterable[set[_T]]) -> set[_T]:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from workers.attempts import error_json
-from workers.captures import Captures, Need, Prompt
+from workers.captures import Captures, Need
 from workers.loading import LoadedModel
 from workers.scorer import NON_FINITE, is_finite
 from workers.scoring import Labels, empty_columns, score
-from workers.vocabulary import CleanRun
+from workers.vocabulary import CleanRun, Prompt, Vectors
 
 Numbered = tuple[int, CleanRun]
 
@@ -51,7 +51,7 @@ def _groups(
 ) -> Iterator[dict[Prompt, list[Numbered]]]:
     """Requests by prompt, in groups of at most `max_tokens` tokens, so that few logits are held at once."""
     group: dict[Prompt, list[Numbered]] = {}
-    for row, run in sorted(enumerate(requests), key=lambda item: (len(item[1].tokens), item[1].tokens)):
+    for row, run in sorted(enumerate(requests), key=lambda item: _order(item[1].tokens)):
         if not 0 <= run.read < len(run.tokens):
             errors[row] = error_json("RunError", f"token {run.read} of a prompt of {len(run.tokens)}")
             continue
@@ -61,6 +61,13 @@ def _groups(
         group.setdefault(run.tokens, []).append((row, run))
     if group:
         yield group
+
+
+def _order(prompt: Prompt) -> tuple[Any, ...]:
+    """Equal lengths together, and equal prompts next to each other."""
+    if isinstance(prompt, Vectors):
+        return len(prompt), True, prompt.data
+    return len(prompt), False, prompt
 
 
 @torch.inference_mode()

@@ -1,89 +1,41 @@
-"""The changes of many jobs, gathered into one forward: each touches only its own rows.
+"""The changes of many rows, gathered into one forward: each touches only its own rows.
 
-Shapes: B rows, T tokens, W width of a tap; N changed (row, token) points, M captured tokens, C columns.
+Shapes: B rows, T tokens or steps, W width of a tap; N changed points (row, position), C columns.
 """
 
 __all__ = ["Edits"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from workers.captures import Captures
-from workers.errors import SwapyardError
-from workers.hooks import Tap, Visit, Visits, check_by_token
-from workers.jobs import Change, Job, Step
-from workers.operations import write
-
-
-@dataclass(frozen=True, slots=True)
-class _Edit:
-    """One step, done in several rows at once."""
-
-    step: Step
-    changes: tuple[tuple[int, Change], ...]
-    """The row of the forward, and what is done in it."""
-
-    def apply(self, tensor: Tensor, shape: Sequence[int], captures: Captures) -> Tensor:
-        """A changed copy of `tensor` [B, T, W], in a forward of `shape` (B, T).
-
-        Raises:
-            ModelError: the tensor is not [B, T, W], or has not the columns that the step names.
-            RunError: the value does not fit.
-        """
-        check_by_token(tensor, self.step.place.tap, shape)
-        device = tensor.device
-        columns = self.step.place.columns(tensor.shape[-1], device)
-        rows = torch.tensor([row for row, change in self.changes for _ in change.tokens], device=device)
-        tokens = torch.tensor([token for _, change in self.changes for token in change.tokens], device=device)
-        return write(tensor, rows.long(), tokens.long(), columns, self.step.operation, self._values(captures))
-
-    def _values(self, captures: Captures) -> Tensor | None:
-        """The values to write [N, C]; None for zeros."""
-        origin = self.step.origin
-        if origin is None:
-            return None
-        if self.step.is_pooled:
-            values = torch.cat([_pooled(change, origin.tap, captures) for _, change in self.changes])
-        else:
-            values = _gathered([change for _, change in self.changes], origin.tap, captures)
-        return values[:, origin.columns(values.shape[-1], values.device)]
-
-
-def _pooled(change: Change, tap: Tap, captures: Captures) -> Tensor:
-    """The mean over the origin's tokens, for each token that is changed: [len(tokens), W]."""
-    assert change.origin_prompt is not None
-    held = captures[change.origin_prompt].taps[tap]
-    mean = held[list(change.origin_tokens)].float().mean(0).to(held.dtype)
-    return mean.expand(len(change.tokens), -1)
-
-
-def _gathered(changes: Sequence[Change], tap: Tap, captures: Captures) -> Tensor:
-    """What the origins hold at their tokens, one after the other: [N, W]."""
-    prompts = list(dict.fromkeys(change.origin_prompt for change in changes if change.origin_prompt))
-    first, total = {}, 0
-    for prompt in prompts:
-        first[prompt] = total
-        total += len(prompt)
-    bank = torch.cat([captures[prompt].taps[tap] for prompt in prompts])  # [M, W]
-    index = [first[c.origin_prompt] + token for c in changes if c.origin_prompt for token in c.origin_tokens]
-    return bank[torch.tensor(index, device=bank.device).long()]
+from workers.errors import ModelError, SwapyardError
+from workers.hooks import Tap, Visit, Visits
+from workers.jobs import Change, Step
+from workers.operations import SKIP
+from workers.points import Edit, Scene, edit_of
+from workers.values import Held
 
 
 class Edits:
-    """What is done in one forward, whose row ``b`` is ``jobs[b]``; each row has `num_tokens` tokens."""
+    """What is done in one forward, whose row ``b`` has the changes ``rows[b]``.
 
-    def __init__(self, jobs: Sequence[Job], num_tokens: int, captures: Captures) -> None:
-        self._shape = (len(jobs), num_tokens)
-        self._captures = captures
-        self._by_tap = _grouped(jobs)
+    Args:
+        rows: for each row its changes, in the order in which they apply.
+        num_tokens: T, of every row; None where the run has no tokens of its own.
+        held: what runs hold where values are taken.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Change]], num_tokens: int | None, held: Held) -> None:
+        self._by_tap = _grouped(rows)
+        self._scene = Scene(num_rows=len(rows), num_tokens=num_tokens, held=held)
         self._failed: dict[int, SwapyardError] = {}
 
     def visits(self) -> list[tuple[Tap, Visit]]:
         """For each tap, the edits there in the order of their units."""
-        return [(tap, self._visit(edit)) for tap, edits in self._by_tap.items() for edit in edits]
+        edits = [(tap, self._visit(edit)) for tap, edits in self._by_tap.items() for edit in edits]
+        return edits + [(replace(tap, side="input"), self._note(tap)) for tap in self._skipped()]
 
     def failures(self, seen: Visits) -> dict[int, SwapyardError]:
         """After the forward: the rows in which something could not be done, and why."""
@@ -97,29 +49,56 @@ class Edits:
         }
         return silent | self._failed
 
-    def _visit(self, edit: _Edit) -> Visit:
-        def visit(tensor: Tensor) -> Tensor:
+    def collected(self, number: int, row: int) -> Tensor | None:
+        """After the forward: what a row's change `number`, a collection, found [n, C]; None for nothing."""
+        found = self._scene.collected.get((number, row))
+        return None if found is None else found.whole()
+
+    def _visit(self, edit: Edit) -> Visit:
+        def visit(tensor: Tensor, call: int) -> Tensor:
             try:
-                return edit.apply(tensor, self._shape, self._captures)
+                return edit.apply(tensor, call, self._scene)
             except SwapyardError as error:
+                if callable(edit.step.operation) and len(edit.changes) > 1:
+                    raise  # a function may fail of the values of one row: whoever runs them tries fewer
                 # The rows of other jobs are untouched, so the forward goes on for them.
                 self._failed |= {row: error.with_traceback(None) for row, _ in edit.changes}
                 return tensor
 
         return visit
 
+    def _skipped(self) -> list[Tap]:
+        """The taps whose modules are skipped.
 
-def _grouped(jobs: Sequence[Job]) -> dict[Tap, list[_Edit]]:
+        Raises:
+            ModelError: what a module is given cannot be skipped.
+        """
+        taps = [tap for tap, edits in self._by_tap.items() if any(e.step.operation == SKIP for e in edits)]
+        for tap in taps:
+            if tap.side == "input":
+                raise ModelError(f"skip at {tap}: only what a module returns can be skipped; name an output")
+        return taps
+
+    def _note(self, tap: Tap) -> Visit:
+        """Notes what the module of `tap` is given, after all changes to it."""
+
+        def note(tensor: Tensor, _: int) -> None:
+            self._scene.given[tap] = tensor.clone()
+
+        return note
+
+
+def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
     """Changes that differ only in row, tokens and prompt become one edit.
 
-    Edits of a tap are listed by the place of their unit in its cell, so that in every row later units
+    Edits of a tap are listed by the place of their unit in its row, so that in every row later units
     see and override earlier ones.
     """
-    groups: dict[tuple[int, Step], list[tuple[int, Change]]] = {}
-    for row, job in enumerate(jobs):
-        for number, change in enumerate(job.changes):
-            groups.setdefault((number, change.step), []).append((row, change))
-    by_tap: dict[Tap, list[_Edit]] = {}
-    for (_, step), changes in sorted(groups.items(), key=lambda item: item[0][0]):
-        by_tap.setdefault(step.place.tap, []).append(_Edit(step, tuple(changes)))
+    groups: dict[tuple[int, Step, type], list[tuple[int, Change]]] = {}
+    for row, changes in enumerate(rows):
+        for number, change in enumerate(changes):
+            groups.setdefault((number, change.step, type(change.value)), []).append((row, change))
+    by_tap: dict[Tap, list[Edit]] = {}
+    for (number, step, _), listed in sorted(groups.items(), key=lambda item: item[0][0]):
+        by_tap.setdefault(step.place.tap, []).append(edit_of(number, step, listed))
     return by_tap

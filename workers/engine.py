@@ -17,6 +17,7 @@ from workers.errors import RunError
 from workers.loading import LoadedModel
 from workers.pacing import Pacer
 from workers.rounds import Bench, Round
+from workers.stock import FitSource, Stock, no_fits
 from workers.vocabulary import Cell, CleanRun
 
 _START_TOKENS = {"cpu": 1024}
@@ -35,6 +36,7 @@ class Engine:
         shortcut: whether rows that provably equal the clean base run are filled from it (tier
             ``unchanged``). Only ever done for models found causal.
         share: forwards begin with, and never grow past, this share of the rows that they usually have.
+        fits: gives the fit of an identity; what it raises becomes the error of the rows that need the fit.
     """
 
     def __init__(
@@ -45,15 +47,22 @@ class Engine:
         max_rows: int | None = None,
         shortcut: bool = True,
         share: float = 1.0,
+        fits: FitSource = no_fits,
     ) -> None:
         tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
         self._bench = Bench(
             model=model,
+            stock=Stock(model, fits),
             captures=Captures(model, budget_bytes=capture_budget_bytes),
             pacer=Pacer(start_tokens=tokens, max_rows=max_rows),
             shortcut=shortcut and model.is_causal,
             capture_tokens=tokens,
         )
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that it runs."""
+        return self._bench.model
 
     def run(
         self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()

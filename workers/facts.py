@@ -1,34 +1,58 @@
 """What is known of a model before its weights are read. No torch here."""
 
-__all__ = ["ModelFacts"]
+__all__ = ["ModelFacts", "Reads"]
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Reads = Literal["token", "run"]
+"""Whether a model has logits at each token (or time step), or once for the whole run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """A resolved model reference: read from ``config.json`` and the tokeniser, never from weights."""
+    """A resolved model reference: read from ``config.json`` and the tokeniser, or from the options of a
+    built-in model, never from weights.
+
+    A *language model* predicts a token of its vocabulary at each token: a label is a token id, and a cell
+    reads at one token. A *classifier* (``num_classes``) predicts a class: a label is the index of a class.
+    Where it has logits once for the whole run (``reads == "run"``), there is one place to read, and a cell's
+    ``read`` says nothing.
+    """
 
     ref: str
     """As the study names it."""
     revision: str
     """A hub commit, or for local files the hash of their contents."""
     dtype: str
-    folder: Path
-    """Where ``config.json``, the tokeniser and (once fetched) the weights lie."""
+    folder: Path | None
+    """Where ``config.json``, the tokeniser and (once fetched) the weights lie; None for a built-in model,
+    which has none of them: its pairs are given as token ids or as vectors."""
     model_type: str
-    """The family's name in the transformers library, such as ``llama``."""
+    """The family's name in the transformers library, such as ``llama``; ``zoo:NAME`` of a built-in model."""
     num_layers: int
     num_heads: int
+    """0 where there are none."""
     num_kv_heads: int
     width: int
     """Size of the residual stream."""
-    vocab_size: int
+    vocab_size: int | None
+    """How many token ids the model knows; None where it is given vectors only."""
     num_parameters: int
     """Estimated from the shape; used for costs and memory only."""
+    num_classes: int | None = None
+    """How many classes a classifier tells apart; None for a language model."""
+    reads: Reads = "token"
+
+    @property
+    def num_logits(self) -> int:
+        """How many classes, or tokens of the vocabulary, a prediction is chosen from: labels are below it."""
+        num_logits = self.num_classes or self.vocab_size
+        assert num_logits is not None, "a language model has a vocabulary"
+        return num_logits
 
     @property
     def is_hashed(self) -> bool:
-        """Whether the revision is the SHA-256 of local files (64 digits), not a commit (40)."""
+        """Whether the revision is a SHA-256 of files or options (64 digits), not a commit (40)."""
         return len(self.revision) == 64

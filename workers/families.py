@@ -1,10 +1,23 @@
-"""Where each family of decoders keeps the named sites: one small table a family. No torch here.
+"""Where each family of models keeps the named sites: one small table a family. No torch here.
 
 A family is a kind of block, not a model type: ``llama`` and ``qwen3`` name their modules alike. What
 differs between members (biases, norms of queries, windows, scales) is the library's business.
 """
 
-__all__ = ["FAMILIES", "Family", "Fusion", "Part", "SiteRow", "Spot", "describe", "family_of", "sites_of"]
+__all__ = [
+    "BUILT_IN",
+    "FAMILIES",
+    "Family",
+    "Fusion",
+    "Part",
+    "Positions",
+    "SiteRow",
+    "Spot",
+    "describe",
+    "family_of",
+    "num_positions",
+    "sites_of",
+]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +32,10 @@ Part = Literal["query", "key", "value"]
 
 Fusion = Literal["concatenated", "interleaved"]
 """How they lie in it: all queries, then all keys, then all values; or the three of each head in turn."""
+
+Positions = Literal["token", "step", "run"]
+"""What the positions of a family's sites are: tokens; time steps, each of which is a run of the module; or
+one for the whole run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +55,13 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    """The names of its members in the transformers library."""
+    """The names of its members in the transformers library, or of built-in models."""
     blocks: str
     """Path of the list of blocks."""
     sites: Mapping[str, Spot]
     fusion: Fusion | None = None
     """How queries, keys and values share one projection; None where each has its own."""
+    positions: Positions = "token"
     note: str = ""
     """What a user must know of its blocks."""
 
@@ -145,9 +163,45 @@ FAMILIES: tuple[Family, ...] = (
         note=f"With use_parallel_residual (the default): {_PARALLEL_NOTE}",
     ),
 )
-"""Every family that the tests run with tiny random models."""
+"""Every family of the transformers library that the tests run with tiny random models."""
 
-_BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+BUILT_IN: tuple[Family, ...] = (
+    Family(
+        name="zoo:mlp",
+        model_types=("zoo:mlp",),
+        blocks="layers",
+        sites={
+            "block_input": Spot("", "input"),
+            "mlp_activation": Spot("activation", "output"),
+            "block_output": Spot("", "output"),
+        },
+        positions="run",
+        note="A block is one linear map and its activation, so mlp_activation equals block_output.",
+    ),
+    Family(
+        name="zoo:gru",
+        model_types=("zoo:gru",),
+        blocks="layers",
+        sites={
+            "cell_input": Spot("cell", "input"),
+            "reset_gate_output": Spot("cell.reset_gate", "output"),
+            "update_gate_output": Spot("cell.update_gate", "output"),
+            "new_gate_output": Spot("cell.new_gate", "output"),
+            "cell_output": Spot("cell", "output"),
+        },
+        positions="step",
+        note="A position is a time step; a change there reaches every later step.",
+    ),
+    Family(
+        name="zoo:gpt",
+        model_types=("zoo:gpt",),
+        blocks="blocks",
+        sites=_block_sites("attention", ("query", "key", "value"), "project", "mlp", "down"),
+    ),
+)
+"""The built-in models."""
+
+_BY_TYPE = {model_type: family for family in (*FAMILIES, *BUILT_IN) for model_type in family.model_types}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +239,16 @@ def sites_of(facts: ModelFacts) -> dict[str, int | None]:
     """
     sites = family_of(facts.model_type).sites
     return {name: num_heads(name, facts) for name in SITES if name in sites}
+
+
+def num_positions(site: str, facts: ModelFacts, num_tokens: int) -> int:
+    """How many positions `site` has in a run of `num_tokens`: as many, or one for the whole run.
+
+    Of a module path nobody knows before the model runs: it counts as having as many as there are tokens, and
+    naming all of them stands for the one that there may be.
+    """
+    is_whole = site in SITES and family_of(facts.model_type).positions == "run"
+    return 1 if is_whole else num_tokens
 
 
 def describe(facts: ModelFacts) -> list[SiteRow]:

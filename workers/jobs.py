@@ -1,39 +1,88 @@
-"""Cells resolved against a model, and jobs: a cell resolved against one pair's tokens and spans."""
+"""A job: what is changed in one run of one pair, and what that takes its values from.
 
-__all__ = ["Change", "Job", "Step", "read_of", "resolve", "source_read", "steps_of"]
+Shapes: N changed points, C columns of a place.
+"""
+
+__all__ = ["Change", "Job", "Prior", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.captures import Prompt
+from torch import Tensor
+
 from workers.errors import RunError, StudyError
 from workers.layout import Target
-from workers.loading import LoadedModel
-from workers.vocabulary import Cell, Pair, Unit, is_pooled, locate, read_in
+from workers.operations import Operation, exchange
+from workers.regions import Region
+from workers.subspaces import Coordinated, coordinates_of
+from workers.values import Value
+from workers.vocabulary import Pair, locate, read_in
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a unit does in a model, whichever tokens and prompts it is done with."""
+    """What a unit does in a model, whichever tokens and runs it is done with."""
 
-    place: Target
-    operation: str
-    origin: Target | None
-    """None for zeros."""
-    is_pooled: bool
+    place: Target | Region
+    operation: Operation
+    origin: Target | Region | None
+    """Where in its run the value is taken; None for values that are taken from no run."""
+    is_pooled: bool = False
     """Whether the mean over the origin's tokens goes to each of the place's."""
+    subspace: Coordinated | None = None
+    """Of each head, where heads are named; None for the dimensions as they are."""
+
+    def exchanged(self, old: Tensor, other: Tensor) -> Tensor:
+        """`old` [N, …, C] changed by `other` [N, …, C]: the operation, in the subspace of each head.
+
+        Raises:
+            RunError: the values do not fit.
+        """
+        if self.subspace is None:
+            return exchange(None, self.operation, old, other)
+        new = exchange(self.subspace, self.operation, self._by_head(old), self._by_head(other))
+        return new.reshape(old.shape)
+
+    def seen(self, old: Tensor) -> Tensor:
+        """What a collection hands out of `old` [N, …, C]: it, or its coordinates, head after head."""
+        if self.subspace is None:
+            return old
+        return coordinates_of(self.subspace, self._by_head(old)).reshape(*old.shape[:-1], -1)
+
+    def _by_head(self, values: Tensor) -> Tensor:
+        """[N, …, C] as rows of one head's width."""
+        heads = self.place.heads if isinstance(self.place, Target) else None
+        return values.reshape(-1, values.shape[-1] // len(heads or (0,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A step on one pair."""
+    """A step on one example."""
 
     step: Step
     tokens: tuple[int, ...]
-    """Of the base, each at most once."""
-    origin_prompt: Prompt | None
-    origin_tokens: tuple[int, ...]
-    """One for each of `tokens`, or those that are pooled; none for zeros."""
+    """Of the base, each at most once; none at a region."""
+    value: Value
+    """What is written, for each of `tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A named run on one pair, as values that are taken from it know it."""
+
+    number: int
+    """Of the run and all that come before it: runs with one number change a pair alike."""
+    pair: int
+    """Index of the pair in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """An intervened run of the job's base that comes before the job."""
+
+    key: RunKey
+    changes: tuple[Change, ...]
+    """In the order in which they apply; they may take values from priors before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,58 +99,34 @@ class Job:
     """The token of the first source that answers to it; None where there is none."""
     changes: tuple[Change, ...]
     """In the order in which they apply."""
+    priors: tuple[Prior, ...] = ()
+    """In the order in which they run."""
 
 
-def steps_of(cell: Cell, model: LoadedModel) -> tuple[Step, ...]:
-    """The cell's units in the model.
-
-    Raises:
-        ModelError: the model has no such place.
-    """
-    return tuple(_step(unit, model) for unit in cell.units)
-
-
-def _step(unit: Unit, model: LoadedModel) -> Step:
-    place, origin = unit.place, unit.origin
-    return Step(
-        place=model.target(place.site, place.layer, place.heads, unit.dims),
-        operation=unit.operation,
-        origin=model.target(origin.site, origin.layer, origin.heads, unit.dims) if origin else None,
-        is_pooled=origin is not None and is_pooled(origin.position),
-    )
-
-
-def resolve(row: int, pair_index: int, cell: Cell, steps: Sequence[Step], pair: Pair) -> Job:
-    """The cell on a pair; `steps` are the cell's.
+def zipped(
+    tokens: Sequence[int], origin_tokens: Sequence[int], run: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the base and of `run`, pair by pair; a base token named twice takes its last value.
 
     Raises:
-        RunError: a token, a run or a value that the pair does not have.
-        StudyError: a span that the pair does not have.
+        RunError: there are not as many of each.
     """
-    changes = tuple(_change(unit, step, pair) for unit, step in zip(cell.units, steps, strict=True))
-    return Job(row, pair_index, read_of(cell.read, pair), source_read(cell.read, pair), changes)
-
-
-def _change(unit: Unit, step: Step, pair: Pair) -> Change:
-    tokens = _located(unit.place.position, pair, "base")
-    if unit.origin is None:
-        return Change(step, tuple(dict.fromkeys(tokens)), None, ())
-    origin_tokens = _located(unit.origin.position, pair, unit.run)
-    prompt = pair.tokens[unit.run]
-    if step.is_pooled:
-        return Change(step, tuple(dict.fromkeys(tokens)), prompt, origin_tokens)
     if len(tokens) != len(origin_tokens):
         raise RunError(
-            f"{len(origin_tokens)} tokens of {unit.run} cannot change {len(tokens)} of the base: "
+            f"{len(origin_tokens)} tokens of {run} cannot change {len(tokens)} of the base: "
             "name as many of each, or one pooled span"
         )
-    # A token named twice takes its last value, as a later unit overrides an earlier one.
+    # As a later unit overrides an earlier one.
     last = dict(zip(tokens, origin_tokens, strict=True))
-    return Change(step, tuple(last), prompt, tuple(last.values()))
+    return tuple(last), tuple(last.values())
 
 
-def _located(position: tuple[int | str, ...], pair: Pair, run: str) -> tuple[int, ...]:
-    """Token indices in a run of the pair, all of which exist."""
+def located(position: tuple[int | str, ...], pair: Pair, run: str) -> tuple[int, ...]:
+    """Token indices in a run of the pair, all of which exist.
+
+    Raises:
+        RunError, StudyError: the pair has no such run, the run no such span or token.
+    """
     if run not in pair.tokens:
         raise RunError(f"pair {pair.pair} has no run {run!r}; it has {', '.join(pair.tokens)}")
     tokens = locate(position, pair.spans.get(run, {}))
@@ -118,7 +143,7 @@ def read_of(read: int | str, pair: Pair) -> int:
     Raises:
         RunError, StudyError: the base has no such token, or several.
     """
-    tokens = _located((read,), pair, "base")
+    tokens = located((read,), pair, "base")
     if len(tokens) != 1:
         raise RunError(f"read {read!r} is {len(tokens)} tokens in pair {pair.pair}; name one, as in 'x.last'")
     return tokens[0]

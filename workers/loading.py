@@ -1,13 +1,14 @@
-"""A model in memory, with what is known of it: loaded from a local folder, or wrapped.
+"""A model in memory, with what is known of it: loaded from a local folder, built in, or wrapped.
 
-Shapes: B rows, T tokens, R read positions, W width, V vocabulary.
+Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
 
-__all__ = ["LoadedModel", "load"]
+__all__ = ["LoadedModel", "facts_of", "load"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -18,9 +19,13 @@ from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
 from workers.hooks import Tap, Visit, Visits, visiting
-from workers.layout import WHOLE, Dims, Heads, Target, layout_of
-from workers.sites import check_site, is_module_path, num_heads, split_path
+from workers.layout import Dims, Heads, Target
+from workers.places import Places
+from workers.shapes import facts_of_config
 from workers.vocabulary import ModelSpec
+from workers.zoo.base import ZooModel
+from workers.zoo.build import build
+from workers.zoo.configs import config_of, is_zoo, zoo_name
 
 _PROBE_TOKENS = 8
 _CAUSAL_TOLERANCE = 1e-6
@@ -35,8 +40,8 @@ class LoadedModel:
     facts: ModelFacts
     spec: ModelSpec
     device: torch.device
-    family: Family | None
-    """None where no table names the model's sites; module paths work all the same."""
+    places: Places
+    """Its named sites, where a table knows them, and its modules."""
     head: Tap
     """What the unembedding is given."""
     is_causal: bool
@@ -57,15 +62,32 @@ class LoadedModel:
             facts=facts,
             spec=spec or ModelSpec(ref=facts.ref),
             device=next(module.parameters()).device,
-            family=family,
+            places=Places(
+                module=module,
+                name=facts.ref,
+                facts=facts,
+                family=family,
+                blocks="" if family is None else family.blocks,
+            ),
             head=head,
             is_causal=_is_causal(module, family, facts),
         )
 
     def forward(
-        self, tokens: Tensor, reads: Tensor, visits: Sequence[tuple[Tap, Visit]] = ()
+        self,
+        prompts: Tensor,
+        reads: Tensor,
+        visits: Sequence[tuple[Tap, Visit]] = (),
+        *,
+        gradients: bool = False,
     ) -> tuple[Tensor, Visits]:
-        """Run `tokens` [B, T] and take the logits at each row's `reads` [B, R] only.
+        """Run `prompts`, token ids [B, T] or vectors [B, T, E], and take the logits at each row's `reads`.
+
+        Args:
+            prompts: what is run; vectors take the place of token embeddings.
+            reads: [B, R]; a model that is read as a whole has the same logits wherever it is read.
+            visits: where the run is seen and changed.
+            gradients: whether the caller's gradient mode holds, so that they reach what visits put there.
 
         Returns:
             The logits [B, R, V], as the model's own forward makes them, and what became of the taps.
@@ -73,14 +95,19 @@ class LoadedModel:
         Raises:
             ModelError: a tap names a module that is not there.
         """
-        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        rows = torch.arange(len(prompts), device=self.device)[:, None]
+        is_whole = self.facts.reads == "run"
 
-        def gather(hidden: Tensor) -> Tensor:
+        def gather(hidden: Tensor, _: int) -> Tensor:
             return hidden[rows, reads]
 
-        with torch.inference_mode(), visiting(self.module, [*visits, (self.head, gather)]) as seen:
-            logits: Tensor = self.module(input_ids=tokens, use_cache=False).logits
-        return logits, seen
+        read_here = [] if is_whole else [(self.head, gather)]
+        with (
+            torch.inference_mode(not gradients),
+            visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
+        ):
+            logits: Tensor = self.module(**_inputs(self.module, prompts)).logits
+        return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
     def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
         """The columns of the tensor that a place means.
@@ -88,38 +115,11 @@ class LoadedModel:
         Raises:
             ModelError: the model has no such site, layer, head or module.
         """
-        check_site(site)
-        if is_module_path(site):
-            return self._module_target(site, layer, heads, dims)
-        family = self.family or family_of(self.facts.model_type)
-        if site not in family.sites:
-            raise ModelError(
-                f"{self.facts.ref} ({family.name}) has no site {site!r}; it has {', '.join(family.sites)}"
-            )
-        if layer is None or not 0 <= layer < self.facts.num_layers:
-            raise ModelError(
-                f"{site} at layer {layer}: {self.facts.ref} has layers 0 to {self.facts.num_layers - 1}"
-            )
-        _check_heads(site, heads, num_heads(site, self.facts))
-        spot = family.sites[site]
-        path = ".".join(filter(None, (family.blocks, str(layer), spot.module)))
-        return Target(Tap(path, spot.side), layout_of(site, spot.part, family, self.facts), heads, dims)
-
-    def _module_target(
-        self, site: str, layer: int | None, heads: tuple[int, ...] | None, dims: Any
-    ) -> Target:
-        path, side = split_path(site)
-        if layer is not None or heads is not None:
-            raise ModelError(f"site {site!r} is a module path: it takes neither a layer nor heads")
-        try:
-            self.module.get_submodule(path)
-        except AttributeError:
-            raise ModelError(f"{self.facts.ref} has no module {path!r}, which site {site!r} names") from None
-        return Target(Tap(path, side), WHOLE, None, dims)
+        return self.places.target(site, layer, heads, dims)
 
 
 def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> LoadedModel:
-    """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched).
+    """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched), or make a built-in model.
 
     Args:
         spec: dtype, attention and device; code from the folder runs only with ``trust_remote_code``.
@@ -147,13 +147,42 @@ def _device(wanted: str) -> torch.device:
         raise ModelError(f"device {wanted!r} cannot be used here ({reason}); leave device out") from error
 
 
+def facts_of(module: nn.Module) -> ModelFacts:
+    """What is known of a module in memory: a model of the transformers library, or a built-in one.
+
+    Its ``ref`` is the name of its class and its ``revision`` is empty: what a study needs to name it is not
+    known.
+
+    Raises:
+        ModelError: it has no config, or one without the numbers that are needed.
+    """
+    name = type(module).__name__
+    dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
+    if isinstance(module, ZooModel):
+        return module.config.facts(dtype=dtype)
+    config: Any = getattr(module, "config", None)
+    if not hasattr(config, "to_dict"):
+        raise ModelError(f"{name} has no config of the transformers library: name its sites as module paths")
+    facts = facts_of_config(
+        config.to_dict(), f"the config of {name}", ref=name, revision="", dtype=dtype, folder=None
+    )
+    return replace(facts, num_parameters=sum(parameter.numel() for parameter in module.parameters()))
+
+
 def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
+    if is_zoo(spec.ref):
+        return build(config_of(zoo_name(spec.ref), spec.options)).to(getattr(torch, spec.dtype))
+    assert facts.folder is not None
+    return _from_folder(facts.folder, spec)
+
+
+def _from_folder(folder: Path, spec: ModelSpec) -> Any:
     from transformers import AutoModelForCausalLM
 
     with _quiet():
         try:
             return AutoModelForCausalLM.from_pretrained(
-                facts.folder,
+                folder,
                 dtype=getattr(torch, spec.dtype),
                 attn_implementation=spec.attention,
                 local_files_only=True,
@@ -161,7 +190,7 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
                 trust_remote_code=spec.trust_remote_code,
             )
         except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{facts.ref} cannot be loaded from {facts.folder}: {error}") from error
+            raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
 
 
 @contextmanager
@@ -198,6 +227,14 @@ def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     return family
 
 
+def _inputs(module: nn.Module, prompts: Tensor) -> dict[str, Any]:
+    """The arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
+    inputs: dict[str, Any] = {"input_ids": prompts}
+    if prompts.is_floating_point():
+        inputs = {"inputs_embeds": prompts.to(next(module.parameters()).dtype)}
+    return inputs if isinstance(module, ZooModel) else {**inputs, "use_cache": False}
+
+
 def _head_path(module: nn.Module) -> str:
     find = getattr(module, "get_output_embeddings", None)
     head = find() if callable(find) else None
@@ -207,18 +244,14 @@ def _head_path(module: nn.Module) -> str:
     return paths[0]
 
 
-def _check_heads(site: str, heads: Heads | None, available: int | None) -> None:
-    if heads is None:
-        return
-    if available is None:
-        raise ModelError(f"site {site!r} has no heads; leave out 'head'")
-    if not heads or not all(0 <= head < available for head in heads):
-        raise ModelError(f"heads {list(heads)} of {site}: there are heads 0 to {available - 1}")
-
-
 @torch.inference_mode()
 def _is_causal(module: nn.Module, family: Family | None, facts: ModelFacts) -> bool:
-    """Whether two runs that differ in the last token agree before it: in every block and in the logits."""
+    """Whether two runs that differ in the last token agree before it: in every block and in the logits.
+
+    Of a model that is read as a whole, or takes no token ids, it is not asked: no shortcut is for it.
+    """
+    if facts.vocab_size is None or facts.reads == "run":
+        return False
     device = next(module.parameters()).device
     tokens = torch.arange(1, _PROBE_TOKENS + 1, device=device) % facts.vocab_size
     changed = tokens.clone()
@@ -233,11 +266,11 @@ def _before_last(module: nn.Module, family: Family | None, tokens: Tensor) -> li
     """Each block's output and the logits of one run [T], without the last token."""
     found: list[Tensor] = []
 
-    def keep(hidden: Tensor) -> None:
+    def keep(hidden: Tensor, _: int) -> None:
         found.append(hidden[:, :-1].clone())
 
     blocks = [] if family is None else module.get_submodule(family.blocks).named_children()
     taps = [Tap(f"{family.blocks}.{name}", "output") for name, _ in blocks] if family else []
     with visiting(module, [(tap, keep) for tap in taps]):
-        found.append(module(input_ids=tokens[None], use_cache=False).logits[:, :-1])
+        found.append(module(**_inputs(module, tokens[None])).logits[:, :-1])
     return found

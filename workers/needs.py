@@ -5,12 +5,12 @@ __all__ = ["Needs", "chunks_of"]
 from collections.abc import Iterable, Sequence
 
 from workers.batch import Batch
-from workers.captures import Captures, Need, Prompt
+from workers.captures import Captures, Need
 from workers.errors import ModelError, SwapyardError
 from workers.hooks import Tap
 from workers.jobs import read_of, source_read
 from workers.loading import LoadedModel
-from workers.vocabulary import Cell, Pair
+from workers.vocabulary import Cell, Pair, Prompt
 
 
 class Needs:
@@ -58,11 +58,11 @@ class Needs:
 
 
 def _taps_by_run(cells: Iterable[Cell], model: LoadedModel) -> dict[str, frozenset[Tap]]:
-    """The taps to keep of each run; places that the model does not have fail with their jobs."""
+    """The taps to keep of each clean run; places that the model does not have fail with their jobs."""
     origins = {
         (unit.run, unit.origin.site, unit.origin.layer)
         for cell in cells
-        for unit in cell.units
+        for unit in cell.every_unit()
         if unit.origin is not None
     }
     taps: dict[str, set[Tap]] = {}

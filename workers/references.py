@@ -1,8 +1,8 @@
 """From the name of a model in a study to what is known of it, without its weights. No torch here.
 
-A reference is an alias, a local folder or a hub id, tried in this order (``zoo:NAME`` and
-``artifact:NAME`` are not there yet). What lies on this machine is taken before the network is asked, so
-that a resumed study meets the model it began with.
+A reference is a built-in model (``zoo:NAME``, made from the spec's options), an alias, a local folder or a
+hub id, tried in this order (``artifact:NAME`` is not there yet). What lies on this machine is taken before
+the network is asked, so that a resumed study meets the model it began with.
 """
 
 __all__ = ["ALIASES", "Alias", "find", "has_weights", "resolve"]
@@ -19,6 +19,8 @@ from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
 from workers.fetch import SOURCES, Say, is_fetched
 from workers.fetch import fetch as make
+from workers.shapes import facts_of_config
+from workers.zoo.configs import config_of, is_zoo, zoo_name
 
 if TYPE_CHECKING:
     from workers.vocabulary import ModelSpec
@@ -44,37 +46,24 @@ ALIASES: Mapping[str, Alias] = {
 }
 """Short names for models; every hub id and every folder works without one."""
 
-_NOT_YET = {
-    "zoo": "built-in models (zoo:NAME)",
-    "artifact": "models that a fit left (artifact:NAME)",
-}
-
-# Families outside these tables are Llama-like: gated MLPs, no table of positions.
-_LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
-_UNGATED = _LEARNED_POSITIONS | {
-    "bloom",
-    "codegen",
-    "falcon",
-    "gpt_neox",
-    "gptj",
-    "mpt",
-    "phi",
-    "starcoder2",
-}
+_NOT_YET = {"artifact": "models that a fit left (artifact:NAME)"}
 
 _HUB_FILES = (".json", ".txt", ".model", ".jinja", ".py")
 
 
 def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> ModelFacts:
-    """Find the model that `spec` names and read its shape from ``config.json``.
+    """Find the model that `spec` names and read its shape from ``config.json``, or from its options.
 
     With `fetch` a model that is not on this machine is fetched, weights and all, and `say` gets lines of
     progress; without it the network is never asked. A folder without weights is good enough for planning.
 
     Raises:
-        ModelError: the model cannot be found, fetched or read, or is not at the pinned revision.
-        NotYetError: the reference is ``zoo:`` or ``artifact:``.
+        ModelError: the model cannot be found, fetched or read, its options are wrong, or it is not at the
+            pinned revision.
+        NotYetError: the reference is ``artifact:``.
     """
+    if is_zoo(spec.ref):
+        return _zoo_facts(spec)
     folder, repo = _locate(spec.ref)
     if repo is not None:
         folder = _hub_folder(spec.ref, repo, spec.revision, fetch, say)
@@ -94,6 +83,8 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
 
 def find(ref: str) -> Path | None:
     """The folder on this machine with the model's weights, or None. Never asks the network."""
+    if is_zoo(ref):
+        return None
     folder, repo = _locate(ref)
     if repo is not None:
         folder = _cached_snapshot(repo, None)
@@ -137,6 +128,16 @@ def _fetch_alias(name: str, allowed: bool, say: Say) -> Path:
     if not allowed:
         raise ModelError(f"model {name!r} is not on this machine; get it with 'swapyard models fetch {name}'")
     return make(name, say=say)
+
+
+def _zoo_facts(spec: "ModelSpec") -> ModelFacts:
+    facts = config_of(zoo_name(spec.ref), spec.options).facts(dtype=spec.dtype)
+    if spec.revision is not None and not facts.revision.startswith(spec.revision):
+        raise ModelError(
+            f"model {spec.ref!r}: the study pins revision {spec.revision}, but its options hash to "
+            f"{facts.revision[:12]}…; correct or leave out the revision, or restore the options"
+        )
+    return facts
 
 
 # The hub
@@ -214,22 +215,9 @@ def _hub_failure(ref: str, repo: str, revision: str | None, error: Exception) ->
 
 
 def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
-    outer = _read_config(folder)
-    # Models of text and images keep the text model's shape one level down.
-    config = outer | dict(outer.get("text_config") or {})
-    heads = _number(folder, config, "num_attention_heads", "n_head", "n_heads", "num_heads")
-    return ModelFacts(
-        ref=spec.ref,
-        revision=revision,
-        dtype=spec.dtype,
-        folder=folder,
-        model_type=str(outer.get("model_type", "")),
-        num_layers=_number(folder, config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-        num_heads=heads,
-        num_kv_heads=_num_kv_heads(config, heads),
-        width=_number(folder, config, "hidden_size", "n_embd", "d_model"),
-        vocab_size=_number(folder, config, "vocab_size"),
-        num_parameters=_num_parameters(folder, config, heads),
+    file = folder / "config.json"
+    return facts_of_config(
+        _read_config(folder), str(file), ref=spec.ref, revision=revision, dtype=spec.dtype, folder=folder
     )
 
 
@@ -251,50 +239,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; fetch or save the model again")
     return content
-
-
-def _number(folder: Path, config: Mapping[str, Any], *names: str) -> int:
-    """The first of `names` that the config has as a number."""
-    value = _optional(config, *names)
-    if value is None:
-        raise ModelError(
-            f"{folder / 'config.json'} gives none of {', '.join(names)}, which planning needs; "
-            "save the model again with its full config (config.to_json_file(path, use_diff=False))"
-        )
-    return value
-
-
-def _optional(config: Mapping[str, Any], *names: str) -> int | None:
-    values = (config.get(name) for name in names)
-    return next((value for value in values if type(value) is int and value > 0), None)
-
-
-def _num_kv_heads(config: Mapping[str, Any], heads: int) -> int:
-    """GPT-BigCode and Falcon say ``multi_query`` for one head; Falcon's newer design does not mean it."""
-    if config.get("multi_query") and not config.get("new_decoder_architecture"):
-        return 1
-    nested = config.get("attn_config")  # MPT
-    inner = _optional(nested, "kv_n_heads") if isinstance(nested, Mapping) else None
-    return _optional(config, "num_key_value_heads", "num_kv_heads") or inner or heads
-
-
-def _num_parameters(folder: Path, config: Mapping[str, Any], heads: int) -> int:
-    """Weights of embeddings, attention and MLPs; norms and biases are below one per cent."""
-    family = config.get("model_type")
-    width = _number(folder, config, "hidden_size", "n_embd", "d_model")
-    layers = _number(folder, config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    tables = 1 if config.get("tie_word_embeddings", True) else 2
-    rows = tables * _number(folder, config, "vocab_size")
-    if family in _LEARNED_POSITIONS:
-        rows += _optional(config, "n_positions", "max_position_embeddings") or 0
-    head_dim = _optional(config, "head_dim") or width // heads
-    attention = 2 * width * head_dim * (heads + _num_kv_heads(config, heads))
-    return width * rows + layers * (attention + _mlp_parameters(config, width, gated=family not in _UNGATED))
-
-
-def _mlp_parameters(config: Mapping[str, Any], width: int, *, gated: bool) -> int:
-    hidden = _optional(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * width
-    experts = _optional(config, "num_local_experts", "num_experts", "n_routed_experts")
-    if experts is not None:
-        hidden = experts * (_optional(config, "moe_intermediate_size") or hidden)
-    return (3 if gated else 2) * width * hidden

@@ -7,26 +7,34 @@ __all__ = ["Bench", "Round"]
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from workers.attempts import FailureLog, attempt, is_out_of_memory
 from workers.batch import HOOKED, UNCHANGED, Batch, Outcome, Sheet
-from workers.captures import Captures, Prompt
+from workers.captures import Captures, stacked
 from workers.edits import Edits
 from workers.errors import SwapyardError
-from workers.jobs import Job, Step, resolve, steps_of
+from workers.hooks import Tap
+from workers.jobs import Change, Job
 from workers.loading import LoadedModel
 from workers.needs import Needs, chunks_of
 from workers.pacing import Pacer
+from workers.prior import PriorRuns
+from workers.ready import ReadyCell, RunNumbers, ready_cell, resolve
+from workers.regions import Region
 from workers.scorer import NON_FINITE, Scorer, is_finite
 from workers.shortcut import is_unchanged
-from workers.vocabulary import Cell
+from workers.stock import Stock
+from workers.values import Taken
+from workers.vocabulary import Cell, Vectors
 
 Alike = list[Job]
 """Jobs that have one result: one job, or all that leave a pair's base run as it is."""
@@ -34,9 +42,10 @@ Alike = list[Job]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What outlives a call: the model, captures of prompts, and the pace found so far."""
+    """What outlives a call: the model, its fits, captures of prompts, and the pace found so far."""
 
     model: LoadedModel
+    stock: Stock
     captures: Captures
     pacer: Pacer
     shortcut: bool
@@ -54,8 +63,9 @@ class Round:
         self._sheet = Sheet.of(batch)
         self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut)
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
-        self._tokens = torch.tensor([pair.tokens["base"] for pair in batch.pairs], device=bench.model.device)
-        self._failed_prompts: dict[Prompt, Exception] = {}
+        self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
+        self._run_numbers: RunNumbers = {}
+        self._failed_prompts: Mapping[Any, Exception] = {}
         self._failures = FailureLog()
         self._num_forwards = 0
         self._capture_s = 0.0
@@ -90,7 +100,7 @@ class Round:
         self._capture(chunk)
         unchanged: list[Job] = []
         jobs = self._hooked(chunk, num_cells, unchanged)
-        length = self._tokens.shape[1]
+        length = self._bases.shape[1]
         finished = 0
         while jobs_now := list(islice(jobs, size := self._bench.pacer.rows(length))):
             began = time.perf_counter()
@@ -118,12 +128,12 @@ class Round:
         for index, (_, cell) in enumerate(self._batch.cells[:num_cells]):
             first = index * len(self._batch.pairs)
             try:
-                steps = steps_of(cell, self._bench.model)
+                ready = ready_cell(cell, self._bench.model, self._bench.stock, self._run_numbers)
             except SwapyardError as fault:
                 self._fail([first + pair for pair in chunk], fault)
                 continue
             for pair in chunk:
-                job = self._resolved(first + pair, pair, steps)
+                job = self._resolved(first + pair, pair, ready)
                 if job is None:
                     continue
                 if self._bench.shortcut and self._is_unchanged(job):
@@ -131,11 +141,10 @@ class Round:
                 else:
                     yield job
 
-    def _resolved(self, row: int, pair: int, steps: Sequence[Step]) -> Job | None:
+    def _resolved(self, row: int, pair: int, cell: ReadyCell) -> Job | None:
         """The job of a row, or None where it cannot run: then its row says why."""
-        cell = self._batch.cells[row // len(self._batch.pairs)][1]
         try:
-            job = resolve(row, pair, cell, steps, self._batch.pairs[pair])
+            job = resolve(row, pair, cell, self._batch.pairs[pair])
         except SwapyardError as fault:
             self._fail([row], fault)
             return None
@@ -146,14 +155,18 @@ class Round:
         return job
 
     def _obstacle(self, job: Job) -> Exception | None:
-        """Why a value that the job takes was not captured; None where all were."""
-        for change in job.changes:
-            if change.origin_prompt in self._failed_prompts:
-                return self._failed_prompts[change.origin_prompt]
-            origin = change.step.origin
-            if origin is not None and origin.tap in self._bench.captures.broken:
-                return self._bench.captures.broken[origin.tap]
-        return None
+        """Why a value of a clean run that the job takes was not captured; None where all were."""
+        changes = chain(job.changes, *(prior.changes for prior in job.priors))
+        found = (self._lacking(change) for change in changes)
+        return next((error for error in found if error is not None), None)
+
+    def _lacking(self, change: Change) -> Exception | None:
+        value, origin = change.value, change.step.origin
+        if not isinstance(value, Taken) or origin is None:
+            return None
+        if value.run in self._failed_prompts:
+            return self._failed_prompts[value.run]
+        return self._bench.captures.broken.get(origin.tap)
 
     def _is_unchanged(self, job: Job) -> bool:
         cell = self._batch.cells[job.row // len(self._batch.pairs)][1]
@@ -168,7 +181,7 @@ class Round:
         if error is None:
             return
         if is_out_of_memory(error):
-            self._bench.pacer.shrink(self._tokens.shape[1], len(groups))
+            self._bench.pacer.shrink(self._bases.shape[1], len(groups))
         if len(groups) == 1:
             self._fail([job.row for job in groups[0]], error)
             return
@@ -176,18 +189,37 @@ class Round:
         self._attempt(work, groups[:half])
         self._attempt(work, groups[half:])
 
+    # Within one forward a rotation is computed once, however many units use it.
     @torch.inference_mode()
+    @parametrize.cached()
     def _forward(self, groups: Sequence[Alike]) -> None:
-        self._num_forwards += 1
+        priors = PriorRuns(self._bench.model, self._bases, self._held)
+        priors.run([job for group in groups for job in group])
+        self._num_forwards += priors.num_forwards + 1
+        groups = [group for group in groups if self._can_go_on(group, priors)]
+        if not groups:
+            return
         jobs = [job for group in groups for job in group]
-        edits = Edits(jobs, self._tokens.shape[1], self._bench.captures)
-        device = self._tokens.device
-        tokens = self._tokens[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T]
+        edits = Edits([job.changes for job in jobs], self._bases.shape[1], priors.held)
+        device = self._bases.device
+        bases = self._bases[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T] or [B, T, E]
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
-        logits, seen = self._bench.model.forward(tokens, reads, edits.visits())
+        logits, seen = self._bench.model.forward(bases, reads, edits.visits())
         self._put(logits[:, 0], groups, HOOKED)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
+
+    def _can_go_on(self, group: Alike, priors: PriorRuns) -> bool:
+        """Whether the runs that a group needs are there; otherwise its rows say why."""
+        error = priors.failure(group[0])
+        if error is not None:
+            self._fail([job.row for job in group], error)
+        return error is None
+
+    def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
+        """What the clean run of a prompt holds: [T, W]."""
+        assert isinstance(run, tuple | Vectors) and isinstance(place, Tap)
+        return self._bench.captures[run].taps[place]
 
     def _fill(self, unchanged: Sequence[Job]) -> None:
         """Rows that change nothing: one score for all those of a pair that read the same token."""
@@ -195,7 +227,7 @@ class Round:
         for job in unchanged:
             alike.setdefault((job.pair, job.read, job.source_read), []).append(job)
         groups = list(alike.values())
-        size = self._bench.pacer.rows(self._tokens.shape[1])
+        size = self._bench.pacer.rows(self._bases.shape[1])
         for start in range(0, len(groups), size):
             self._attempt(self._put_base, groups[start : start + size])
 

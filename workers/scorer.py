@@ -5,21 +5,25 @@ Shapes: R rows, V vocabulary.
 
 __all__ = ["NON_FINITE", "Scorer", "is_finite"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from workers.batch import Batch
-from workers.captures import Captures, Prompt
+from workers.captures import Captures
 from workers.jobs import Job
-from workers.scoring import NO_ID, Labels, divergence, score
+from workers.scoring import NO_ID, Labels, divergence, score, variation
+from workers.vocabulary import Prompt
 
 NON_FINITE = ("NonFinite", "the logits at the read position hold NaN or infinity")
 """Type and text of the error of a row that cannot be scored."""
 
 Reference = tuple[Prompt, int]
 """A clean run and the token at which it is read."""
+
+Comparison = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""One of `workers.scoring`'s: the references, which is each row's, and the rows."""
 
 
 class Scorer:
@@ -44,8 +48,10 @@ class Scorer:
             pairs = torch.tensor([job.pair for job in jobs], device=logits.device)
             columns |= score(logits, self._labels[pairs], self._base_labels[pairs])
         if "kl" in self._batch.families:
-            columns["kl_base"] = self._divergence(logits, [self._base(job) for job in jobs])
-            columns["kl_source"] = self._divergence(logits, [self._source(job) for job in jobs])
+            bases = [self._base(job) for job in jobs]
+            columns["kl_base"] = self._compared(divergence, logits, bases)
+            columns["tv_base"] = self._compared(variation, logits, bases)
+            columns["kl_source"] = self._compared(divergence, logits, [self._source(job) for job in jobs])
         return columns
 
     def _base(self, job: Job) -> Reference:
@@ -56,8 +62,10 @@ class Scorer:
             return None
         return self._batch.pairs[job.pair].tokens["source"], job.source_read
 
-    def _divergence(self, logits: Tensor, references: Sequence[Reference | None]) -> Tensor:
-        """KL(reference ‖ row) for each row [R]; NaN where there is no reference."""
+    def _compared(
+        self, compare: Comparison, logits: Tensor, references: Sequence[Reference | None]
+    ) -> Tensor:
+        """Each row of `logits` [R, V] compared with its reference: [R]; NaN where there is none."""
         clean = {r: self._clean(r) for r in dict.fromkeys(references) if r is not None}
         held = {r: found for r, found in clean.items() if found is not None}
         number = {reference: index for index, reference in enumerate(held)}
@@ -66,7 +74,7 @@ class Scorer:
         result = torch.full((len(logits),), torch.nan, device=logits.device)
         if rows:
             chosen = torch.tensor([which[row] for row in rows], device=logits.device)
-            result[rows] = divergence(torch.stack(list(held.values())), chosen, logits[rows])
+            result[rows] = compare(torch.stack(list(held.values())), chosen, logits[rows])
         return result
 
     def _clean(self, reference: Reference) -> Tensor | None:

@@ -12,6 +12,7 @@ __all__ = [
     "divergence",
     "empty_columns",
     "score",
+    "variation",
 ]
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ NO_ID = -1
 
 FLOAT_COLUMNS = {
     "logits": ("label_logit", "base_label_logit", "logsumexp", "pred_logit", "margin"),
-    "kl": ("kl_base", "kl_source"),
+    "kl": ("kl_base", "kl_source", "tv_base"),
 }
 INT_COLUMNS: dict[str, tuple[str, ...]] = {"logits": ("label_rank", "base_label_rank", "pred_id"), "kl": ()}
 
@@ -88,7 +89,7 @@ def score(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[str, Tens
 
 
 def _score_block(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[str, Tensor]:
-    top, ids = logits.topk(2, -1)  # [R, 2]
+    top, ids = logits.topk(min(2, logits.shape[-1]), -1)  # [R, 2]; of a single class [R, 1]
     label_logit, label_rank = _score_labels(logits, labels)
     base_label_logit, base_label_rank = _score_labels(logits, base_labels)
     return {
@@ -99,7 +100,7 @@ def _score_block(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[st
         "base_label_rank": base_label_rank,
         "pred_id": ids[:, 0].int(),
         "pred_logit": top[:, 0],
-        "margin": top[:, 0] - top[:, 1],
+        "margin": top[:, 0] - top[:, -1],
     }
 
 
@@ -132,6 +133,16 @@ def _divergence_block(log_p: Tensor, logits: Tensor) -> Tensor:
     terms = log_p.exp() * (log_p - logits.log_softmax(-1))
     # A token that is impossible in the reference adds nothing, whatever the run makes of it.
     return terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
+
+
+def variation(reference: Tensor, which: Tensor, logits: Tensor) -> Tensor:
+    """Total variation ½ Σ |reference - intervened| of the two distributions, for each row: from 0 to 1.
+
+    Arguments and result are those of `divergence`.
+    """
+    p = reference.float().softmax(-1)
+    blocks = [(p[which[rows]] - logits[rows].float().softmax(-1)).abs().sum(-1) for rows in _blocks(logits)]
+    return (torch.cat(blocks) / 2).clamp_max(1.0)
 
 
 def _blocks(logits: Tensor) -> list[slice]:

@@ -11,6 +11,9 @@ What makes this sound, in a model that a check at load showed to be causal. A un
 Several harmless units are harmless together: those of the first kind write clean values, so whatever
 differs from the clean run stems from the second kind, and its reach does not include the token read.
 
+Noise, fits and the values of named runs are changes like any other: they never put back what is there. The
+runs themselves change nothing in the job's own run.
+
 Of what lies at a module path only the base's own value is trusted: such a module may shift tokens.
 """
 
@@ -19,6 +22,7 @@ __all__ = ["is_unchanged"]
 from workers.facts import ModelFacts
 from workers.jobs import Change, Job
 from workers.sites import SITES
+from workers.values import Taken
 from workers.vocabulary import Cell, Pair, Unit
 
 
@@ -32,10 +36,12 @@ def is_unchanged(job: Job, cell: Cell, pair: Pair, facts: ModelFacts) -> bool:
 
 def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
     place, origin = unit.place, unit.origin
+    if unit.run not in pair.tokens:
+        return False
     if origin is None or unit.operation != "vanilla" or change.step.is_pooled:
         return False
     is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
-    if not is_same_place or change.tokens != change.origin_tokens:
+    if not is_same_place or not isinstance(change.value, Taken) or change.tokens != change.value.tokens:
         return False
     if unit.run == "base":
         return True

@@ -1,4 +1,4 @@
-"""The named places of a decoder block at which a run can be read or changed. No torch here.
+"""The named places of a block at which a run can be read or changed. No torch here.
 
 In a block, from its input to its output::
 
@@ -8,6 +8,10 @@ In a block, from its input to its output::
       mlp_input → mlp_activation → mlp_output
       (mlp_post_norm_output)
     block_output
+
+In a layer of a recurrent model, at each time step::
+
+    cell_input → reset_gate_output, update_gate_output → new_gate_output → cell_output
 
 A place that has no name here is written as a module path: ``transformer.h.3.ln_2`` is what that
 module returns, ``transformer.h.3.ln_2:input`` what it is given.
@@ -51,7 +55,8 @@ class Site:
     """None where the site has no heads."""
     stays: bool = True
     """Whether a change at one token reaches, inside the same block, no other token: the site lies past
-    the attention's mixing of tokens (or is a query, which only its own token uses)."""
+    the attention's mixing of tokens (or is a query, which only its own token uses). A time step reaches
+    all later ones."""
 
 
 _IN_ORDER = (
@@ -75,10 +80,15 @@ _IN_ORDER = (
     Site(name="mlp_output", about="what the MLP returns"),
     Site(name="mlp_post_norm_output", about="the MLP's output after its own norm"),
     Site(name="block_output", about="the residual stream that leaves the block"),
+    Site(name="cell_input", about="what the cell is given at a time step, beside its state", stays=False),
+    Site(name="reset_gate_output", about="how much of the state the candidate sees", stays=False),
+    Site(name="update_gate_output", about="how much of the state is kept", stays=False),
+    Site(name="new_gate_output", about="the candidate state", stays=False),
+    Site(name="cell_output", about="the state after the time step", stays=False),
 )
 
 SITES: Mapping[str, Site] = MappingProxyType({site.name: site for site in _IN_ORDER})
-"""Every named site, in the order in which a block computes them."""
+"""Every named site, in the order in which a block (or a recurrent cell) computes them."""
 
 _RANK = {name: rank for rank, name in enumerate(SITES)}
 

@@ -10,18 +10,25 @@ __all__ = [
     "Cell",
     "CleanRun",
     "ModelSpec",
+    "NamedRun",
     "Pair",
     "Place",
     "Position",
+    "Prompt",
     "Unit",
+    "Vectors",
+    "is_function",
     "is_pooled",
     "locate",
     "read_in",
     "span_name",
 ]
 
+import base64
+import hashlib
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -41,6 +48,7 @@ Position = tuple[int | str, ...]
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
 
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SPAN = re.compile(r"(?P<name>.+?)(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\d+)\])?")
 
 
@@ -95,25 +103,39 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One change of the base run: at ``place``, in the dimensions ``dims``, by ``operation``."""
+    """One change of a run: at ``place``, in some of its coordinates, by ``operation`` with a value."""
 
     place: Place
     dims: tuple[tuple[int, int], ...] | None
-    """Half-open ranges of the place's dimensions (of each head, where heads are named); None for all."""
+    """Half-open ranges of the place's dimensions (of each head, where heads are named), or of the coordinates
+    of ``fit`` where there is one; None for all."""
     operation: str
+    """One of `OPERATIONS`, ``skip``, or a Python function ``module:function``."""
     run: str
-    """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run) or ``zero``."""
+    """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run), the name of one of the cell's
+    ``runs``, ``zero``, ``noise`` or ``fit``."""
     origin: Place | None
-    """Where the value is taken; None for ``zero``. As many positions as ``place`` has, or one pooled."""
+    """Where the value is taken; None for ``zero``, ``noise`` and ``fit``. As many positions as ``place`` has,
+    or one pooled."""
+    fit: str | None = None
+    """The identity of the fit whose coordinates these are; None for the dimensions as they are."""
+    value_fit: str | None = None
+    """With the run ``fit``: the identity of the fit whose vector is the value."""
+    scale: float | None = None
+    """Of ``noise`` its standard deviation, of a ``fit`` a factor (1 where None)."""
+    seed: int | None = None
+    """Of ``noise``: with the pair and the place it says what is drawn."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for canonical JSON."""
+        """Plain data, for canonical JSON; what is not used is not there."""
+        more = {"fit": self.fit, "value_fit": self.value_fit, "scale": self.scale, "seed": self.seed}
         return {
             "place": self.place.to_json(),
             "dims": None if self.dims is None else [list(d) for d in self.dims],
             "operation": self.operation,
             "run": self.run,
             "origin": None if self.origin is None else self.origin.to_json(),
+            **{key: value for key, value in more.items() if value is not None},
         }
 
     @classmethod
@@ -126,7 +148,20 @@ class Unit:
             operation=data["operation"],
             run=data["run"],
             origin=None if origin is None else Place.from_json(origin),
+            fit=data.get("fit"),
+            value_fit=data.get("value_fit"),
+            scale=data.get("scale"),
+            seed=data.get("seed"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """An intervened run of the pair's base, which units take values from."""
+
+    name: str
+    units: tuple[Unit, ...]
+    """In the order in which they apply; they may take values from the runs named before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,29 +171,92 @@ class Cell:
     units: tuple[Unit, ...]
     read: int | str
     """The token whose next-token logits are read: an index, or a span reference with one token."""
+    runs: tuple[NamedRun, ...] = ()
+    """Run before it, in order."""
+
+    def every_unit(self) -> Iterator[Unit]:
+        """All units that a job of the cell applies: those of its runs, then its own."""
+        for run in self.runs:
+            yield from run.units
+        yield from self.units
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for canonical JSON."""
-        return {"units": [u.to_json() for u in self.units], "read": self.read}
+        found: dict[str, Any] = {"units": [u.to_json() for u in self.units], "read": self.read}
+        if self.runs:
+            found["runs"] = [[run.name, [u.to_json() for u in run.units]] for run in self.runs]
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote."""
-        return cls(units=tuple(Unit.from_json(u) for u in data["units"]), read=data["read"])
+        runs = data.get("runs", ())
+        return cls(
+            units=tuple(Unit.from_json(u) for u in data["units"]),
+            read=data["read"],
+            runs=tuple(NamedRun(name, tuple(Unit.from_json(u) for u in units)) for name, units in runs),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of a run that is no token ids: one for each token or time step.
+
+    As bytes they are equal where every number is, and hash fast: Python remembers the hash of bytes.
+    """
+
+    shape: tuple[int, int]
+    """T tokens × E numbers each."""
+    data: bytes
+    """float32, little-endian, token after token."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]]) -> Self:
+        """T lists of E numbers, each rounded to float32."""
+        numbers = [number for row in rows for number in row]
+        return cls((len(rows), len(rows[0])), struct.pack(f"<{len(numbers)}f", *numbers))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over shape and numbers: the same on every machine."""
+        return hashlib.sha256(f"{self.shape[0]}x{self.shape[1]}\n".encode() + self.data).hexdigest()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, tokens: slice) -> "Vectors":
+        """The vectors of neighbouring tokens, as a tuple of token ids is cut."""
+        start, stop, _ = tokens.indices(len(self))
+        num_tokens, width = max(0, stop - start), self.shape[1]
+        return Vectors((num_tokens, width), self.data[4 * width * start : 4 * width * (start + num_tokens)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, exact."""
+        return {"shape": list(self.shape), "data": base64.b64encode(self.data).decode()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        num_tokens, width = data["shape"]
+        return cls((num_tokens, width), base64.b64decode(data["data"]))
+
+
+Prompt = tuple[int, ...] | Vectors
+"""What a run is given: token ids, or vectors in their place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One base, its sources and its labels, as token ids."""
+    """One base, its sources and its labels, as a model is given them."""
 
     pair: int
     """The number that rows carry."""
-    tokens: Mapping[str, tuple[int, ...]]
-    """Token ids of each run: ``base``, and ``source``, ``source_2`` … where there are any."""
+    tokens: Mapping[str, Prompt]
+    """What each run is given: ``base``, and ``source``, ``source_2`` … where there are any."""
     spans: Mapping[str, Mapping[str, Span]]
     """For each run, its named spans."""
     label_ids: tuple[int, ...]
-    """Any of these counts as the label; empty where the hypothesis predicts nothing."""
+    """Token ids, or classes, any of which counts as the label; empty where nothing is predicted."""
     base_label_ids: tuple[int, ...]
 
 
@@ -166,7 +264,7 @@ class Pair:
 class CleanRun:
     """One unintervened run to be scored: a prompt, the token that is read, the labels looked at there."""
 
-    tokens: tuple[int, ...]
+    tokens: Prompt
     read: int
     label_ids: tuple[int, ...]
     base_label_ids: tuple[int, ...]
@@ -207,6 +305,11 @@ def span_name(reference: str) -> str:
     match = _SPAN.fullmatch(reference)
     assert match is not None, reference
     return match["name"]
+
+
+def is_function(operation: str) -> bool:
+    """Whether an operation is a Python function, ``module:function``."""
+    return _FUNCTION.fullmatch(operation) is not None
 
 
 def is_pooled(position: Position) -> bool:

@@ -1,14 +1,19 @@
 """``swapyard models``: which models have short names, where the cache lies, fetching and clearing."""
 
-__all__ = ["models"]
+__all__ = ["models", "options_of"]
+
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from workers.zoo.configs import ZooConfig
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List the short names of models, and what is fetched.
+    """List the short names of models, what is fetched, and the built-in models.
 
     Any hub id and any local folder works as a model, too.
     """
@@ -21,9 +26,12 @@ def models(context: click.Context) -> None:
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of a hub model.")
 def fetch(ref: str, revision: str | None) -> None:
     """Bring the model REF (alias or hub id) onto this machine and print its folder."""
+    from workers.errors import ModelError
     from workers.references import resolve
     from workers.vocabulary import ModelSpec
 
+    if ref.startswith("zoo:"):
+        raise ModelError(f"model {ref!r} is built in: there is nothing to fetch; name it in a study")
     facts = resolve(ModelSpec(ref=ref, revision=revision), say=lambda line: click.echo(line, err=True))
     click.echo(facts.folder)
 
@@ -54,13 +62,25 @@ def clear(ref: str | None, yes: bool) -> None:
 def _list() -> None:
     from workers import cache
     from workers.references import ALIASES, find
+    from workers.zoo.configs import ZOO
 
     for name, alias in ALIASES.items():
         folder = find(name)
         state = "not fetched" if folder is None else f"fetched, {_megabytes(cache.size_bytes(folder))}"
         click.echo(f"{name:<14}  {state:<18}  {alias.about}")
+    for config in ZOO.values():
+        click.echo(f"{f'zoo:{config.name}':<14}  {'built in':<18}  {config.about}")
+        click.echo(f"{'':<36}{options_of(config)}")
     here = cache.cache_folder()
     click.echo(f"\ncache: {here} ({_megabytes(cache.size_bytes(here))}; 'swapyard models clear' empties it)")
+
+
+def options_of(config: "type[ZooConfig]") -> str:
+    """The options of a built-in model: those that it needs, then those that it has defaults for."""
+    fields = config.model_fields.items()
+    needed = ", ".join(name for name, field in fields if field.is_required())
+    others = ", ".join(f"{name}={field.default}" for name, field in fields if not field.is_required())
+    return f"needs {needed}; has {others}"
 
 
 def _megabytes(size_bytes: int) -> str:

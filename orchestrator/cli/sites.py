@@ -2,23 +2,54 @@
 
 __all__ = ["sites"]
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    from workers.facts import ModelFacts
+
+_SMALL = {"width": 8, "num_layers": 2, "outputs": 2, "seed": 0, "num_heads": 2, "vocab_size": 64}
+"""Options by which a built-in model is shown: its sites have the same names whatever they are."""
 
 
 @click.command()
 @click.argument("model")
 def sites(model: str) -> None:
-    """List the sites of MODEL (an alias, a hub id or a folder): names that studies may use for it."""
+    """List the sites of MODEL: names that studies may use for it.
+
+    MODEL is an alias, a hub id, a folder or a built-in model.
+    """
     from orchestrator.lines import table
-    from workers.families import describe
+    from workers.families import describe, family_of
     from workers.references import resolve
     from workers.vocabulary import ModelSpec
 
-    facts = resolve(ModelSpec(ref=model), say=lambda line: click.echo(line, err=True))
-    click.echo(
-        f"{model}: {facts.model_type}, {facts.num_layers} layers, {facts.num_heads} heads"
-        f" ({facts.num_kv_heads} of keys and values), width {facts.width}"
-    )
+    spec = ModelSpec(ref=model, options=_options(model))
+    facts = resolve(spec, say=lambda line: click.echo(line, err=True))
+    click.echo(_shape(facts, spec.options))
     rows = [[row.site, row.module, row.side, row.heads, row.note] for row in describe(facts)]
     click.echo(table(["site", "module", "side", "heads", ""], rows))
+    if note := family_of(facts.model_type).note:
+        click.echo(note)
     click.echo("any other module by its path: a.b.c is its output, a.b.c:input its input")
+
+
+def _options(model: str) -> dict[str, Any]:
+    """What a built-in model needs to be made, in a small size; nothing for other models."""
+    from workers.zoo.configs import ZOO, is_zoo, zoo_name
+
+    if not is_zoo(model) or zoo_name(model) not in ZOO:
+        return {}
+    fields = ZOO[zoo_name(model)].model_fields
+    return {name: _SMALL[name] for name, field in fields.items() if field.is_required()}
+
+
+def _shape(facts: "ModelFacts", options: Any) -> str:
+    if options:
+        made = ", ".join(f"{name}: {value}" for name, value in options.items())
+        return f"{facts.ref}, made with {{{made}}} to be shown here"
+    return (
+        f"{facts.ref}: {facts.model_type}, {facts.num_layers} layers, {facts.num_heads} heads"
+        f" ({facts.num_kv_heads} of keys and values), width {facts.width}"
+    )

@@ -17,9 +17,18 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.plan import encode
-from orchestrator.plan.checks import check_dims, check_positions, check_sites, check_spans
+from orchestrator.plan.checks import (
+    check_dims,
+    check_positions,
+    check_reads,
+    check_sites,
+    check_spans,
+    check_whole,
+)
 from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.encode import Placed
+from orchestrator.plan.fit_tables import fit_tables
+from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
@@ -29,7 +38,7 @@ from studies.identity import cell_id, pair_id
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import order
-from workers.vocabulary import Cell, ModelSpec, Pair, Position
+from workers.vocabulary import Cell, ModelSpec, Pair, Position, Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +74,7 @@ class _Numbers:
 class _Builder:
     """Collects the rows of a plan, lane by lane."""
 
-    def __init__(self, study: Study, earlier: Earlier) -> None:
+    def __init__(self, study: Study, earlier: Earlier, rows: Sequence[Mapping[str, Any]]) -> None:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
         self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
         self.grid = array("I")
@@ -74,7 +83,10 @@ class _Builder:
         """The cells and pairs of each class; a pair that was given twice may be in two."""
         self.placed: dict[tuple[int, int], Placed] = {}
         """(lane, given) → where a kept input is."""
+        self.fits: list[LaneFits] = []
+        """Of each lane, what its cells asked for."""
         self._study = study
+        self._rows = rows
         self._used_spans = used_spans(study)
         self._cell_numbers = _Numbers(earlier.cells)
         self._pair_numbers = _Numbers(earlier.pairs)
@@ -85,21 +97,27 @@ class _Builder:
         Raises:
             StudyError: the sweep asks for what the lane's model or pairs do not have.
         """
+        check_reads(self._study, brought.model, brought.facts)
         members: dict[PairClass, list[Input]] = defaultdict(list)
         for one in brought.inputs:
             if one.reason is None:
                 members[brought.classes[one.given]].append(one)
-        expansions = {kind: expand(self._study, brought.facts, kind, brought.model) for kind in members}
+        kept = [one for ones in members.values() for one in ones]
+        lane = brought.lane
+        fits = LaneFits(self._study, lane.lane, lane.identity, self._rows, kept, self._pair_id)
+        self.fits.append(fits)
+        expansions = {kind: expand(self._study, brought.facts, kind, brought.model, fits) for kind in members}
         check_positions(self._study, expansions, members)
         check_spans(self._study, expansions, members)
         for kind in sorted(members, key=_class_order):
             check_sites(expansions[kind].points, brought.facts)
             check_dims(expansions[kind].points, brought.facts)
+            check_whole(expansions[kind].points, brought.facts, dict(kind.lengths))
             self.classes.append(
                 Group(
-                    lane=brought.lane.lane,
-                    cells=self._add_cells(brought.lane, expansions[kind].points),
-                    pairs=self._add_pairs(brought.lane.lane, members[kind]),
+                    lane=lane.lane,
+                    cells=self._add_cells(lane, expansions[kind].points),
+                    pairs=self._add_pairs(lane.lane, members[kind]),
                     num_tokens=dict(kind.lengths)["base"],
                 )
             )
@@ -132,7 +150,7 @@ class _Builder:
         """Number the cells of a class; they come back in running order."""
         found: dict[int, None] = {}
         for point in points:
-            identity = cell_id(lane.identity, point.cell, seed=point.seed)
+            identity = cell_id(lane.identity, point.cell)
             number = self._cell_numbers[identity]
             self.cells.setdefault(number, (identity, lane.lane, point.cell))
             found[number] = None
@@ -144,17 +162,20 @@ class _Builder:
     def _add_pairs(self, lane: int, members: Sequence[Input]) -> tuple[int, ...]:
         pairs: dict[int, None] = {}
         for one in sorted(members, key=_pair_order):
-            identity = pair_id(
-                tokens=one.tokens,
-                label_ids=one.label_ids,
-                base_label_ids=one.base_label_ids,
-                spans=one.spans,
-                used_spans=self._used_spans,
-            )
+            identity = self._pair_id(one)
             pair = self._pair_numbers[identity]
             self.placed[lane, one.given] = (pair, identity, len(self.classes))
             pairs[pair] = None
         return tuple(pairs)
+
+    def _pair_id(self, one: Input) -> uuid.UUID:
+        return pair_id(
+            tokens=one.tokens,
+            label_ids=one.label_ids,
+            base_label_ids=one.base_label_ids,
+            spans=one.spans,
+            used_spans=self._used_spans,
+        )
 
     def _joined(self, classes: tuple[int, ...], pairs: list[int]) -> Group:
         """The group of the `pairs` that are in all of these classes and no other."""
@@ -199,7 +220,7 @@ def build_plan(
     Raises:
         StudyError: a position that is asked for does not exist, or there is nothing to do.
     """
-    builder = _Builder(study, earlier)
+    builder = _Builder(study, earlier, rows)
     for brought in lanes:
         builder.add_lane(brought)
     groups = builder.groups()
@@ -222,6 +243,7 @@ def build_plan(
         "tiles": encode.tiles_table(tiles),
         "carried": encode.carried_table(*carried),
         "retired": encode.retired_table(builder.retired()),
+        **fit_tables(builder.fits, (cell for _, _, cell in builder.cells.values()), builder.placed),
     }
     return Plan(head={**head, "num_jobs": num_jobs, "families": list(families)}, tables=tables)
 
@@ -263,7 +285,8 @@ def _class_order(kind: PairClass) -> tuple[Any, ...]:
 
 def _pair_order(one: Input) -> tuple[Any, ...]:
     """Pairs that share a base stay together, and of those the ones that share a source."""
-    return tuple(one.tokens[run] for run in sorted(one.tokens))
+    prompts = (one.tokens[run] for run in sorted(one.tokens))
+    return tuple(prompt.data if isinstance(prompt, Vectors) else prompt for prompt in prompts)
 
 
 def _first_change(cell: Cell) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """What only the study, the model and the pairs together show to be impossible: refused while planning."""
 
-__all__ = ["check_dims", "check_positions", "check_sites", "check_spans"]
+__all__ = ["check_dims", "check_positions", "check_reads", "check_sites", "check_spans", "check_whole"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +10,9 @@ from studies import Study
 from studies.expand import Expansion, Missing, PairClass, Point
 from workers.errors import ModelError, StudyError, nearest
 from workers.facts import ModelFacts
-from workers.families import sites_of
+from workers.families import num_positions, sites_of
 from workers.sites import is_module_path
-from workers.vocabulary import Place, Position, is_pooled, locate
+from workers.vocabulary import ModelSpec, Place, Position, is_pooled, locate
 
 _RESIDUAL_WIDTH = frozenset(
     {
@@ -24,6 +24,11 @@ _RESIDUAL_WIDTH = frozenset(
         "mlp_output",
         "mlp_post_norm_output",
         "block_output",
+        "cell_input",
+        "reset_gate_output",
+        "update_gate_output",
+        "new_gate_output",
+        "cell_output",
     }
 )
 """The sites as wide as the residual stream; the width of others only a loaded model tells."""
@@ -65,12 +70,46 @@ def check_dims(points: Sequence[Point], facts: ModelFacts) -> None:
     """
     seen: set[tuple[str, tuple[tuple[int, int], ...] | None]] = set()
     for point in points:
-        for unit in point.cell.units:
+        for unit in point.cell.every_unit():
+            # What a fit makes of a place has a width of its own.
+            dims = None if unit.fit is not None else unit.dims
             for place in (unit.place, unit.origin):
-                if place is None or unit.dims is None or (place.site, unit.dims) in seen:
+                if place is None or dims is None or (place.site, dims) in seen:
                     continue
-                seen.add((place.site, unit.dims))
-                _check_width(point.block, place, unit.dims, facts)
+                seen.add((place.site, dims))
+                _check_width(point.block, place, dims, facts)
+
+
+def check_reads(study: Study, model: ModelSpec, facts: ModelFacts) -> None:
+    """Refuse to read somewhere in a model that answers once for the whole run.
+
+    Raises:
+        StudyError: naming the block and what it reads.
+    """
+    for block in study.blocks():
+        read = block.read if block.reads is None else block.reads
+        if facts.reads == "run" and read is not None and model in (block.models or (block.model,)):
+            raise StudyError(
+                f"{block.name}: read {read!r}: {facts.ref} classifies the run as a whole, so there is one"
+                " answer to read; leave read out"
+            )
+
+
+def check_whole(points: Sequence[Point], facts: ModelFacts, lengths: Mapping[str, int]) -> None:
+    """Refuse some tokens of a site that has one position for the whole run.
+
+    Raises:
+        StudyError: naming the block, the site and the position.
+    """
+    for point in points:
+        for unit in point.cell.every_unit():
+            for place, run in ((unit.place, "base"), (unit.origin, unit.run)):
+                num_tokens = lengths.get(run, lengths["base"])
+                if place is not None and not _is_there(place, facts, num_tokens):
+                    raise StudyError(
+                        f"{point.block}: position {_written(place.position)}: {place.site} of {facts.ref} has"
+                        " one for the whole run; write 'position: 0', and a subspace for a part of it"
+                    )
 
 
 def check_sites(points: Sequence[Point], facts: ModelFacts) -> None:
@@ -81,7 +120,7 @@ def check_sites(points: Sequence[Point], facts: ModelFacts) -> None:
     """
     blocks: dict[str, str] = {}
     for point in points:
-        for unit in point.cell.units:
+        for unit in point.cell.every_unit():
             for place in (unit.place, unit.origin):
                 if place is not None:
                     blocks.setdefault(place.site, point.block)
@@ -116,6 +155,12 @@ def check_spans(study: Study, expansions: Expansions, members: Members) -> None:
             )
 
 
+def _is_there(place: Place, facts: ModelFacts, num_tokens: int) -> bool:
+    """Whether the site holds every token, or all of them are meant at once."""
+    has_each = num_positions(place.site, facts, num_tokens) == num_tokens
+    return has_each or place.position in ((0,), tuple(range(num_tokens)))
+
+
 def _num_about(study: Study, block: str, members: Members) -> int:
     """How many pairs a block is about."""
     index = [each.name for each in study.blocks()].index(block)
@@ -143,7 +188,7 @@ def _symbolic(points: Sequence[Point]) -> Iterator[tuple[str, _Swap]]:
     """The block and the positions of each unit that names spans, and of each read that does, once."""
     seen: dict[tuple[str, _Swap], None] = {}
     for point in points:
-        for unit in point.cell.units:
+        for unit in point.cell.every_unit():
             origin = None if unit.origin is None else unit.origin.position
             if any(isinstance(item, str) for item in (*unit.place.position, *(origin or ()))):
                 seen[point.block, (unit.place.position, unit.run, origin)] = None
@@ -156,7 +201,10 @@ def _fault(one: Input, position: Position, run: str, origin: Position | None) ->
     """Why a pair cannot have its tokens at `position` changed by those at `origin`; None where it can."""
     try:
         num_base = len(locate(position, one.spans["base"]))
-        num_origin = None if origin is None else len(locate(origin, one.spans[run]))
+        # A named run is one of the base's prompt.
+        num_origin = (
+            None if origin is None else len(locate(origin, one.spans[run if run in one.spans else "base"]))
+        )
     except StudyError as error:
         return f"{error}; take another token, such as .first or .last"
     if origin is None or is_pooled(origin) or num_origin == num_base:

@@ -202,12 +202,15 @@ def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
     """
     for request, error in zip(requests, columns["error"], strict=True):
         if error is not None:
-            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {error}")
+            why = json.loads(error)["message"]
+            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {why}")
     return {name: columns[name] for name, _ in COLUMNS}
 
 
 def _key(request: CleanRun) -> bytes:
-    parts = (request.tokens, (request.read,), request.label_ids, request.base_label_ids)
+    tokens = request.tokens
+    given = tokens if isinstance(tokens, tuple) else (tokens.shape, tokens.digest)
+    parts = (given, (request.read,), request.label_ids, request.base_label_ids)
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).digest()
 
 

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
+
+from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.prepare import Input, Prepared
 from orchestrator.plan.ranges import Ranges
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import IntervalSet, State
-from workers.vocabulary import METRIC_FAMILIES
+from workers.vocabulary import METRIC_FAMILIES, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,11 @@ def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
 
 def earlier_inputs(plan: Plan, lane: int) -> Prepared:
     """The inputs of one lane as they were committed."""
-    rows = [row for row in plan.tables["inputs"].to_pylist() if row["lane"] == lane]
+    table = plan.tables["inputs"]
+    mine = table.filter(pc.equal(table["lane"], lane))
+    rows = mine.select(["given", "spans", "label_ids", "base_label_ids", "reason"]).to_pylist()
     place = [data["lane"] for data in plan.head["lanes"]].index(lane)
-    return Prepared(inputs=[_input(row) for row in rows], prompts=plan.head["prompts"][place])
+    return Prepared(inputs=[*map(_input, rows, prompts_of(mine))], prompts=plan.head["prompts"][place])
 
 
 def _numbers(plan: Plan, what: str) -> Iterator[tuple[uuid.UUID, int]]:
@@ -73,11 +78,11 @@ def _done(state: State, tile: int) -> Ranges:
     return tuple(some.intervals())
 
 
-def _input(row: Mapping[str, Any]) -> Input:
+def _input(row: Mapping[str, Any], tokens: dict[str, Prompt]) -> Input:
     spans = json.loads(row["spans"])
     return Input(
         given=row["given"],
-        tokens={run: tuple(ids) for run, ids in row["tokens"].items() if ids is not None},
+        tokens=tokens,
         spans={run: {name: (lo, hi) for name, (lo, hi) in named.items()} for run, named in spans.items()},
         label_ids=tuple(row["label_ids"]),
         base_label_ids=tuple(row["base_label_ids"]),

@@ -15,19 +15,19 @@ __all__ = [
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.plan.columns import given_column
+from orchestrator.plan.columns import given_column, prompt_columns
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Tile
+from studies.blocks import is_source
 from studies.expand import Point
 from studies.identity import unit_json
-from workers.vocabulary import Cell, Pair, Position
+from workers.vocabulary import Cell, Pair, Place, Position, Unit, Vectors
 
 _T = TypeVar("_T")
 
@@ -45,7 +45,6 @@ def pairs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def inputs_table(rows: Sequence[tuple[int, Input, Placed | None, Sequence[str]]]) -> pa.Table:
     """One row for each (lane, input, where it was placed, texts of the base's tokens)."""
-    runs = sorted({run for _, one, _, _ in rows for run in one.tokens})
     ids = pa.list_(pa.int32())
     return pa.table(
         {
@@ -54,7 +53,7 @@ def inputs_table(rows: Sequence[tuple[int, Input, Placed | None, Sequence[str]]]
             "pair": pa.array([placed and placed[0] for _, _, placed, _ in rows], pa.uint32()),
             "pair_id": _uuids(placed and placed[1] for _, _, placed, _ in rows),
             "class": pa.array([placed and placed[2] for _, _, placed, _ in rows], pa.uint32()),
-            "tokens": pa.array([one.tokens for _, one, *_ in rows], pa.struct([(run, ids) for run in runs])),
+            **prompt_columns([one.tokens for _, one, *_ in rows]),
             "base_tokens": pa.array([texts for *_, texts in rows], pa.list_(pa.string())),
             "spans": pa.array([json.dumps(one.spans) for _, one, *_ in rows], pa.string()),
             "label_ids": pa.array([one.label_ids for _, one, *_ in rows], ids),
@@ -146,9 +145,13 @@ def carried_table(cells: Mapping[int, Cell], pairs: Mapping[int, Pair]) -> pa.Ta
 
 
 def _pair_json(pair: Pair) -> dict[str, Any]:
-    content: dict[str, Any] = asdict(pair)
-    del content["pair"]
-    return content
+    tokens = {run: p.to_json() if isinstance(p, Vectors) else p for run, p in pair.tokens.items()}
+    return {
+        "tokens": tokens,
+        "spans": pair.spans,
+        "label_ids": pair.label_ids,
+        "base_label_ids": pair.base_label_ids,
+    }
 
 
 def retired_table(rows: Sequence[tuple[str, int, uuid.UUID]]) -> pa.Table:
@@ -182,6 +185,8 @@ def _texts(items: Sequence[_T], text_of: Callable[[_T], str]) -> pa.ChunkedArray
 
 def _resolved(cell: Cell) -> str:
     """``cell.to_json()`` as text."""
+    if cell.runs:
+        return json.dumps(cell.to_json())
     units = ",".join([unit_json(unit) for unit in cell.units])
     read = cell.read if isinstance(cell.read, int) else json.dumps(cell.read)
     text = f'{{"read":{read},"units":[{units}]}}'
@@ -194,9 +199,17 @@ _Positions = tuple[tuple[Position, str, Position | None], ...]
 
 
 def _runs_and_positions(cell: Cell) -> _Positions:
-    return tuple(
-        [(u.place.position, u.run, None if u.origin is None else u.origin.position) for u in cell.units]
-    )
+    units: Iterable[Unit] = cell.every_unit() if cell.runs else cell.units
+    return tuple([(u.place.position, _prompt_of(u.run), _position_of(u.origin)) for u in units])
+
+
+def _position_of(place: Place | None) -> Position | None:
+    return None if place is None else place.position
+
+
+def _prompt_of(run: str) -> str:
+    """Whose prompt a run has: a source its own, any other that of the base."""
+    return run if is_source(run) else "base"
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ __all__ = ["Given", "read_given"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from studies import Study
@@ -12,6 +13,10 @@ from studies.identity import content_id
 from studies.pairs import read_pairs
 from studies.tasks import find_task
 from workers.errors import NotYetError
+from workers.vocabulary import Vectors
+
+CANDIDATES_PER_PAIR = 8
+"""Of a task that could go on for ever, so many are made for each pair that a filter is to keep."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Given:
     @cached_property
     def digest(self) -> str:
         """Names the rows by what they say."""
-        return str(content_id("rows", list(self.rows)))
+        return str(content_id("rows", [_content(row) for row in self.rows]))
 
 
 def read_given(study: Study) -> Given:
@@ -46,10 +51,21 @@ def read_given(study: Study) -> Given:
         raise NotYetError(
             f"study {study.study}: it needs pairs: or one task:; several tasks are not there yet"
         )
-    task = find_task(asked[0].name)
-    rows = list(task.candidates(seed=asked[0].seed or 0, options=asked[0].options))
+    task, num_pairs = find_task(asked[0].name), asked[0].num_pairs
     chosen = _filter(asked[0].filter or study.filter, task.filter)
-    return Given(rows, chosen, asked[0].num_pairs, aligned=task.aligned)
+    candidates = task.candidates(seed=asked[0].seed or 0, options=asked[0].options)
+    if task.is_endless:
+        assert num_pairs is not None, "a bundled task needs it"
+        candidates = islice(candidates, num_pairs * (1 if chosen is None else CANDIDATES_PER_PAIR))
+    return Given(list(candidates), chosen, num_pairs, aligned=task.aligned)
+
+
+def _content(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as plain data: of vectors, which are many numbers, what tells them apart."""
+    return {
+        name: [value.shape, value.digest] if isinstance(value, Vectors) else value
+        for name, value in row.items()
+    }
 
 
 def _filter(said: str | None, default: str) -> str | None:

@@ -6,24 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 
 import pyarrow as pa
 
 from orchestrator.plan.build import LaneInputs, build_plan
 from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
+from orchestrator.plan.fits import weights_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.where import classify
+from orchestrator.plan.words import Words
 from orchestrator.store import State
 from studies import Study
 from studies.identity import content_id, lane_identity
 from studies.plots import metric_families
 from studies.supported import check_supported
-from studies.tokens import Tokenizer
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.references import resolve
@@ -53,7 +53,7 @@ class Planner:
         check_supported(study)
         self.study = study
         self._say = say
-        self._vocabularies: dict[Path, Sequence[str]] = {}
+        self._known_words: dict[str, Words] = {}
 
     @cached_property
     def models(self) -> Sequence[tuple[ModelSpec, ModelFacts]]:
@@ -79,6 +79,8 @@ class Planner:
         # The pairs are in the inputs already; written out as YAML they would take seconds.
         study = self.study.model_copy(update={"pairs": None}).to_yaml()
         made_of = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        if weights := weights_of(self.study):
+            made_of["weights"] = weights
         return str(content_id("plan", made_of))
 
     @cached_property
@@ -141,7 +143,8 @@ class Planner:
         return prepare(
             self.given.rows,
             lane,
-            Tokenizer.of(facts.folder),
+            facts,
+            self._words(facts).tokenizer,
             scorer,
             filter=self.given.filter,
             aligned=self.given.aligned,
@@ -180,19 +183,19 @@ class Planner:
             earlier=before,
             head=head,
             base_tokens={
-                (lane.lane, one.given): _texts(self._vocabulary(facts), one.tokens["base"])
+                (lane.lane, one.given): self._words(facts).of(one.tokens["base"])
                 for (lane, facts), prepared_lane in zip(lanes, prepared, strict=True)
                 for one in prepared_lane.kept
             },
         )
 
-    def _vocabulary(self, facts: ModelFacts) -> Sequence[str]:
-        if facts.folder not in self._vocabularies:
-            self._vocabularies[facts.folder] = Tokenizer.of(facts.folder).vocabulary()
-        return self._vocabularies[facts.folder]
+    def _words(self, facts: ModelFacts) -> Words:
+        if facts.revision not in self._known_words:
+            self._known_words[facts.revision] = Words(facts)
+        return self._known_words[facts.revision]
 
     def _tokens(self, lanes: Sequence[tuple[Lane, ModelFacts]]) -> pa.Table:
-        texts = [(lane.lane, self._vocabulary(facts)) for lane, facts in lanes]
+        texts = [(lane.lane, self._words(facts).answers) for lane, facts in lanes]
         return pa.table(
             {
                 "lane": pa.array([lane for lane, found in texts for _ in found], pa.uint16()),
@@ -200,7 +203,3 @@ class Planner:
                 "token": pa.array([text for _, found in texts for text in found], pa.string()),
             }
         )
-
-
-def _texts(vocabulary: Sequence[str], ids: Sequence[int]) -> list[str]:
-    return [vocabulary[number] if number < len(vocabulary) else f"<id {number}>" for number in ids]

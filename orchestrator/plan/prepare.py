@@ -1,4 +1,4 @@
-"""From given pairs to inputs: token ids, spans, label ids; which pairs are kept, and why others are not."""
+"""From given pairs to inputs: token ids or vectors, spans, label ids; which are kept, and why others not."""
 
 __all__ = ["Input", "Prepared", "prepare"]
 
@@ -13,7 +13,8 @@ from orchestrator.plan.tables import Lane
 from studies.blocks import is_source
 from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
 from workers.errors import StudyError
-from workers.vocabulary import CleanRun, Span
+from workers.facts import ModelFacts
+from workers.vocabulary import CleanRun, Prompt, Span, Vectors
 
 NOT_DRAWN = "enough pairs without it"
 CHUNK = 1024
@@ -25,7 +26,7 @@ class Input:
     """One given pair under one model."""
 
     given: int
-    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tokens: dict[str, Prompt] = field(default_factory=dict)
     spans: dict[str, dict[str, Span]] = field(default_factory=dict)
     label_ids: tuple[int, ...] = ()
     base_label_ids: tuple[int, ...] = ()
@@ -53,7 +54,8 @@ class Prepared:
 def prepare(
     rows: Sequence[Mapping[str, Any]],
     lane: Lane,
-    tokenizer: Tokenizer,
+    facts: ModelFacts,
+    tokenizer: Tokenizer | None,
     scorer: Scorer | None,
     *,
     filter: str | None,
@@ -63,14 +65,17 @@ def prepare(
 ) -> Prepared:
     """Tokenise `rows` and keep those that pass the filter, at most `num_pairs`, in their order.
 
-    Without a `scorer` whatever only the model can tell is taken to pass.
+    Without a `tokenizer` prompts are token ids or vectors, and labels are numbers. Without a `scorer`
+    whatever only the model can tell is taken to pass.
 
     Raises:
-        StudyError: no pair is left, or one cannot be used and there is no filter to drop it.
+        StudyError: no pair is left, or one cannot be used and there is no filter to drop it; or some
+            prompts are ids and others vectors.
         MissingRunsError: the filter needs the model, and `scorer` may not load it.
     """
-    encoder = _Encoder(tokenizer, first=label_tokens == "first")
+    encoder = _Encoder(facts, tokenizer, first=label_tokens == "first")
     inputs = [encoder.encode(number, row) for number, row in enumerate(rows)]
+    _refuse_mixed(inputs, facts)
     if aligned:
         _drop_unaligned(inputs)
     if filter is None:
@@ -90,7 +95,8 @@ def prepare(
 class _Encoder:
     """Turns given pairs into inputs; each text is tokenised once."""
 
-    def __init__(self, tokenizer: Tokenizer, *, first: bool) -> None:
+    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer | None, *, first: bool) -> None:
+        self._facts = facts
         self._tokenizer = tokenizer
         self._first = first
         self._encodings: dict[str, Encoding] = {}
@@ -105,20 +111,27 @@ class _Encoder:
                 fault = "base" if run == "base" else "source"
                 made.tokens[run], made.spans[run] = self._encode_run(row, run)
             fault = "base_label"
-            made.base_label_ids = self._label_ids(row.get("base"), row.get("base_label"))
+            made.base_label_ids = self._label_ids(row, "base", "base_label")
             fault = "source_label"
             if "source" in made.tokens:
-                made.source_label_ids = self._label_ids(row.get("source"), row.get("source_label"))
+                made.source_label_ids = self._label_ids(row, "source", "source_label")
             fault = "label"
-            made.label_ids = self._label_ids(row.get("base"), row.get("label"))
+            made.label_ids = self._label_ids(row, "base", "label")
         except TokenError as error:
             made.reason, made.fault = f"{fault}: {error}", fault
         return made
 
-    def _encode_run(self, row: Mapping[str, Any], run: str) -> tuple[tuple[int, ...], dict[str, Span]]:
+    def _encode_run(self, row: Mapping[str, Any], run: str) -> tuple[Prompt, dict[str, Span]]:
+        if (vectors := row.get(f"{run}_embeds")) is not None:
+            assert isinstance(vectors, Vectors)
+            return vectors, {}
         if (ids := row.get(f"{run}_ids")) is not None:
-            return tuple(ids), {}
+            return self._checked(ids), {}
         text = row[run]
+        if self._tokenizer is None:
+            raise TokenError(
+                f"{text!r} is text, and {self._facts.ref} has no tokenizer; give {run}_ids or {run}_embeds"
+            )
         if text not in self._encodings:
             self._encodings[text] = self._tokenizer.encode(text)
         encoding = self._encodings[text]
@@ -132,21 +145,40 @@ class _Encoder:
         }
         return encoding.ids, spans
 
-    def _label_ids(self, prompt: str | None, label: Any) -> tuple[int, ...]:
+    def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Token ids that the model knows."""
+        size, name = self._facts.vocab_size, self._facts.ref
+        if size is None:
+            raise TokenError(f"token ids, and {name} has no vocabulary; give vectors (base_embeds …)")
+        if max(ids) >= size:
+            raise TokenError(f"token id {max(ids)}: {name} has ids 0 to {size - 1}")
+        return tuple(ids)
+
+    def _label_ids(self, row: Mapping[str, Any], run: str, column: str) -> tuple[int, ...]:
+        """The numbers of a label, which stands after the prompt of `run`."""
+        label, prompt = row.get(column), row.get(run)
         found: dict[int, None] = {}
         for item in label if isinstance(label, list | tuple) else () if label is None else (label,):
             if isinstance(item, int):
-                found[item] = None
-            elif prompt is None:
-                raise TokenError(f"{item!r} is text, but its prompt is given as token ids; give a token id")
+                found[self._answer(item)] = None
+            elif prompt is None or self._tokenizer is None:
+                what = "the number of a class" if self._facts.num_classes else "a token id"
+                raise TokenError(f"{item!r} is text, but its prompt is none; give {what}")
             else:
-                found |= dict.fromkeys(self._one_label(prompt, item))
+                found |= dict.fromkeys(self._one_label(self._tokenizer, prompt, item))
         return tuple(found)
 
-    def _one_label(self, prompt: str, label: str) -> tuple[int, ...]:
+    def _answer(self, number: int) -> int:
+        if number >= self._facts.num_logits:
+            what = "classes" if self._facts.num_classes else "token ids"
+            last = self._facts.num_logits - 1
+            raise TokenError(f"{number} is no answer; {self._facts.ref} predicts {what} 0 to {last}")
+        return number
+
+    def _one_label(self, tokenizer: Tokenizer, prompt: str, label: str) -> tuple[int, ...]:
         key = (prompt, label)
         if key not in self._labels:
-            (self._labels[key],) = self._tokenizer.label_ids_all([key], first=self._first)
+            (self._labels[key],) = tokenizer.label_ids_all([key], first=self._first)
         known = self._labels[key]
         if isinstance(known, TokenError):
             raise known
@@ -155,7 +187,8 @@ class _Encoder:
 
 def runs_of(row: Mapping[str, Any]) -> list[str]:
     """The runs that a given pair has: ``base``, and its sources in order."""
-    names = {name.removesuffix("_ids") for name, value in row.items() if value is not None}
+    given = (name for name, value in row.items() if value is not None)
+    names = {name.removesuffix("_ids").removesuffix("_embeds") for name in given}
     return ["base", *sorted((name for name in names if is_source(name)), key=lambda name: (len(name), name))]
 
 
@@ -169,23 +202,35 @@ def _drop_unaligned(inputs: Sequence[Input]) -> None:
             one.reason, one.fault = "base and source have unequal numbers of tokens", "length"
 
 
+def _refuse_mixed(inputs: Sequence[Input], facts: ModelFacts) -> None:
+    """Prompts of two forms fit into no forward together."""
+    prompts = (prompt for one in inputs for prompt in one.tokens.values())
+    forms = {f"vectors of {p.shape[1]}" if isinstance(p, Vectors) else "token ids" for p in prompts}
+    if len(forms) > 1:
+        raise StudyError(
+            f"{facts.ref}: the prompts of the pairs are {' and '.join(sorted(forms))}; give all of them in"
+            " one form"
+        )
+
+
 def _refuse_broken(inputs: Sequence[Input], rows: Sequence[Mapping[str, Any]]) -> None:
     broken = [one for one in inputs if one.reason is not None]
     if broken:
+        first, text = broken[0], rows[broken[0].given].get("base")
+        shown = "" if text is None else f" ({text!r})"
         raise StudyError(
-            f"{len(broken):,} of {len(inputs):,} pairs cannot be used; the first is pair {broken[0].given}"
-            f" ({rows[broken[0].given].get('base')!r}): {broken[0].reason}. Or let 'filter: both_correct'"
-            " drop such pairs"
+            f"{len(broken):,} of {len(inputs):,} pairs cannot be used; the first is pair"
+            f" {first.given}{shown}: {first.reason}. Or let 'filter: both_correct' drop such pairs"
         )
 
 
 def _filter(inputs: Sequence[Input], lane: Lane, scorer: Scorer, num_pairs: int | None) -> None:
     """Keep the pairs whose base and source the model answers right, running each prompt once."""
-    said: dict[tuple[int, ...], int] = {}
+    said: dict[Prompt, int] = {}
     waiting = [one for one in inputs if one.reason is None]
     start = num_kept = 0
     while start < len(waiting) and (num_pairs is None or num_kept < num_pairs):
-        stop, fresh = start, dict[tuple[int, ...], None]()
+        stop, fresh = start, dict[Prompt, None]()
         while stop < len(waiting) and len(fresh) < CHUNK:
             fresh |= {ids: None for ids, _, _ in _answers(waiting[stop]) if ids not in said}
             stop += 1
@@ -201,13 +246,13 @@ def _filter(inputs: Sequence[Input], lane: Lane, scorer: Scorer, num_pairs: int 
         one.reason = NOT_DRAWN
 
 
-def _answers(one: Input) -> list[tuple[tuple[int, ...], tuple[int, ...], str]]:
+def _answers(one: Input) -> list[tuple[Prompt, tuple[int, ...], str]]:
     """Each prompt that the filter is about, with the right answers and whose they are."""
     right = {"base": one.base_label_ids, "source": one.source_label_ids}
     return [(one.tokens[run], ids, run) for run, ids in right.items() if run in one.tokens]
 
 
-def _judge(one: Input, said: Mapping[tuple[int, ...], int]) -> None:
+def _judge(one: Input, said: Mapping[Prompt, int]) -> None:
     for prompt, right, run in _answers(one):
         if said[prompt] not in right:
             one.fault = f"{run}'s answer"
@@ -218,7 +263,7 @@ def _judge(one: Input, said: Mapping[tuple[int, ...], int]) -> None:
 
 def _fates(inputs: Sequence[Input]) -> dict[str, int]:
     """How many distinct base prompts may serve as a base, and what is against the others."""
-    faults: dict[tuple[int, ...], set[str | None]] = defaultdict(set)
+    faults: dict[Prompt, set[str | None]] = defaultdict(set)
     for one in inputs:
         faults[one.tokens.get("base", ())].add(one.fault)
     fates = Counter(

@@ -3,7 +3,7 @@
 | table    | one row for each                         | what it says |
 |---|---|---|
 | pairs    | given pair                               | its columns, as given |
-| inputs   | lane × given pair                        | tokens, spans, labels, class; kept, or why not |
+| inputs   | lane × given pair                        | tokens (or vectors), spans, labels, class, kept |
 | runs     | lane × pair × run × read                 | the unintervened values |
 | cells    | resolved cell                            | number, id, units |
 | points   | written grid point                       | block and axes, as written |
@@ -15,7 +15,7 @@
 | tokens   | lane × token id                          | readable text |
 """
 
-__all__ = ["Lane", "Plan", "Tile", "decode_plan", "encode_plan", "read_plan"]
+__all__ = ["OPTIONAL_TABLES", "Lane", "Plan", "Tile", "decode_plan", "encode_plan", "read_plan"]
 
 import io
 import json
@@ -28,10 +28,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
-from workers.vocabulary import Cell, ModelSpec, Pair
+from workers.vocabulary import Cell, ModelSpec, Pair, Prompt, Vectors
 
 PLAN_FORMAT = 1
 """Of the tables; a plan of another format is refused."""
@@ -48,6 +49,8 @@ TABLES = (
     "retired",
     "tokens",
 )
+OPTIONAL_TABLES = ("fits", "fit_pairs")
+"""Only the plans of studies that name fits have these: see `orchestrator.plan.fit_tables`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,11 @@ class Plan:
     tables: Mapping[str, pa.Table]
 
     @property
+    def has_fits(self) -> bool:
+        """Whether cells use fits, which are made before they run."""
+        return "fits" in self.tables
+
+    @property
     def num_jobs(self) -> int:
         """Distinct jobs that the plan asks for."""
         return int(self.head["num_jobs"])
@@ -162,8 +170,9 @@ class Plan:
     @cached_property
     def pairs(self) -> dict[int, Pair]:
         """Kept pairs by number."""
-        rows = self.tables["inputs"].filter(self.tables["inputs"]["kept"]).to_pylist()
-        return {row["pair"]: _pair(row) for row in rows}
+        kept = self.tables["inputs"].filter(self.tables["inputs"]["kept"])
+        rows = kept.select(["pair", "spans", "label_ids", "base_label_ids"]).to_pylist()
+        return {row["pair"]: _pair(row, tokens) for row, tokens in zip(rows, prompts_of(kept), strict=True)}
 
     @cached_property
     def carried_cells(self) -> dict[int, Cell]:
@@ -173,7 +182,10 @@ class Plan:
     @cached_property
     def carried_pairs(self) -> dict[int, Pair]:
         """Pairs that are no longer the plan's, but are left in an earlier tile."""
-        return {number: _pair({"pair": number, **data}) for number, data in self._carried("pair")}
+        return {
+            number: _pair({"pair": number, **data}, {run: _prompt(p) for run, p in data["tokens"].items()})
+            for number, data in self._carried("pair")
+        }
 
     def _carried(self, what: str) -> list[tuple[int, Any]]:
         rows = self.tables["carried"].to_pylist()
@@ -188,11 +200,15 @@ class Plan:
         return {int(numbers[s]): piece for s, piece in zip(starts, pieces, strict=True)}
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _prompt(data: Any) -> Prompt:
+    return Vectors.from_json(data) if isinstance(data, dict) else tuple(data)
+
+
+def _pair(row: Mapping[str, Any], tokens: Mapping[str, Prompt]) -> Pair:
     spans = row["spans"] if isinstance(row["spans"], dict) else json.loads(row["spans"])
     return Pair(
         pair=row["pair"],
-        tokens={name: tuple(ids) for name, ids in row["tokens"].items() if ids is not None},
+        tokens=tokens,
         spans={run: {name: (lo, hi) for name, (lo, hi) in named.items()} for run, named in spans.items()},
         label_ids=tuple(row["label_ids"]),
         base_label_ids=tuple(row["base_label_ids"]),
@@ -228,7 +244,8 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
             f"the plan has format {head.get('format')}, and this version reads {PLAN_FORMAT};"
             f" use the swapyard that made it ({head.get('version')}), or another folder with --store"
         )
-    tables = {name: _read_table(files[f"{name}.parquet"]) for name in TABLES}
+    names = [*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in files)]
+    tables = {name: _read_table(files[f"{name}.parquet"]) for name in names}
     return Plan(head=head, tables=tables)
 
 

@@ -19,6 +19,7 @@ _WORDS = {
     "iia": "interchange accuracy",
     "kl_base": "KL(base ‖ intervened)",
     "kl_source": "KL(source ‖ intervened)",
+    "tv_base": "total variation from the base run",
     "layer": "layer",
     "logit_diff": "logit difference (label − base label)",
     "logit_diff - base_run_logit_diff": "change of the logit difference",
@@ -59,7 +60,7 @@ def tick_texts(axis: Axis, positions: Mapping[int, str]) -> list[str]:
 
 def position_texts(connection: duckdb.DuckDBPyConnection, plot: Plot) -> dict[int, str]:
     """A label for each base position drawn: ``0 The`` where all pairs drawn have that token there,
-    ``3 ⟨country⟩`` where all have that span there, and ``3 …`` otherwise.
+    ``3 ⟨country⟩`` where all have that span there, ``3`` where the runs have no words, and ``3 …`` otherwise.
     """
     if plot.view not in ("results", "scores"):
         return {}
@@ -72,11 +73,9 @@ def position_texts(connection: duckdb.DuckDBPyConnection, plot: Plot) -> dict[in
     )
     with explained(connection):
         found = relation.fetchall()
-    every_shared = all(shared for _, _, shared in found)
-    prompts = [] if every_shared else _prompts(connection, f"{plot.view} {where}")
-    return {
-        at: f"{at} {_token_text(text) if shared else _span_text(at, prompts)}" for at, text, shared in found
-    }
+    is_clear = all(shared or text is None for _, text, shared in found)
+    prompts = [] if is_clear else _prompts(connection, f"{plot.view} {where}")
+    return {at: _position_text(at, text, shared, prompts) for at, text, shared in found}
 
 
 def caption(grid: Grid, plot: Plot) -> str:
@@ -119,6 +118,13 @@ def _prompts(connection: duckdb.DuckDBPyConnection, rows: str) -> list[Prompt]:
     )
     with explained(connection):
         return [(length, json.loads(spans).get("base", {})) for length, spans in relation.fetchall()]
+
+
+def _position_text(at: int, text: str | None, shared: bool, prompts: Sequence[Prompt]) -> str:
+    """`text` is a token that is there in some run, in all of them if `shared`; None if no run has words."""
+    if text is None:
+        return str(at)
+    return f"{at} {_token_text(text) if shared else _span_text(at, prompts)}"
 
 
 def _span_text(at: int, prompts: Sequence[Prompt]) -> str:

@@ -29,6 +29,8 @@ LOAD_TIMEOUT_S = 600.0
 """How long loading a small model may take."""
 LOAD_BYTES_PER_S = 20e6
 """And how fast larger ones must be loaded, at least, counting 4 bytes a parameter."""
+FITS_TIMEOUT_S = 8 * 3600.0
+"""How long the fits of one slice may take to be made."""
 SLICE_TIMEOUT_S = 600.0
 """How long a slice may take: one that hangs must not hold up the study for ever."""
 SLICE_TIMEOUT_TARGETS = 20.0
@@ -50,7 +52,7 @@ class _Seat:
     lane: int | None = None
     taken: Slice | None = None
     target_s: float = 0.0
-    is_loading: bool = False
+    is_preparing: bool = False
 
 
 class RayExecutor:
@@ -67,14 +69,15 @@ class RayExecutor:
         address: str | None,
         use_gpus: bool = False,
         num_parameters: int = 0,
+        has_fits: bool = False,
         slice_timeout_s: float | None = None,
     ) -> None:
         """Workers of the study in `root` are made with the arguments that `make` gives for a share of memory.
 
         Each has `threads` cores. `address` is an existing cluster's; without it a Ray of our own is started
         on the loopback. With `use_gpus` the GPUs that Ray finds are shared out among the workers.
-        `num_parameters` of the largest model say how long loading may take, `slice_timeout_s` how long a
-        slice may, where the default does not do.
+        `num_parameters` of the largest model and `has_fits` say how long making ready may take,
+        `slice_timeout_s` how long a slice may, where the default does not do.
         """
         self._num_workers = num_workers
         self._make = make
@@ -83,6 +86,7 @@ class RayExecutor:
         self._threads = threads
         self._use_gpus = use_gpus
         self._load_timeout_s = LOAD_TIMEOUT_S + 4 * num_parameters / LOAD_BYTES_PER_S
+        self._has_fits = has_fits
         self._slice_timeout_s = slice_timeout_s
         self._ray = LocalRay(address, num_cpus=(num_workers or 1) * threads)
         self._seats: dict[int, _Seat] = {}
@@ -121,15 +125,15 @@ class RayExecutor:
         return number
 
     def submit(self, worker: int, taken: Slice, target_s: float) -> None:
-        """As `Executor.submit`; the model is loaded before, if it is another than the last one."""
+        """As `Executor.submit`; its model and its fits are made ready before."""
         seat = self._seats[worker]
         seat.taken, seat.target_s = taken, target_s
-        if seat.lane == taken.lane:
+        if seat.lane == taken.lane and not self._has_fits:
             self._run(worker, seat, taken)
             return
-        seat.is_loading = True
-        seat.ref = seat.actor.load.remote(taken.lane)
-        seat.until = time.monotonic() + self._load_timeout_s
+        seat.is_preparing = True
+        seat.ref = seat.actor.prepare.remote(taken)
+        seat.until = time.monotonic() + self._load_timeout_s + (FITS_TIMEOUT_S if self._has_fits else 0.0)
 
     def wait(self, timeout_s: float) -> list[Event]:
         """As `Executor.wait`.
@@ -153,10 +157,10 @@ class RayExecutor:
 
     def abandon(self) -> list[int]:
         """As `Executor.abandon`."""
-        loading = [number for number, seat in self._seats.items() if seat.is_loading]
-        for number in loading:
+        preparing = [number for number, seat in self._seats.items() if seat.is_preparing]
+        for number in preparing:
             self._drop(number)
-        return loading
+        return preparing
 
     def close(self) -> None:
         """As `Executor.close`: our own Ray is shut down, of an existing one we only leave."""
@@ -196,8 +200,8 @@ class RayExecutor:
             return [Joined(number)]
         taken = seat.taken
         assert taken is not None
-        if seat.is_loading:
-            seat.is_loading, seat.lane = False, taken.lane
+        if seat.is_preparing:
+            seat.is_preparing, seat.lane = False, taken.lane
             self._run(number, seat, taken)
             return []
         seat.taken = None
@@ -222,7 +226,9 @@ class RayExecutor:
             RunError: no worker has ever come up.
         """
         if seat.has_joined:
-            return "it did not load its model in time" if seat.is_loading else "its slice took too long"
+            if seat.is_preparing:
+                return "its model and its fits were not ready in time"
+            return "its slice took too long"
         if not self._has_joined:
             raise RunError(
                 f"no worker came up in {JOIN_TIMEOUT_S:.0f} s; ask for fewer with --workers, or look at what"
@@ -241,7 +247,7 @@ class RayExecutor:
 
     def _died(self, number: int, message: str, *, is_guilty: bool = True) -> Died:
         seat = self._seats[number]
-        taken, was_running = seat.taken, seat.taken is not None and not seat.is_loading
+        taken, was_running = seat.taken, seat.taken is not None and not seat.is_preparing
         self._drop(number)
         trial = Trial(self._root, self._epoch, number)
         job = trial.job if was_running and taken is not None and taken.careful else None

@@ -63,7 +63,7 @@ class Executor(Protocol):
         """What happened since, waiting at most `timeout_s` for something to happen."""
 
     def abandon(self) -> list[int]:
-        """Forget slices that no worker has begun, and the workers that still load for them."""
+        """Forget slices that no worker has begun, and the workers that still make ready for them."""
 
     def close(self) -> None:
         """End the workers."""

@@ -72,6 +72,8 @@ class Setup:
     address: str | None
     num_parameters: int
     """Of the largest model."""
+    has_fits: bool
+    """Whether cells use fits, which workers make."""
     slice_timeout_s: float | None
     """As in `RunOptions`."""
     rate: float
@@ -93,13 +95,16 @@ class Setup:
 
     def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
         """The executor; an inline one begins with `engines`, which may hold the model already."""
+        imports = Path.cwd()
         if self.executor == "inline":
             return InlineExecutor(
-                lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
+                lambda share: StudyWorker(
+                    root, plan, epoch=epoch, engines=_sized(engines, share), imports=imports
+                )
             )
         from orchestrator.run.cluster import RayExecutor
 
-        make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
+        make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "imports": imports}
         return RayExecutor(
             lambda share: {**make, "engines": _sized(self.engines, share)},
             root=root.resolve(),
@@ -109,6 +114,7 @@ class Setup:
             address=self.address,
             use_gpus=self.use_gpus,
             num_parameters=self.num_parameters,
+            has_fits=self.has_fits,
             slice_timeout_s=self.slice_timeout_s,
         )
 
@@ -170,6 +176,7 @@ def _setup(
         use_gpus=_may_use_gpus(plan),
         address=options.address if executor == "ray" else None,
         num_parameters=max(lane.num_parameters for lane in plan.lanes.values()),
+        has_fits=plan.has_fits,
         slice_timeout_s=options.slice_timeout_s,
         rate=_rate(plan, threads),
         why=why,

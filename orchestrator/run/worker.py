@@ -4,7 +4,9 @@ __all__ = ["Hello", "Report", "StudyWorker"]
 
 import os
 import socket
+import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,11 +18,13 @@ import numpy as np
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.selected import run_selected
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
@@ -55,12 +59,22 @@ class StudyWorker:
     """Runs slices of a committed plan, one after the other."""
 
     def __init__(
-        self, root: Path, plan: PlanRef, *, epoch: int, engines: Engines, has_own_process: bool = False
+        self,
+        root: Path,
+        plan: PlanRef,
+        *,
+        epoch: int,
+        engines: Engines,
+        imports: Path | None = None,
+        has_own_process: bool = False,
     ) -> None:
         """`root` is the study's folder; parts are written under the driver's `epoch`.
 
-        A worker that `has_own_process` sends all that is printed there to its log.
+        The functions that a study names are imported from the folder `imports` too, after all that is
+        installed. A worker that `has_own_process` sends all that is printed there to its log.
         """
+        if imports is not None and str(imports) not in sys.path:
+            sys.path.append(str(imports))
         self._store = StudyStore(root)
         self._ref = plan
         self._epoch = epoch
@@ -78,13 +92,26 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def load(self, lane: int) -> None:
-        """Load a lane's model, if it is not the one in hand.
+    def prepare(self, taken: Slice) -> None:
+        """Load the slice's model, and make those of its fits that nobody has made.
+
+        A fit that cannot be made says so again when the slice runs, and its rows become failures.
 
         Raises:
-            ModelError: it is not on this machine, or is not the one that the plan was made for.
+            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+            StoreError: a fit cannot be read or written.
         """
-        self._engine(lane)
+        engine = self._engine(taken.lane)
+        if self._plan.has_fits:
+            for fit in self._fits_of(taken):
+                with suppress(RunError):
+                    self._fits.of(fit, engine.model)
+
+    def _fits_of(self, taken: Slice) -> list[str]:
+        """The fits that the slice's cells use, each once."""
+        cells, _, _ = self._inputs(taken)
+        units = (unit for _, cell in cells for unit in cell.every_unit())
+        return list(dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit))
 
     def trial(self, worker: int) -> Trial:
         """The note of the job that this worker, of this number, is alone with."""
@@ -93,6 +120,7 @@ class StudyWorker:
     def run(self, taken: Slice, target_s: float, worker: int) -> Report:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""
         reach("worker.slice")
+        self.prepare(taken)
         engine = self._engine(taken.lane)
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
@@ -166,6 +194,7 @@ class StudyWorker:
         return log
 
     def _engine(self, lane: int) -> "Engine":
+        self._engines.fits = self._fits
         return self._engines.of(self._plan.lanes[lane])
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
@@ -181,6 +210,10 @@ class StudyWorker:
         """All cells and pairs that tiles may name."""
         plan = self._plan
         return plan.cells | plan.carried_cells, plan.pairs | plan.carried_pairs
+
+    @cached_property
+    def _fits(self) -> StudyFits:
+        return StudyFits(self._store.root, self._plan)
 
     @cached_property
     def _plan(self) -> Plan:

@@ -1,6 +1,7 @@
 """The study store: a folder that any process reads, workers write parts into, and one driver commits to."""
 
 __all__ = [
+    "ADDED_COLUMNS",
     "METRIC_COLUMNS",
     "MOST_FILES",
     "CommitLog",
@@ -31,7 +32,7 @@ from orchestrator.store.lock import Holder
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged
-from orchestrator.store.parts import METRIC_COLUMNS, decode_part, encode_part, part_columns
+from orchestrator.store.parts import ADDED_COLUMNS, METRIC_COLUMNS, decode_part, encode_part, part_columns
 from orchestrator.store.state import State
 from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart

@@ -5,7 +5,14 @@ Floats are split by byte, so that zstd finds their similar exponents together; n
 element in a masked array; NaN stays NaN.
 """
 
-__all__ = ["METRIC_COLUMNS", "concatenated", "decode_part", "encode_part", "part_columns"]
+__all__ = [
+    "ADDED_COLUMNS",
+    "METRIC_COLUMNS",
+    "concatenated",
+    "decode_part",
+    "encode_part",
+    "part_columns",
+]
 
 import hashlib
 import io
@@ -31,9 +38,12 @@ METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "base_label_rank": "int32",
         "pred_id": "int32",
     },
-    "kl": {"kl_base": "float32", "kl_source": "float32"},
+    "kl": {"kl_base": "float32", "kl_source": "float32", "tv_base": "float32"},
 }
 """The columns of each metric family, and their Arrow types."""
+
+ADDED_COLUMNS = frozenset({"tv_base"})
+"""Columns that files of earlier versions lack: read as NULL there."""
 
 _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
 _NEVER_NULL = ("cell", "pair", "attempt")
@@ -100,15 +110,28 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
         raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
     try:
         found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
-        fits = found.metadata.num_rows == file.rows and found.schema_arrow == _schema(
-            part_columns(file.families)
-        )
+        schema = _schema(part_columns(file.families))
+        older = pa.schema([field for field in schema if field.name not in ADDED_COLUMNS])
+        fits = found.metadata.num_rows == file.rows and found.schema_arrow in (schema, older)
         table = found.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{file.path} is damaged: {error}; restore it from a copy") from error
     if not fits:
         raise StoreError(f"{file.path} does not hold the rows and columns that its commit says")
-    return table
+    return _completed(table, [field for field in schema if columns is None or field.name in columns])
+
+
+def _completed(table: "pa.Table", fields: Sequence["pa.Field[Any]"]) -> "pa.Table":
+    """The table with these columns, NULL where an earlier version did not write one."""
+    import pyarrow as pa
+
+    if table.num_columns == len(fields):
+        return table
+    found = [
+        table[field.name] if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in fields
+    ]
+    return pa.table(found, schema=pa.schema(fields))
 
 
 def _encoded(table: "pa.Table") -> bytes:

@@ -163,7 +163,7 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swep
 
 def _hidden(root: Path, epoch: int) -> list[Path]:
     """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
-    places = ((root, ".tmp-*"), (root, ".hello-*"), (root / "commits", ".tmp-*"))
+    places = ((root, ".tmp-*"), (root, ".hello-*"), (root / "commits", ".tmp-*"), (root / "fits", ".tmp-*"))
     with explained(root):
         opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
     found: list[Path] = []

@@ -3,18 +3,23 @@
 __all__ = ["VIEWS", "connect"]
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from orchestrator.plan.tables import read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import StoredFile, StudyStore
+from orchestrator.store.fits import FitFolder
+from orchestrator.store.storage import LocalStorage
+from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
+from orchestrator.views.older import older_files
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import facts, study_views
-from orchestrator.views.tables import StudyTables, study_tables
+from orchestrator.views.tables import study_tables
 from orchestrator.views.union import union
 from workers.errors import QueryError, StoreError
 
@@ -50,10 +55,14 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
     if state.plan is None:
         return False
     _check_files(store, state.files.values())
-    made = study_tables(read_plan(store, state.plan), state)
+    plan = read_plan(store, state.plan)
+    made = study_tables(plan, state)
+    fits = fits_table(plan, FitFolder(LocalStorage(root)).about)
     try:
-        _add_tables(connection, prefix, made)
-        connection.execute(facts(prefix, str(root.resolve()), made.files))
+        _add_tables(connection, prefix, {**made.tables, "fits": fits})
+        folder = str(root.resolve())
+        older = older_files(connection, folder, made.files)
+        connection.execute(facts(prefix, folder, made.files, older))
         for statement in study_views(prefix, root.name, made):
             connection.execute(statement)
     except duckdb.Error as error:
@@ -78,8 +87,8 @@ def _damaged(store: StudyStore, path: Path, why: str) -> StoreError:
     return StoreError(f"{path} was committed and cannot be read ({why}); see: swapyard doctor {study}")
 
 
-def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, made: StudyTables) -> None:
-    for name, table in made.tables.items():
+def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, tables: Mapping[str, pa.Table]) -> None:
+    for name, table in tables.items():
         connection.register("_arriving", table)
         connection.execute(f"CREATE TABLE {quoted(prefix + name)} AS SELECT * FROM _arriving")
         connection.unregister("_arriving")

@@ -2,21 +2,24 @@
 
 __all__ = ["STUDY_VIEWS", "facts", "results", "study_views"]
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.store import METRIC_COLUMNS
+from orchestrator.store import ADDED_COLUMNS, METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
 from studies.columns import PAIR_COLUMNS, RESERVED
 
-STUDY_VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "failures", "batches")
+STUDY_VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "failures", "batches", "fits")
 
 _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 _MODEL = ("model", "dtype", "revision")
 
 
-def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> str:
-    """The rows as written: files that have all families as they are, others joined by job."""
+def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf], older: Collection[str]) -> str:
+    """The rows as written: files that have all families as they are, others joined by job.
+
+    The paths in `older` lack the columns that were added since they were written.
+    """
     every = ("error", "attempt", "tier", *(c for names in METRIC_COLUMNS.values() for c in names))
     if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
@@ -24,7 +27,7 @@ def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> s
             f"CREATE VIEW {prefix}facts AS"
             f" SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, {columns} WHERE false"
         )
-    scans = " UNION ALL BY NAME ".join(_scan(root, found) for found in files.values())
+    scans = " UNION ALL BY NAME ".join(_scan(root, found, older) for found in files.values())
     present = {c for families in files for f in families for c in METRIC_COLUMNS[f]}
     columns = ", ".join(
         name if name in present or name in ("error", "attempt", "tier") else f"NULL::{_type(name)} AS {name}"
@@ -39,16 +42,24 @@ def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> s
     return f"CREATE VIEW {prefix}facts AS SELECT cell, pair, {columns} FROM ({scans})"
 
 
-def _scan(root: str, files: FilesOf) -> str:
-    """The rows of files with the same columns; a failed one that was retried gives way to its retry."""
-    first, retries = (
-        f"SELECT * FROM read_parquet([{', '.join(literal(f'{root}/{path}') for path in paths)}])"
-        for paths in (files.first, files.retries)
-    )
+def _scan(root: str, files: FilesOf, older: Collection[str]) -> str:
+    """The rows of files with the same families; a failed one that was retried gives way to its retry."""
+    first, retries = (_read(root, paths, older) for paths in (files.first, files.retries))
     if not files.retries:
         return first
     is_replaced = f"EXISTS (FROM ({retries}) s WHERE s.cell = f.cell AND s.pair = f.pair)"
     return f"FROM ({first}) f WHERE error IS NULL OR NOT {is_replaced} UNION ALL BY NAME {retries}"
+
+
+def _read(root: str, paths: Sequence[str], older: Collection[str]) -> str:
+    """All rows of files, NULL in the columns that older ones lack."""
+    nulls = "".join(f", NULL::{_type(name)} AS {name}" for name in sorted(ADDED_COLUMNS))
+    new, old = [p for p in paths if p not in older], [p for p in paths if p in older]
+    return " UNION ALL BY NAME ".join(
+        f"SELECT *{more} FROM read_parquet([{', '.join(literal(f'{root}/{path}') for path in chosen)}])"
+        for chosen, more in ((new, ""), (old, nulls))
+        if chosen
+    )
 
 
 def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
@@ -90,6 +101,8 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, b.file, {_model("l")},
             b.* EXCLUDE (path, file, lane)
             FROM {prefix}batches b LEFT JOIN {prefix}lanes l ON l.lane::VARCHAR = b.lane""",
+        f"""CREATE VIEW {prefix}v_fits AS SELECT {study}, f.fit, {_model("l")}, f.* EXCLUDE (fit, lane)
+            FROM {prefix}fits f JOIN {prefix}lanes l ON l.lane = f.lane""",
     ]
 
 
@@ -169,7 +182,8 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             {_null("r.base_label_logit")} - r.logsumexp AS base_label_logprob,
             nullif(r.base_label_rank, -1) AS base_label_rank,
             r.pred_id, t.token AS pred_token, r.pred_logit - r.logsumexp AS pred_logprob, r.margin,
-            {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source, NULL::VARCHAR AS generated,
+            {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source,
+            {_null("r.tv_base")} AS tv_base, NULL::VARCHAR AS generated,
             {run_values},
             CASE WHEN p.label_id IS NOT NULL THEN ({label_hit})::DOUBLE END AS iia,
             CASE WHEN NOT p.has_one_label

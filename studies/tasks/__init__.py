@@ -7,10 +7,12 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from studies.tasks.capitals import Capitals
+from studies.tasks.ioi import IOI
+from studies.tasks.random_embeds import RandomEmbeds
 from workers.errors import NotYetError, nearest
 
 PairRow = Mapping[str, Any]
-"""One pair as the columns of ``study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
+"""One pair as the columns of ``docs/study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
 
 
 class Task(Protocol):
@@ -29,6 +31,10 @@ class Task(Protocol):
         """Whether pairs are compared token by token: those of unequal lengths then fall out."""
 
     @property
+    def is_endless(self) -> bool:
+        """Whether there is no last candidate: then only as many are made as are wanted."""
+
+    @property
     def options(self) -> Sequence[str]:
         """The names of the options that `candidates` takes."""
 
@@ -42,7 +48,9 @@ class Task(Protocol):
         """
 
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Capitals(),)})
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {task.name: task for task in (Capitals(), IOI(), RandomEmbeds())}
+)
 """The bundled tasks by name."""
 
 

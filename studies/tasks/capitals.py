@@ -135,6 +135,7 @@ class Capitals:
     name = "capitals"
     filter = "both_correct"
     aligned = True
+    is_endless = False
     options = ()
 
     def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -250,6 +250,7 @@ def _job_row(plan: Plan, cell: int, pair: int, given: int) -> dict[str, Any]:
         "pred_id": found.label_ids[0] if is_hit(*job) else found.base_label_ids[0],
         "kl_base": 0.5,
         "kl_source": float("nan"),
+        "tv_base": 0.25,
     }
     return {
         "cell": cell,

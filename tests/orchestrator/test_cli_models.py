@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.models import models
+from orchestrator.cli.sites import sites
 from workers.errors import ModelError
 
 CONFIG = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 8, "vocab_size": 9}
@@ -45,6 +46,39 @@ def test_the_list_shows_what_is_fetched_and_where_the_cache_lies(cache: Path) ->
     assert "fetched, 2 MB" in line_of("smollm2-135m", listed.stdout)
     assert "pythia-410m" in listed.stdout
     assert line_of("cache:", listed.stdout).startswith(f"cache: {cache} (2 MB")
+
+
+def test_the_list_shows_the_built_in_models_with_their_options(cache: Path) -> None:
+    lines = run().stdout.splitlines()
+    for name, line in ((name, line_of(name, run().stdout)) for name in ("zoo:mlp", "zoo:gru", "zoo:gpt")):
+        assert "built in" in line, name
+    below = lines[lines.index(line_of("zoo:gru", run().stdout)) + 1].strip()
+    assert below == "needs width, num_layers, seed, outputs; has per_step=False, vocab_size=None"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            "zoo:gru",
+            ["cell_input", "reset_gate_output", "update_gate_output", "new_gate_output", "cell_output"],
+        ),
+        ("zoo:mlp", ["block_input", "mlp_activation", "block_output"]),
+    ],
+)
+def test_the_sites_of_a_built_in_model_are_shown_without_its_options(model: str, expected: list[str]) -> None:
+    shown = CliRunner().invoke(sites, [model])
+    assert shown.exit_code == 0 and shown.stderr == ""
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith(f"{model}, made with {{width: 8, num_layers: 2, seed: 0, outputs: 2}}")
+    assert [line.split()[0] for line in lines[3 : 3 + len(expected)]] == expected
+
+
+def test_a_built_in_model_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        ModelError, match=r"there is no built-in model 'zoo:gru2'; there are zoo:mlp, zoo:gru"
+    ):
+        sites.callback("zoo:gru2")  # type: ignore[misc]
 
 
 def test_fetch_prints_only_the_folder_on_standard_output(cache: Path) -> None:

@@ -110,7 +110,7 @@ def test_positions_show_the_shared_token_or_the_span(connection: duckdb.DuckDBPy
     assert position_texts(connection, heatmap(where="base = 'The capital of Peru is'"))[3] == "3 Peru"
 
 
-def test_a_position_without_shared_token_or_span_is_left_open() -> None:
+def test_a_position_without_shared_token_or_span_is_left_open_and_one_without_words_a_number() -> None:
     connection = duckdb.connect()
     connection.execute(
         "CREATE TABLE results AS FROM (VALUES ('s', 1, 0, ['a', chr(10)], 1.0),"
@@ -123,6 +123,8 @@ def test_a_position_without_shared_token_or_span_is_left_open() -> None:
         " ('s', 2, ['b', '$'], '{}')) t(study, pair_id, base_tokens, spans)"
     )
     assert position_texts(connection, heatmap()) == {0: "0 …", 1: "1 ⏎"}
+    connection.execute("UPDATE results SET base_tokens = []")
+    assert position_texts(connection, heatmap()) == {0: "0", 1: "1"}
 
 
 def test_bars_have_the_first_x_along_and_the_others_as_series(connection: duckdb.DuckDBPyConnection) -> None:

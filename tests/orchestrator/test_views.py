@@ -1,18 +1,23 @@
 """Promise: the views show what is there under one name each, whatever users call their columns."""
 
+import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import small_store
 from click.testing import CliRunner, Result
 from small_store import LAYERS, PAIRS, POSITIONS, SITES, jobs, make_study
 
 from orchestrator.api import open_results
 from orchestrator.cli import cli
 from orchestrator.query import named_queries, run_query
+from orchestrator.store import encode_part
 from orchestrator.views import VIEWS, connect
 from orchestrator.views.union import union
 from studies import Study
@@ -46,6 +51,29 @@ def test_results_have_the_columns_that_are_reserved_and_no_other(tmp_path: Path)
     assert sorted(found) == sorted([*RESULT_COLUMNS, *own])
     for view in ("scores", "cells", "failures"):
         assert {*columns(view, tmp_path / "s")} <= {*RESERVED, *own}
+
+
+@pytest.mark.parametrize(("num_old", "filled"), [(0, 2), (1, 1), (2, 0)])
+def test_rows_written_before_a_metric_was_added_have_null_there(
+    num_old: int, filled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two parts, `num_old` are of a version that did not write the column."""
+    written = itertools.count()
+
+    def encode(columns: Any, families: Any) -> bytes:
+        data = encode_part(columns, families)
+        if next(written) >= num_old:
+            return data
+        table, sink = pq.ParquetFile(io.BytesIO(data)).read(), io.BytesIO()
+        pq.write_table(table.drop_columns(["tv_base"]), sink)
+        return sink.getvalue()
+
+    monkeypatch.setattr(small_store, "encode_part", encode)
+    root = make_study(tmp_path / "s", dtypes=("float32", "bfloat16"))
+    counts = "count(DISTINCT dtype), count(*), count(kl_base)"
+    sql = f"SELECT {counts} FROM results WHERE tv_base IS NOT DISTINCT FROM"
+    assert ask(f"{sql} 0.25", root) == [(filled, filled * NUM_RESULTS, filled * NUM_RESULTS)]
+    assert ask(f"{sql} NULL", root) == [(num_old, num_old * NUM_RESULTS, num_old * NUM_RESULTS)]
 
 
 def test_no_column_of_a_pair_hides_one_of_ours(tmp_path: Path) -> None:
@@ -90,7 +118,7 @@ def test_columns_called_as_internal_ones_stay_with_their_pair(tmp_path: Path) ->
     rows = ask(f"SELECT DISTINCT base_label, {shown} FROM results ORDER BY 1", root)
     assert rows == [(f" city{n}", *(f"{name} of {n}" for name in INTERNAL)) for n in range(PAIRS)]
     for view in VIEWS:
-        assert ask(f"FROM {view}", root)
+        assert bool(ask(f"FROM {view}", root)) == (view != "fits"), view
 
 
 @pytest.mark.parametrize("name", ["prob", "IIA", "tier", "base", "block", "dtype", "units", "token", "_lane"])

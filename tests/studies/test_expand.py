@@ -46,7 +46,6 @@ def test_capitals_has_a_cell_for_each_component_layer_and_token(facts: ModelFact
         index=0,
         axes={"model": "smollm2-135m", "task": "capitals", "site": "mlp_output", "layer": 0, "position": 0},
         cell=Cell(units=(Unit(place, None, "vanilla", "source", place),), read=4),
-        seed=None,
     )
     assert len({point.cell for point in points}) == 450
 

@@ -17,7 +17,7 @@ from studies import Block, ModelSpec, Study, load_study
 from studies.expand import PairClass, expand
 from studies.identity import canonical_json, cell_id, content_id, lane_identity, pair_id, unit_json
 from workers.facts import ModelFacts
-from workers.vocabulary import Cell, Pair, Place, Unit
+from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit, Vectors
 
 _text = st.text(max_size=6)
 _position = st.lists(st.integers(0, 99) | _text, max_size=3).map(tuple)
@@ -35,8 +35,18 @@ _units = st.builds(
     operation=_text,
     run=_text,
     origin=st.none() | _places,
+    fit=st.none() | _text,
+    value_fit=st.none() | _text,
+    scale=st.none() | st.integers(-3, 3) | st.floats(-9, 9),
+    seed=st.none() | st.integers(0, 99),
 )
-_cells = st.builds(Cell, units=st.lists(_units, max_size=3).map(tuple), read=st.integers(0, 9) | _text)
+_runs = st.builds(NamedRun, name=_text, units=st.lists(_units, max_size=2).map(tuple))
+_cells = st.builds(
+    Cell,
+    units=st.lists(_units, max_size=3).map(tuple),
+    read=st.integers(0, 9) | _text,
+    runs=st.lists(_runs, max_size=2).map(tuple),
+)
 
 
 @given(_units)
@@ -123,10 +133,10 @@ def test_what_is_no_plain_data_has_no_id(value: object) -> None:
 def test_a_lane_is_what_the_model_is_not_how_it_runs(facts: ModelFacts) -> None:
     spec = ModelSpec(ref="m", options={"seed": 0})
     lane = lane_identity(facts, spec)
-    for same in ({"device": "cuda"}, {"attention": "eager"}, {"trust_remote_code": True}):
+    # The options of a built-in model are in its revision, once.
+    for same in ({"device": "cuda"}, {"attention": "eager"}, {"trust_remote_code": True}, {"options": {}}):
         assert lane_identity(facts, spec.model_copy(update=same)) == lane
-    for other in ({"ref": "n"}, {"options": {"seed": 1}}):
-        assert lane_identity(facts, spec.model_copy(update=other)) != lane
+    assert lane_identity(facts, spec.model_copy(update={"ref": "n"})) != lane
     assert lane_identity(replace(facts, revision="def"), spec) != lane
     assert lane_identity(replace(facts, dtype="bfloat16"), spec) != lane
     assert lane_identity(replace(facts, num_parameters=1), spec) == lane
@@ -163,6 +173,16 @@ def test_a_pair_is_its_tokens_labels_and_used_spans() -> None:
     assert named(base_label_ids=(5,)) != plain
 
 
+def test_vectors_are_known_by_their_shape_and_numbers() -> None:
+    def named(vectors: Vectors) -> Any:
+        return pair_id(tokens={"base": vectors}, label_ids=(), base_label_ids=(), spans={}, used_spans=set())
+
+    one = Vectors.of([[0.5, 1.0], [2.0, 3.0]])
+    assert named(one) == named(Vectors.of([[0.5, 1.0], [2.0, 3.0]]))
+    assert named(one) != named(Vectors.of([[0.5, 1.0, 2.0, 3.0]]))
+    assert named(one) != named(Vectors.of([[0.5, 1.0], [2.0, 3.5]]))
+
+
 def test_an_id_takes_some_microseconds(facts: ModelFacts) -> None:
     points = expand(load_study("capitals"), facts, PairClass(lengths=(("base", 99), ("source", 99)))).points
     lane = lane_identity(facts, ModelSpec(ref="smollm2-135m"))
@@ -189,21 +209,27 @@ AXES = [
 ]
 SETTINGS = {
     # Resolved into cells (units, read, seed) and lanes: their effect is identity, their spelling is not.
-    "resolved": {*AXES, *(f"{axis}s" for axis in AXES), "from_", "for_"},
+    "resolved": {*AXES, *(f"{axis}s" for axis in AXES), "from_", "for_", "runs"},
     # Choose which cells and pairs exist.
     "selection": {"where", "missing"},
-    # Identity once this version runs them.
-    "not run yet": {"runs"},
 }
 CLASSIFIED: dict[type, dict[str, set[str]]] = {
     ModelSpec: {
-        "identity": {"ref", "revision", "dtype", "options"},
+        "identity": {"ref", "revision", "dtype"},
+        # In the revision of a built-in model.
+        "in the revision": {"options"},
         "provenance": {"device", "attention", "trust_remote_code"},
         # Seen in the token ids of pairs.
         "resolved": {"chat"},
     },
-    Cell: {"identity": {"units", "read"}},
-    Unit: {"identity": {"place", "dims", "operation", "run", "origin"}},
+    Cell: {"identity": {"units", "read", "runs"}},
+    NamedRun: {"identity": {"name", "units"}},
+    Unit: {
+        "identity": {
+            *("place", "dims", "operation", "run", "origin"),
+            *("fit", "value_fit", "scale", "seed"),
+        }
+    },
     Place: {"identity": {"site", "layer", "heads", "position"}},
     Pair: {"identity": {"tokens", "spans", "label_ids", "base_label_ids"}, "provenance": {"pair"}},
     Block: {**SETTINGS, "provenance": {"name"}, "units": {"units"}},
@@ -212,7 +238,9 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         "resolved into pairs": {"pairs", "label_tokens", "filter"},
         "provenance": {"study", "metrics", "plots"},
         "blocks": {"sweep"},
-        "not run yet": {"runs", "generate", "alignment", "fits", "train"},
+        # Cells hold the identity of each fit that they use.
+        "resolved into fits": {"fits"},
+        "not run yet": {"generate", "alignment", "train"},
     },
 }
 

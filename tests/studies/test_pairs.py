@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from studies.pairs import check_row, num_sources, read_pairs
-from workers.errors import NotYetError, StudyError
+from workers.errors import StudyError
+from workers.vocabulary import Vectors
 
 ROWS: list[dict[str, Any]] = [
     {"base": "a b", "source": "a c", "base_label": " x", "label": [" y", " z"], "span.n": "b", "topic": "t"},
@@ -70,9 +72,16 @@ def test_spans_need_text_only_in_their_own_run() -> None:
     assert list(check_row({"base": "a b", "source_ids": [3], "span.n": "b", "source.span.n": None})) == []
 
 
-def test_embeddings_are_not_there_yet() -> None:
-    with pytest.raises(NotYetError, match=r"pairs\[0\]: base_embeds: pairs of embeddings are not there yet"):
-        read_pairs([{"base_embeds": [[0.5]]}])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ""])
+def test_vectors_are_read_as_float32_from_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    rows = [{"base_embeds": [[0.5, 1], [0.1, -3.0]], "source_embeds": [[0.25, 2.0]], "label": 1}]
+    if suffix:
+        write(tmp_path / f"p{suffix}", rows)
+    (found,) = read_pairs(f"p{suffix}", tmp_path) if suffix else read_pairs(rows)
+    assert found["base_embeds"] == Vectors.of([[0.5, 1.0], [float(np.float32(0.1)), -3.0]])
+    assert found["base_embeds"].shape == (2, 2)
+    assert found["source_embeds"] == Vectors.of([[0.25, 2.0]])
+    assert num_sources(found) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,13 +92,19 @@ def test_embeddings_are_not_there_yet() -> None:
         ({"base_ids": []}, "base_ids", "a list of token ids"),
         ({"base_ids": [-1]}, "base_ids", "a list of token ids"),
         ({"base": "a", "base_ids": [1]}, "base_ids", "both 'base' and 'base_ids'"),
+        ({"base_embeds": []}, "base_embeds", "a list with a list of numbers for each token"),
+        ({"base_embeds": [0.5, 1.0]}, "base_embeds", "a list with a list of numbers for each token"),
+        ({"base_embeds": [[0.5], [1.0, 2.0]]}, "base_embeds", "all equally long"),
+        ({"base_embeds": [[float("nan")]]}, "base_embeds", "a list with a list of numbers"),
+        ({"base_embeds": [[1e39]]}, "base_embeds", "a list with a list of numbers"),
+        ({"base_embeds": [[0.5]], "span.n": "a"}, "span.n", "'base_embeds' gives none"),
         ({"base": "a", "source_2": 5}, "source_2", "text that is not empty"),
         ({"base": "a", "label": 1.5}, "label", "text, a class's number, or a list of them"),
         ({"base": "a", "label.Country": []}, "label.Country", "text, a class's number"),
         ({"base": "a", "span.n": [3, 3]}, "span.n", "a substring that occurs once, or [start, end)"),
         ({"base": "a", "source.span.n": 1}, "source.span.n", "a substring that occurs once"),
         ({"base_ids": [1], "span.n": [0, 1]}, "span.n", "give 'base' as text, or leave the span out"),
-        ({"base": "a", "source_ids": [1], "source.span.n": "a"}, "source.span.n", "'source_ids' gives token"),
+        ({"base": "a", "source_ids": [1], "source.span.n": "a"}, "source.span.n", "'source_ids' gives none"),
         ({"base": "a", "split": 0.5}, "split", "text"),
         ({"source": "a"}, "", "the column 'base' is missing"),
         (["a"], "", "a mapping with at least base"),

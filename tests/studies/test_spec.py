@@ -294,7 +294,7 @@ def test_what_is_wrong_is_named_with_file_and_line(
         (
             "study: x\nmodel: m\npairs:\n  - {base: a}\n  - {bse: b}\n",
             "<text>:5: pairs[1]: the column 'base' is missing;"
-            " a pair needs base or base_ids; did you mean 'base'?",
+            " a pair needs base, base_ids or base_embeds; did you mean 'base'?",
         ),
         ("study: x\nmodel: m\npairs:\n  - {base: 3}\n", "<text>:4: pairs[0].base: 3 is not allowed here"),
     ],
@@ -348,16 +348,16 @@ def test_of_many_problems_the_first_five_are_shown() -> None:
     assert len(str(caught.value).splitlines()) == 6
 
 
-def test_a_bundled_study_is_found_by_its_name() -> None:
-    study = load_study("capitals")
-    assert study.study == "capitals"
+@pytest.mark.parametrize("name", ["capitals", "factual-recall", "gru-steps", "mlp-halves"])
+def test_a_bundled_study_is_found_by_its_name(name: str) -> None:
+    study = load_study(name)
+    assert study.study == name
     assert load_study(study.to_yaml()) == study
 
 
 def test_an_unknown_study_says_which_are_bundled() -> None:
-    with pytest.raises(
-        StudyError, match="no such study file; bundled studies: capitals; did you mean 'capitals'"
-    ):
+    says = "bundled studies: capitals, factual-recall, gru-steps, mlp-halves; did you mean 'capitals'"
+    with pytest.raises(StudyError, match=f"no such study file; {says}"):
         load_study("capitols")
 
 

@@ -7,6 +7,7 @@ is. Shapes: T tokens, W width, H heads, D width of a head, V vocabulary.
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,51 +18,104 @@ Touch = Callable[[str, int, Tensor], Tensor]
 """Called with (site, layer, value [T, W]); returns the value that the network goes on with."""
 
 
-def intervene(kind: str, module: Any, cell: Any, pair: Any) -> Tensor:
-    """The next-token logits [V] at the cell's read token, for one cell on one pair."""
-    network = NETWORKS[kind]
-    clean = {run: record(kind, module, tokens) for run, tokens in pair.tokens.items()}
+def intervene(
+    kind: str, module: Any, cell: Any, pair: Any, fits: Mapping[str, Any] = {}, noise: Any = None
+) -> Tensor:
+    """The next-token logits [V] at the cell's read token, for one cell on one pair.
 
-    def touch(site: str, layer: int, value: Tensor) -> Tensor:
-        for one in cell.units:
-            if (one.place.site, one.place.layer) == (site, layer):
-                value = change(value, one, clean, pair, module.config)
-        return value
-
-    logits = network(module.state_dict(), module.config, pair.tokens["base"], touch)
+    `fits` are rotations [W, W] and vectors [C] or [T, C] by identity; `noise(unit, token, width)` is what a
+    unit draws.
+    """
+    runs = {run: record(kind, module, tokens) for run, tokens in pair.tokens.items()}
+    spans = dict(pair.spans)
+    for run in cell.runs:
+        units = Units(run.units, runs, spans, module.config, fits, noise)
+        spans[run.name] = pair.spans.get("base", {})
+        runs[run.name] = record(kind, module, pair.tokens["base"], units.touch)
+    units = Units(cell.units, runs, spans, module.config, fits, noise)
+    logits = NETWORKS[kind](module.state_dict(), module.config, pair.tokens["base"], units.touch)
     (read,) = located((cell.read,), pair.spans.get("base", {}))
     return logits[read]
 
 
-def record(kind: str, module: Any, tokens: tuple[int, ...]) -> dict[tuple[str, int], Tensor]:
-    """Every site's clean value, and the logits under ("logits", -1)."""
+def record(
+    kind: str, module: Any, tokens: tuple[int, ...], change: Touch | None = None
+) -> dict[tuple[str, int], Tensor]:
+    """Every site's value, clean or changed, and the logits under ("logits", -1)."""
     values: dict[tuple[str, int], Tensor] = {}
 
     def touch(site: str, layer: int, value: Tensor) -> Tensor:
-        values[site, layer] = value
-        return value
+        values[site, layer] = value if change is None else change(site, layer, value)
+        return values[site, layer]
 
     values["logits", -1] = NETWORKS[kind](module.state_dict(), module.config, tokens, touch)
     return values
 
 
-def change(value: Tensor, one: Any, clean: Mapping[str, Any], pair: Any, config: Any) -> Tensor:
-    """`value` [T, W] after one unit."""
-    value = value.clone()
-    to = located(one.place.position, pair.spans.get("base", {}))
-    columns = wanted_columns(one.place, one.dims, value.shape[-1], config)
-    for number, token in enumerate(to):
+@dataclass
+class Units:
+    """The units of one run, done one after the other."""
+
+    units: Any
+    runs: Mapping[str, Any]
+    spans: Mapping[str, Any]
+    config: Any
+    fits: Mapping[str, Any]
+    noise: Any
+
+    def touch(self, site: str, layer: int, value: Tensor) -> Tensor:
+        for one in self.units:
+            if (one.place.site, one.place.layer) == (site, layer):
+                value = self.change(value, one)
+        return value
+
+    def change(self, value: Tensor, one: Any) -> Tensor:
+        """`value` [T, W] after one unit."""
+        value = value.clone()
+        to = located(one.place.position, self.spans.get("base", {}))
+        dims = one.dims if one.fit is None else None
+        columns = wanted_columns(one.place, dims, value.shape[-1], self.config)
+        for number, token in enumerate(to):
+            old = value[token, columns]
+            other = self.other(one, dims, number, token, value.shape[-1], columns)
+            value[token, columns] = self.exchanged(one, old, other)
+        return value
+
+    def other(self, one: Any, dims: Any, number: int, token: int, width: int, columns: list[int]) -> Tensor:
+        """What a unit writes at its `number`-th token."""
         if one.run == "zero":
-            other = torch.zeros(len(columns))
-        else:
-            there = clean[one.run][one.origin.site, one.origin.layer]
-            origins = located(one.origin.position, pair.spans.get(one.run, {}))
-            pooled = any(isinstance(p, str) and p.endswith(".mean") for p in one.origin.position)
-            vector = there[origins].mean(0) if pooled else there[origins[number]]
-            other = vector[wanted_columns(one.origin, one.dims, there.shape[-1], config)]
-        old = value[token, columns]
-        value[token, columns] = {"vanilla": other, "add": old + other, "subtract": old - other}[one.operation]
-    return value
+            return torch.zeros(len(columns))
+        if one.run == "noise":
+            return self.noise(one, token, width)[columns]
+        if one.run == "fit":
+            vector = self.fits[one.value_fit]
+            vector = vector if vector.dim() == 1 else vector[token]
+            heads = vector.reshape(len(one.place.heads or (0,)), -1)
+            wanted = dims or ((0, heads.shape[-1]),)
+            parts = [head[low:high] for head in heads for low, high in wanted]
+            return torch.cat(parts) * (1 if one.scale is None else one.scale)
+        there = self.runs[one.run][one.origin.site, one.origin.layer]
+        origins = located(one.origin.position, self.spans.get(one.run, {}))
+        pooled = any(isinstance(p, str) and p.endswith(".mean") for p in one.origin.position)
+        vector = there[origins].mean(0) if pooled else there[origins[number]]
+        return vector[wanted_columns(one.origin, dims, there.shape[-1], self.config)]
+
+    def exchanged(self, one: Any, old: Tensor, other: Tensor) -> Tensor:
+        if one.fit is None:
+            return done(one.operation, old, other)
+        rotation = self.fits[one.fit]
+        new = []
+        for mine, given in zip(old.split(len(rotation)), other.split(len(rotation)), strict=True):
+            before, after = rotation.T @ mine, rotation.T @ given
+            wanted = [k for low, high in one.dims or ((0, len(before)),) for k in range(low, high)]
+            mixed = before.clone()
+            mixed[wanted] = done(one.operation, before[wanted], after[wanted])
+            new.append(rotation @ mixed)
+        return torch.cat(new)
+
+
+def done(operation: str, old: Tensor, other: Tensor) -> Tensor:
+    return {"vanilla": other, "add": old + other, "subtract": old - other}[operation]
 
 
 def wanted_columns(place: Any, dims: Any, width: int, config: Any) -> list[int]:

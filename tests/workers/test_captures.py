@@ -7,9 +7,11 @@ import pytest
 import torch
 from tiny import facts_of, tiny_module
 
-from workers.captures import Captures, Need, Prompt
+from workers.captures import Captures, Need, stacked
+from workers.errors import RunError
 from workers.hooks import Tap
 from workers.loading import LoadedModel
+from workers.vocabulary import Prompt, Vectors
 
 ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")
 PROMPTS: list[Prompt] = [(4, 5, 6), (7, 8, 9), (9, 9, 3, 4), (5, 5, 5)]
@@ -89,3 +91,24 @@ def test_a_capture_does_not_change_when_the_model_writes_into_its_tensor(model: 
     captures = Captures(model, budget_bytes=1 << 20)
     captures.prepare(needs(PROMPTS[0], taps=(ONE,)), max_tokens=99)
     assert torch.equal(captures[PROMPTS[0]].taps[ONE], clean[PROMPTS[0]].taps[ONE])
+
+
+def test_ids_and_vectors_become_one_batch_each_and_never_one_of_both() -> None:
+    cpu = torch.device("cpu")
+    assert stacked([(1, 2), (3, 4)], cpu).tolist() == [[1, 2], [3, 4]]
+    rows = [[[0.5, -1.0, 0.25]], [[2.0, 0.0, 1.0]]]
+    batch = stacked([Vectors.of(row) for row in rows], cpu)
+    assert batch.dtype == torch.float32 and batch.tolist() == rows
+    for other in ((1,), Vectors.of([[1.0, 2.0]])):
+        with pytest.raises(RunError, match="prompts of different forms share no forward"):
+            stacked([Vectors.of(rows[0]), other], cpu)
+
+
+def test_vectors_are_run_in_the_place_of_ids(model: LoadedModel) -> None:
+    ids = PROMPTS[0]
+    table = model.module.get_input_embeddings().weight
+    vectors = Vectors.of(table[list(ids)].tolist())
+    captures = Captures(model, budget_bytes=1 << 20)
+    assert captures.prepare(needs(ids, vectors, reads=(2,)), max_tokens=99) == {}
+    torch.testing.assert_close(captures[vectors].logits[2], captures[ids].logits[2])
+    torch.testing.assert_close(captures[vectors].taps[ONE], captures[ids].taps[ONE])

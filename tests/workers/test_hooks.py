@@ -1,5 +1,6 @@
 """Promise: a visit sees and replaces what a module is given or returns, however it is passed; only our own
-hooks go, whatever happens; and a module that does not run exactly once is reported by name."""
+hooks go, whatever happens; and a module that does not run as often as it should is reported by name: once,
+or once for each time step, whose number its visit is told."""
 
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ModelError
-from workers.hooks import Tap, check_by_token, visiting
+from workers.hooks import Tap, visiting
 
 
 class Pair(nn.Module):
@@ -36,8 +37,21 @@ class Texts(nn.Module):
         return [text]
 
 
-def plus(amount: float) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: tensor + amount
+class Recurrent(nn.Module):
+    """Adds one at each of its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Identity()
+
+    def forward(self, value: Tensor, num_steps: int) -> Tensor:
+        for _ in range(num_steps):
+            value = self.step(value + 1)
+        return value
+
+
+def plus(amount: float) -> Callable[[Tensor, int], Tensor]:
+    return lambda tensor, call: tensor + amount
 
 
 @pytest.mark.parametrize(
@@ -60,7 +74,7 @@ def test_inputs_outputs_keywords_and_tuples_are_replaced(tap: Tap, result: float
 
 def test_visits_of_one_tap_run_as_listed_and_none_leaves_the_value() -> None:
     tap, saw = Tap("first", "output"), []
-    visits = [(tap, plus(1.0)), (tap, lambda tensor: saw.append(tensor.item())), (tap, lambda t: t * 3)]
+    visits = [(tap, plus(1.0)), (tap, lambda t, call: saw.append(t.item())), (tap, lambda t, call: t * 3)]
     with visiting(model := Model(), visits):
         assert model(torch.ones(1)).item() == 12.0
     assert saw == [2.0]
@@ -86,7 +100,7 @@ def test_an_exception_leaves_no_hook_of_ours_and_all_of_the_callers() -> None:
     model, calls = Model(), []
     model.first.register_forward_hook(lambda *_: calls.append(1))
 
-    def fail(_: Tensor) -> None:
+    def fail(tensor: Tensor, call: int) -> None:
         raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"), visiting(model, [(Tap("first", "output"), fail)]):
@@ -101,7 +115,24 @@ def test_an_exception_leaves_no_hook_of_ours_and_all_of_the_callers() -> None:
     assert not model.first._forward_pre_hooks
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 4, 5), (1, 3, 5), (2, 3, 5, 1)])
-def test_a_tensor_that_is_not_rows_by_tokens_by_width_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match=r"a\.b:output is \[.*in a run of 2 x 3 tokens"):
-        check_by_token(torch.zeros(shape), Tap("a.b", "output"), (2, 3))
+def test_a_recurrent_module_is_visited_at_each_step_and_goes_on_from_what_a_visit_returns() -> None:
+    saw: list[tuple[int, float]] = []
+
+    def visit(tensor: Tensor, call: int) -> Tensor | None:
+        saw.append((call, tensor.item()))
+        return tensor * 10 if call == 1 else None
+
+    with visiting(model := Recurrent(), [(Tap("step", "output", per_step=True), visit)], num_steps=4) as seen:
+        assert model(torch.zeros(1), 4).item() == 22.0
+    assert saw == [(0, 1.0), (1, 2.0), (2, 21.0), (3, 22.0)]
+    assert seen.faults() == {}
+
+
+@pytest.mark.parametrize(
+    ("num_calls", "says"), [(3, "'step' ran 3 times in a forward of 4 time steps"), (0, "'step' did not run")]
+)
+def test_a_recurrent_module_that_runs_too_rarely_is_a_fault(num_calls: int, says: str) -> None:
+    tap = Tap("step", "output", per_step=True)
+    with visiting(model := Recurrent(), [(tap, plus(0.0))], num_steps=4) as seen:
+        model(torch.zeros(1), num_calls)
+    assert says in str(seen.faults()[tap])

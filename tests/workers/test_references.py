@@ -216,10 +216,29 @@ def test_a_pinned_revision_must_be_what_the_files_hash_to(tmp_path: Path) -> Non
 # Where models are
 
 
-def test_built_in_models_and_artifacts_are_not_there_yet() -> None:
-    for ref in ("zoo:mlp", "artifact:iit"):
-        with pytest.raises(NotYetError, match=f"model '{ref}': .* not there yet; use a folder or a hub id"):
-            resolve(ModelSpec(ref=ref))
+def test_artifacts_are_not_there_yet() -> None:
+    with pytest.raises(
+        NotYetError, match=r"model 'artifact:iit': .* not there yet; use a folder or a hub id"
+    ):
+        resolve(ModelSpec(ref="artifact:iit"))
+
+
+def test_built_in_models_are_known_from_their_options_alone() -> None:
+    options = {"width": 8, "num_layers": 2, "outputs": 3, "seed": 0}
+    facts = resolve(ModelSpec(ref="zoo:gru", dtype="bfloat16", options=options), fetch=False)
+    assert (facts.ref, facts.dtype, facts.folder) == ("zoo:gru", "bfloat16", None)
+    assert (facts.num_layers, facts.width, facts.num_classes) == (2, 8, 3)
+    assert facts.is_hashed
+    assert find("zoo:gru") is None
+
+
+def test_a_built_in_models_revision_is_pinned_by_its_options() -> None:
+    options = {"width": 8, "num_layers": 2, "outputs": 3, "seed": 0}
+    revision = resolve(ModelSpec(ref="zoo:mlp", options=options)).revision
+    assert resolve(ModelSpec(ref="zoo:mlp", options=options, revision=revision)).revision == revision
+    assert resolve(ModelSpec(ref="zoo:mlp", options={**options, "activation": "relu"})).revision == revision
+    with pytest.raises(ModelError, match=f"pins revision {revision}, but its options hash to"):
+        resolve(ModelSpec(ref="zoo:mlp", options={**options, "seed": 1}, revision=revision))
 
 
 def test_a_folder_that_is_not_there_or_no_model_is_named(tmp_path: Path) -> None:

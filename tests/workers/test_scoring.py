@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.scoring import FLOAT_COLUMNS, INT_COLUMNS, NO_ID, Labels, divergence, empty_columns, score
+from workers.scoring import (
+    FLOAT_COLUMNS,
+    INT_COLUMNS,
+    NO_ID,
+    Labels,
+    divergence,
+    empty_columns,
+    score,
+    variation,
+)
 
 VOCAB = 7
 CPU = torch.device("cpu")
@@ -76,6 +85,19 @@ def test_a_run_does_not_diverge_from_itself_and_impossible_tokens_add_nothing() 
     assert torch.isfinite(divergence(logits, torch.tensor([0]), logits[1:])).all()
 
 
+def test_total_variation_is_half_the_distance_of_the_distributions() -> None:
+    reference = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]).log()
+    logits = torch.tensor([[0.25, 0.5, 0.25], [0.5, 0.25, 0.25], [0.0, 0.5, 0.5]]).log() + 3.0
+    found = variation(reference, torch.tensor([0, 0, 1]), logits.half())
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.0, 1.0]), rtol=0, atol=1e-3)
+
+
+def test_a_model_of_one_class_is_scored_too() -> None:
+    labels = Labels.of([[0]], CPU)
+    columns = score(torch.tensor([[2.0]]), labels, labels)
+    assert (columns["pred_id"].tolist(), columns["margin"].tolist()) == ([0], [0.0])
+
+
 def test_many_rows_are_scored_in_blocks_that_do_not_show() -> None:
     logits = torch.randn(40, 60_000, generator=torch.Generator().manual_seed(0))
     labels = Labels.of([[row] for row in range(40)], CPU)
@@ -83,6 +105,11 @@ def test_many_rows_are_scored_in_blocks_that_do_not_show() -> None:
     alone = [score(logits[row : row + 1], labels[row : row + 1], labels[row : row + 1]) for row in range(40)]
     for name, column in together.items():
         torch.testing.assert_close(column, torch.cat([one[name] for one in alone]))
+    which = torch.arange(40) % 2
+    moved = variation(logits[:2], which, logits)
+    torch.testing.assert_close(
+        moved, torch.cat([variation(logits[:2], which[n : n + 1], logits[n : n + 1]) for n in range(40)])
+    )
 
 
 def test_empty_columns_are_those_that_scoring_fills() -> None:
@@ -90,7 +117,7 @@ def test_empty_columns_are_those_that_scoring_fills() -> None:
     columns = score(torch.randn(1, VOCAB), labels, labels)
     assert columns.keys() == {*FLOAT_COLUMNS["logits"], *INT_COLUMNS["logits"]}
     empty = empty_columns(("logits", "kl"), 2)
-    assert empty.keys() == columns.keys() | {"kl_base", "kl_source"}
+    assert empty.keys() == columns.keys() | {"kl_base", "kl_source", "tv_base"}
     for name, column in columns.items():
         assert empty[name].dtype == column.numpy().dtype
     assert np.isnan(empty["kl_base"]).all()

@@ -71,3 +71,4 @@ def test_places_sort_by_when_they_are_computed() -> None:
         ("block_output", 0),
         ("block_input", 1),
     ]
+    assert order("update_gate_output", 1) < order("cell_output", 1) < order("cell_input", 2)

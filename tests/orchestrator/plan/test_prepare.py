@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from orchestrator.plan import prepare as module
 from orchestrator.plan.prepare import Prepared, prepare
+from orchestrator.plan.tables import Lane
 from studies.tokens import Tokenizer
 from workers.errors import StudyError
+from workers.references import resolve
+from workers.vocabulary import ModelSpec, Vectors
 
 from .world import CAPITALS, Oracle, Row, lane_of, row
 
@@ -24,7 +27,8 @@ ANSWERS = {(THE, CAPITAL, OF, n, IS): n + 5 for n in (SPAIN, ITALY, FRANCE, PERU
 
 def ready(folder: Path, rows: Sequence[Row], scorer: Any = None, **changes: Any) -> Prepared:
     settings = {"filter": None, "aligned": False, "num_pairs": None, "label_tokens": None, **changes}
-    return prepare(rows, lane_of(folder), Tokenizer.of(folder), scorer, **settings)
+    facts = resolve(ModelSpec(ref=str(folder)))
+    return prepare(rows, lane_of(folder), facts, Tokenizer.of(folder), scorer, **settings)
 
 
 def kept(prepared: Prepared) -> list[int]:
@@ -65,6 +69,62 @@ def test_token_ids_are_taken_as_they_are(tiny_folder: Path) -> None:
     assert (one.label_ids, one.base_label_ids) == ((2, 6), (9,))
 
 
+def test_vectors_are_taken_as_they_are(tiny_folder: Path) -> None:
+    base, source = Vectors.of([[0.5, 1.0], [2.0, 3.0]]), Vectors.of([[0.0, 1.0]])
+    (one,) = ready(tiny_folder, [{"base_embeds": base, "source_embeds": source, "label": 2}]).inputs
+    assert one.tokens == {"base": base, "source": source}
+    assert (one.spans, one.label_ids) == ({"base": {}, "source": {}}, (2,))
+
+
+GRU = ModelSpec(ref="zoo:gru", options={"width": 2, "num_layers": 1, "outputs": 3, "seed": 0})
+GPT = ModelSpec(
+    ref="zoo:gpt", options={"width": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20, "seed": 0}
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "broken", "text"),
+    [
+        (GRU, {"base": "a"}, "base: 'a' is text, and zoo:gru has no tokenizer; give base_ids or base_embeds"),
+        (GRU, {"base_ids": [1]}, "base: token ids, and zoo:gru has no vocabulary; give vectors"),
+        (GRU, {"label": 3}, "label: 3 is no answer; zoo:gru predicts classes 0 to 2"),
+        (GRU, {"label": "a"}, "label: 'a' is text, but its prompt is none; give the number of a class"),
+        (GPT, {"base_ids": [3, 20]}, "base: token id 20: zoo:gpt has ids 0 to 19"),
+        (GPT, {"base_label": 20}, "base_label: 20 is no answer; zoo:gpt predicts token ids 0 to 19"),
+    ],
+)
+def test_what_a_model_without_a_tokeniser_cannot_be_given_is_said(
+    model: ModelSpec, broken: dict[str, Any], text: str
+) -> None:
+    row = (
+        broken if set(broken) & {"base", "base_ids"} else {"base_embeds": Vectors.of([[0.5, 1.0]]), **broken}
+    )
+    with pytest.raises(StudyError) as caught:
+        prepared(model, [row])
+    assert str(caught.value).startswith("1 of 1 pairs cannot be used; the first is pair 0")
+    assert text in str(caught.value)
+
+
+def test_prompts_are_ids_or_vectors_and_not_some_of_each(tiny_folder: Path) -> None:
+    rows: list[Row] = [{"base_ids": [1, 2], "source_embeds": Vectors.of([[0.5, 1.0]])}]
+    with pytest.raises(StudyError, match=r"prompts of the pairs are token ids and vectors of 2; give all"):
+        ready(tiny_folder, rows)
+
+
+def test_a_filter_judges_vectors_by_class() -> None:
+    rows: list[Row] = [{"base_embeds": Vectors.of([[n, 1.0]]), "base_label": n % 2} for n in range(4)]
+    said = Oracle({row["base_embeds"]: 0 for row in rows})
+    assert kept(prepared(GRU, rows, said, filter="both_correct")) == [0, 2]
+
+
+def prepared(model: ModelSpec, rows: Sequence[Row], scorer: Any = None, **changes: Any) -> Prepared:
+    """As `ready`, with a built-in model."""
+    settings = {"filter": None, "aligned": False, "num_pairs": None, "label_tokens": None, **changes}
+    facts = resolve(model)
+    lane = Lane(lane=0, spec=model, identity="{}", num_parameters=1)
+    return prepare(rows, lane, facts, None, scorer, **settings)
+
+
 def test_a_pair_without_label_predicts_nothing(tiny_folder: Path) -> None:
     (one,) = ready(tiny_folder, [{"base": "The capital"}]).inputs
     assert (one.label_ids, one.base_label_ids, list(one.tokens)) == ((), (), ["base"])
@@ -80,7 +140,7 @@ def test_a_pair_without_label_predicts_nothing(tiny_folder: Path) -> None:
         ({"source.span.x": [0, 99]}, "source: the span [0, 99) is not in 'The capital of Italy is'"),
         (
             {"base": None, "base_ids": [1]},
-            "base_label: ' Madrid' is text, but its prompt is given as token ids",
+            "base_label: ' Madrid' is text, but its prompt is none; give a token id",
         ),
     ],
 )
@@ -92,7 +152,7 @@ def test_without_a_filter_a_broken_pair_is_an_error_that_names_it(
     }
     with pytest.raises(StudyError) as caught:
         ready(tiny_folder, [row("Italy", "Peru"), broken])
-    assert str(caught.value).startswith("1 of 2 pairs cannot be used; the first is pair 1 (")
+    assert str(caught.value).startswith("1 of 2 pairs cannot be used; the first is pair 1")
     assert text in str(caught.value)
     assert str(caught.value).endswith("Or let 'filter: both_correct' drop such pairs")
 

@@ -44,7 +44,7 @@ def study(folder: Path, rows: Sequence[Row], sweep: str, **head: Any) -> Study:
 class Oracle:
     """A scorer without a model: its values are a hash of what is asked, its answers those that it is told."""
 
-    def __init__(self, answers: Mapping[tuple[int, ...], int] | None = None) -> None:
+    def __init__(self, answers: Mapping[Any, int] | None = None) -> None:
         self.asked: list[CleanRun] = []
         self._answers = answers or {}
 

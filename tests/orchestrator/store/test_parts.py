@@ -58,7 +58,7 @@ def test_the_columns_are_those_that_the_format_promises() -> None:
         **{"label_logit": "float32", "base_label_logit": "float32", "logsumexp": "float32"},
         **{"pred_logit": "float32", "margin": "float32"},
         **{"label_rank": "int32", "base_label_rank": "int32", "pred_id": "int32"},
-        **{"kl_base": "float32", "kl_source": "float32"},
+        **{"kl_base": "float32", "kl_source": "float32", "tv_base": "float32"},
     }
 
 
@@ -85,7 +85,7 @@ def test_columns_may_be_lists_or_arrays_of_wider_numbers() -> None:
     wide = {
         name: np.array(values, object if name == "error" else None).astype(type_)
         for (name, values), type_ in zip(
-            make_columns(4, ("kl",)).items(), ("i8", "i8", "O", "i8", "U", "f8", "f8"), strict=True
+            make_columns(4, ("kl",)).items(), ("i8", "i8", "O", "i8", "U", "f8", "f8", "f8"), strict=True
         )
     }
     lists = {name: values.tolist() for name, values in wide.items()}
@@ -205,6 +205,20 @@ def test_parts_become_one_file_sorted_by_cell_and_pair() -> None:
     rows = [row for table in tables for row in table.to_pylist()]
     rows.sort(key=lambda row: (row["cell"], row["pair"]))
     assert repr(merged.to_pylist()) == repr(rows)
+
+
+def test_a_file_of_before_a_column_was_added_reads_as_null_there_and_merges_with_others() -> None:
+    new = encode_part(make_columns(50), BOTH)
+    old = io.BytesIO()
+    pq.write_table(pq.ParquetFile(io.BytesIO(new)).read().drop_columns(["tv_base"]), old)
+    tables = [decode_part(data, describe(data, 50)) for data in (old.getvalue(), new)]
+    assert tables[0].schema == tables[1].schema
+    assert tables[0]["tv_base"].null_count == 50 and tables[1]["tv_base"].null_count == 0
+    assert tables[0].drop_columns(["tv_base"]).equals(tables[1].drop_columns(["tv_base"]))
+    some = decode_part(old.getvalue(), describe(old.getvalue(), 50), ("tv_base", "cell"))
+    assert some.column_names == ["cell", "tv_base"]
+    merged = concatenated(tables)
+    assert decode_part(merged, describe(merged, 100))["tv_base"].null_count == 50
 
 
 def test_a_large_file_is_in_groups_that_a_reader_can_skip() -> None:

@@ -32,7 +32,7 @@ import json, sys
 from pathlib import Path
 from orchestrator.store import StudyStore, encode_part
 rows = {"cell": [0, 1], "pair": [0, 0], "error": [None, None], "attempt": [0, 0], "tier": ["hooked"] * 2,
-        "kl_base": [0.5, 1.5], "kl_source": [2.0, None]}
+        "kl_base": [0.5, 1.5], "kl_source": [2.0, None], "tv_base": [0.1, None]}
 store = StudyStore(Path(sys.argv[1]))
 print(json.dumps(store.write_part(int(sys.argv[2]), "lane", encode_part(rows, ["kl"]))._asdict()))
 """
@@ -195,7 +195,8 @@ def test_another_storage_may_keep_the_bytes(tmp_path: Path) -> None:
     storage = MemoryStorage()
     store = StudyStore(tmp_path / "study", storage)
     rows = {"cell": [0, 1], "pair": [0, 0], "error": [None] * 2, "attempt": [0, 0], "tier": ["hooked"] * 2}
-    data = encode_part({**rows, "kl_base": [0.5, 1.5], "kl_source": [2.0, None]}, ["kl"])
+    metrics = {"kl_base": [0.5, 1.5], "kl_source": [2.0, None], "tv_base": [0.1, None]}
+    data = encode_part({**rows, **metrics}, ["kl"])
     with store.open_driver() as driver:
         plan = driver.write_plan({"cells": b"x"})
         for tile in range(2):

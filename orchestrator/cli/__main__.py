@@ -1,0 +1,8 @@
+"""``python -m orchestrator.cli``: the command line where `swapyard` itself is not installed."""
+
+__all__ = ()
+
+from orchestrator.cli import main
+
+if __name__ == "__main__":
+    main()

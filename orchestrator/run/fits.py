@@ -1,0 +1,129 @@
+"""The fits of a study as a worker gets them: read from the study's folder, or made and kept there.
+
+There is no stage of its own for them: the first worker that needs a fit makes it. A killed run so makes
+again only what was not finished, and two workers that make one at the same time get the same numbers from
+the same seed; the file of the first stays.
+"""
+
+__all__ = ["StudyFits"]
+
+import logging
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.plan.fit_tables import PlannedFit, planned_fits
+from orchestrator.plan.tables import Plan
+from orchestrator.store.fits import FitFolder, StoredFit
+from orchestrator.store.storage import LocalStorage
+from studies.fits import WITHOUT_PAIRS
+from studies.fitted import looked_at, tokens_at
+from workers.errors import RunError
+from workers.vocabulary import Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workers.fitspec import Example
+    from workers.fitted import Fitted
+    from workers.loading import LoadedModel
+    from workers.subspaces import Subspace
+
+MOST_KEPT = 256
+"""Fits that are held in memory at once, those used last."""
+
+_logger = logging.getLogger("swapyard.fits")
+
+
+class StudyFits:
+    """The fits of one plan, by identity.
+
+    Args:
+        root: the study's folder.
+        plan: whose tables say what each fit is made of.
+    """
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self._folder = FitFolder(LocalStorage(root))
+        self._plan = plan
+        self._held: OrderedDict[str, Subspace | Tensor] = OrderedDict()
+        self._failed: dict[str, str] = {}
+
+    def of(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
+        """The coordinates or the vector of a fit, on the model's device.
+
+        Raises:
+            RunError: it cannot be made; said again each time, without trying again.
+            StoreError: what lies in the folder cannot be used, or nothing can be written there.
+        """
+        if fit in self._failed:
+            raise RunError(self._failed[fit])
+        if fit not in self._held:
+            self._held[fit] = self._load(fit, model)
+            if len(self._held) > MOST_KEPT:
+                self._held.popitem(last=False)
+        self._held.move_to_end(fit)
+        return self._held[fit]
+
+    def _load(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
+        from workers.fitted import decode_fitted
+
+        if fit in self._planned and self._planned[fit].spec["method"] == "sae":
+            # An input like the model: it is read where it lies.
+            return self._fitted(self._planned[fit], model).content.to(model.device)
+        stored = self._folder.read(fit) or self._make(fit, model)
+        return decode_fitted(stored.tensors, stored.about).content.to(model.device)
+
+    def _make(self, fit: str, model: "LoadedModel") -> StoredFit:
+        """Make a fit and keep it."""
+        from workers.fitted import encode_fitted
+
+        if fit not in self._planned:
+            raise RunError(
+                f"the fit {fit} is not in the plan; run the study again, so that it is planned anew"
+            )
+        planned = self._planned[fit]
+        tensors, about = encode_fitted(self._fitted(planned, model))
+        _logger.info("made the fit %s: %s", fit, about["report"])
+        return self._folder.write(fit, tensors, {"spec": planned.spec, **about})
+
+    def _fitted(self, planned: PlannedFit, model: "LoadedModel") -> "Fitted":
+        """The fit, newly made; what it fails of is remembered."""
+        from workers.attempts import attempt
+        from workers.fitspec import FitSpec
+        from workers.fitting import fit
+
+        made: list[Fitted] = []
+        spec = FitSpec.from_json(planned.spec)
+        examples = [self._example(planned, number) for number in range(len(planned.pairs))]
+        held_out = [self._example(planned, number, held_out=True) for number in range(len(planned.held_out))]
+        error = attempt(lambda: made.append(fit(spec, model, examples, held_out)))
+        if error is None:
+            return made[0]
+        layer = "" if spec.layer is None else f", layer {spec.layer}"
+        why = f"the fit by {spec.method} at {spec.site}{layer} failed: {type(error).__name__}: {error}"
+        self._failed[planned.fit] = why
+        raise RunError(why) from error
+
+    def _example(self, planned: PlannedFit, number: int, *, held_out: bool = False) -> "Example":
+        """A pair of the fit, and where the fit looks in its runs."""
+        from workers.fitspec import Example
+
+        pair = self._plan.pairs[(planned.held_out if held_out else planned.pairs)[number]]
+        method: str = planned.spec["method"]
+        if method in WITHOUT_PAIRS:
+            return Example(pair, {}, 0)
+        runs = looked_at(method, planned.spec.get("of"), pair.tokens)
+        tokens = {run: _tokens(pair, run, planned.position) for run in runs}
+        read = _tokens(pair, "base", (planned.read,))
+        classes = planned.classes[number] if planned.classes and not held_out else (None, None)
+        return Example(pair, tokens, read[0] if read else len(pair.tokens["base"]) - 1, classes)
+
+    @cached_property
+    def _planned(self) -> dict[str, PlannedFit]:
+        return planned_fits(self._plan.tables)
+
+
+def _tokens(pair: Pair, run: str, position: Any) -> tuple[int, ...]:
+    return tokens_at(position, len(pair.tokens[run]), pair.spans.get(run, {})) or ()

@@ -1,0 +1,80 @@
+"""The fits of a study for its views: what the plan says of each, and how it did once it is made."""
+
+__all__ = ["fits_table"]
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator.plan.fit_tables import planned_fits
+from orchestrator.plan.tables import Plan
+from studies.fits import TRAINED
+
+_PLANNED = (
+    ("fit", pa.string()),
+    ("lane", pa.uint16()),
+    *((name, pa.string()) for name in ("name", "method", "site")),
+    ("layer", pa.int64()),
+    ("heads", pa.list_(pa.int64())),
+    *((name, pa.string()) for name in ("position", "read")),
+    *((name, pa.int64()) for name in ("rank", "seed")),
+    ("per", pa.string()),
+)
+_REPORTED = (
+    ("num_steps", pa.int64()),
+    ("loss", pa.float64()),
+    ("held_out_iia", pa.float64()),
+    ("num_parameters", pa.int64()),
+    ("seconds", pa.float64()),
+)
+_SCHEMA = pa.schema(
+    [
+        *_PLANNED,
+        ("num_pairs", pa.int64()),
+        ("num_held_out", pa.int64()),
+        ("made", pa.bool_()),
+        *_REPORTED,
+    ]
+)
+
+
+def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> pa.Table:
+    """One row for each fit and name that the plan's cells use; what is not made yet has no report.
+
+    What is read from a file counts as made.
+
+    Args:
+        plan: of the study.
+        about: what is known of a fit by its identity, None where it is not made.
+    """
+    if "fits" not in plan.tables:
+        return _SCHEMA.empty_table()
+    fits = planned_fits(plan.tables)
+    found = {fit: about(fit) for fit in fits}
+    rows = [
+        {
+            **{name: row[name] for name, _ in _PLANNED},
+            **_positions(row),
+            "num_pairs": len(fits[row["fit"]].pairs),
+            "num_held_out": len(fits[row["fit"]].held_out),
+            **_reported(found[row["fit"]]),
+            "made": row["method"] == "sae" or found[row["fit"]] is not None,
+        }
+        for row in plan.tables["fits"].to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, _SCHEMA)
+
+
+def _positions(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Where it looks, as the study writes it; nothing of what the method does not use."""
+    position = [str(item) for item in json.loads(row["position"])]
+    shown = position[0] if len(position) == 1 else f"[{', '.join(position)}]"
+    read = str(json.loads(row["read"])) if row["method"] in TRAINED else None
+    return {"position": shown if position else None, "read": read}
+
+
+def _reported(about: Mapping[str, Any] | None) -> dict[str, Any]:
+    report = {} if about is None else about["report"]
+    return {name: report.get(name) for name, _ in _REPORTED}

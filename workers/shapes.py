@@ -1,0 +1,96 @@
+"""From a model's config, in the words of the transformers library, to its shape. No torch here."""
+
+__all__ = ["facts_of_config"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.errors import ModelError
+from workers.facts import ModelFacts
+
+# Families outside these tables are Llama-like: gated MLPs, no table of positions.
+_LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
+_UNGATED = _LEARNED_POSITIONS | {
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt_neox",
+    "gptj",
+    "mpt",
+    "phi",
+    "starcoder2",
+}
+
+
+def facts_of_config(
+    outer: Mapping[str, Any], where: str, *, ref: str, revision: str, dtype: str, folder: Path | None
+) -> ModelFacts:
+    """The facts of a language model with the config `outer`, which was found at `where`.
+
+    Raises:
+        ModelError: the config does not give a number that planning needs.
+    """
+    # Models of text and images keep the text model's shape one level down.
+    config = {**outer, **(outer.get("text_config") or {})}
+    heads = _number(where, config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    return ModelFacts(
+        ref=ref,
+        revision=revision,
+        dtype=dtype,
+        folder=folder,
+        model_type=str(outer.get("model_type", "")),
+        num_layers=_number(where, config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        num_heads=heads,
+        num_kv_heads=_num_kv_heads(config, heads),
+        width=_number(where, config, "hidden_size", "n_embd", "d_model"),
+        vocab_size=_number(where, config, "vocab_size"),
+        num_parameters=_num_parameters(where, config, heads),
+    )
+
+
+def _number(where: str, config: Mapping[str, Any], *names: str) -> int:
+    """The first of `names` that the config has as a number."""
+    value = _optional(config, *names)
+    if value is None:
+        raise ModelError(
+            f"{where} gives none of {', '.join(names)}, which planning needs; "
+            "save the model again with its full config (config.to_json_file(path, use_diff=False))"
+        )
+    return value
+
+
+def _optional(config: Mapping[str, Any], *names: str) -> int | None:
+    values = (config.get(name) for name in names)
+    return next((value for value in values if type(value) is int and value > 0), None)
+
+
+def _num_kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    """GPT-BigCode and Falcon say ``multi_query`` for one head; Falcon's newer design does not mean it."""
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    nested = config.get("attn_config")  # MPT
+    inner = _optional(nested, "kv_n_heads") if isinstance(nested, Mapping) else None
+    return _optional(config, "num_key_value_heads", "num_kv_heads") or inner or heads
+
+
+def _num_parameters(where: str, config: Mapping[str, Any], heads: int) -> int:
+    """Weights of embeddings, attention and MLPs; norms and biases are below one per cent."""
+    family = config.get("model_type")
+    width = _number(where, config, "hidden_size", "n_embd", "d_model")
+    layers = _number(where, config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    tables = 1 if config.get("tie_word_embeddings", True) else 2
+    rows = tables * _number(where, config, "vocab_size")
+    if family in _LEARNED_POSITIONS:
+        rows += _optional(config, "n_positions", "max_position_embeddings") or 0
+    head_dim = _optional(config, "head_dim") or width // heads
+    attention = 2 * width * head_dim * (heads + _num_kv_heads(config, heads))
+    return width * rows + layers * (attention + _mlp_parameters(config, width, gated=family not in _UNGATED))
+
+
+def _mlp_parameters(config: Mapping[str, Any], width: int, *, gated: bool) -> int:
+    hidden = _optional(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * width
+    experts = _optional(config, "num_local_experts", "num_experts", "n_routed_experts")
+    if experts is not None:
+        hidden = experts * (_optional(config, "moe_intermediate_size") or hidden)
+    return (3 if gated else 2) * width * hidden
