@@ -75,6 +75,8 @@ class Progress:
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
+                # What others print is not for this display: see where the command redirects it.
+                redirect_stdout=False,
             )
             self._bar.start()
             self._task = self._bar.add_task("jobs", total=counts.num_jobs, completed=counts.num_done, rate="")
