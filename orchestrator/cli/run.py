@@ -114,15 +114,12 @@ def run(
     if workers is not None and address is None:
         _check_workers(workers, executor)
     with _resumable():
-        from orchestrator.answer import answer
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
         from studies import load_study
-        from workers.errors import QueryError
 
         loaded = load_study(study)
-        root = store / loaded.study
         options = RunOptions(
             executor=executor,
             num_workers=workers,
@@ -136,21 +133,23 @@ def run(
         )
         # Ray prints what it thinks of workers that died; we say it ourselves, on stderr.
         with Progress() as progress, redirect_stdout(_nowhere()):
-            outcome = run_study(loaded, root, options, progress)
-    click.echo(_told(loaded.study, outcome), err=True)
+            outcome = run_study(loaded, store / loaded.study, options, progress)
+    _finish(outcome, plots=plots)
+
+
+def _finish(outcome: "Outcome", *, plots: bool) -> None:
+    """Say how a run ended, show what it found, and end with the code that says the same."""
+    root = outcome.root
+    click.echo(_told(root.name, outcome), err=True)
     if outcome.stopped is not None:
         click.echo(f"to go on: {command_line()}", err=True)
     if outcome.stopped == "interrupted":
         sys.exit(INTERRUPTED)
-    try:
-        if (shown := answer(root)) is not None:
-            click.echo(shown)
-    except QueryError as error:
-        click.echo(f"no table: {error}", err=True)
+    _answer(root)
     if plots:
         _draw(root)
     if num_failed := outcome.counts.num_failed:
-        query = ["swapyard", "query", "FROM failures", "--study", loaded.study, "--store", str(store)]
+        query = ["swapyard", "query", "FROM failures", "--study", root.name, "--store", str(root.parent)]
         click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
 
@@ -214,6 +213,18 @@ def _told(study: str, outcome: "Outcome") -> str:
     else:
         news = "all of them before, so there was nothing to do"
     return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"
+
+
+def _answer(root: Path) -> None:
+    """Show where the study found most; rows that cannot be read take nothing from a study that is done."""
+    from orchestrator.answer import answer
+    from workers.errors import QueryError
+
+    try:
+        if (shown := answer(root)) is not None:
+            click.echo(shown)
+    except QueryError as error:
+        click.echo(f"no table: {error}", err=True)
 
 
 def _draw(root: Path) -> None:
