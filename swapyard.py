@@ -45,14 +45,14 @@ from workers.errors import (
 from workers.vocabulary import ModelSpec
 
 if TYPE_CHECKING:
-    from workers.features import PCA, SparseAutoencoder
-    from workers.fitunits import FittedUnit, fit
-    from workers.intervenable import IntervenableModel, Intervened
-    from workers.masks import BoundlessRotation, Mask
-    from workers.positions import per_example
-    from workers.regions import Box, Coordinates
-    from workers.subspaces import LowRankRotation, Rotation, Subspace
-    from workers.units import From, IntervenedRun, Mean, Noise, Unit
+    from workers.change.features import PCA, SparseAutoencoder
+    from workers.change.masks import BoundlessRotation, Mask
+    from workers.change.regions import Box, Coordinates
+    from workers.change.subspaces import LowRankRotation, Rotation, Subspace
+    from workers.fits.units import FittedUnit, fit
+    from workers.wrapper.intervenable import IntervenableModel, Intervened
+    from workers.wrapper.positions import per_example
+    from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Unit
 
 __all__ = [
     "PCA",
@@ -104,14 +104,14 @@ __all__ = [
 ]
 
 _OF_THE_MODEL = {
-    **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.features"),
-    **dict.fromkeys(("FittedUnit", "fit"), "workers.fitunits"),
-    **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.intervenable"),
-    **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.masks"),
-    "per_example": "workers.positions",
-    **dict.fromkeys(("Box", "Coordinates"), "workers.regions"),
-    **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.subspaces"),
-    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.units"),
+    **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.change.features"),
+    **dict.fromkeys(("FittedUnit", "fit"), "workers.fits.units"),
+    **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.wrapper.intervenable"),
+    **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.change.masks"),
+    "per_example": "workers.wrapper.positions",
+    **dict.fromkeys(("Box", "Coordinates"), "workers.change.regions"),
+    **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.change.subspaces"),
+    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.wrapper.units"),
 }
 """Where the names are that need torch."""
 

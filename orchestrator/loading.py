@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
 from workers.errors import ModelError
-from workers.references import resolve
+from workers.model.references import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from orchestrator.run.fits import StudyFits
-    from workers.engine import Engine
-    from workers.loading import LoadedModel
-    from workers.subspaces import Subspace
+    from workers.change.subspaces import Subspace
+    from workers.engine.engine import Engine
+    from workers.model.loading import LoadedModel
 
 CAPTURE_SHARE = 8
 """An engine keeps captures in this part of its share of the machine's memory."""
@@ -56,8 +56,8 @@ class Engines:
     def _load(self, lane: Lane) -> "Engine":
         import torch
 
-        from workers.engine import Engine
-        from workers.loading import load
+        from workers.engine.engine import Engine
+        from workers.model.loading import load
 
         torch.set_num_threads(self.threads)
         try:

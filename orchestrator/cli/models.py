@@ -27,7 +27,7 @@ def models(context: click.Context) -> None:
 def fetch(ref: str, revision: str | None) -> None:
     """Bring the model REF (alias or hub id) onto this machine and print its folder."""
     from workers.errors import ModelError
-    from workers.references import resolve
+    from workers.model.references import resolve
     from workers.vocabulary import ModelSpec
 
     if ref.startswith("zoo:"):
@@ -41,9 +41,9 @@ def fetch(ref: str, revision: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(ref: str | None, yes: bool) -> None:
     """Delete the fetched model REF, or the whole cache."""
-    from workers import cache
     from workers.errors import ModelError
-    from workers.fetch import SOURCES
+    from workers.model import cache
+    from workers.model.fetch import SOURCES
 
     if ref is not None and ref not in SOURCES:
         raise ModelError(
@@ -60,8 +60,8 @@ def clear(ref: str | None, yes: bool) -> None:
 
 
 def _list() -> None:
-    from workers import cache
-    from workers.references import ALIASES, find
+    from workers.model import cache
+    from workers.model.references import ALIASES, find
     from workers.zoo.configs import ZOO
 
     for name, alias in ALIASES.items():

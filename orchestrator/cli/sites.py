@@ -22,7 +22,7 @@ def sites(model: str) -> None:
     """
     from orchestrator.lines import table
     from workers.families import describe, family_of
-    from workers.references import resolve
+    from workers.model.references import resolve
     from workers.vocabulary import ModelSpec
 
     spec = ModelSpec(ref=model, options=_options(model))

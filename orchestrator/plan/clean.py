@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import numpy as np
 
 from orchestrator.plan.tables import Lane
-from workers.cache import cache_folder
 from workers.errors import RunError, SwapyardError
+from workers.model.cache import cache_folder
 from workers.vocabulary import CleanRun
 
 if TYPE_CHECKING:

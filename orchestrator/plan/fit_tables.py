@@ -28,7 +28,7 @@ class PlannedFit:
     fit: str
     """Its identity."""
     spec: Mapping[str, Any]
-    """As `workers.fitspec.FitSpec` takes it."""
+    """As `workers.fits.spec.FitSpec` takes it."""
     position: Written
     read: int | str
     pairs: tuple[int, ...]

@@ -19,8 +19,8 @@ from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
 from studies.forms import parse_range
 from studies.identity import content_id
+from workers.change.weights import WeightsFile, read_weights
 from workers.errors import StudyError, nearest
-from workers.weights import WeightsFile, read_weights
 
 MOST_HELD_OUT = 512
 """Pairs that a fit is measured on: enough for an accuracy within two hundredths or so."""

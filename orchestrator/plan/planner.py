@@ -26,7 +26,7 @@ from studies.plots import metric_families
 from studies.supported import check_supported
 from workers.errors import StudyError
 from workers.facts import ModelFacts
-from workers.references import resolve
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 
 

@@ -25,10 +25,10 @@ from workers.vocabulary import Pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workers.fitspec import Example
-    from workers.fitted import Fitted
-    from workers.loading import LoadedModel
-    from workers.subspaces import Subspace
+    from workers.change.subspaces import Subspace
+    from workers.fits.fitted import Fitted
+    from workers.fits.spec import Example
+    from workers.model.loading import LoadedModel
 
 MOST_KEPT = 256
 """Fits that are held in memory at once, those used last."""
@@ -67,7 +67,7 @@ class StudyFits:
         return self._held[fit]
 
     def _load(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
-        from workers.fitted import decode_fitted
+        from workers.fits.fitted import decode_fitted
 
         if fit in self._planned and self._planned[fit].spec["method"] == "sae":
             # An input like the model: it is read where it lies.
@@ -77,7 +77,7 @@ class StudyFits:
 
     def _make(self, fit: str, model: "LoadedModel") -> StoredFit:
         """Make a fit and keep it."""
-        from workers.fitted import encode_fitted
+        from workers.fits.fitted import encode_fitted
 
         if fit not in self._planned:
             raise RunError(
@@ -90,9 +90,9 @@ class StudyFits:
 
     def _fitted(self, planned: PlannedFit, model: "LoadedModel") -> "Fitted":
         """The fit, newly made; what it fails of is remembered."""
-        from workers.attempts import attempt
-        from workers.fitspec import FitSpec
-        from workers.fitting import fit
+        from workers.engine.attempts import attempt
+        from workers.fits.fitting import fit
+        from workers.fits.spec import FitSpec
 
         made: list[Fitted] = []
         spec = FitSpec.from_json(planned.spec)
@@ -108,7 +108,7 @@ class StudyFits:
 
     def _example(self, planned: PlannedFit, number: int, *, held_out: bool = False) -> "Example":
         """A pair of the fit, and where the fit looks in its runs."""
-        from workers.fitspec import Example
+        from workers.fits.spec import Example
 
         pair = self._plan.pairs[(planned.held_out if held_out else planned.pairs)[number]]
         method: str = planned.spec["method"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.tables import Lane
-from workers.cache import cache_folder
+from workers.model.cache import cache_folder
 
 FLOPS_PER_CORE = 4e10
 """What a core is taken to do until it was measured."""

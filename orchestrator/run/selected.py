@@ -14,8 +14,8 @@ from orchestrator.run.work import Slice
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
-    from workers.batch import Batch, Outcome
-    from workers.engine import Engine
+    from workers.engine.batch import Batch, Outcome
+    from workers.engine.engine import Engine
 
 GIVEN_UP = ("WorkerDied", "workers died of this job again and again; their logs say more")
 """Type and message of a failed row that no worker lived to write."""
@@ -50,7 +50,7 @@ def run_selected(
     Returns:
         The rows of the first whole cells, in the order (cell, pair).
     """
-    from workers.batch import Batch
+    from workers.engine.batch import Batch
 
     until = time.perf_counter() + deadline_s
     outcomes: list[Outcome] = []
@@ -88,7 +88,7 @@ def _run_alone(
     engine: "Engine", batch: "Batch", taken: Slice, job: int, note: Callable[[int], None]
 ) -> "Outcome":
     """One job; what would take the worker with it becomes a failed row as far as that can be had."""
-    from workers.attempts import attempt
+    from workers.engine.attempts import attempt
 
     if any(lo <= job < hi for lo, hi in taken.given_up):
         return _failed(batch, *GIVEN_UP)
@@ -99,7 +99,7 @@ def _run_alone(
 
 
 def _failed(batch: "Batch", type_name: str, message: str) -> "Outcome":
-    from workers.batch import Outcome, Sheet
+    from workers.engine.batch import Outcome, Sheet
 
     sheet = Sheet.of(batch)
     num_rows = len(batch.cells) * len(batch.pairs)
@@ -120,7 +120,7 @@ def _failed(batch: "Batch", type_name: str, message: str) -> "Outcome":
 
 def _joined(outcomes: Sequence["Outcome"], num_cells: int) -> "Outcome":
     """One outcome for all, as of one call."""
-    from workers.batch import Outcome
+    from workers.engine.batch import Outcome
 
     names = outcomes[0].columns
     return Outcome(

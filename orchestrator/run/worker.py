@@ -28,8 +28,8 @@ from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
-    from workers.batch import Outcome
-    from workers.engine import Engine
+    from workers.engine.batch import Outcome
+    from workers.engine.engine import Engine
 
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
@@ -141,7 +141,7 @@ class StudyWorker:
             self._log.close()
 
     def _outcome(self, engine: "Engine", taken: Slice, deadline_s: float, trial: Trial) -> "Outcome":
-        from workers.batch import Batch
+        from workers.engine.batch import Batch
 
         cells, pairs, tile_cells = self._inputs(taken)
         if taken.careful or taken.jobs:

@@ -41,7 +41,7 @@ def harm(engine, batch):
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "workers.engine":
+        if name != "workers.engine.engine":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import swapyard as sy
 from studies.tasks import find_task
 from tests.workers import plain
-from workers.loading import load
-from workers.ready import example_of
-from workers.references import resolve
-from workers.values import Drawn, draw
+from workers.change.ready import example_of
+from workers.change.values import Drawn, draw
+from workers.model.loading import load
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec, Pair
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples.yaml"

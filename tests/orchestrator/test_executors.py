@@ -17,7 +17,7 @@ from orchestrator.run.selected import run_selected
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import StudyWorker
 from orchestrator.store import StudyStore
-from workers.batch import Batch
+from workers.engine.batch import Batch
 from workers.errors import ModelError
 from workers.vocabulary import METRIC_FAMILIES, Cell, Pair
 

@@ -19,11 +19,11 @@ from orchestrator.logs import SlicePlace, error_of, find_logs, slices_of, tail
 from orchestrator.run.logs import DRIVER, WorkerLog, worker_name
 from orchestrator.run.work import Slice
 from orchestrator.store import Manifest
-from workers.attempts import FailureLog, attempt
-from workers.engine import Batch, Engine
+from workers.engine.attempts import FailureLog, attempt
+from workers.engine.engine import Batch, Engine
 from workers.errors import StorageFullError
-from workers.loading import load
-from workers.references import resolve
+from workers.model.loading import load
+from workers.model.references import resolve
 from workers.vocabulary import Cell, ModelSpec, Pair
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from plan.world import lane_of
 
 from orchestrator.plan.tables import Lane
 from orchestrator.run.rates import FLOPS_PER_CORE, estimate_rate, remember_rate
-from workers.cache import cache_folder
+from workers.model.cache import cache_folder
 
 
 @pytest.fixture

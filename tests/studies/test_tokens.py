@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
 from workers.errors import ModelError, StudyError
-from workers.fetch import fetch
+from workers.model.fetch import fetch
 
 SPECIAL = ["<bos>", "<eos>", "<unk>"]
 MERGES = [

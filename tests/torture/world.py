@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tests.orchestrator.running import environment, long_pairs, rows, start, write_study
 from tests.torture.tiny import save_tiny_model
-from workers.cache import models_folder
+from workers.model.cache import models_folder
 
 Executor = Literal["ray", "inline"]
 STUDY = "torture"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.workers.zoo import vectors
-from workers.fitspec import Example, FitSpec
-from workers.loading import LoadedModel, load
-from workers.references import resolve
+from workers.fits.spec import Example, FitSpec
+from workers.model.loading import LoadedModel, load
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 DAS = FitSpec(

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from workers.attempts import attempt, error_json, is_out_of_memory
+from workers.engine.attempts import attempt, error_json, is_out_of_memory
 
 
 def fail(error: Exception) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import facts_of, tiny_module
 
-from workers.captures import Captures, Need, stacked
+from workers.engine.captures import Captures, Need, stacked
 from workers.errors import RunError
-from workers.hooks import Tap
-from workers.loading import LoadedModel
+from workers.model.hooks import Tap
+from workers.model.loading import LoadedModel
 from workers.vocabulary import Prompt, Vectors
 
 ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")

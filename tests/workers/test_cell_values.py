@@ -13,12 +13,12 @@ import torch
 from tiny import VOCAB, pairs, swap, tiny, unit
 from torch import Tensor
 
-from workers.engine import Batch, Engine, Outcome
+from workers.change.ready import example_of
+from workers.change.stock import Stock, no_fits
+from workers.change.subspaces import LowRankRotation, Rotation, Subspace
+from workers.change.values import Drawn, draw
+from workers.engine.engine import Batch, Engine, Outcome
 from workers.errors import RunError
-from workers.ready import example_of
-from workers.stock import Stock, no_fits
-from workers.subspaces import LowRankRotation, Rotation, Subspace
-from workers.values import Drawn, draw
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
 KINDS = tuple(reference.NETWORKS)

@@ -11,10 +11,10 @@ import reference
 import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
-from workers.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, Engine, Outcome
 from workers.errors import RunError
 from workers.families import sites_of
-from workers.loading import LoadedModel
+from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, CleanRun, Pair, Place
 
 KINDS = tuple(reference.NETWORKS)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny_module, unit
 
-from workers.engine import Batch, Engine, Outcome
-from workers.loading import LoadedModel
+from workers.engine.engine import Batch, Engine, Outcome
+from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, Pair, Place
 
 GOOD = swap("block_output", 1, (2,))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import pairs, swap, tiny
 
-from workers.captures import Captures, Need
-from workers.engine import Batch, Engine
+from workers.engine.captures import Captures, Need
+from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import FAMILIES, describe, family_of, sites_of
 from workers.sites import SITES

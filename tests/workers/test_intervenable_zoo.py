@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.intervenable import IntervenableModel
-from workers.positions import per_example
-from workers.subspaces import LowRankRotation, Rotation
-from workers.units import From, Unit
+from workers.change.subspaces import LowRankRotation, Rotation
+from workers.wrapper.intervenable import IntervenableModel
+from workers.wrapper.positions import per_example
+from workers.wrapper.units import From, Unit
 
 WIDTH = 2
 

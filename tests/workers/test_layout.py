@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from workers.errors import ModelError
-from workers.hooks import Tap
-from workers.layout import WHOLE, Dims, Layout, Target
+from workers.model.hooks import Tap
+from workers.model.layout import WHOLE, Dims, Layout, Target
 
 TAP = Tap("m", "output")
 CPU = torch.device("cpu")

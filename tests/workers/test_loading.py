@@ -11,9 +11,9 @@ from tiny import tiny_module
 from torch import nn
 
 from workers.errors import ModelError
-from workers.hooks import Tap
-from workers.loading import LoadedModel, facts_of, load
-from workers.references import resolve
+from workers.model.hooks import Tap
+from workers.model.loading import LoadedModel, facts_of, load
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 
 

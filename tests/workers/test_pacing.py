@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from workers.pacing import Pacer
+from workers.engine.pacing import Pacer
 
 
 def settle(pacer: Pacer, seconds: Callable[[int], float], num_forwards: int = 60) -> list[int]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.cache import cache_folder, clear, content_hash, size_bytes
 from workers.errors import ModelError, NotYetError
-from workers.fetch import SOURCES
-from workers.references import ALIASES, find, has_weights, resolve
+from workers.model.cache import cache_folder, clear, content_hash, size_bytes
+from workers.model.fetch import SOURCES
+from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
 LLAMA = {
@@ -338,7 +338,7 @@ def hub() -> Iterator[str]:
 CODE = """
 import json, sys
 from workers.errors import ModelError
-from workers.references import find, resolve
+from workers.model.references import find, resolve
 from workers.vocabulary import ModelSpec
 def say(line):
     print(line, file=sys.stderr)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.scoring import (
+from workers.engine.scoring import (
     FLOAT_COLUMNS,
     INT_COLUMNS,
     NO_ID,

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
-from workers.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import family_of, sites_of
-from workers.loading import LoadedModel
+from workers.model.loading import LoadedModel
 from workers.sites import SITES
 from workers.vocabulary import Cell, Pair, Place
 

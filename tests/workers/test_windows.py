@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from workers.errors import ModelError
-from workers.hooks import Tap
-from workers.windows import positions_at, window_of
+from workers.model.hooks import Tap
+from workers.model.windows import positions_at, window_of
 
 TAP, STEP = Tap("a.b", "output"), Tap("a.b", "output", per_step=True)
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from zoo import GPT, GRU, MLP, vectors, zoo
 
-from workers.engine import Batch, Engine
+from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import sites_of
-from workers.loading import LoadedModel
+from workers.model.loading import LoadedModel
 from workers.zoo import gru
 from workers.zoo.build import make
 

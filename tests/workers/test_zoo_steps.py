@@ -12,13 +12,13 @@ from plain_gru import SITES
 from torch import Tensor, nn
 from zoo import GRU, as_prompt, vector_pairs, vectors, zoo
 
-from workers.captures import Captures, Need
-from workers.engine import Batch, Engine
+from workers.engine.captures import Captures, Need
+from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
-from workers.hooks import Tap, visiting
-from workers.loading import LoadedModel
+from workers.model.hooks import Tap, visiting
+from workers.model.loading import LoadedModel
+from workers.model.windows import window_of
 from workers.vocabulary import Cell, Pair, Place, Unit
-from workers.windows import window_of
 from workers.zoo import gru
 from workers.zoo.build import make
 

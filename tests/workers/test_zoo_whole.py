@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from zoo import vector_pairs, vectors, zoo
 
-from workers.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, Engine, Outcome
 from workers.vocabulary import Cell, CleanRun, Pair, Place, Position, Unit
 
 BOTH, EVERY = (0, 1), tuple(range(10))

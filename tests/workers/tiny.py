@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.facts import ModelFacts
-from workers.loading import LoadedModel
+from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, Pair, Place, Position, Unit
 
 torch.set_num_threads(1)  # threads that wait for each other make tiny models slower, not faster

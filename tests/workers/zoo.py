@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.loading import LoadedModel, load
-from workers.references import resolve
+from workers.model.loading import LoadedModel, load
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.tables import Lane
 from studies.tokens import Tokenizer
 from workers.errors import StudyError
-from workers.references import resolve
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec, Vectors
 
 from .world import CAPITALS, Oracle, Row, lane_of, row

@@ -79,7 +79,7 @@ def planned(made: Study, earlier: Plan | None = None, state: State | None = None
 
 def lane_of(folder: Path) -> Lane:
     """The model in a folder as a lane."""
-    from workers.references import resolve
+    from workers.model.references import resolve
 
     facts = resolve(ModelSpec(ref=str(folder)))
     spec = ModelSpec(ref=str(folder), revision=facts.revision)

@@ -1,0 +1,1 @@
+"""What is done at a place: the operation, the coordinates, and where the value comes from."""

@@ -1,0 +1,104 @@
+"""The changes of many rows, gathered into one forward: each touches only its own rows.
+
+Shapes: B rows, T tokens or steps, W width of a tap; N changed points (row, position), C columns.
+"""
+
+__all__ = ["Edits"]
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from workers.change.jobs import Change, Step
+from workers.change.operations import SKIP
+from workers.change.points import Edit, Scene, edit_of
+from workers.change.values import Held
+from workers.errors import ModelError, SwapyardError
+from workers.model.hooks import Tap, Visit, Visits
+
+
+class Edits:
+    """What is done in one forward, whose row ``b`` has the changes ``rows[b]``.
+
+    Args:
+        rows: for each row its changes, in the order in which they apply.
+        num_tokens: T, of every row; None where the run has no tokens of its own.
+        held: what runs hold where values are taken.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Change]], num_tokens: int | None, held: Held) -> None:
+        self._by_tap = _grouped(rows)
+        self._scene = Scene(num_rows=len(rows), num_tokens=num_tokens, held=held)
+        self._failed: dict[int, SwapyardError] = {}
+
+    def visits(self) -> list[tuple[Tap, Visit]]:
+        """For each tap, the edits there in the order of their units."""
+        edits = [(tap, self._visit(edit)) for tap, edits in self._by_tap.items() for edit in edits]
+        return edits + [(replace(tap, side="input"), self._note(tap)) for tap in self._skipped()]
+
+    def failures(self, seen: Visits) -> dict[int, SwapyardError]:
+        """After the forward: the rows in which something could not be done, and why."""
+        faults = seen.faults()
+        silent = {
+            row: faults[tap]
+            for tap, edits in self._by_tap.items()
+            if tap in faults
+            for edit in edits
+            for row, _ in edit.changes
+        }
+        return silent | self._failed
+
+    def collected(self, number: int, row: int) -> Tensor | None:
+        """After the forward: what a row's change `number`, a collection, found [n, C]; None for nothing."""
+        found = self._scene.collected.get((number, row))
+        return None if found is None else found.whole()
+
+    def _visit(self, edit: Edit) -> Visit:
+        def visit(tensor: Tensor, call: int) -> Tensor:
+            try:
+                return edit.apply(tensor, call, self._scene)
+            except SwapyardError as error:
+                if callable(edit.step.operation) and len(edit.changes) > 1:
+                    raise  # a function may fail of the values of one row: whoever runs them tries fewer
+                # The rows of other jobs are untouched, so the forward goes on for them.
+                self._failed |= {row: error.with_traceback(None) for row, _ in edit.changes}
+                return tensor
+
+        return visit
+
+    def _skipped(self) -> list[Tap]:
+        """The taps whose modules are skipped.
+
+        Raises:
+            ModelError: what a module is given cannot be skipped.
+        """
+        taps = [tap for tap, edits in self._by_tap.items() if any(e.step.operation == SKIP for e in edits)]
+        for tap in taps:
+            if tap.side == "input":
+                raise ModelError(f"skip at {tap}: only what a module returns can be skipped; name an output")
+        return taps
+
+    def _note(self, tap: Tap) -> Visit:
+        """Notes what the module of `tap` is given, after all changes to it."""
+
+        def note(tensor: Tensor, _: int) -> None:
+            self._scene.given[tap] = tensor.clone()
+
+        return note
+
+
+def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
+    """Changes that differ only in row, tokens and prompt become one edit.
+
+    Edits of a tap are listed by the place of their unit in its row, so that in every row later units
+    see and override earlier ones.
+    """
+    groups: dict[tuple[int, Step, type], list[tuple[int, Change]]] = {}
+    for row, changes in enumerate(rows):
+        for number, change in enumerate(changes):
+            groups.setdefault((number, change.step, type(change.value)), []).append((row, change))
+    by_tap: dict[Tap, list[Edit]] = {}
+    for (number, step, _), listed in sorted(groups.items(), key=lambda item: item[0][0]):
+        by_tap.setdefault(step.place.tap, []).append(edit_of(number, step, listed))
+    return by_tap

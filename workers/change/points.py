@@ -1,0 +1,252 @@
+"""One edit: a unit's step, done in several rows of a forward at once.
+
+Shapes: B rows, T tokens or steps, P positions of a window, W width of a tap; N changed points (row,
+position), n of them in one row, C columns.
+"""
+
+__all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "Scene", "edit_of"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workers.change.jobs import Change, Step
+from workers.change.operations import COLLECT, SKIP, put
+from workers.change.regions import Region
+from workers.change.values import Constant, Drawn, Held, Taken, Zero, draw
+from workers.errors import RunError
+from workers.model.hooks import Tap
+from workers.model.layout import Target
+from workers.model.windows import Window, positions_at, window_of
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection found in one row, a part for each call of the module."""
+
+    parts: list[tuple[list[int], Tensor]] = field(default_factory=list)
+
+    def whole(self) -> Tensor:
+        """[n, C], in the order in which the tokens were named."""
+        numbers = [number for part, _ in self.parts for number in part]
+        rows = torch.cat([values for _, values in self.parts])
+        return rows[sorted(range(len(numbers)), key=numbers.__getitem__)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """What an edit can look at, and where it leaves what it finds, while its forward runs."""
+
+    num_rows: int
+    num_tokens: int | None
+    held: Held
+    given: dict[Tap, Tensor] = field(default_factory=dict)
+    """What the modules that are skipped were given last."""
+    collected: dict[tuple[int, int], Collected] = field(default_factory=dict)
+    """By number of the unit and row."""
+
+    def collect(self, number: int, row: int, numbers: list[int], values: Tensor) -> None:
+        """Keep what a unit found in a row: `values` [n, …], of its tokens with these numbers."""
+        # A module further on may write into what was seen: only a copy stays what it was.
+        self.collected.setdefault((number, row), Collected()).parts.append((numbers, values.clone()))
+
+
+@dataclass(frozen=True, slots=True)
+class Edit(ABC):
+    """One step, done in several rows at once; their values are of one kind."""
+
+    number: int
+    """Of the unit in its row."""
+    step: Step
+    changes: tuple[tuple[int, Change], ...]
+    """The row of the forward, and what is done in it."""
+
+    @abstractmethod
+    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+        """What takes the place of `tensor`, seen at a module's `call`: a changed copy, or itself.
+
+        Raises:
+            ModelError: the tensor is not what the step's place needs.
+            RunError: the value does not fit.
+        """
+
+
+def edit_of(number: int, step: Step, changes: Sequence[tuple[int, Change]]) -> Edit:
+    """The edit that the kind of the step's place asks for."""
+    kind = RegionEdit if isinstance(step.place, Region) else PointEdit
+    return kind(number, step, tuple(changes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """What one change does in a window."""
+
+    row: int
+    change: Change
+    num_tokens: int
+    """How many the change has at this place."""
+    numbers: list[int]
+    """Which of them lie in the window."""
+    columns: list[int]
+    """Where, one for each."""
+
+
+class PointEdit(Edit):
+    """An edit at positions, in columns."""
+
+    __slots__ = ()
+
+    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+        """See `Edit`. At the steps of a recurrent module that no change names, the tensor itself."""
+        place = self.step.place
+        assert isinstance(place, Target)
+        window = window_of(tensor, place.tap, call, scene.num_rows, scene.num_tokens)
+        hits = self._hits(window, place.tap, scene.num_tokens)
+        if not hits:
+            return tensor
+        rows = _index([hit.row for hit in hits for _ in hit.numbers], tensor.device)
+        at = _index([column for hit in hits for column in hit.columns], tensor.device)
+        picked = window.values[rows, at]  # [N, W]
+        columns = place.columns(picked.shape[-1], tensor.device)
+        old = picked[:, columns]
+        if self.step.operation == COLLECT:
+            self._collect(hits, old, scene)
+            return tensor
+        if self.step.operation == SKIP:
+            other = self._given(window, call, scene)[rows, at][:, columns]
+        else:
+            other = self._values(hits, old, picked.shape[-1], scene)
+        new = self.step.exchanged(old, other)
+        return window.restore(torch.index_put(window.values, (rows, at), put(picked, columns, new)))
+
+    def _hits(self, window: Window, tap: Tap, num_tokens: int | None) -> list[_Hit]:
+        """What each change does in the window, where it does anything.
+
+        Raises:
+            ModelError, RunError: the place has no such positions.
+        """
+        hits: list[_Hit] = []
+        total = window.num_positions if num_tokens is None else num_tokens
+        for row, change in self.changes:
+            tokens = positions_at(change.tokens, total, window.num_positions, tap)
+            if any(not 0 <= token < window.num_positions for token in tokens):
+                raise RunError(f"position {max(tokens)} at {tap}: it has 0 to {window.num_positions - 1}")
+            found = window.columns(tokens)
+            if found:
+                numbers, columns = (list(part) for part in zip(*found, strict=True))
+                hits.append(_Hit(row, change, len(tokens), numbers, columns))
+        return hits
+
+    def _collect(self, hits: Sequence[_Hit], old: Tensor, scene: Scene) -> None:
+        sizes = [len(hit.numbers) for hit in hits]
+        for hit, values in zip(hits, torch.split(self.step.seen(old), sizes), strict=True):
+            scene.collect(self.number, hit.row, hit.numbers, values)
+
+    def _given(self, window: Window, call: int, scene: Scene) -> Tensor:
+        """What the module was given [B, P, W], for what it returns.
+
+        Raises:
+            RunError: it has another shape than what the module returns.
+        """
+        tap = self.step.place.tap
+        given = scene.given.get(tap)
+        if given is None or given.shape != window.shape:
+            what = "no tensor" if given is None else f"{list(given.shape)}"
+            raise RunError(
+                f"skip at {tap}: the module was given {what} and returns {list(window.shape)}; skip works "
+                "where both have one shape"
+            )
+        return window_of(given, tap, call, scene.num_rows, scene.num_tokens).values
+
+    def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: Scene) -> Tensor:
+        """The values to write [N, C], for a place in a tensor of `width`."""
+        kind, place = hits[0].change.value, self.step.place
+        if isinstance(kind, Zero):
+            return torch.zeros_like(old)
+        values = torch.cat([self._value(hit, width, scene) for hit in hits]).to(old.device)  # [N, …]
+        if isinstance(kind, Constant):
+            return values
+        target = place if isinstance(kind, Drawn) else self.step.origin
+        assert isinstance(target, Target)
+        return values[:, target.columns(values.shape[-1], values.device)]
+
+    def _value(self, hit: _Hit, width: int, scene: Scene) -> Tensor:
+        """What one change writes in the window, before columns are chosen: [n, …].
+
+        Raises:
+            RunError: there are not as many values as tokens.
+        """
+        value = hit.change.value
+        if isinstance(value, Taken):
+            assert self.step.origin is not None
+            rows = value.rows(scene.held, self.step.origin.tap, is_pooled=self.step.is_pooled)
+        elif isinstance(value, Drawn):
+            rows = draw(value, self.step.place.tap, width)
+        else:
+            assert isinstance(value, Constant)
+            rows = value.rows
+        num_rows = rows.shape[0]
+        if num_rows == 1:
+            return rows.expand(len(hit.numbers), -1)
+        if num_rows != hit.num_tokens:
+            raise RunError(
+                f"{num_rows} values for {hit.num_tokens} positions at {self.step.place.tap}; give one for "
+                "each, or one for all"
+            )
+        return rows if len(hit.numbers) == num_rows else rows[_index(hit.numbers, rows.device)]
+
+
+class RegionEdit(Edit):
+    """An edit of whatever a getter finds, in whole rows."""
+
+    __slots__ = ()
+
+    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+        """See `Edit`."""
+        place = self.step.place
+        assert isinstance(place, Region)
+        rows = _index([row for row, _ in self.changes], tensor.device)
+        old = place.read(tensor)[rows]  # [N, …]
+        if self.step.operation == COLLECT:
+            for (row, _), values in zip(self.changes, self.step.seen(old), strict=True):
+                scene.collect(self.number, row, [0], values[None])
+            return tensor
+        return place.write(tensor, rows, self.step.exchanged(old, self._values(old, scene)))
+
+    def _values(self, old: Tensor, scene: Scene) -> Tensor:
+        """The values to write, of the shape of `old` [N, …].
+
+        Raises:
+            RunError: they have another shape, or are of a kind that regions do not take.
+        """
+        values = [change.value for _, change in self.changes]
+        if isinstance(values[0], Zero):
+            return torch.zeros_like(old)
+        if isinstance(values[0], Taken):
+            origin = self.step.origin
+            assert isinstance(origin, Region)
+            found = [scene.held(value.run, origin) for value in values if isinstance(value, Taken)]
+        elif isinstance(values[0], Constant):
+            found = [value.rows[0] for value in values if isinstance(value, Constant)]
+        else:
+            raise RunError(f"noise at {self.step.place.tap}: it is drawn by position; leave coordinates out")
+        for one in found:
+            if not _expands(one.shape, old.shape[1:]):
+                raise RunError(
+                    f"a value of {list(one.shape)} at {self.step.place.tap}, where the base has "
+                    f"{list(old.shape[1:])}; give one of that shape"
+                )
+        return torch.stack([one.expand(old.shape[1:]) for one in found]).to(old.device)
+
+
+def _expands(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of `shape` can stand for one of the shape `to`."""
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(own in (1, wanted) for own, wanted in pairs)
+
+
+def _index(numbers: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device, dtype=torch.long)

@@ -1,0 +1,1 @@
+"""Batches of jobs on one model: captured, run together, scored."""

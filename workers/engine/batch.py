@@ -1,0 +1,87 @@
+"""What a worker is given in one call, and what it hands back."""
+
+__all__ = ["HOOKED", "UNCHANGED", "Batch", "Outcome", "Sheet"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.engine.attempts import error_json
+from workers.engine.scoring import empty_columns
+from workers.vocabulary import Cell, Pair
+
+HOOKED, UNCHANGED = "hooked", "unchanged"
+"""How a row was obtained: by a forward, or from its base's clean run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Cells × pairs, all of which run."""
+
+    cells: Sequence[tuple[int, Cell]]
+    """(number, cell), sorted by what they change first: neighbours then share their hooks."""
+    pairs: Sequence[Pair]
+    """Pairs of one class: equal base lengths, and equal lengths of each source."""
+    families: tuple[str, ...]
+    """Which metrics, of ``METRIC_FAMILIES``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The rows of the first `num_cells` cells on every pair, in the order (cell, pair)."""
+
+    num_cells: int
+    columns: dict[str, NDArray[Any]]
+    """``cell`` and ``pair`` (uint32), ``error`` (None or JSON text), ``tier``, and the metrics
+    (float32 with NaN, int32 with -1, where there is no value)."""
+    tiers: Mapping[str, int]
+    """Rows by the way they were obtained."""
+    num_failed: int
+    num_forwards: int
+    """Of the model, captures included."""
+    model_s: float
+    """Spent in intervened forwards and their scores."""
+    capture_s: float
+    """Spent in clean runs."""
+
+
+@dataclass(slots=True)
+class Sheet:
+    """The rows of a call while they are filled."""
+
+    columns: dict[str, NDArray[Any]]
+    metrics: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Sheet":
+        """An empty row for each job of the batch."""
+        num_rows = len(batch.cells) * len(batch.pairs)
+        metrics = empty_columns(batch.families, num_rows)
+        frame: dict[str, NDArray[Any]] = {
+            "cell": np.repeat(np.array([n for n, _ in batch.cells], np.uint32), len(batch.pairs)),
+            "pair": np.tile(np.array([pair.pair for pair in batch.pairs], np.uint32), len(batch.cells)),
+            "error": np.full(num_rows, None, object),
+            "tier": np.full(num_rows, HOOKED, object),
+        }
+        return cls(frame | metrics, tuple(metrics))
+
+    def put(self, rows: Sequence[int], values: Mapping[str, Tensor], tier: str) -> None:
+        """Fill in the metrics of some rows, from tensors in main memory."""
+        for name, column in values.items():
+            self.columns[name][rows] = column.numpy()
+        self.columns["tier"][rows] = tier
+
+    def fail(self, row: int, type_name: str, message: str) -> None:
+        """Make a row a failure: it says why, and has no metrics."""
+        for name in self.metrics:
+            column = self.columns[name]
+            column[row] = np.nan if column.dtype == np.float32 else -1
+        self.columns["error"][row] = error_json(type_name, message)
+
+    def first(self, num_rows: int) -> dict[str, NDArray[Any]]:
+        """The columns of the first rows."""
+        return {name: column[:num_rows] for name, column in self.columns.items()}

@@ -1,0 +1,98 @@
+"""The hooked engine: jobs of different cells share a forward, and each row is changed at its own place.
+
+Shapes: B rows of a forward, T tokens, V vocabulary.
+"""
+
+__all__ = ["Batch", "Engine", "Outcome"]
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from workers.change.stock import FitSource, Stock, no_fits
+from workers.engine.batch import Batch, Outcome
+from workers.engine.captures import Captures
+from workers.engine.clean import clean_runs
+from workers.engine.pacing import Pacer
+from workers.engine.rounds import Bench, Round
+from workers.errors import RunError
+from workers.model.loading import LoadedModel
+from workers.vocabulary import Cell, CleanRun
+
+_START_TOKENS = {"cpu": 1024}
+_START_TOKENS_ELSEWHERE = 16384
+"""Rows × tokens of the first forwards, by kind of device."""
+
+
+class Engine:
+    """Runs batches of jobs on one model, and keeps captures of prompts between them.
+
+    Args:
+        model: which model.
+        capture_budget_bytes: what captures may hold; pairs are taken in smaller chunks where the
+            captures of all do not fit.
+        max_rows: most rows of a forward; None lets measurements and memory decide.
+        shortcut: whether rows that provably equal the clean base run are filled from it (tier
+            ``unchanged``). Only ever done for models found causal.
+        share: forwards begin with, and never grow past, this share of the rows that they usually have.
+        fits: gives the fit of an identity; what it raises becomes the error of the rows that need the fit.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        capture_budget_bytes: int,
+        max_rows: int | None = None,
+        shortcut: bool = True,
+        share: float = 1.0,
+        fits: FitSource = no_fits,
+    ) -> None:
+        tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
+        self._bench = Bench(
+            model=model,
+            stock=Stock(model, fits),
+            captures=Captures(model, budget_bytes=capture_budget_bytes),
+            pacer=Pacer(start_tokens=tokens, max_rows=max_rows),
+            shortcut=shortcut and model.is_causal,
+            capture_tokens=tokens,
+        )
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that it runs."""
+        return self._bench.model
+
+    def run(
+        self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()
+    ) -> Outcome:
+        """Run the jobs of a batch, as far as the deadline allows.
+
+        Args:
+            batch: which jobs.
+            deadline_s: when to stop, from now; the first whole cell is finished whatever it takes.
+            tile_cells: all cells that calls with these prompts will have, so that each prompt is
+                captured once for all of them.
+
+        Returns:
+            The rows of the cells that were finished. What fails is a row with an error.
+
+        Raises:
+            RunError: the pairs are not of one class, or there is nothing to run.
+        """
+        _check(batch)
+        return Round(self._bench, batch, tile_cells).run(deadline_s)
+
+    def clean(self, requests: Sequence[CleanRun]) -> dict[str, NDArray[Any]]:
+        """Unintervened values: ``error`` and the columns of the family ``logits``, a row a request."""
+        columns, _ = clean_runs(self._bench.model, requests, max_tokens=self._bench.capture_tokens)
+        return columns
+
+
+def _check(batch: Batch) -> None:
+    if not batch.cells or not batch.pairs:
+        raise RunError("a batch needs at least one cell and one pair")
+    lengths = {tuple((run, len(tokens)) for run, tokens in sorted(p.tokens.items())) for p in batch.pairs}
+    if len(lengths) > 1:
+        raise RunError("the pairs of a batch must have equal runs of equal lengths: put others apart")

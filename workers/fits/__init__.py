@@ -1,0 +1,1 @@
+"""What is learned of activations: rotations, masks, principal components, mean differences."""

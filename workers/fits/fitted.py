@@ -1,0 +1,74 @@
+"""What a fit is once it is made: coordinates or a vector, and how well it did.
+
+Shapes: C columns of the place (its heads side by side), T token positions.
+"""
+
+__all__ = ["Fitted", "Report", "decode_fitted", "encode_fitted"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from workers.change.spaces import blank_space, frozen, space_config
+from workers.change.subspaces import Subspace
+from workers.errors import StoreError
+
+_VECTOR = "vector"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a fit was made and how well it did."""
+
+    num_pairs: int = 0
+    """That it was made from."""
+    num_steps: int = 0
+    loss: float | None = None
+    """Of a trained fit the mean over the last epoch, of a probe its regression's, of a PCA the share of the
+    variance that it leaves out."""
+    held_out_iia: float | None = None
+    """The share of held-out pairs whose prediction is the label; None where there are none."""
+    num_held_out: int = 0
+    num_parameters: int = 0
+    """How many numbers were learned."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitted:
+    """A fit that is made."""
+
+    content: Subspace | Tensor
+    """Coordinates of the place (of each of its heads), or a vector: [C] for every token, [T, C] by token."""
+    report: Report = field(default_factory=Report)
+
+
+def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
+    """Its tensors as a safetensors file, and all else as plain data."""
+    content = fitted.content
+    tensors = {_VECTOR: content} if isinstance(content, Tensor) else content.state_dict()
+    space = None if isinstance(content, Tensor) else space_config(content)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(plain), {"space": space, "report": asdict(fitted.report)}
+
+
+def decode_fitted(tensors: bytes, about: Mapping[str, Any]) -> Fitted:
+    """What `encode_fitted` wrote, on the CPU and trained no more.
+
+    Raises:
+        StoreError: the two are not those of one fit.
+    """
+    try:
+        found = load(tensors)
+        report = Report(**about["report"])
+        if about["space"] is None:
+            return Fitted(content=found[_VECTOR], report=report)
+        space = blank_space(about["space"])
+        space.load_state_dict(found)
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise StoreError(f"what was fitted cannot be read ({error}); remove it, and run again") from error
+    return Fitted(content=frozen(space), report=report)

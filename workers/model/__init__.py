@@ -1,0 +1,1 @@
+"""A model on this machine: fetched, loaded, and what its modules hold where."""

@@ -1,0 +1,1 @@
+"""The intervenable model: the Python API around any module."""

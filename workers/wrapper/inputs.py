@@ -1,0 +1,168 @@
+"""What a model is called with: from the forms that a user gives to arguments, and what is known of them.
+
+Shapes: B examples, T tokens (or time steps), padding included.
+"""
+
+__all__ = ["Inputs", "Tokenizer", "inputs_of"]
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from workers.errors import RunError
+from workers.wrapper.positions import PositionForm, tokens_of
+
+FORMS = (
+    "a tensor, a dict of the model's inputs, a text or a list of texts (where there is a tokenizer), or a "
+    "list of lists of token ids"
+)
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of the transformers library."""
+
+    def __call__(self, text: str) -> Mapping[str, Any]:
+        """Its ``input_ids``, special tokens as the tokenizer has them."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    num_rows: int
+    """B."""
+    num_tokens: int | None
+    """T; 1 where an example is one vector; None where the inputs do not say."""
+    spans: tuple[tuple[int, int], ...]
+    """Where each example's own tokens begin and end; empty where `num_tokens` is None."""
+
+    def tokens(self, form: PositionForm, num_rows: int) -> list[tuple[int, ...] | None]:
+        """Each example's positions, counted in its own tokens; see `workers.wrapper.positions`.
+
+        Args:
+            form: which.
+            num_rows: of the base; where there is one example here, it is that of every row.
+
+        Raises:
+            RunError: an example has no such position, or nothing says how many there are.
+        """
+        if self.num_rows not in (1, num_rows):
+            raise RunError(f"{self.num_rows} examples for {num_rows} of the base; give as many, or one")
+        repeats = num_rows // self.num_rows
+        if self.num_tokens is not None:
+            return tokens_of(form, [end - start for start, end in self.spans] * repeats)
+        numbers = (form,) if isinstance(form, int) else form
+        if isinstance(numbers, tuple) and all(isinstance(n, int) and n >= 0 for n in numbers):
+            return [tuple(numbers)] * num_rows
+        raise RunError(
+            f"position {form!r}: the inputs do not say how many positions there are; write indices from 0, "
+            "or name coordinates"
+        )
+
+    def padded(self, row: int, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Where an example's own `tokens` lie among all, padding included; `row` is one of the base's."""
+        start = self.spans[row % self.num_rows][0] if self.spans else 0
+        return tuple(start + token for token in tokens)
+
+
+def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
+    """The call that `given` means, on the module's device.
+
+    A tensor is the module's first argument, or its ``inputs_embeds`` where it holds floats and the module
+    has an argument of that name; a dict holds arguments by name.
+
+    Raises:
+        RunError: it has none of the forms, or its parts do not fit.
+    """
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list | tuple) and given and not isinstance(given[0], Tensor):
+        given = _padded(_ids(given, tokenizer), tokenizer)
+    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
+    if isinstance(given, Tensor):
+        names = inspect.signature(module.forward).parameters
+        if given.is_floating_point() and "inputs_embeds" in names:
+            return _inputs((), {"inputs_embeds": given.to(device)}, given)
+        return _inputs((given.to(device),), {}, given)
+    if not isinstance(given, Mapping):
+        raise RunError(f"an input of type {type(given).__name__}; give {FORMS}")
+    kwargs = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in given.items()}
+    main = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)
+    if main is None:
+        main = next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
+    if not isinstance(main, Tensor) or main.dim() == 0:
+        raise RunError(f"no tensor with a row for each example among {', '.join(kwargs) or 'no inputs'}")
+    return _inputs((), kwargs, main)
+
+
+def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any], main: Tensor) -> Inputs:
+    num_tokens = _num_tokens(main)
+    mask = kwargs.get("attention_mask")
+    if num_tokens is None:
+        return Inputs(args, kwargs, len(main), None, ())
+    if not isinstance(mask, Tensor) or mask.shape != (len(main), num_tokens):
+        return Inputs(args, kwargs, len(main), num_tokens, ((0, num_tokens),) * len(main))
+    return Inputs(args, kwargs, len(main), num_tokens, tuple(_span(row) for row in mask.bool().tolist()))
+
+
+def _num_tokens(main: Tensor) -> int | None:
+    """T of ids [B, T] or vectors [B, T, E]; 1 of vectors [B, E] or numbers [B]."""
+    if main.dim() == 3 or (main.dim() == 2 and not main.is_floating_point()):
+        return main.shape[1]
+    return 1 if main.dim() <= 2 else None
+
+
+def _span(mask: Sequence[bool]) -> tuple[int, int]:
+    """Where the example's own tokens begin and end.
+
+    Raises:
+        RunError: they are not in one piece.
+    """
+    start = next((at for at, own in enumerate(mask) if own), 0)
+    end = start + sum(mask)
+    if not all(mask[start:end]) or start == end:
+        raise RunError("an attention mask with holes, or of zeros only: pad at the left or at the right")
+    return start, end
+
+
+def _ids(given: Sequence[Any], tokenizer: Tokenizer | None) -> list[list[int]]:
+    """Token ids of texts, or as given.
+
+    Raises:
+        RunError: texts without a tokenizer, or something else.
+    """
+    if all(isinstance(item, str) for item in given):
+        if tokenizer is None:
+            raise RunError("a text, but no tokenizer: give IntervenableModel(…, tokenizer=…), or token ids")
+        return [list(tokenizer(text)["input_ids"]) for text in given]
+    if all(isinstance(item, list | tuple) and all(type(one) is int for one in item) for item in given):
+        return [list(item) for item in given]
+    raise RunError(f"a list of {type(given[0]).__name__}; give {FORMS}")
+
+
+def _padded(ids: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> dict[str, Tensor]:
+    """Ids [B, T] padded at the right, with a mask where there is padding.
+
+    Raises:
+        RunError: an example without tokens.
+    """
+    lengths = [len(row) for row in ids]
+    if not all(lengths):
+        raise RunError("an example without tokens")
+    # Whatever stands at masked places, nothing reads it.
+    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    rows = [[*row, *[pad] * (max(lengths) - len(row))] for row in ids]
+    padded = {"input_ids": torch.tensor(rows)}
+    if len(set(lengths)) == 1:
+        return padded
+    mask = [[1] * length + [0] * (max(lengths) - length) for length in lengths]
+    return {**padded, "attention_mask": torch.tensor(mask)}
