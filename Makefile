@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # How often `make torture` kills.
 KILLS ?= 20
 
-.PHONY: demo test lint types check bench torture clean
+.PHONY: demo test lint types check bench bench-peers torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
@@ -25,6 +25,16 @@ check: lint types test
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.plan
 	$(VENV)/bin/python -m benchmarks.store
+	$(VENV)/bin/python -m benchmarks.count
+	$(VENV)/bin/python -m benchmarks.growth
+	$(VENV)/bin/python -m benchmarks.start
+
+bench-peers: $(STAMP) .peers/bin/pip
+	$(VENV)/bin/python -m benchmarks.peers
+
+.peers/bin/pip: benchmarks/peers.txt
+	PYTHON=$(PYTHON) sh benchmarks/peers.sh
+	touch $@
 
 torture: $(STAMP)
 	$(VENV)/bin/python -m tests.torture --kills $(KILLS)
@@ -35,4 +45,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,7 +29,7 @@ from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
 from orchestrator.run.setup import Limits, RunOptions
-from studies import Block, Fit, Plot, Study, Task, UnitSpec, ValueSpec, load_study
+from studies import Block, Fit, Plot, Screen, Study, Task, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
     HeldError,
@@ -84,6 +84,7 @@ __all__ = [
     "Rotation",
     "RunError",
     "RunOptions",
+    "Screen",
     "SparseAutoencoder",
     "StorageFullError",
     "StoreError",

@@ -1,16 +1,18 @@
 """Engines: the one place that says how many threads torch may use and how much memory captures may take."""
 
-__all__ = ["Engines"]
+__all__ = ["Engines", "capture_budget_bytes"]
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
+from orchestrator.run.rates import known_pace, remember_pace
 from workers.errors import ModelError
 from workers.model.references import resolve
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from orchestrator.run.fits import StudyFits
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 CAPTURE_SHARE = 8
 """An engine keeps captures in this part of its share of the machine's memory."""
+DEVICE_SHARE = 4
+"""On an accelerator, in this part of what the loaded model leaves free there: forwards need the rest."""
 
 
 @dataclass(slots=True)
@@ -34,8 +38,10 @@ class Engines:
     """Of the memory that an engine usually takes; less after one that took all of it died."""
     fits: "StudyFits | None" = field(default=None, repr=False)
     """Those of the study that is run; whoever knows its plan gives them."""
-    _lane: int | None = None
+    _lane: Lane | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
+    _pace: dict[str, int] = field(default_factory=dict)
+    """What the engine in hand was last known to have found."""
 
     def of(self, lane: Lane) -> "Engine":
         """The engine of `lane`, loaded if it is not in hand.
@@ -43,11 +49,23 @@ class Engines:
         Raises:
             ModelError: the model is not on this machine, or is not the one that the plan was made for.
         """
-        if self._engine is None or self._lane != lane.lane:
+        if self._engine is None or self._lane is None or self._lane.lane != lane.lane:
             self._engine = None
             self._engine = self._load(lane)
-            self._lane = lane.lane
+            self._lane = lane
         return self._engine
+
+    def keep_pace(self) -> None:
+        """Remember for runs to come what the engine in hand found of how much one forward takes.
+
+        Writes only what is new. An engine with less memory than usual has nothing to tell.
+        """
+        if self._engine is None or self._lane is None or self.share < 1.0:
+            return
+        found = self._engine.pace()
+        if found != self._pace:
+            self._pace = found
+            remember_pace(self._lane, _name_of(self._engine.model.device), self.threads, found)
 
     def release(self) -> None:
         """Let the engine in hand go, and with it its memory."""
@@ -67,12 +85,13 @@ class Engines:
             raise ModelError(
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
-        budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
         model = load(lane.spec, facts)
+        self._pace = known_pace(lane, _name_of(model.device), self.threads) if self.share == 1.0 else {}
         return Engine(
             model,
-            capture_budget_bytes=int(self.share * budget),
+            capture_budget_bytes=int(self.share * capture_budget_bytes(model.device, self.num_sharing)),
             share=self.share,
+            pace=self._pace,
             fits=lambda fit: self._fit(fit, model),
         )
 
@@ -80,3 +99,23 @@ class Engines:
         """A fit by its identity, made on `model` where it is not there yet."""
         assert self.fits is not None, "an engine that runs cells was given the study's fits"
         return self.fits.of(fit, model)
+
+
+def capture_budget_bytes(device: "torch.device", num_sharing: int | None) -> int:
+    """What one of `num_sharing` processes may keep in captures, which lie where the model does.
+
+    On an accelerator it goes by what is free there now, and by then the model is loaded.
+    """
+    import torch
+
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return free_bytes // DEVICE_SHARE
+    return memory_bytes() // (num_sharing or num_cores()) // CAPTURE_SHARE
+
+
+def _name_of(device: "torch.device") -> str:
+    """What a device is called among those of its kind."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -2,7 +2,7 @@
 
 __all__ = ["Overview", "overview"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,11 @@ from typing import Any
 
 from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
+from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.remaining import Counts, counts_of
+from orchestrator.run.committed import num_open
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.store import State, StudyStore
@@ -27,6 +29,8 @@ class Overview:
     exact: bool
     counts: Counts
     setup: Setup
+    resuming: Mapping[str, bool]
+    """For each model, whether its jobs are expected to be resumed."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -36,10 +40,13 @@ class Overview:
             "num_pairs": len(self.plan.pairs),
             "num_jobs": self.counts.num_jobs,
             "num_done": self.counts.num_done,
+            "num_estimates": self.counts.num_estimates,
+            "num_estimated": self.counts.num_estimated,
             "exact": self.exact,
             "num_tiles": len(self.plan.tiles),
             "executor": self.setup.executor,
             "num_workers": self.setup.num_workers,
+            "resuming": dict(self.resuming),
         }
 
     def lines(self) -> list[str]:
@@ -50,8 +57,12 @@ class Overview:
                 "these are upper bounds: which pairs the filter keeps only the model can tell;"
                 " swapyard plan --prepare asks it"
             )
-        if self.counts.num_done:
-            lines.append(f"{self.counts.num_done:,} jobs are done already")
+        num_done, _, what = self.counts.now
+        if num_done:
+            lines.append(f"{num_done:,} {what} are done already")
+        for ref, may in self.resuming.items():
+            expected = "resumed from what they change, if a check at load agrees" if may else "run in full"
+            lines.append(f"{ref}: jobs are {expected}")
         lines.append(f"to be run {self.setup.where} ({self.setup.why})")
         return lines
 
@@ -71,8 +82,9 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
     else:
         draft = _draft(planner, earlier, state, prepare=prepare)
     counts = counts_of(draft.plan, state)
-    setup = set_up(draft.plan, counts.num_jobs - counts.num_done, RunOptions())
-    return Overview(plan=draft.plan, exact=draft.exact, counts=counts, setup=setup)
+    setup = set_up(draft.plan, num_open(draft.plan, state), RunOptions())
+    resuming = {spec.ref: may_resume(facts.model_type) for spec, facts in planner.models}
+    return Overview(plan=draft.plan, exact=draft.exact, counts=counts, setup=setup, resuming=resuming)
 
 
 def _draft(planner: Planner, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:

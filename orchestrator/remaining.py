@@ -9,6 +9,7 @@ import numpy as np
 from orchestrator.plan.ranges import mask
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import State
+from workers.vocabulary import ESTIMATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,26 +21,55 @@ class Counts:
     """In every metric family; failed ones count as done."""
     num_failed: int
     """In the metric family that has most; those of a part count if the plan wants some of its cells."""
+    num_estimates: int = 0
+    """Jobs that are estimated first, in a screened study."""
+    num_estimated: int = 0
+    is_selected: bool = True
+    """Whether it is known which jobs run; before, `num_jobs` is 0."""
+
+    @property
+    def num_open(self) -> int:
+        """What remains to be estimated or run, as far as it is known."""
+        return self.num_jobs - self.num_done + self.num_estimates - self.num_estimated
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing remains."""
+        return self.is_selected and not self.num_open
+
+    @property
+    def now(self) -> tuple[int, int, str]:
+        """How many are done, of how many, of what: of jobs, or before these are selected of estimates."""
+        if self.is_selected:
+            return self.num_done, self.num_jobs, "jobs"
+        return self.num_estimated, self.num_estimates, "estimates"
 
 
 def counts_of(plan: Plan, state: State) -> Counts:
     """How far a study is."""
-    num_done = sum(
-        int((tile.num_selected * finished_cells(plan, state, tile)).sum()) for tile in plan.tiles.values()
+    done = {False: 0, True: 0}
+    for tile in plan.tiles.values():
+        done[tile.estimates] += int((tile.num_selected * finished_cells(plan, state, tile)).sum())
+    return Counts(
+        num_jobs=plan.num_jobs,
+        num_done=done[False],
+        num_failed=_num_failed(plan, state),
+        num_estimates=plan.num_estimates,
+        num_estimated=done[True],
+        is_selected=plan.is_selected,
     )
-    return Counts(num_jobs=plan.num_jobs, num_done=num_done, num_failed=_num_failed(plan, state))
 
 
 def finished_cells(plan: Plan, state: State, tile: Tile) -> np.ndarray:
     """Which cells of a tile are wanted and done in every metric family; shape (num_cells,), bool."""
     finished = mask(tile.num_cells, tile.wanted)
-    for family in plan.families:
+    for family in plan.families_of(tile):
         finished &= mask(tile.num_cells, state.done(family, tile.tile).intervals())
     return finished
 
 
 def _num_failed(plan: Plan, state: State) -> int:
-    failed = dict.fromkeys(plan.families, 0)
+    failed = dict.fromkeys((*plan.families, ESTIMATE), 0)
     for part in state.live.values():
         # Each row of a retry replaces one that had failed, and counts where that one counts.
         first = part if part.replaces is None else state.live[part.replaces]

@@ -30,6 +30,11 @@ class StudyStatus:
     num_jobs: int
     num_done: int
     num_failed: int
+    num_estimates: int
+    """Jobs that are estimated first, in a screened study."""
+    num_estimated: int
+    is_selected: bool
+    """Whether it is known which jobs run; before, ``num_jobs`` is 0."""
     num_parts: int
     age_s: float
     """Since the last commit."""
@@ -45,7 +50,7 @@ class StudyStatus:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do; a study without a plan has everything before it."""
-        return 0 < self.num_jobs <= self.num_done
+        return self.is_selected and 0 < self.num_jobs <= self.num_done
 
     @property
     def activity(self) -> str:
@@ -83,6 +88,9 @@ class StatusReader:
             num_jobs=counts.num_jobs if counts else 0,
             num_done=counts.num_done if counts else 0,
             num_failed=counts.num_failed if counts else 0,
+            num_estimates=counts.num_estimates if counts else 0,
+            num_estimated=counts.num_estimated if counts else 0,
+            is_selected=counts.is_selected if counts else True,
             num_parts=len(state.live),
             age_s=round(max(0.0, time.time() - state.time_s), 1),
             driver=str(state.holder),
@@ -154,16 +162,27 @@ def show(found: Sequence[StudyStatus]) -> str:
     rows = [
         [
             one.study,
-            f"{one.num_done:,} of {one.num_jobs:,}" if one.num_jobs else "not planned yet",
-            f"{100 * one.num_done / one.num_jobs:.1f} %" if one.num_jobs else "",
+            *_done(one),
             f"{one.num_failed:,}",
             f"{one.num_parts:,}",
-            f"{one.age_s:,.0f} s ago" if one.num_jobs else "",
+            f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
             one.activity,
         ]
         for one in found
     ]
     return table(["study", "jobs done", "", "failed", "parts", "last commit", "driver"], rows)
+
+
+def _done(one: StudyStatus) -> tuple[str, str]:
+    """How much is done, and the share; of a study that is not selected from yet, of its estimates."""
+    if not one.is_selected:
+        return (
+            f"{one.num_estimated:,} of {one.num_estimates:,} estimates",
+            f"{100 * one.num_estimated / one.num_estimates:.1f} %",
+        )
+    if not one.num_jobs:
+        return "not planned yet", ""
+    return f"{one.num_done:,} of {one.num_jobs:,}", f"{100 * one.num_done / one.num_jobs:.1f} %"
 
 
 def hints(found: Sequence[StudyStatus], root: Path) -> list[str]:

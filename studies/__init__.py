@@ -7,6 +7,7 @@ __all__ = [
     "Generate",
     "ModelSpec",
     "Plot",
+    "Screen",
     "Study",
     "Task",
     "Train",
@@ -20,4 +21,5 @@ from studies.fits import Aligned, Fit, Train
 from studies.load import load_study
 from studies.models import ModelSpec, Task
 from studies.plots import Generate, Plot
+from studies.screen import Screen
 from studies.spec import Study

@@ -10,24 +10,26 @@ RESULT_COLUMNS = (
     *("base_position", "base_positions", "source_positions", "base_tokens"),
     *("label_id", "label_logit", "label_logprob", "label_rank"),
     *("base_label_id", "base_label_logit", "base_label_logprob", "base_label_rank"),
-    *("pred_id", "pred_token", "pred_logprob", "margin", "kl_base", "kl_source"),
+    *("pred_id", "pred_token", "pred_logprob", "margin", "near_tie", "kl_base", "kl_source"),
     *("tv_base", "generated"),
     *(
         f"{run}_run_{value}"
         for run in ("base", "source")
         for value in ("label_logit", "base_label_logit", "logit_diff", "prob", "base_prob", "pred_id")
     ),
-    *("iia", "flip", "changed", "logit_diff", "prob", "base_prob", "tier"),
+    *("iia", "flip", "changed", "logit_diff", "prob", "base_prob", "estimate", "tier"),
 )
 """The columns of ``results`` besides axes and those of a pair."""
 
 _OTHERS = (
     *("role", "token", "logit", "logprob", "rank"),
     *("units", "num_jobs", "num_done"),
+    *("selected", "weight", "estimated_effect", "estimated_change", "num_estimates"),
+    *("exact_effect", "exact_change", "num_exact"),
     *("attempt", "error_type", "error_message"),
     *("_point", "_lane", "_block"),
 )
-"""Columns that stand beside axes in ``scores``, ``cells``, ``failures`` and in a plan."""
+"""Columns that stand beside axes in ``scores``, ``cells``, ``screening``, ``failures`` and in a plan."""
 
 RESERVED = frozenset((*PAIR_COLUMNS, *RESULT_COLUMNS, *_OTHERS))
 """Names that are taken in every spelling, for SQL does not tell ``IIA`` from ``iia``."""

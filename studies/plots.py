@@ -11,7 +11,10 @@ from studies.base import Spec
 from studies.fields import Column, check_count, checked, one_of, required
 from studies.problems import Problem, ProblemsError, refuse
 
-VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "fits", "curves", "batches", "failures")
+VIEWS = (
+    *("results", "scores", "cells", "screening", "pairs", "inputs", "runs", "fits", "curves", "batches"),
+    "failures",
+)
 """The views that a plot may draw."""
 
 METRICS = (
@@ -100,10 +103,15 @@ def check_metric(value: Any) -> "Contains | str":
 Metric = Annotated[Contains | str, PlainValidator(check_metric)]
 
 
-def metric_families(metrics: Iterable[Contains | str] | None) -> tuple[Literal["logits", "kl"], ...]:
-    """The families of ``workers.vocabulary`` that hold these metrics; None names them all."""
+def metric_families(
+    metrics: Iterable[Contains | str] | None, *, is_screened: bool = False
+) -> tuple[Literal["logits", "kl"], ...]:
+    """The families of ``workers.vocabulary`` that hold these metrics; None names them all.
+
+    A screened study needs what the labels get, to compare it with the estimates.
+    """
     if metrics is None:
         return ("logits", "kl")
     is_kl = [metric in ("kl_base", "kl_source", "tv_base") for metric in metrics]
-    kl, others = any(is_kl), not all(is_kl)
+    kl, others = any(is_kl), is_screened or not all(is_kl)
     return (*(("logits",) if others else ()), *(("kl",) if kl else ()))

@@ -17,6 +17,7 @@ from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
 from studies.scope import find_problems
+from studies.screen import Screened
 from studies.yaml import dump_yaml
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -56,6 +57,8 @@ class Study(Settings):
     """Which pairs are kept: the task's default where not said."""
     metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
     """What is measured; without it everything but ``generated``."""
+    screen: Screened = None
+    """Which cells run, where all are too many; without it all do."""
     generate: Generate | None = None
     alignment: Mapping[str, Aligned] | None = None
     """The place of each variable of the causal model."""

@@ -15,6 +15,15 @@ def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("SWAPYARD_CACHE", str(tmp_path / "cache"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of a CUDA device are skipped where there is none."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 3 layers with a tokeniser of whole words, saved as a user would save a model."""

@@ -25,7 +25,7 @@ VOCABULARY = ["workers.errors", "workers.facts", "workers.sites", "workers.vocab
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400
 PUBLIC = [
-    *("Block", "ModelSpec", "Plot", "Study", "Task", "UnitSpec", "ValueSpec", "load_study"),
+    *("Block", "ModelSpec", "Plot", "Screen", "Study", "Task", "UnitSpec", "ValueSpec", "load_study"),
     *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
     *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
     *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),

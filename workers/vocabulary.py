@@ -5,6 +5,7 @@ index or the name of a span. A worker needs nothing else than a model, cells and
 """
 
 __all__ = [
+    "ESTIMATE",
     "METRIC_FAMILIES",
     "OPERATIONS",
     "Cell",
@@ -22,6 +23,7 @@ __all__ = [
     "locate",
     "read_in",
     "span_name",
+    "why_exact",
 ]
 
 import base64
@@ -39,8 +41,11 @@ from workers.errors import StudyError
 OPERATIONS = ("vanilla", "add", "subtract")
 """``vanilla`` replaces the base's value, ``add`` and ``subtract`` change it by the other value."""
 
-METRIC_FAMILIES = ("logits", "kl")
-"""Metrics that are computed together: what the label tokens get, and divergences of distributions."""
+ESTIMATE = "estimate"
+"""The metric family of what is estimated, without running the job."""
+
+METRIC_FAMILIES = ("logits", "kl", ESTIMATE)
+"""Metrics that are computed together: what the label tokens get, divergences of distributions, estimates."""
 
 Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
@@ -310,6 +315,18 @@ def span_name(reference: str) -> str:
 def is_function(operation: str) -> bool:
     """Whether an operation is a Python function, ``module:function``."""
     return _FUNCTION.fullmatch(operation) is not None
+
+
+def why_exact(cell: Cell) -> str | None:
+    """What keeps a cell's effect from being estimated of clean runs; None where nothing does."""
+    if cell.runs:
+        return "a value of another intervened run"
+    for unit in cell.units:
+        if unit.run == "noise":
+            return "noise"
+        if unit.operation not in OPERATIONS:
+            return f"the intervention {unit.operation!r}"
+    return None
 
 
 def is_pooled(position: Position) -> bool:

@@ -5,6 +5,7 @@ __all__ = ["models", "options_of"]
 from typing import TYPE_CHECKING
 
 import click
+from click.formatting import wrap_text
 
 if TYPE_CHECKING:
     from workers.zoo.configs import ZooConfig
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List the short names of models, what is fetched, and the built-in models.
+    """List the short names of models, what is fetched, the built-in models, and which families resume.
 
     Any hub id and any local folder works as a model, too.
     """
@@ -71,8 +72,23 @@ def _list() -> None:
     for config in ZOO.values():
         click.echo(f"{f'zoo:{config.name}':<14}  {'built in':<18}  {config.about}")
         click.echo(f"{'':<36}{options_of(config)}")
+    _list_families()
     here = cache.cache_folder()
     click.echo(f"\ncache: {here} ({_megabytes(cache.size_bytes(here))}; 'swapyard models clear' empties it)")
+
+
+def _list_families() -> None:
+    from workers.replay.families import HOOKED, LEVEL, RESUMED
+
+    reasons = (f"{name} ({reason})" for name, reason in HOOKED.items())
+    for title, names in (
+        ("resumed: jobs run from the first block and token that they change", RESUMED),
+        ("resumed, with all rows of a forward from one block", LEVEL),
+        ("hooked: jobs run the whole model", reasons),
+    ):
+        click.echo(f"\n{title}")
+        click.echo(wrap_text(", ".join(names), 100, "  ", "  "))
+    click.echo("\nWhich of these a model does, of these families or any other, is checked when it is loaded.")
 
 
 def options_of(config: "type[ZooConfig]") -> str:

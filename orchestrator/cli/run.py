@@ -146,6 +146,8 @@ def _finish(outcome: "Outcome", *, plots: bool) -> None:
     if outcome.stopped == "interrupted":
         sys.exit(INTERRUPTED)
     _answer(root)
+    if outcome.counts.num_estimates and outcome.counts.is_complete:
+        _tell_recall(root)
     if plots:
         _draw(root)
     if num_failed := outcome.counts.num_failed:
@@ -200,9 +202,10 @@ def _told(study: str, outcome: "Outcome") -> str:
     counts = outcome.counts
     if outcome.stopped is not None:
         how = _STOPPED[outcome.stopped]
-        if counts.num_done == counts.num_jobs:
+        if counts.is_complete:
             return f"{how}: {outcome.num_retried:,} failed jobs have run again"
-        return f"{how} at {counts.num_done:,} of {counts.num_jobs:,} jobs, all of them kept"
+        num_done, total, what = counts.now
+        return f"{how} at {num_done:,} of {total:,} {what}, all of them kept"
     again = f"{outcome.num_retried:,} failed ones again " if outcome.num_retried else ""
     if outcome.num_ran:
         news = (
@@ -225,6 +228,18 @@ def _answer(root: Path) -> None:
             click.echo(shown)
     except QueryError as error:
         click.echo(f"no table: {error}", err=True)
+
+
+def _tell_recall(root: Path) -> None:
+    """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
+    from orchestrator.recall import recall_lines
+    from workers.errors import QueryError
+
+    try:
+        for line in recall_lines(root):
+            click.echo(line, err=True)
+    except QueryError as error:
+        click.echo(f"no recall: {error}", err=True)
 
 
 def _draw(root: Path) -> None:

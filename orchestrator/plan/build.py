@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from orchestrator.plan import encode
 from orchestrator.plan.checks import (
     check_dims,
@@ -25,11 +28,13 @@ from orchestrator.plan.checks import (
     check_spans,
     check_whole,
 )
+from orchestrator.plan.costs import Costs, may_resume
 from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
+from orchestrator.plan.screening import Chosen, Screening, check_labels
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
 from studies import Study
@@ -85,6 +90,8 @@ class _Builder:
         """(lane, given) → where a kept input is."""
         self.fits: list[LaneFits] = []
         """Of each lane, what its cells asked for."""
+        self._is_resumed: dict[int, bool] = {}
+        """For each lane, whether its jobs may be resumed."""
         self._study = study
         self._rows = rows
         self._used_spans = used_spans(study)
@@ -104,6 +111,7 @@ class _Builder:
                 members[brought.classes[one.given]].append(one)
         kept = [one for ones in members.values() for one in ones]
         lane = brought.lane
+        self._is_resumed[lane.lane] = may_resume(brought.facts.model_type)
         fits = LaneFits(self._study, lane.lane, lane.identity, self._rows, kept, self._pair_id)
         self.fits.append(fits)
         expansions = {kind: expand(self._study, brought.facts, kind, brought.model, fits) for kind in members}
@@ -118,7 +126,6 @@ class _Builder:
                     lane=lane.lane,
                     cells=self._add_cells(lane, expansions[kind].points),
                     pairs=self._add_pairs(lane.lane, members[kind]),
-                    num_tokens=dict(kind.lengths)["base"],
                 )
             )
 
@@ -183,11 +190,18 @@ class _Builder:
         cells = first.cells
         if len(classes) > 1:
             cells = self._in_order({cell for at in classes for cell in self.classes[at].cells})
-        return Group(first.lane, cells, tuple(pairs), first.num_tokens)
+        return Group(first.lane, cells, tuple(pairs))
 
     def _in_order(self, numbers: Iterable[int]) -> tuple[int, ...]:
-        """Cells in running order: by what they change first."""
-        return tuple(sorted(numbers, key=lambda number: (_first_change(self.cells[number][2]), number)))
+        """Cells of one lane in running order: those that can share a forward are neighbours."""
+        return tuple(sorted(numbers, key=self._running_order))
+
+    def _running_order(self, number: int) -> tuple[Any, ...]:
+        _, lane, cell = self.cells[number]
+        place = min([_place(unit.place.site, unit.place.layer) for unit in cell.units])
+        token = min([_first_token(unit.place.position) for unit in cell.units])
+        # Resumed jobs share a forward where they begin at one token, others their hooks at one place.
+        return (token, place, number) if self._is_resumed[lane] else (place, token, number)
 
 
 @contextmanager
@@ -212,8 +226,11 @@ def build_plan(
     earlier: Earlier,
     head: Mapping[str, Any],
     base_tokens: Mapping[tuple[int, int], Sequence[str]],
+    selection: Mapping[int, Chosen] | None = None,
 ) -> Plan:
     """The plan of `study` over `rows` (the given pairs), keeping what `earlier` already has.
+
+    Of a screened study `selection` says which of the cells that were estimated run.
 
     ``runs`` and ``tokens`` are not among its tables: whoever has a model and a tokeniser adds them.
 
@@ -224,11 +241,20 @@ def build_plan(
     for brought in lanes:
         builder.add_lane(brought)
     groups = builder.groups()
-    num_jobs = sum(len(group.cells) * len(group.pairs) for group in groups)
-    if not num_jobs:
+    if not _num_jobs(groups):
         raise StudyError(f"study {study.study}: the sweep has no cell for these pairs; widen its axes")
-    cellsets, tiles = make_tiles(groups, earlier)
+    estimated: Sequence[Group] = ()
+    screened: dict[str, pa.Table] = {}
+    if study.screen is not None:
+        check_labels(study.study, (one for brought in lanes for one in brought.inputs))
+        screening = Screening.of({n: cell for n, (_, _, cell) in builder.cells.items()}, selection)
+        screened = {"screening": screening.table()}
+        estimated, groups = screening.groups_estimated(groups), screening.groups_run(groups)
+    counts = {"num_jobs": _num_jobs(groups), "num_estimates": _num_jobs(estimated)}
+    cellsets, tiles = make_tiles(groups, earlier, estimated)
     carried = _carried(tiles, cellsets, builder, earlier)
+    cells = {number: cell for number, (_, _, cell) in builder.cells.items()} | carried[0]
+    costs = _costs(lanes, tiles, cellsets, cells, builder.placed)
     inputs = [
         (at, one, builder.placed.get((at, one.given)), base_tokens.get((at, one.given), ()))
         for at, one in ((brought.lane.lane, one) for brought in lanes for one in brought.inputs)
@@ -239,23 +265,46 @@ def build_plan(
         "inputs": encode.inputs_table(inputs),
         "cells": encode.cells_table(builder.cells),
         "grid": encode.grid_table(builder.grid),
-        "cellsets": encode.cellsets_table(cellsets, _costs(groups, tiles)),
+        "cellsets": encode.cellsets_table(cellsets, costs),
         "tiles": encode.tiles_table(tiles),
         "carried": encode.carried_table(*carried),
         "retired": encode.retired_table(builder.retired()),
         **fit_tables(builder.fits, (cell for _, _, cell in builder.cells.values()), builder.placed),
     }
-    return Plan(head={**head, "num_jobs": num_jobs, "families": list(families)}, tables=tables)
+    return Plan(head={**head, **counts, "families": list(families)}, tables={**tables, **screened})
 
 
-def _costs(groups: Sequence[Group], tiles: Sequence[Tile]) -> dict[int, int]:
-    """For each cellset the tokens that one of its cells runs for one pair: of its longest base."""
-    lengths = {(group.lane, pair): group.num_tokens for group in groups for pair in group.pairs}
-    costs: dict[int, int] = {}
+def _num_jobs(groups: Sequence[Group]) -> int:
+    return sum(len(group.cells) * len(group.pairs) for group in groups)
+
+
+def _costs(
+    lanes: Sequence[LaneInputs],
+    tiles: Sequence[Tile],
+    cellsets: Mapping[int, Sequence[int]],
+    cells: Mapping[int, Cell],
+    placed: Mapping[tuple[int, int], Placed],
+) -> dict[int, np.ndarray]:
+    """For each cellset, what each of its cells costs for one pair; shape (num_cells,)."""
+    models = {brought.lane.lane: Costs(brought.facts) for brought in lanes}
+    inputs = {
+        (brought.lane.lane, placed[brought.lane.lane, one.given][0]): one
+        for brought in lanes
+        for one in brought.inputs
+        if (brought.lane.lane, one.given) in placed
+    }
+    members: dict[int, list[Input]] = defaultdict(list)
+    lane_of: dict[int, int] = {}
     for tile in tiles:
-        longest = max(lengths.get((tile.lane, pair), 1) for pair in tile.pairs)
-        costs[tile.cellset] = max(longest, costs.get(tile.cellset, 1))
-    return costs
+        lane_of[tile.cellset] = tile.lane
+        members[tile.cellset] += [inputs[tile.lane, n] for n in tile.pairs if (tile.lane, n) in inputs]
+    # What no model or pair of this plan is in does not run, so that it does not matter what it costs.
+    return {
+        number: models[lane_of[number]].of([cells[cell] for cell in listed], members[number])
+        if members[number]
+        else np.ones(len(listed), np.float32)
+        for number, listed in cellsets.items()
+    }
 
 
 def _carried(
@@ -289,13 +338,11 @@ def _pair_order(one: Input) -> tuple[Any, ...]:
     return tuple(prompt.data if isinstance(prompt, Vectors) else prompt for prompt in prompts)
 
 
-def _first_change(cell: Cell) -> tuple[Any, ...]:
-    """Sorts cells by what they change first: where in the network, then at which token."""
-    return min([_order(unit.place.site, unit.place.layer, unit.place.position) for unit in cell.units])
+_place = lru_cache(maxsize=1 << 16)(order)
 
 
 @lru_cache(maxsize=1 << 16)
-def _order(site: str, layer: int | None, position: Position) -> tuple[Any, ...]:
-    """Places in the order of the network; of each the indices by number, then the spans by name."""
+def _first_token(position: Position) -> tuple[int, str]:
+    """Sorts positions: the indices by number, then the spans by name."""
     indices = [item for item in position if isinstance(item, int)]
-    return (*order(site, layer), *((min(indices), "") if indices else (1 << 31, str(position[0]))))
+    return (min(indices), "") if indices else (1 << 31, str(position[0]))

@@ -107,13 +107,14 @@ def grid_table(numbers: Sequence[int]) -> pa.Table:
     return _numbers(("class", "point", "cell"), np.array(numbers, np.uint32).reshape(-1, 3))
 
 
-def cellsets_table(cellsets: Mapping[int, Sequence[int]], costs: Mapping[int, int]) -> pa.Table:
-    """The cells of each cellset in running order, each with its cost in tokens to be run."""
+def cellsets_table(cellsets: Mapping[int, Sequence[int]], costs: Mapping[int, np.ndarray]) -> pa.Table:
+    """The cells of each cellset in running order, each with its cost for one pair."""
     rows = [
-        np.stack([np.full(len(cells), number), np.arange(len(cells)), cells, np.full(len(cells), cost)], 1)
-        for (number, cells), cost in ((item, costs[item[0]]) for item in cellsets.items())
+        np.stack([np.full(len(cells), number), np.arange(len(cells)), cells], 1)
+        for number, cells in cellsets.items()
     ]
-    return _numbers(("cellset", "k", "cell", "cost"), np.concatenate(rows).astype(np.uint32))
+    table = _numbers(("cellset", "k", "cell"), np.concatenate(rows).astype(np.uint32))
+    return table.append_column("cost", pa.array(np.concatenate([costs[number] for number in cellsets])))
 
 
 def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
@@ -127,6 +128,7 @@ def tiles_table(tiles: Sequence[Tile]) -> pa.Table:
             "pairs": pa.array([t.pairs for t in tiles], pa.list_(pa.uint32())),
             "ord0": pa.array([t.ord0 for t in tiles], pa.uint64()),
             "selected": pa.array([t.selected for t in tiles], ranges),
+            "estimates": pa.array([t.estimates for t in tiles], pa.bool_()),
         }
     )
 

@@ -2,7 +2,7 @@
 
 __all__ = ["Draft", "Planner"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from orchestrator.plan.fits import weights_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
+from orchestrator.plan.screening import Chosen
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
@@ -90,11 +91,17 @@ class Planner:
         settings = [self.given.filter, self.given.aligned, self.given.num_pairs, self.study.label_tokens]
         return str(content_id("inputs", [models, settings, self.given.digest]))
 
-    def draft(self, scorer: Scorer, earlier: Plan | None = None, state: State | None = None) -> Draft:
+    def draft(
+        self,
+        scorer: Scorer,
+        earlier: Plan | None = None,
+        state: State | None = None,
+        selection: Mapping[int, Chosen] | None = None,
+    ) -> Draft:
         """The plan, as exact as `scorer` can tell.
 
         `earlier` is the study's committed plan and `state` what is done of it: numbers, kept pairs and
-        tiles go on.
+        tiles go on. `selection` is what was selected of the cells of a screened study.
 
         Raises:
             StudyError: the study cannot be planned.
@@ -105,8 +112,8 @@ class Planner:
             prepared = [self._prepare(lane, facts, scorer, earlier) for lane, facts in lanes]
         except MissingRunsError:
             guesses = [self._prepare(lane, facts, None, None) for lane, facts in lanes]
-            return Draft(self._build(lanes, guesses, before), exact=False, complete=False)
-        plan = self._build(lanes, prepared, before)
+            return Draft(self._build(lanes, guesses, before, None), exact=False, complete=False)
+        plan = self._build(lanes, prepared, before, selection)
         try:
             runs = runs_table(plan, scorer, earlier)
         except MissingRunsError:
@@ -153,7 +160,11 @@ class Planner:
         )
 
     def _build(
-        self, lanes: Sequence[tuple[Lane, ModelFacts]], prepared: Sequence[Prepared], before: Earlier
+        self,
+        lanes: Sequence[tuple[Lane, ModelFacts]],
+        prepared: Sequence[Prepared],
+        before: Earlier,
+        selection: Mapping[int, Chosen] | None,
     ) -> Plan:
         brought = [
             LaneInputs(
@@ -175,11 +186,13 @@ class Planner:
             "prompts": [one.prompts for one in prepared],
             "filter": self.given.filter,
         }
+        if self.study.screen is not None:
+            head["screen"] = self.study.screen.model_dump()
         return build_plan(
             self.study,
             brought,
             self.given.rows,
-            families=metric_families(self.study.metrics),
+            families=metric_families(self.study.metrics, is_screened=self.study.screen is not None),
             earlier=before,
             head=head,
             base_tokens={
@@ -187,6 +200,7 @@ class Planner:
                 for (lane, facts), prepared_lane in zip(lanes, prepared, strict=True)
                 for one in prepared_lane.kept
             },
+            selection=selection,
         )
 
     def _words(self, facts: ModelFacts) -> Words:

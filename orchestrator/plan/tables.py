@@ -10,6 +10,7 @@
 | grid     | class × point                            | the cell that the point is in that class of pairs |
 | cellsets | cell of a cellset, in running order      | k-th cell, and its cost |
 | tiles    | lane × cellset × at most 64 pairs        | pairs, first ordinal, the k wanted, and of how many |
+| screening| cell of a screened plan                  | whether it runs, and how many it stands for |
 | carried  | cell or pair of an earlier plan          | what it is: an earlier tile still names it |
 | retired  | number that no longer belongs to the plan| so that it is never used again |
 | tokens   | lane × token id                          | readable text |
@@ -32,10 +33,11 @@ from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
-from workers.vocabulary import Cell, ModelSpec, Pair, Prompt, Vectors
+from workers.vocabulary import ESTIMATE, Cell, ModelSpec, Pair, Prompt, Vectors
 
-PLAN_FORMAT = 1
-"""Of the tables; a plan of another format is refused."""
+PLAN_FORMAT = 2
+"""Of the tables. In format 1 a cell cost all tokens of the longest base: the next run plans once more."""
+_READABLE = (1, PLAN_FORMAT)
 TABLES = (
     "pairs",
     "inputs",
@@ -49,8 +51,9 @@ TABLES = (
     "retired",
     "tokens",
 )
-OPTIONAL_TABLES = ("fits", "fit_pairs")
-"""Only the plans of studies that name fits have these: see `orchestrator.plan.fit_tables`."""
+OPTIONAL_TABLES = ("fits", "fit_pairs", "screening")
+"""Only the plans of studies that name fits have the first two (see `orchestrator.plan.fit_tables`), and of
+those that are screened the third (see `orchestrator.plan.screening`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,8 @@ class Tile:
     """Of its cellset."""
     selected: tuple[Counted, ...]
     """What the plan asks for: half-open ranges of k, each with how many of the pairs it is asked for."""
+    estimates: bool = False
+    """Whether its jobs are estimated, and not run."""
 
     @property
     def num_jobs(self) -> int:
@@ -121,13 +126,29 @@ class Plan:
 
     @property
     def num_jobs(self) -> int:
-        """Distinct jobs that the plan asks for."""
+        """Distinct jobs that the plan runs: none before those of a screened study are selected."""
         return int(self.head["num_jobs"])
 
     @property
+    def num_estimates(self) -> int:
+        """Distinct jobs that are estimated first."""
+        return int(self.head.get("num_estimates", 0))
+
+    @property
     def families(self) -> tuple[str, ...]:
-        """The metric families that every job is done for."""
+        """The metric families that every job that runs is done for."""
         return tuple(self.head["families"])
+
+    def families_of(self, tile: Tile) -> tuple[str, ...]:
+        """The metric families that the jobs of a tile are done for."""
+        return (ESTIMATE,) if tile.estimates else self.families
+
+    @cached_property
+    def is_selected(self) -> bool:
+        """Whether it is known which cells run; of a study that is not screened, all."""
+        return (
+            "screening" not in self.tables or "open" not in self.tables["screening"]["selected"].to_pylist()
+        )
 
     @cached_property
     def lanes(self) -> dict[int, Lane]:
@@ -146,6 +167,7 @@ class Plan:
                 ord0=row["ord0"],
                 num_cells=len(self.cellsets[row["cellset"]]),
                 selected=tuple((r["lo"], r["hi"], r["num_pairs"]) for r in row["selected"]),
+                estimates=row.get("estimates", False),
             )
             for row in self.tables["tiles"].to_pylist()
         }
@@ -239,9 +261,10 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
         StoreError: another version wrote it in another form.
     """
     head = json.loads(files["plan.json"])
-    if head.get("format") != PLAN_FORMAT:
+    if head.get("format") not in _READABLE:
+        known = " and ".join(map(str, _READABLE))
         raise StoreError(
-            f"the plan has format {head.get('format')}, and this version reads {PLAN_FORMAT};"
+            f"the plan has format {head.get('format')}, and this version reads {known};"
             f" use the swapyard that made it ({head.get('version')}), or another folder with --store"
         )
     names = [*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in files)]

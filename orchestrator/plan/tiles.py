@@ -28,8 +28,6 @@ class Group:
     cells: tuple[int, ...]
     """In running order."""
     pairs: tuple[int, ...]
-    num_tokens: int
-    """Of each base."""
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -37,29 +35,40 @@ class Group:
         return np.array(self.cells, np.int64)
 
 
-def make_tiles(groups: Sequence[Group], earlier: Earlier) -> tuple[dict[int, Sequence[int]], list[Tile]]:
+def make_tiles(
+    groups: Sequence[Group], earlier: Earlier, estimated: Sequence[Group] = ()
+) -> tuple[dict[int, Sequence[int]], list[Tile]]:
     """Earlier tiles as far as the plan still wants them, then new ones for what they do not cover.
+
+    Args:
+        groups: what runs.
+        earlier: what there is.
+        estimated: what is estimated, in tiles of its own.
 
     Returns:
         The cells of every cellset in running order, and the tiles in the order in which they are to run.
     """
-    kept = _Kept(groups, earlier)
     cellsets = dict(earlier.cellsets)
     numbers = {tuple(cells): number for number, cells in cellsets.items()}
-    fresh: list[tuple[int, int, tuple[int, ...]]] = []
-    for group in groups:
-        for cells, pairs in kept.lacking(group).items():
-            number = numbers.setdefault(cells, max(cellsets, default=-1) + 1)
-            cellsets[number] = cells
-            fresh += [(group.lane, number, chunk) for chunk in _chunks(pairs)]
+    fresh: list[tuple[bool, int, int, tuple[int, ...]]] = []
+    goes_on: dict[int, Tile] = {}
+    for estimates, wanted in ((True, estimated), (False, groups)):
+        kept = _Kept(wanted, [tile for tile in earlier.tiles if tile.estimates == estimates], earlier)
+        goes_on |= {tile.tile: tile for tile in kept.tiles}
+        for group in wanted:
+            for cells, pairs in kept.lacking(group).items():
+                number = numbers.setdefault(cells, max(cellsets, default=-1) + 1)
+                cellsets[number] = cells
+                fresh += [(estimates, group.lane, number, chunk) for chunk in _chunks(pairs)]
     # Whoever looks early should see a sample of all tiles, not the first model and the shortest pairs.
     random.Random(0).shuffle(fresh)
-    tiles = kept.tiles
+    tiles = [goes_on[tile.tile] for tile in earlier.tiles]
     first = max((tile.tile for tile in tiles), default=-1) + 1
     ord0 = max((tile.ord0 + tile.num_jobs for tile in tiles), default=0)
-    for number, (lane, cellset, chunk) in enumerate(fresh, first):
+    for number, (estimates, lane, cellset, chunk) in enumerate(fresh, first):
         num_cells = len(cellsets[cellset])
-        tiles.append(Tile(number, lane, cellset, chunk, ord0, num_cells, ((0, num_cells, len(chunk)),)))
+        selected = ((0, num_cells, len(chunk)),)
+        tiles.append(Tile(number, lane, cellset, chunk, ord0, num_cells, selected, estimates))
         ord0 += tiles[-1].num_jobs
     return cellsets, tiles
 
@@ -75,28 +84,26 @@ class _Kept:
     that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
     """
 
-    def __init__(self, groups: Sequence[Group], earlier: Earlier) -> None:
+    def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: Earlier) -> None:
         self._groups = groups
         self._cells = {number: np.array(cells, np.int64) for number, cells in earlier.cellsets.items()}
         self._home = {(group.lane, pair): at for at, group in enumerate(groups) for pair in group.pairs}
         self._wants: dict[tuple[int, int], np.ndarray] = {}
         self._tiles_of: dict[tuple[int, int], list[int]] = defaultdict(list)
         """(lane, pair) → places of its tiles."""
-        for at, tile in enumerate(earlier.tiles):
+        for at, tile in enumerate(tiles):
             for pair in tile.pairs:
                 if (tile.lane, pair) in self._home:
                     self._tiles_of[tile.lane, pair].append(at)
-        counts = [self._num_wanting(tile) for tile in earlier.tiles]
-        done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in earlier.tiles]
-        self._earlier = earlier.tiles
+        counts = [self._num_wanting(tile) for tile in tiles]
+        done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in tiles]
+        self._earlier = tiles
         self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
         """For each tile, which cells it goes on with: first what is done, then what it may still do."""
         for at, count in enumerate(counts):
             self._kept[at] |= self._may_do(at, count)
         selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
-        self.tiles = [
-            replace(tile, selected=ranges) for tile, ranges in zip(earlier.tiles, selected, strict=True)
-        ]
+        self.tiles = [replace(tile, selected=ranges) for tile, ranges in zip(tiles, selected, strict=True)]
 
     def lacking(self, group: Group) -> dict[tuple[int, ...], list[int]]:
         """For each set of cells that is still to be planned, in running order, the pairs that lack it."""

@@ -1,6 +1,6 @@
 """The committed plan of a study that is about to run: the one that is there, or a new one."""
 
-__all__ = ["Planned", "commit_plan"]
+__all__ = ["Planned", "commit_plan", "commit_selection", "num_open"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,9 @@ from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Sco
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
+from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.work import ESTIMATES_PER_PAIR, open_work
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from studies import Study
 from workers.errors import StoreError
@@ -44,10 +46,10 @@ def commit_plan(
     ref = driver.state.plan
     earlier = read_plan(store, ref) if ref is not None else None
     if ref is not None and earlier is not None and earlier.head["digest"] == planner.digest:
-        setup = set_up(earlier, _num_open(earlier, driver.state), options)
+        setup = set_up(earlier, num_open(earlier, driver.state), options)
         return Planned(ref, earlier, setup, setup.engines, is_new=False)
     draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state)
-    setup = set_up(draft.plan, _num_open(draft.plan, driver.state), options)
+    setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
     engines = setup.engines
     if not draft.complete:
         say("running the prompts without interventions")
@@ -57,6 +59,32 @@ def commit_plan(
         _refuse_stranger(draft.plan, earlier, store)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
     reach("driver.plan")
+    return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
+
+
+def commit_selection(
+    planned: Planned,
+    study: Study,
+    store: StudyStore,
+    driver: Driver,
+    options: RunOptions,
+    say: Callable[[str], None],
+) -> Planned:
+    """Select which cells of a screened study run, now that all of its estimates are committed.
+
+    What is selected hangs on the committed estimates and the study alone, and is committed as a plan: a run
+    that is killed before selects the same, and one that is killed after goes on with it.
+
+    Raises:
+        StoreError: a file of rows is missing or damaged.
+    """
+    selection = select(planned.plan, driver.state, store, study)
+    planner = Planner(study, say=say)
+    draft = planner.draft(CachedScorer(kept_runs(), None), planned.plan, driver.state, selection)
+    files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
+    reach("driver.plan")
+    setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
+    engines = planned.engines if setup.executor == planned.setup.executor else setup.engines
     return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
 
 
@@ -70,9 +98,11 @@ def _refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
         )
 
 
-def _num_open(plan: Plan, state: State) -> int:
-    counts = counts_of(plan, state)
-    return counts.num_jobs - counts.num_done
+def num_open(plan: Plan, state: State) -> int:
+    """The jobs that remain, or as many as the estimates that remain are worth."""
+    if plan.is_selected:
+        return counts_of(plan, state).num_open
+    return int(ESTIMATES_PER_PAIR * sum(work.num_pairs for work in open_work(plan, state)))
 
 
 @contextmanager

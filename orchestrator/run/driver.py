@@ -4,11 +4,12 @@ __all__ = ["Outcome", "run_study"]
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
-from orchestrator.run.committed import Planned, commit_plan
+from orchestrator.run.committed import Planned, commit_plan, commit_selection
 from orchestrator.run.compactor import Compactor
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
@@ -75,31 +76,43 @@ class _Run:
     """Whether work was left that this run meant to do."""
 
     def of(self, study: Study) -> Outcome:
-        """Plan, work, and say how it ended."""
+        """Plan, work, and say how it ended; a screened study is estimated, then selected from, then run."""
         self._sweep()
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
-        before = counts_of(planned.plan, self.driver.state)
         retries = self._retries(planned)
-        if retries or before.num_done < before.num_jobs:
-            self.progress.begin(before, planned.setup)
-            self._work(planned, retries)
-            self._sweep()
+        num_ran = self._stage(planned, retries)
+        if not planned.plan.is_selected and not self.is_left and self.stop.reason is None:
+            planned = commit_selection(
+                planned, study, self.store, self.driver, self.options, self.progress.say
+            )
+            self.progress.planned(planned.plan)
+            num_ran += self._stage(planned, [])
         after = counts_of(planned.plan, self.driver.state)
+        self.is_left |= not after.is_complete
         if self.is_left and self.stop.reason is None:
             raise RunError(
-                f"{after.num_jobs - after.num_done:,} of {after.num_jobs:,} jobs were left out; run the same"
-                " command again"
+                f"{after.num_open:,} of {after.now[1]:,} {after.now[2]} were left out; run the same command"
+                " again"
             )
         return Outcome(
             root=self.store.root,
             counts=after,
-            num_ran=after.num_done - before.num_done,
+            num_ran=num_ran,
             num_retried=self.num_retried,
             seconds=time.monotonic() - self.started,
             stopped=self.stop.reason if self.is_left or self.stop.reason == "failures" else None,
         )
+
+    def _stage(self, planned: Planned, retries: list[TileWork]) -> int:
+        """Do what the plan knows of that remains; how many jobs that were."""
+        before = counts_of(planned.plan, self.driver.state)
+        if retries or before.num_open:
+            self.progress.begin(before, planned.setup)
+            self._work(planned, retries)
+            self._sweep()
+        return counts_of(planned.plan, self.driver.state).num_done - before.num_done
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""
@@ -118,7 +131,7 @@ class _Run:
 
     def _work(self, planned: Planned, retries: list[TileWork]) -> None:
         """Do the open work and the retries."""
-        setup, plan, driver = planned.setup, planned.plan, self.driver
+        setup, plan, driver, limits = planned.setup, planned.plan, self.driver, self.options.limits
         with ExitStack() as stack:
             self.stop.can_drain = True
             executor = setup.make_executor(self.store.root, planned.ref, driver.epoch, planned.engines)
@@ -136,14 +149,26 @@ class _Run:
                 plan=plan,
                 compactor=compactor,
                 stop=self.stop,
-                limits=self.options.limits,
+                # What is estimated is no job that was done.
+                limits=limits if plan.is_selected else replace(limits, jobs=None),
                 progress=self.progress,
                 logs=self.store.logs(driver.epoch),
                 started=self.started,
             )
             loop.run()
-        self.num_retried = loop.num_retried
-        counts = counts_of(plan, driver.state)
-        self.is_left = not schedule.is_empty or counts.num_done < counts.num_jobs
+        self.num_retried += loop.num_retried
+        self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0
+        if not plan.is_selected:
+            return
+        for line in _tiers(plan, driver):
+            self.progress.say(line)
         if len(plan.lanes) == 1 and schedule.measured_rate is not None:
             remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.measured_rate)
+
+
+def _tiers(plan: Plan, driver: Driver) -> list[str]:
+    """How each model that this driver ran did its jobs, and why, as its workers found when they loaded it."""
+    mine = f"data/{driver.epoch}/"
+    parts = [part for path, part in driver.state.live.items() if path.startswith(mine) and part.tier_reason]
+    found = dict.fromkeys((int(part.lane), part.tier_reason) for part in parts)
+    return [f"{plan.lanes[lane].spec.ref}: {reason}" for lane, reason in found]

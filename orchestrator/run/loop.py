@@ -136,7 +136,9 @@ class Loop:
                 still_idle.append(worker)
                 continue
             self._busy[worker] = given
-            self._executor.submit(worker, given, self._target_s())
+            # One cell, or the estimates of a tile, may take longer than asked for.
+            expected_s = self._schedule.expected_s(worker, given)
+            self._executor.submit(worker, given, max(self._target_s(), expected_s))
         self._idle = still_idle
 
     def _target_s(self) -> float:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from orchestrator.lines import plain
+from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
 from orchestrator.run.setup import Setup
@@ -39,6 +40,9 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -64,14 +68,15 @@ class Progress:
         """Work begins."""
         self.say(f"running {setup.where} ({setup.why})")
         self._began = self._last_line = time.monotonic()
-        self._at_begin = counts.num_done
-        if counts.num_done:
-            self.say(f"going on after {counts.num_done:,} of {counts.num_jobs:,} jobs")
+        self._at_begin, total, what = counts.now
+        if self._at_begin:
+            self.say(f"going on after {self._at_begin:,} of {total:,} {what}")
+        self._stop_bar()
         if self._console.is_terminal:
             self._bar = Bar(
                 BarColumn(None),
                 MofNCompleteColumn(),
-                TextColumn("jobs · {task.fields[rate]} · left"),
+                TextColumn(what + " · {task.fields[rate]} · left"),
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
@@ -79,20 +84,21 @@ class Progress:
                 redirect_stdout=False,
             )
             self._bar.start()
-            self._task = self._bar.add_task("jobs", total=counts.num_jobs, completed=counts.num_done, rate="")
+            self._task = self._bar.add_task(what, total=total, completed=self._at_begin, rate="")
 
     def update(self, counts: Counts) -> None:
         """So many are done now."""
         now = time.monotonic()
-        rate = (counts.num_done - self._at_begin) / max(now - self._began, 1e-9)
+        done, total, what = counts.now
+        rate = (done - self._at_begin) / max(now - self._began, 1e-9)
         failed = f" · {counts.num_failed:,} failed" if counts.num_failed else ""
-        text = f"{rate:,.0f} jobs/s{failed}"
+        text = f"{rate:,.0f} {what}/s{failed}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=counts.num_done, rate=text)
+            self._bar.update(self._task, completed=done, rate=text)
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            left = f" · about {(counts.num_jobs - counts.num_done) / rate:,.0f} s left" if rate else ""
-            self.say(f"{counts.num_done:,} of {counts.num_jobs:,} jobs · {text}{left}")
+            left = f" · about {(total - done) / rate:,.0f} s left" if rate else ""
+            self.say(f"{done:,} of {total:,} {what} · {text}{left}")
 
 
 def describe(plan: Plan) -> list[str]:
@@ -105,5 +111,7 @@ def describe(plan: Plan) -> list[str]:
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
         lines.append(f"{data['spec']['ref']} ({data['spec']['dtype']}): {total:,} base prompts: {told}")
     lines.append(f"{num_kept:,} pairs of {inputs.num_rows:,} are in the study")
-    lines.append(f"{plan.tables['cells'].num_rows:,} cells, {plan.num_jobs:,} jobs")
+    num_cells = plan.tables["cells"].num_rows
+    screened = describe_screening(plan) if "screening" in plan.tables else None
+    lines.append(f"{num_cells:,} cells, {screened or f'{plan.num_jobs:,} jobs'}")
     return lines

@@ -70,7 +70,8 @@ def _failed(plan: Plan, state: State, store: StudyStore) -> Iterator[_Failed]:
 
 
 def _is_wanted(plan: Plan, part: Manifest) -> bool:
-    return part.tile in plan.tiles and not set(part.families).isdisjoint(plan.families)
+    tile = plan.tiles.get(part.tile)
+    return tile is not None and not set(part.families).isdisjoint(plan.families_of(tile))
 
 
 def _read_failures(store: StudyStore, file: StoredFile) -> _Failures:
@@ -119,6 +120,7 @@ def _work(plan: Plan, state: State, failed: _Failed, wanted: Collection[str]) ->
         costs=plan.costs[tile.cellset],
         todo=[(lo, hi, part.families) for lo, hi in stretches(cells) if cells[lo]],
         replaces=part.path,
+        estimates=tile.estimates,
         jobs=tuple((lo, hi) for lo, hi in stretches(chosen) if chosen[lo]),
     )
 

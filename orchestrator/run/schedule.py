@@ -146,6 +146,10 @@ class Schedule:
         known = [w.rate for w in self._workers.values() if w.rate is not None]
         return sum(known) / len(known) if known else None
 
+    def expected_s(self, worker: int, taken: Slice) -> float:
+        """How long `worker` should take for a slice, as far as it was measured."""
+        return self._cost(taken) / self._rate(self._workers[worker])
+
     def target_s(self, elapsed_s: float) -> float:
         """How long a slice should take: longer as the run goes on, shorter towards its end."""
         target = min(max(elapsed_s / 100, MIN_SLICE_S), MAX_SLICE_S)

@@ -148,7 +148,7 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
-    seconds = num_open * _tokens_per_job(plan) / (cores * _rate(plan, 1))
+    seconds = num_open * _cost_per_job(plan) / (cores * _rate(plan, 1))
     if _is_short(seconds, options):
         return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
     gpus = num_gpus() if _may_use_gpus(plan) else 0
@@ -191,7 +191,7 @@ def _rate(plan: Plan, threads: int) -> float:
     return min(estimate_rate(lane, threads) for lane in plan.lanes.values())
 
 
-def _tokens_per_job(plan: Plan) -> float:
+def _cost_per_job(plan: Plan) -> float:
     costs = list(plan.costs.values())
     return float(sum(c.sum() for c in costs)) / max(1, sum(len(c) for c in costs))
 

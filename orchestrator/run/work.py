@@ -10,6 +10,11 @@ from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import Manifest, State
 
+ESTIMATES_PER_PAIR = 4.0
+"""Estimates of all cells cost about as much as so many jobs of the most costly cell: a forward and a
+backward of the base, and a forward of each source."""
+ROWS_OF_ESTIMATES = 1 << 20
+"""At most, in one slice: so far the estimates of a tile are made at once, since its runs serve them all."""
 CAPTURES_PER_PAIR = 2.0
 """A capture costs about as much as a job: one of the base and one of the source for each pair."""
 
@@ -49,6 +54,8 @@ class TileWork:
     owner: int | None = None
     replaces: str | None = None
     jobs: Jobs = ()
+    estimates: bool = False
+    """Whether its jobs are estimated, all cells at once."""
 
     @property
     def key(self) -> tuple[int, str | None]:
@@ -70,6 +77,8 @@ class TileWork:
         lo, hi, families = self.todo.pop(-1 if high else 0)
         costs = self.costs[lo:hi] * self.num_pairs
         num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
+        if self.estimates:
+            num = ROWS_OF_ESTIMATES // self.num_pairs
         num = max(1, min(num, hi - lo, most_cells or hi - lo))
         if num < hi - lo:
             rest = (lo, hi - num, families) if high else (lo + num, hi, families)
@@ -115,12 +124,20 @@ def open_work(plan: Plan, state: State) -> list[TileWork]:
             tile=tile.tile,
             lane=tile.lane,
             num_pairs=len(tile.pairs),
-            costs=plan.costs[tile.cellset],
+            costs=_costs(plan, tile),
             todo=_todo(plan, state, tile),
+            estimates=tile.estimates,
         )
         for tile in plan.tiles.values()
     ]
     return [tile for tile in work if tile.todo]
+
+
+def _costs(plan: Plan, tile: Tile) -> np.ndarray:
+    costs = plan.costs[tile.cellset]
+    if not tile.estimates:
+        return costs
+    return np.full(len(costs), ESTIMATES_PER_PAIR * costs.max() / len(costs))
 
 
 def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[str, ...]]]:
@@ -128,11 +145,12 @@ def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[st
     wanted = mask(tile.num_cells, tile.wanted)
     # One bit for each family that a cell lacks: a change of the bits begins a new range.
     lacking = np.zeros(tile.num_cells, np.int64)
-    for bit, family in enumerate(plan.families):
+    families = plan.families_of(tile)
+    for bit, family in enumerate(families):
         done = mask(tile.num_cells, state.done(family, tile.tile).intervals())
         lacking |= (wanted & ~done).astype(np.int64) << bit
     return [
-        (lo, hi, tuple(f for bit, f in enumerate(plan.families) if lacking[lo] >> bit & 1))
+        (lo, hi, tuple(f for bit, f in enumerate(families) if lacking[lo] >> bit & 1))
         for lo, hi in stretches(lacking)
         if lacking[lo]
     ]

@@ -41,6 +41,7 @@ class Report:
 
     num_cells: int
     seconds: float
+    """Spent on the jobs: what captures cost says nothing of how long more of them take."""
     manifest: Manifest
 
 
@@ -127,13 +128,15 @@ class StudyWorker:
         self._log.begun(taken)
         try:
             outcome = self._outcome(engine, taken, OVERRUN * target_s, self.trial(worker))
+            self._engines.keep_pace()
             manifest = self._write(taken, outcome, started)
         except Exception as error:
             self._log.failed(taken, error)
             raise
         self._log.ended(manifest)
         reach("worker.report")
-        return Report(num_cells=outcome.num_cells, seconds=time.perf_counter() - started, manifest=manifest)
+        seconds = time.perf_counter() - started - outcome.capture_s
+        return Report(num_cells=outcome.num_cells, seconds=seconds, manifest=manifest)
 
     def close(self) -> None:
         """Close the log, where one was opened."""
@@ -174,6 +177,7 @@ class StudyWorker:
             rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
+            tier_reason=self._engine(taken.lane).model.tier_reason,
             timings={
                 "total_s": time.perf_counter() - started,
                 "model_s": outcome.model_s,

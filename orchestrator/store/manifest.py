@@ -50,6 +50,8 @@ class Manifest:
     """How many of the rows hold an error."""
     tiers: Mapping[str, int]
     """Rows by the engine tier that made them."""
+    tier_reason: str = ""
+    """Why the worker's model has the tier that it has: what was found when it was loaded."""
     timings: Mapping[str, Seconds]
     """Seconds by phase."""
     worker: str

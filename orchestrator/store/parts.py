@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.manifest import Manifest, StoredFile
 from workers.errors import StoreError
-from workers.vocabulary import METRIC_FAMILIES
+from workers.vocabulary import ESTIMATE, METRIC_FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "pred_id": "int32",
     },
     "kl": {"kl_base": "float32", "kl_source": "float32", "tv_base": "float32"},
+    ESTIMATE: {"estimate": "float32"},
 }
 """The columns of each metric family, and their Arrow types."""
 

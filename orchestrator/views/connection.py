@@ -18,7 +18,7 @@ from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
 from orchestrator.views.older import older_files
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
-from orchestrator.views.sql import facts, study_views
+from orchestrator.views.sql import estimates, facts, study_views
 from orchestrator.views.tables import study_tables
 from orchestrator.views.union import union
 from workers.errors import QueryError, StoreError
@@ -62,6 +62,7 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
         _add_tables(connection, prefix, {**made.tables, "fits": fits})
         folder = str(root.resolve())
         older = older_files(connection, folder, made.files)
+        connection.execute(estimates(prefix, folder, made.files))
         connection.execute(facts(prefix, folder, made.files, older))
         for statement in study_views(prefix, root.name, made):
             connection.execute(statement)

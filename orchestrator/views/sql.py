@@ -1,6 +1,6 @@
 """The SQL of one study's views. Every name of a study's own tables begins with its prefix."""
 
-__all__ = ["STUDY_VIEWS", "facts", "results", "study_views"]
+__all__ = ["STUDY_VIEWS", "estimates", "facts", "near_tie", "results", "study_views"]
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,8 +8,21 @@ from orchestrator.store import ADDED_COLUMNS, METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
 from studies.columns import PAIR_COLUMNS, RESERVED
+from workers.replay.bounds import AGREEMENT
+from workers.vocabulary import ESTIMATE
 
-STUDY_VIEWS = ("results", "scores", "cells", "pairs", "inputs", "runs", "failures", "batches", "fits")
+STUDY_VIEWS = (
+    "results",
+    "scores",
+    "cells",
+    "screening",
+    "pairs",
+    "inputs",
+    "runs",
+    "failures",
+    "batches",
+    "fits",
+)
 
 _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 _MODEL = ("model", "dtype", "revision")
@@ -20,7 +33,9 @@ def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf], olde
 
     The paths in `older` lack the columns that were added since they were written.
     """
-    every = ("error", "attempt", "tier", *(c for names in METRIC_COLUMNS.values() for c in names))
+    files = {families: found for families, found in files.items() if ESTIMATE not in families}
+    metrics = (names for family, names in METRIC_COLUMNS.items() if family != ESTIMATE)
+    every = ("error", "attempt", "tier", *(c for names in metrics for c in names))
     if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
         return (
@@ -40,6 +55,19 @@ def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf], olde
             f" {merged} FROM ({scans}) GROUP BY cell, pair"
         )
     return f"CREATE VIEW {prefix}facts AS SELECT cell, pair, {columns} FROM ({scans})"
+
+
+def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> str:
+    """The rows of jobs that were estimated."""
+    found = files.get((ESTIMATE,))
+    columns = "cell, pair, error, attempt, estimate"
+    source = (
+        f"SELECT {columns} FROM ({_scan(root, found, ())})"
+        if found
+        else "SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, NULL::VARCHAR AS error,"
+        " 0::UTINYINT AS attempt, NULL::FLOAT AS estimate WHERE false"
+    )
+    return f"CREATE VIEW {prefix}estimates AS {source}"
 
 
 def _scan(root: str, files: FilesOf, older: Collection[str]) -> str:
@@ -77,6 +105,7 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
             JOIN {prefix}points p ON p.point = g.point
             JOIN {prefix}lanes l ON l.lane = p.lane""",
+        _screening(prefix, study, made),
         f"CREATE VIEW {prefix}v_pairs AS SELECT {study}{_given(made)} FROM {prefix}pairs g",
         f"""CREATE VIEW {prefix}v_inputs AS SELECT {study}, {_model("l")}, i.pair_id,
             {_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
@@ -95,7 +124,10 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             {_job_id()} AS job_id, {_model("c")}, c.block{_axes(made, "c")},
             {_column(made, "base", "p")} AS base, r.attempt,
             r.error->>'type' AS error_type, r.error->>'message' AS error_message
-            FROM {prefix}facts r JOIN {prefix}p p ON p.pair = r.pair
+            FROM (
+                SELECT cell, pair, error, attempt FROM {prefix}facts
+                UNION ALL SELECT cell, pair, error, attempt FROM {prefix}estimates
+            ) r JOIN {prefix}p p ON p.pair = r.pair
             JOIN {prefix}c c ON c.cell = r.cell AND c.class = p.class
             WHERE r.error IS NOT NULL""",
         f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, b.file, {_model("l")},
@@ -104,6 +136,47 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         f"""CREATE VIEW {prefix}v_fits AS SELECT {study}, f.fit, {_model("l")}, f.* EXCLUDE (fit, lane)
             FROM {prefix}fits f JOIN {prefix}lanes l ON l.lane = f.lane""",
     ]
+
+
+def _screening(prefix: str, study: str, made: StudyTables) -> str:
+    """One row for each written cell of a screened study: what was estimated of it, and what was found."""
+    label, base = (_null(f"r.{role}_logit") for role in ("label", "base_label"))
+    run_label, run_base = (_null(f"q.base_run_{role}_logit") for role in ("label", "base_label"))
+    return f"""CREATE VIEW {prefix}v_screening AS
+        WITH e AS (
+            SELECT e.cell, avg(abs(e.estimate::DOUBLE)) AS estimated_effect,
+                   avg(e.estimate::DOUBLE) AS estimated_change, count(e.estimate) AS num_estimates
+            FROM ({_estimated(prefix)}) e JOIN {prefix}cells c ON c.cell = e.cell
+            SEMI JOIN {prefix}p p ON p.lane = c.lane AND p.pair = e.pair GROUP BY e.cell
+        ), x AS (
+            SELECT r.cell, {_answer(label, base)} - {_answer(run_label, run_base)} AS change
+            FROM {prefix}facts r JOIN {prefix}cells c ON c.cell = r.cell
+            JOIN {prefix}q q ON q.lane = c.lane AND q.pair = r.pair AND q.read_at = c.read
+            WHERE r.error IS NULL
+        ), f AS (
+            SELECT cell, avg(abs(change)) AS exact_effect, avg(change) AS exact_change,
+                   count(change) AS num_exact
+            FROM x GROUP BY cell
+        )
+        SELECT {study}, c.cell_id, {_model("l")}, p.block{_axes(made, "p")}, s.selected, s.weight,
+               e.estimated_effect, e.estimated_change, coalesce(e.num_estimates, 0) AS num_estimates,
+               f.exact_effect, f.exact_change, coalesce(f.num_exact, 0) AS num_exact
+        FROM {prefix}screening s JOIN {prefix}cells c ON c.cell = s.cell
+        JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
+        JOIN {prefix}points p ON p.point = g.point
+        JOIN {prefix}lanes l ON l.lane = p.lane
+        LEFT JOIN e ON e.cell = s.cell LEFT JOIN f ON f.cell = s.cell"""
+
+
+def _estimated(prefix: str) -> str:
+    """The estimates that there are; NaN stands for none."""
+    estimate = f"{_null('estimate')} AS estimate"
+    return f"SELECT cell, pair, {estimate} FROM {prefix}estimates WHERE error IS NULL"
+
+
+def _answer(label: str, base_label: str) -> str:
+    """What an estimate is of: the logit of the label less that of the base label, or of the one there is."""
+    return f"coalesce({label} - {base_label}, {label}, -{base_label})::DOUBLE"
 
 
 def _model(table: str) -> str:
@@ -172,6 +245,10 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
         for side in ("base", "source")
     )
     join = f"LEFT JOIN {prefix}located l ON l.pair = r.pair AND l.symbolic = c.symbolic" if located else ""
+    is_screened = (ESTIMATE,) in made.files
+    estimated = (
+        f"LEFT JOIN ({_estimated(prefix)}) e ON e.cell = r.cell AND e.pair = r.pair" if is_screened else ""
+    )
     return f"""CREATE VIEW {prefix}v_results AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
             CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
@@ -182,6 +259,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             {_null("r.base_label_logit")} - r.logsumexp AS base_label_logprob,
             nullif(r.base_label_rank, -1) AS base_label_rank,
             r.pred_id, t.token AS pred_token, r.pred_logit - r.logsumexp AS pred_logprob, r.margin,
+            {near_tie("r", "c")} AS near_tie,
             {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source,
             {_null("r.tv_base")} AS tv_base, NULL::VARCHAR AS generated,
             {run_values},
@@ -192,13 +270,14 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
             exp(({_null("r.label_logit")} - r.logsumexp)::DOUBLE) AS prob,
             exp(({_null("r.base_label_logit")} - r.logsumexp)::DOUBLE) AS base_prob,
-            r.tier
+            {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier
         FROM {prefix}facts r
         JOIN {prefix}p p ON p.pair = r.pair
         JOIN {prefix}c c ON c.class = p.class AND c.cell = r.cell
         LEFT JOIN {prefix}q q ON q.lane = p.lane AND q.pair = r.pair AND q.read_at = c.read_at
         LEFT JOIN {prefix}tokens t ON t.lane = p.lane AND t.id = r.pred_id
         {join}
+        {estimated}
         WHERE r.error IS NULL"""
 
 
@@ -234,6 +313,12 @@ def _run_columns(run: str) -> str:
 
 def _job_id() -> str:
     return "left(sha256(c.cell_id::VARCHAR || '/' || p.pair_id::VARCHAR), 32)::UUID"
+
+
+def near_tie(row: str, lane: str) -> str:
+    """Whether a row's first choice could be another in a forward of another shape, in the lane's dtype."""
+    bounds = " ".join(f"WHEN {literal(dtype)} THEN {bound!r}" for dtype, bound in AGREEMENT.items())
+    return f"{row}.margin <= CASE {lane}.dtype {bounds} END * abs({row}.pred_logit)"
 
 
 def _null(value: str) -> str:

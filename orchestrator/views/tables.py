@@ -15,6 +15,18 @@ from orchestrator.remaining import finished_cells, mask
 from orchestrator.store import State
 from workers.vocabulary import Pair, locate, span_name
 
+_TIERS = ("resumed", "hooked", "unchanged", "estimated")
+"""The ways in which the engine obtains rows, each a column of ``batches``."""
+
+
+_NOT_SCREENED = pa.table(
+    {
+        "cell": pa.array([], pa.uint32()),
+        "selected": pa.array([], pa.string()),
+        "weight": pa.array([], pa.float64()),
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FilesOf:
@@ -53,6 +65,7 @@ def study_tables(plan: Plan, state: State) -> StudyTables:
     made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", numbers), ("given",), "pair")
     made["batches"] = _batches(state)
     made["located"] = _located(plan)
+    made.setdefault("screening", _NOT_SCREENED)
     files: dict[tuple[str, ...], FilesOf] = {}
     for file in state.files.values():
         found = files.setdefault(file.families, FilesOf())
@@ -96,6 +109,8 @@ def _with_counts(plan: Plan, state: State) -> pa.Table:
     size = max([size, *(int(cells.max()) + 1 for cells in plan.cellsets.values())])
     jobs, done = np.zeros(size, np.int64), np.zeros(size, np.int64)
     for tile in plan.tiles.values():
+        if tile.estimates:
+            continue
         cells = plan.cellsets[tile.cellset]
         jobs[cells] += tile.num_selected * mask(len(cells), tile.wanted)
         done[cells] += tile.num_selected * finished_cells(plan, state, tile)
@@ -116,8 +131,8 @@ def _batches(state: State) -> pa.Table:
             "families": list(m.families),
             "num_rows": m.rows,
             "num_failed": m.failed,
-            "num_hooked": m.tiers.get("hooked", 0),
-            "num_unchanged": m.tiers.get("unchanged", 0),
+            **{f"num_{tier}": m.tiers.get(tier, 0) for tier in _TIERS},
+            "tier_reason": m.tier_reason or None,
             "total_s": m.timings.get("total_s"),
             "model_s": m.timings.get("model_s"),
             "capture_s": m.timings.get("capture_s"),
@@ -132,7 +147,8 @@ def _batches(state: State) -> pa.Table:
         *((name, pa.string()) for name in ("path", "file", "lane")),
         *((name, pa.int64()) for name in ("tile", "k_lo", "k_hi")),
         ("families", pa.list_(pa.string())),
-        *((name, pa.int64()) for name in ("num_rows", "num_failed", "num_hooked", "num_unchanged")),
+        *((name, pa.int64()) for name in ("num_rows", "num_failed", *(f"num_{tier}" for tier in _TIERS))),
+        ("tier_reason", pa.string()),
         *((name, pa.float64()) for name in ("total_s", "model_s", "capture_s")),
         ("size_bytes", pa.int64()),
         *((name, pa.string()) for name in ("worker", "host")),

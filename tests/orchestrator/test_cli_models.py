@@ -56,6 +56,16 @@ def test_the_list_shows_the_built_in_models_with_their_options(cache: Path) -> N
     assert below == "needs width, num_layers, seed, outputs; has per_step=False, vocab_size=None"
 
 
+def test_the_list_says_which_families_resume_and_why_others_do_not(cache: Path) -> None:
+    groups = {text.partition("\n")[0]: " ".join(text.split()) for text in run().stdout.split("\n\n")}
+    (resumed,) = (text for title, text in groups.items() if title.startswith("resumed: "))
+    assert " llama, " in resumed and " gpt2, " in resumed and "bloom" not in resumed
+    (level,) = (text for title, text in groups.items() if title.startswith("resumed, "))
+    assert " bloom, " in level
+    (hooked,) = (text for title, text in groups.items() if title.startswith("hooked: "))
+    assert "jamba (recurrent)" in hooked
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

@@ -125,7 +125,7 @@ def test_sql_comes_from_an_argument_a_file_or_a_name_but_only_one(store: Path, t
 
 def test_list_names_every_query_and_needs_no_study(tmp_path: Path) -> None:
     lines = run(tmp_path, "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["accuracy", "best", "failures", "recovered", "timings"]
+    assert [line.split()[0] for line in lines] == ["accuracy", "best", "failures", "recall", "recovered", "timings"]
 
 
 def test_an_unknown_suffix_asks_for_a_format(store: Path, tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ import pytest
 from plan.world import lane_of
 
 from orchestrator.plan.tables import Lane
-from orchestrator.run.rates import FLOPS_PER_CORE, estimate_rate, remember_rate
+from orchestrator.run.rates import (
+    FLOPS_PER_CORE,
+    estimate_rate,
+    known_pace,
+    remember_pace,
+    remember_rate,
+)
 from workers.model.cache import cache_folder
 
 
@@ -53,3 +59,22 @@ def test_a_cache_that_cannot_be_written_stops_nothing(lane: Lane) -> None:
     remember_rate(lane, 1, 456.0)
     assert estimate_rate(lane, 1) != 456.0
     assert sorted(cache_folder().iterdir()) == before
+
+
+def test_a_pace_is_remembered_for_this_model_this_device_and_these_threads(lane: Lane) -> None:
+    assert known_pace(lane, "cpu", 1) == {}
+    remember_pace(lane, "cpu", 1, {"rows/5": 64})
+    remember_pace(lane, "cpu", 1, {"rows/5": 128, "rows/24": 32})
+    assert known_pace(lane, "cpu", 1) == {"rows/5": 128, "rows/24": 32}
+    assert known_pace(lane, "cpu", 2) == known_pace(lane, "NVIDIA H100", 1) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"KEY": 3}', '{"KEY": {"rows/5": "64", "rows/6": -1, "rows/7": 1.5}}']
+)
+def test_a_damaged_pace_is_forgotten(lane: Lane, text: str) -> None:
+    remember_pace(lane, "cpu", 1, {"rows/5": 64})
+    path = cache_folder() / "paces.json"
+    (key,) = json.loads(path.read_text())
+    path.write_text(text.replace("KEY", key))
+    assert known_pace(lane, "cpu", 1) == {}

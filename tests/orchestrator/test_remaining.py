@@ -32,7 +32,7 @@ def test_of_a_new_plan_everything_remains(tiny_folder: Path) -> None:
     plan, state = plan_of(tiny_folder), opened()
     (work,) = open_work(plan, state)
     assert (work.num_pairs, work.lane, work.todo) == (3, 0, [(0, 30, BOTH)])
-    assert work.costs.tolist() == [5] * 30
+    assert work.costs.tolist() == plan.costs[plan.tiles[0].cellset].tolist()
     counts = counts_of(plan, state)
     assert (counts.num_jobs, counts.num_done, counts.num_failed) == (90, 0, 0)
 

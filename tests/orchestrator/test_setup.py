@@ -61,7 +61,7 @@ def test_several_workers_in_this_process_are_refused(plan: Plan) -> None:
 def test_auto_is_inline_for_short_work_and_ray_for_long(plan: Plan) -> None:
     (lane,) = plan.lanes.values()
     remember_rate(lane, 1, 1000.0)
-    jobs_per_s = num_cores() * 1000.0 / 5  # Five tokens a job.
+    jobs_per_s = num_cores() * 1000.0 / plan.costs[0].mean()
     short, long = (int(jobs_per_s * INLINE_BELOW_S * share) for share in (0.9, 1.1))
     assert chosen(plan, short) == ("inline", 1, num_cores())
     assert chosen(plan, long)[0] == "ray"

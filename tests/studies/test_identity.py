@@ -236,7 +236,8 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
     Study: {
         **SETTINGS,
         "resolved into pairs": {"pairs", "label_tokens", "filter"},
-        "provenance": {"study", "metrics", "plots"},
+        # What is screened runs a part of the cells, each with the id that it has anyway.
+        "provenance": {"study", "metrics", "plots", "screen"},
         "blocks": {"sweep"},
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},

@@ -112,3 +112,32 @@ def test_vectors_are_run_in_the_place_of_ids(model: LoadedModel) -> None:
     assert captures.prepare(needs(ids, vectors, reads=(2,)), max_tokens=99) == {}
     torch.testing.assert_close(captures[vectors].logits[2], captures[ids].logits[2])
     torch.testing.assert_close(captures[vectors].taps[ONE], captures[ids].taps[ONE])
+
+
+HEAD = tuple(range(3, 15))
+
+
+def test_a_prefix_that_prompts_share_is_run_once_and_changes_nothing(model: LoadedModel) -> None:
+    some = [(*HEAD, 20 + number, 30 + number, 40) for number in range(5)]
+    tokens: list[int] = []
+    model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    captures = Captures(model, budget_bytes=1 << 20)
+    captures.prepare(needs(*some, taps=(ONE, TWO), reads=(13, 14)), max_tokens=99)
+    assert tokens == [len(HEAD), 5 * 3]
+    captures.prepare(needs((*HEAD, 1, 2), (*HEAD, 2, 1), taps=(TWO,), reads=(13,)), max_tokens=99)
+    assert tokens[2:] == [2 * 2]
+    for prompt in some:
+        alone = Captures(model, budget_bytes=1 << 20)
+        alone.prepare(needs(prompt, taps=(ONE, TWO), reads=(13, 14)), max_tokens=99)
+        for tap in (ONE, TWO):
+            torch.testing.assert_close(captures[prompt].taps[tap], alone[prompt].taps[tap])
+        for read in (13, 14):
+            torch.testing.assert_close(captures[prompt].logits[read], alone[prompt].logits[read])
+
+
+def test_a_prefix_in_which_something_is_read_is_run_by_each_prompt(model: LoadedModel) -> None:
+    captures = Captures(model, budget_bytes=1 << 20)
+    captures.prepare(needs((*HEAD, 20), (*HEAD, 21), reads=(4,)), max_tokens=99)
+    assert captures.num_forwards == 1

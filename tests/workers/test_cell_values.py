@@ -35,9 +35,9 @@ FITS: dict[str, Subspace | Tensor] = {
 }
 
 
-def engine(kind: str, *, max_rows: int | None = None, shortcut: bool = False) -> Engine:
+def engine(kind: str, **more: Any) -> Engine:
     return Engine(
-        tiny(kind), capture_budget_bytes=1 << 30, max_rows=max_rows, shortcut=shortcut, fits=FITS.__getitem__
+        tiny(kind), capture_budget_bytes=1 << 30, fits=FITS.__getitem__, **{"shortcut": False, **more}
     )
 
 
@@ -255,7 +255,7 @@ def test_runs_that_cells_share_run_once_a_forward() -> None:
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     try:
-        outcome = run("gpt2", cells, some)
+        outcome = run("gpt2", cells, some, resume=False)
     finally:
         handle.remove()
     num_prompts = len({prompt for pair in some for prompt in pair.tokens.values()})
@@ -274,7 +274,7 @@ def test_what_noise_fits_and_runs_change_is_never_taken_for_unchanged() -> None:
         Cell((noise(2),), 1),
     ]
     tiers = run("llama", cells, alike, shortcut=True).columns["tier"].reshape(5, 2)[:, 0].tolist()
-    assert tiers == ["hooked", "hooked", "hooked", "unchanged", "unchanged"]
+    assert tiers == ["resumed", "resumed", "resumed", "unchanged", "unchanged"]
 
 
 def test_a_block_that_is_skipped_returns_what_it_was_given() -> None:

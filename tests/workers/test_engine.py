@@ -4,6 +4,7 @@ gives, to 1e-5 of the reference row's largest logit; and a prompt is captured on
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ KINDS = tuple(reference.NETWORKS)
 ALL = (0, 1, 2, 3, 4)
 
 
-def engine(kind: str, *, max_rows: int | None = None, budget: int = 1 << 30) -> Engine:
-    return Engine(tiny(kind), capture_budget_bytes=budget, max_rows=max_rows, shortcut=False)
+def engine(kind: str, *, budget: int = 1 << 30, **more: Any) -> Engine:
+    return Engine(tiny(kind), capture_budget_bytes=budget, shortcut=False, **more)
 
 
-def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: int) -> Outcome:
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     outcome = engine(kind, **more).run(batch)
     assert outcome.num_cells == len(cells)
@@ -153,7 +154,7 @@ def test_ragged_spans_and_runs_of_different_lengths_equal_the_reference() -> Non
 def test_swapping_a_prompt_with_itself_changes_nothing(kind: str) -> None:
     some = [replace(p, tokens={"base": p.tokens["base"], "source": p.tokens["base"]}) for p in pairs(3)]
     outcome = run(kind, every_site(kind), some)
-    assert outcome.tiers == {"hooked": len(outcome.columns["cell"])}
+    assert outcome.tiers == {"resumed": len(outcome.columns["cell"])}
     assert outcome.columns["kl_base"].max() < 1e-6
 
 
@@ -202,7 +203,7 @@ def test_cells_share_forwards_and_prompts_are_captured_once() -> None:
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     try:
-        shared = Engine(model, capture_budget_bytes=1 << 30, shortcut=False)
+        shared = Engine(model, capture_budget_bytes=1 << 30, shortcut=False, resume=False)
         first = shared.run(
             Batch(cells=list(enumerate(cells))[:5], pairs=some, families=("logits",)), tile_cells=cells
         )

@@ -68,7 +68,7 @@ def num_hooks(model: LoadedModel) -> int:
         (swap("block_output", 1, (2,), origin=TWO_TOKENS), "RunError", "2 tokens of"),
         (swap("block_output", 1, (2,), origin=NEURONS), "RunError", "48 wide"),
         (swap("model.rotary_emb", None, (2,)), "ModelError", "only (rows, tokens, width)"),
-        (swap("lm_head:output", None, (0,), run="zero"), "ModelError", "[9, 1, 61]"),
+        (swap("lm_head:output", None, (0,), run="zero"), "ModelError", "1, 61]"),
         (swap("model.layers.1.mlp.act_fn.nothing:input", None, (2,)), "ModelError", "has no module"),
     ],
 )
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_makes_forwards_smaller_and_loses_nothing(model: Lo
 
     model.module.register_forward_pre_hook(hook, with_kwargs=True)
     cells = [swap("block_output", layer, (token,)) for layer in range(LAYERS) for token in range(5)]
-    engine = Engine(model, capture_budget_bytes=1 << 30, shortcut=False)
+    engine = Engine(model, capture_budget_bytes=1 << 30, shortcut=False, resume=False)
     for _ in range(2):
         outcome = engine.run(Batch(cells=list(enumerate(cells)), pairs=pairs(4), families=("logits",)))
         assert outcome.num_failed == 0

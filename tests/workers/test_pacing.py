@@ -46,6 +46,20 @@ def test_after_running_out_of_memory_forwards_stay_smaller() -> None:
     assert pacer.rows(5) == 1
 
 
+def test_after_enough_went_well_a_size_that_did_not_fit_is_tried_again() -> None:
+    pacer = Pacer(start_tokens=1020)
+    pacer.shrink(5, 204)
+    assert max(settle(pacer, lambda rows: 1.0, 60)) == 102
+    assert max(settle(pacer, lambda rows: 1.0, 60)) == 204
+
+
+def test_a_search_begins_where_an_earlier_one_ended() -> None:
+    known = {"hooked/5": 510, "resumed/4": 64}
+    pacer = Pacer(start_tokens=1020, known=known)
+    assert (pacer.rows(5), pacer.rows(2, resumed=True), pacer.rows(1, resumed=True)) == (102, 32, 1020)
+    assert pacer.state() == {**known, "resumed/1": 1020}
+
+
 def test_prompts_of_each_length_have_their_own_size() -> None:
     pacer = Pacer(start_tokens=1000)
     assert (pacer.rows(10), pacer.rows(100), pacer.rows(5000)) == (100, 10, 1)

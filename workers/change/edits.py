@@ -5,7 +5,7 @@ Shapes: B rows, T tokens or steps, W width of a tap; N changed points (row, posi
 
 __all__ = ["Edits"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -25,11 +25,23 @@ class Edits:
         rows: for each row its changes, in the order in which they apply.
         num_tokens: T, of every row; None where the run has no tokens of its own.
         held: what runs hold where values are taken.
+        first: the token that the forward begins at.
+        num_rows: how many rows, the first of them, have begun at a tap; None where all have everywhere.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Change]], num_tokens: int | None, held: Held) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Change]],
+        num_tokens: int | None,
+        held: Held,
+        *,
+        first: int = 0,
+        num_rows: Callable[[Tap], int] | None = None,
+    ) -> None:
         self._by_tap = _grouped(rows)
-        self._scene = Scene(num_rows=len(rows), num_tokens=num_tokens, held=held)
+        self._scene = Scene(
+            num_rows=num_rows or (lambda _: len(rows)), num_tokens=num_tokens, held=held, first=first
+        )
         self._failed: dict[int, SwapyardError] = {}
 
     def visits(self) -> list[tuple[Tap, Visit]]:

@@ -7,7 +7,7 @@ position), n of them in one row, C columns.
 __all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "Scene", "edit_of"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,13 +40,25 @@ class Collected:
 class Scene:
     """What an edit can look at, and where it leaves what it finds, while its forward runs."""
 
-    num_rows: int
+    num_rows: Callable[[Tap], int]
+    """How many rows a visit at a tap sees."""
     num_tokens: int | None
+    """Of the whole run."""
     held: Held
+    first: int = 0
+    """The token that the run begins at."""
     given: dict[Tap, Tensor] = field(default_factory=dict)
     """What the modules that are skipped were given last."""
     collected: dict[tuple[int, int], Collected] = field(default_factory=dict)
     """By number of the unit and row."""
+
+    def window(self, tensor: Tensor, tap: Tap, call: int) -> Window:
+        """What a module's tensor shows of the run.
+
+        Raises:
+            ModelError: it has none of the forms that show one.
+        """
+        return window_of(tensor, tap, call, self.num_rows(tap), self.num_tokens, self.first)
 
     def collect(self, number: int, row: int, numbers: list[int], values: Tensor) -> None:
         """Keep what a unit found in a row: `values` [n, …], of its tokens with these numbers."""
@@ -103,7 +115,7 @@ class PointEdit(Edit):
         """See `Edit`. At the steps of a recurrent module that no change names, the tensor itself."""
         place = self.step.place
         assert isinstance(place, Target)
-        window = window_of(tensor, place.tap, call, scene.num_rows, scene.num_tokens)
+        window = scene.window(tensor, place.tap, call)
         hits = self._hits(window, place.tap, scene.num_tokens)
         if not hits:
             return tensor
@@ -159,7 +171,7 @@ class PointEdit(Edit):
                 f"skip at {tap}: the module was given {what} and returns {list(window.shape)}; skip works "
                 "where both have one shape"
             )
-        return window_of(given, tap, call, scene.num_rows, scene.num_tokens).values
+        return scene.window(given, tap, call).values
 
     def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: Scene) -> Tensor:
         """The values to write [N, C], for a place in a tensor of `width`."""

@@ -1,13 +1,17 @@
 """Trying work that may fail, so that a failure can be narrowed down; and telling of failures in the log."""
 
-__all__ = ["FailureLog", "attempt", "error_json", "is_of_machine", "is_out_of_memory"]
+__all__ = ["FailureLog", "attempt", "error_json", "is_of_machine", "is_out_of_memory", "tried"]
 
 import json
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
+
+_T = TypeVar("_T")
 
 _MOST_TEXT = 2000
 _MOST_TOLD = 20
@@ -33,6 +37,37 @@ def attempt(work: Callable[[], None]) -> Exception | None:
         error.__dict__[_TRACE] = traceback.TracebackException.from_exception(error, lookup_lines=False)
         return _without_frames(error)
     return None
+
+
+def tried(
+    work: Callable[[Sequence[_T]], None],
+    items: Sequence[_T],
+    give_up: Callable[[_T, Exception], None],
+    shrink: Callable[[int], None] = lambda _: None,
+) -> bool:
+    """Do `work` for all; where it fails, for halves, so that one bad item spoils no other.
+
+    Args:
+        work: what is done.
+        items: of what.
+        give_up: told of an item that fails alone, and why.
+        shrink: told how many items did not fit into memory.
+
+    Returns:
+        Whether all went well at once.
+    """
+    error = attempt(partial(work, items))
+    if error is None:
+        return True
+    if is_out_of_memory(error):
+        shrink(len(items))
+    if len(items) == 1:
+        give_up(items[0], error)
+        return False
+    half = len(items) // 2
+    tried(work, items[:half], give_up, shrink)
+    tried(work, items[half:], give_up, shrink)
+    return False
 
 
 class FailureLog:

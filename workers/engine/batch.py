@@ -1,6 +1,6 @@
 """What a worker is given in one call, and what it hands back."""
 
-__all__ = ["HOOKED", "UNCHANGED", "Batch", "Outcome", "Sheet"]
+__all__ = ["ESTIMATED", "HOOKED", "RESUMED", "UNCHANGED", "Batch", "Outcome", "Sheet"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.engine.attempts import error_json
 from workers.engine.scoring import empty_columns
 from workers.vocabulary import Cell, Pair
 
-HOOKED, UNCHANGED = "hooked", "unchanged"
-"""How a row was obtained: by a forward, or from its base's clean run."""
+HOOKED, RESUMED, UNCHANGED, ESTIMATED = "hooked", "resumed", "unchanged", "estimated"
+"""How a row was obtained: by a whole forward, by one that begins at what changes first, from its base's clean
+run, or not run at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +69,10 @@ class Sheet:
         }
         return cls(frame | metrics, tuple(metrics))
 
-    def put(self, rows: Sequence[int], values: Mapping[str, Tensor], tier: str) -> None:
-        """Fill in the metrics of some rows, from tensors in main memory."""
+    def put(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]], tier: str) -> None:
+        """Fill in the metrics of some rows."""
         for name, column in values.items():
-            self.columns[name][rows] = column.numpy()
+            self.columns[name][rows] = column
         self.columns["tier"][rows] = tier
 
     def fail(self, row: int, type_name: str, message: str) -> None:

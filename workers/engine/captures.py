@@ -8,7 +8,7 @@ __all__ = ["Capture", "Captures", "Need", "stacked"]
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
+from workers.replay.base_runs import BaseRuns, Extent, Slab
+from workers.replay.prefixes import Prefix, num_shared, run_prefix
 from workers.vocabulary import Prompt, Vectors
 
 _T = TypeVar("_T")
@@ -30,6 +32,8 @@ class Need:
     taps: set[Tap] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     """Tokens whose next-token logits are wanted."""
+    is_base: bool = False
+    """Whether jobs begin in the middle of this run."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,10 @@ class Captures:
     def __init__(self, model: LoadedModel, *, budget_bytes: int) -> None:
         self._model = model
         self.budget_bytes = budget_bytes
+        self._bases = BaseRuns(budget_bytes=budget_bytes // 2)
+        self._prefix: Prefix | None = None
+        self.slab: Slab | None = None
+        """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
         self._held: OrderedDict[Prompt, Capture] = OrderedDict()
         self._bytes_per_token: dict[frozenset[Tap], float] = {}
         self.num_forwards = 0
@@ -88,62 +96,130 @@ class Captures:
             self._bytes_per_token[taps] = max(sizes, default=0.0)
         return self._bytes_per_token[taps]
 
-    def prepare(self, needs: Mapping[Prompt, Need], *, max_tokens: int) -> dict[Prompt, Exception]:
+    def prepare(
+        self, needs: Mapping[Prompt, Need], *, max_tokens: int, extent: Extent | None = None
+    ) -> dict[Prompt, Exception]:
         """Run what is lacking, prompts of one length together and at most `max_tokens` tokens at once.
+
+        Args:
+            needs: what is wanted of each prompt.
+            max_tokens: rows × tokens of one forward.
+            extent: what is kept of bases; None where none are wanted.
 
         Returns:
             The prompts whose runs failed, each with the exception.
         """
         self.broken = {}
+        self.slab = None
+        if extent is not None:
+            assert self._model.resume is not None
+            bases = [prompt for prompt, need in needs.items() if need.is_base]
+            self.slab = self._bases.reserve(self._model.resume, bases, extent)
         lacking: dict[int, list[Prompt]] = {}
         for prompt, need in needs.items():
             held = self._held.setdefault(prompt, Capture())
             self._held.move_to_end(prompt)
-            if held.lacks(need):
+            if held.lacks(need) or (self.slab is not None and self.slab.awaits(prompt)):
                 lacking.setdefault(len(prompt), []).append(prompt)
         failed: dict[Prompt, Exception] = {}
         for length, prompts in lacking.items():
-            size = max(1, max_tokens // max(1, length))
+            shared = self._shared(prompts, needs)
+            size = max(1, max_tokens // max(1, length - shared))
             for start in range(0, len(prompts), size):
-                failed |= self._run(prompts[start : start + size], needs)
+                failed |= self._run(prompts[start : start + size], needs, shared)
         for prompt in failed:
             del self._held[prompt]
+            if self.slab is not None:
+                self.slab.drop(prompt)
         self._shrink(keep=needs.keys())
         return failed
 
-    def _run(self, prompts: list[Prompt], needs: Mapping[Prompt, Need]) -> dict[Prompt, Exception]:
+    def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, Need]) -> int:
+        """How many tokens the prompts share that are run for all of them at once.
+
+        None that a job may change; and where something is wanted outside the blocks, all run whole.
+        """
+        resume = self._model.resume
+        if resume is None or not resume.shares_prefixes:
+            return 0
+        wanted = [needs[prompt] for prompt in prompts]
+        if not all(tap.module in resume.block_of for need in wanted for tap in need.taps):
+            return 0
+        reads = [read for need in wanted for read in need.reads]
+        firsts = [self.slab.extent.first] if self.slab and any(need.is_base for need in wanted) else []
+        return num_shared(prompts, min([len(prompts[0]) - 1, *reads, *firsts]))
+
+    def _run(
+        self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int
+    ) -> dict[Prompt, Exception]:
         """One forward; where it fails, halves, so that one bad prompt spoils no other."""
-        error = attempt(lambda: self._forward(prompts, needs))
+        error = attempt(lambda: self._forward(prompts, needs, shared))
         if error is None:
             return {}
+        if shared:
+            return self._run(prompts, needs, 0)
         if len(prompts) == 1:
             return {prompts[0]: error}
         half = len(prompts) // 2
-        return self._run(prompts[:half], needs) | self._run(prompts[half:], needs)
+        return self._run(prompts[:half], needs, 0) | self._run(prompts[half:], needs, 0)
 
-    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, Need]) -> None:
+    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int) -> None:
         self.num_forwards += 1
         held = [self._held[prompt] for prompt in prompts]
         wanted = [needs[prompt] for prompt in prompts]
         taps = _union(n.taps - h.taps.keys() for n, h in zip(wanted, held, strict=True)) - self.broken.keys()
-        reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [0]
-        tokens = stacked(prompts, self._model.device)
-        at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1)  # [B, R]
+        reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [
+            shared
+        ]
+        prefix = self._prefix_of(prompts[0][:shared], taps) if shared else None
+        tokens = stacked([p[shared:] for p in prompts] if shared else prompts, self._model.device)
+        at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1) - shared  # [B, R]
         kept: dict[Tap, list[Tensor]] = {}
-        visits = [(tap, _keeper(kept, self.broken, tap, tokens.shape)) for tap in sorted(taps, key=str)]
-        logits, seen = self._model.forward(tokens, at, visits)
-        self.broken |= seen.faults()
+        visits = [
+            (tap, _keeper(kept, self.broken, tap, len(prompts), len(prompts[0]), shared))
+            for tap in sorted(taps, key=str)
+        ]
+        recording, cache = self._recording(prompts, prefix)
+        logits, seen = self._model.forward(tokens, at, [*recording, *visits], cache=cache, first=shared)
+        if self.slab is not None:
+            self.slab.recorded(prompts)
+        self.broken |= {tap: fault for tap, fault in seen.faults().items() if tap in taps}
         whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
             for tap in need.taps & whole.keys():
-                capture.taps[tap] = whole[tap][row].clone()
+                after = whole[tap][row]
+                capture.taps[tap] = torch.cat([prefix.taps[tap][0], after]) if prefix else after.clone()
             for column, read in enumerate(reads):
                 if read in need.reads:
                     capture.logits[read] = logits[row, column].clone()
 
+    def _prefix_of(self, tokens: Prompt, taps: set[Tap]) -> Prefix:
+        """The run of a prefix, which is kept until there is another."""
+        if self._prefix is None or self._prefix.tokens != tokens or not taps <= self._prefix.taps.keys():
+            self.num_forwards += 1
+            self._prefix = run_prefix(self._model, tokens, taps)
+        return self._prefix
+
+    def _recording(
+        self, prompts: Sequence[Prompt], prefix: Prefix | None
+    ) -> tuple[list[tuple[Tap, Visit]], Any]:
+        """Visits and a cache for a forward of `prompts` that keep what the slab awaits of them."""
+        resume, device, keep = self._model.resume, self._model.device, None
+        visits: list[tuple[Tap, Visit]] = []
+        if self.slab is not None and any(self.slab.awaits(prompt) for prompt in prompts):
+            num_before = 0 if prefix is None else len(prefix.tokens)
+            visits, keep = self.slab.recording(prompts, device, num_before=num_before)
+        if prefix is not None:
+            return visits, prefix.cache(len(prompts), device, keep)
+        if keep is None or resume is None:
+            return visits, None
+        from workers.replay.layers import RunCache
+
+        return visits, RunCache(resume.num_blocks, keep=keep)
+
     def _shrink(self, *, keep: Collection[Prompt]) -> None:
         """Let go of what was used longest ago until the budget holds, but for the prompts in `keep`."""
-        size_bytes = sum(capture.size_bytes for capture in self._held.values())
+        size_bytes = sum(capture.size_bytes for capture in self._held.values()) + self._bases.size_bytes
         for prompt in [prompt for prompt in self._held if prompt not in keep]:
             if size_bytes <= self.budget_bytes:
                 break
@@ -170,13 +246,18 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
 
 
 def _keeper(
-    kept: dict[Tap, list[Tensor]], broken: dict[Tap, ModelError], tap: Tap, shape: torch.Size
+    kept: dict[Tap, list[Tensor]],
+    broken: dict[Tap, ModelError],
+    tap: Tap,
+    num_rows: int,
+    num_tokens: int,
+    first: int,
 ) -> Visit:
-    """Keeps what is at `tap` [B, P, W] in runs of `shape` [B, T, …], one part a call."""
+    """Keeps what is at `tap` [B, P, W] in runs of `num_rows` × `num_tokens` that begin at `first`."""
 
     def keep(tensor: Tensor, call: int) -> None:
         try:
-            window = window_of(tensor, tap, call, shape[0], shape[1])
+            window = window_of(tensor, tap, call, num_rows, num_tokens, first)
         except ModelError as error:
             broken[tap] = error
         else:

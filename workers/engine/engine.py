@@ -1,16 +1,17 @@
-"""The hooked engine: jobs of different cells share a forward, and each row is changed at its own place.
+"""The engine: jobs of different cells share a forward, and each row is changed at its own place.
 
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
 
 __all__ = ["Batch", "Engine", "Outcome"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from workers.change.stock import FitSource, Stock, no_fits
+from workers.engine.attribution import Attribution
 from workers.engine.batch import Batch, Outcome
 from workers.engine.captures import Captures
 from workers.engine.clean import clean_runs
@@ -18,7 +19,7 @@ from workers.engine.pacing import Pacer
 from workers.engine.rounds import Bench, Round
 from workers.errors import RunError
 from workers.model.loading import LoadedModel
-from workers.vocabulary import Cell, CleanRun
+from workers.vocabulary import ESTIMATE, Cell, CleanRun
 
 _START_TOKENS = {"cpu": 1024}
 _START_TOKENS_ELSEWHERE = 16384
@@ -35,7 +36,9 @@ class Engine:
         max_rows: most rows of a forward; None lets measurements and memory decide.
         shortcut: whether rows that provably equal the clean base run are filled from it (tier
             ``unchanged``). Only ever done for models found causal.
+        resume: whether jobs run from what they change first (tier ``resumed``), where the model can.
         share: forwards begin with, and never grow past, this share of the rows that they usually have.
+        pace: sizes of forwards that `pace` of another engine found, on such a model and device.
         fits: gives the fit of an identity; what it raises becomes the error of the rows that need the fit.
     """
 
@@ -46,7 +49,9 @@ class Engine:
         capture_budget_bytes: int,
         max_rows: int | None = None,
         shortcut: bool = True,
+        resume: bool = True,
         share: float = 1.0,
+        pace: Mapping[str, int] | None = None,
         fits: FitSource = no_fits,
     ) -> None:
         tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
@@ -54,8 +59,9 @@ class Engine:
             model=model,
             stock=Stock(model, fits),
             captures=Captures(model, budget_bytes=capture_budget_bytes),
-            pacer=Pacer(start_tokens=tokens, max_rows=max_rows),
+            pacer=Pacer(start_tokens=tokens, max_rows=max_rows, known=pace),
             shortcut=shortcut and model.is_causal,
+            resume=model.resume if resume else None,
             capture_tokens=tokens,
         )
 
@@ -63,6 +69,10 @@ class Engine:
     def model(self) -> LoadedModel:
         """The model that it runs."""
         return self._bench.model
+
+    def pace(self) -> dict[str, int]:
+        """The sizes of forwards found so far, as plain numbers, for engines to come."""
+        return self._bench.pacer.state()
 
     def run(
         self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()
@@ -82,6 +92,14 @@ class Engine:
             RunError: the pairs are not of one class, or there is nothing to run.
         """
         _check(batch)
+        if ESTIMATE in batch.families:
+            return Attribution(
+                self._bench.model,
+                self._bench.stock,
+                batch,
+                budget_bytes=self._bench.captures.budget_bytes,
+                max_tokens=self._bench.capture_tokens,
+            ).run()
         return Round(self._bench, batch, tile_cells).run(deadline_s)
 
     def clean(self, requests: Sequence[CleanRun]) -> dict[str, NDArray[Any]]:

@@ -2,15 +2,17 @@
 
 __all__ = ["Needs", "chunks_of"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from workers.change.jobs import read_of, source_read
+from workers.change.jobs import located, read_of, source_read
 from workers.engine.batch import Batch
 from workers.engine.captures import Captures, Need
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.vocabulary import Cell, Pair, Prompt
+from workers.replay.base_runs import Extent
+from workers.replay.resume import Resume
+from workers.vocabulary import Cell, Pair, Position, Prompt
 
 
 class Needs:
@@ -21,28 +23,65 @@ class Needs:
         model: says which tensors hold the places.
         tile_cells: cells of calls to come, whose places are kept too.
         base_logits: whether the clean logits of the bases are needed for rows that change nothing.
+        resume: how jobs begin in the middle of their bases' runs; None where they do not.
     """
 
     def __init__(
-        self, batch: Batch, model: LoadedModel, tile_cells: Sequence[Cell], *, base_logits: bool
+        self,
+        batch: Batch,
+        model: LoadedModel,
+        tile_cells: Sequence[Cell],
+        *,
+        base_logits: bool,
+        resume: Resume | None = None,
     ) -> None:
-        self._taps = _taps_by_run([*tile_cells, *(cell for _, cell in batch.cells)], model)
+        cells = [*tile_cells, *(cell for _, cell in batch.cells)]
+        self._taps = _taps_by_run(cells, model)
+        self._resume = resume
+        self._token_bytes = model.facts.width * next(model.module.parameters()).element_size()
+        self._block = None if resume is None else _first_block(cells, model, resume)
+        self._positions = {unit.place.position for cell in cells for unit in cell.units}
+        self._all_reads = {cell.read for cell in cells}
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
         self.taps: frozenset[Tap] = frozenset().union(*self._taps.values())
         """All that is kept of any run."""
 
-    def of(self, pairs: Iterable[Pair]) -> dict[Prompt, Need]:
+    def extent(self, pairs: Sequence[Pair]) -> Extent | None:
+        """What jobs on these pairs can touch; None where no job begins in the middle."""
+        if self._block is None:
+            return None
+        reads = [(read,) for read in self._all_reads]
+        firsts = [first for position in self._positions for first in _firsts(position, pairs)]
+        read = [token for position in reads for token in _firsts(position, pairs)]
+        length = len(pairs[0].tokens["base"])
+        return Extent(
+            num_tokens=length,
+            block=self._block,
+            first=min([*firsts, *read], default=0),
+            last=min(max(firsts, default=0), max(read, default=0)),
+        )
+
+    def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, Need]:
         """The needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
         needs: dict[Prompt, Need] = {}
         for pair in pairs:
+            if with_bases:
+                needs.setdefault(pair.tokens["base"], Need()).is_base = True
             for run, taps in self._taps.items():
                 if run in pair.tokens:
                     needs.setdefault(pair.tokens[run], Need()).taps.update(taps)
             for prompt, token in self._reads_of(pair):
                 needs.setdefault(prompt, Need()).reads.add(token)
         return needs
+
+    def base_bytes(self, pairs: Sequence[Pair]) -> int:
+        """What is held of each base for jobs that begin in the middle of it."""
+        extent = self.extent(pairs)
+        if extent is None or self._resume is None:
+            return 0
+        return extent.size_bytes(self._resume, self._token_bytes)
 
     def _reads_of(self, pair: Pair) -> Iterable[tuple[Prompt, int]]:
         for read in self._reads:
@@ -75,19 +114,45 @@ def _taps_by_run(cells: Iterable[Cell], model: LoadedModel) -> dict[str, frozens
     return {run: frozenset(found) for run, found in taps.items()}
 
 
+def _first_block(cells: Iterable[Cell], model: LoadedModel, resume: Resume) -> int | None:
+    """The first block that any cell can begin at; None where none can begin in the middle."""
+    places = {(unit.place.site, unit.place.layer) for cell in cells for unit in cell.units}
+    blocks = []
+    for site, layer in places:
+        try:
+            tap = model.target(site, layer, None, None).tap
+        except ModelError:
+            continue
+        if tap.module in resume.block_of:
+            blocks.append(resume.block_of[tap.module])
+    return min(blocks, default=None)
+
+
+def _firsts(position: Position, pairs: Sequence[Pair]) -> Iterator[int]:
+    """The first token of a position in each pair that has it."""
+    for pair in pairs if any(isinstance(item, str) for item in position) else pairs[:1]:
+        try:
+            yield min(located(position, pair, "base"), default=0)
+        except SwapyardError:
+            continue  # the jobs that change this fail on their own
+
+
 def chunks_of(pairs: Sequence[Pair], needs: Needs, captures: Captures) -> list[list[int]]:
     """Indices of pairs, in groups whose captures fit the budget together (one pair at the least).
 
     The size of a capture is measured, not reckoned: the first pair is captured where no pair was yet.
     """
     size_bytes = captures.bytes_per_token(needs.taps, needs.of(pairs[:1]))
-    budget_tokens = captures.budget_bytes / size_bytes if size_bytes else float("inf")
+    base_bytes = needs.base_bytes(pairs)
     chunks: list[list[int]] = []
     prompts: set[Prompt] = set()
+    bases: set[Prompt] = set()
     for index, pair in enumerate(pairs):
         prompts.update(pair.tokens.values())
-        if not chunks or sum(map(len, prompts)) > budget_tokens:
+        bases.add(pair.tokens["base"])
+        held = size_bytes * sum(map(len, prompts)) + base_bytes * len(bases)
+        if not chunks or held > captures.budget_bytes:
             chunks.append([])
-            prompts = set(pair.tokens.values())
+            prompts, bases = set(pair.tokens.values()), {pair.tokens["base"]}
         chunks[-1].append(index)
     return chunks

@@ -5,14 +5,16 @@ Shapes: B rows of a forward, T tokens, V vocabulary.
 
 __all__ = ["Bench", "Round"]
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -23,21 +25,25 @@ from workers.change.ready import ReadyCell, RunNumbers, ready_cell, resolve
 from workers.change.regions import Region
 from workers.change.stock import Stock
 from workers.change.values import Taken
-from workers.engine.attempts import FailureLog, attempt, is_out_of_memory
-from workers.engine.batch import HOOKED, UNCHANGED, Batch, Outcome, Sheet
+from workers.engine.attempts import FailureLog, tried
+from workers.engine.batch import HOOKED, RESUMED, UNCHANGED, Batch, Outcome, Sheet
 from workers.engine.captures import Captures, stacked
 from workers.engine.needs import Needs, chunks_of
 from workers.engine.pacing import Pacer
 from workers.engine.prior import PriorRuns
+from workers.engine.queues import Pack, Queues, Waiting
 from workers.engine.scorer import NON_FINITE, Scorer, is_finite
 from workers.engine.shortcut import is_unchanged
+from workers.engine.transfers import to_host
+from workers.engine.unchanged import Alike, Unchanged
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
+from workers.replay.resume import Resume, num_rows_at
+from workers.replay.start import first_block, first_token, moved
 from workers.vocabulary import Cell, Vectors
 
-Alike = list[Job]
-"""Jobs that have one result: one job, or all that leave a pair's base run as it is."""
+_logger = logging.getLogger("swapyard.engine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class Bench:
     pacer: Pacer
     shortcut: bool
     """Whether rows that provably change nothing are filled from the base's clean run."""
+    resume: Resume | None
+    """How jobs run from what they change first; None where all run whole."""
     capture_tokens: int
     """Rows × tokens of a clean run, at most."""
 
@@ -61,7 +69,7 @@ class Round:
         self._bench = bench
         self._batch = batch
         self._sheet = Sheet.of(batch)
-        self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut)
+        self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut, resume=bench.resume)
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
@@ -98,48 +106,60 @@ class Round:
     def _run_chunk(self, chunk: Sequence[int], num_cells: int, until: float | None) -> int:
         """Run the first cells on some pairs; how many of them were finished before the time was up."""
         self._capture(chunk)
-        unchanged: list[Job] = []
-        jobs = self._hooked(chunk, num_cells, unchanged)
-        length = self._bases.shape[1]
-        finished = 0
-        while jobs_now := list(islice(jobs, size := self._bench.pacer.rows(length))):
-            began = time.perf_counter()
-            self._attempt(self._forward, [[job] for job in jobs_now])
+        queues = Queues(self._bench.pacer, self._bases.shape[1], self._bench.resume)
+        unchanged = Unchanged(self._batch.pairs, self._bench.model.facts)
+        began, finished, done = time.perf_counter(), 0, 0.0
+        for index in range(num_cells):
+            self._queue(index, chunk, queues, unchanged)
+            finished = index + 1
+            done += sum(self._run_pack(pack, queues) for pack in queues.full())
             now = time.perf_counter()
-            if len(jobs_now) == size:
-                self._bench.pacer.record(length, size, now - began)
-            # Jobs come in order, so every cell before that of the last one is finished.
-            finished = jobs_now[-1].row // len(self._batch.pairs)
-            if until is not None and now > until and finished:
+            # What waits has to be run before the call ends.
+            waiting_s = queues.cost * (now - began) / done if done else 0.0
+            if until is not None and now + waiting_s > until:
                 break
-        else:
-            finished = num_cells
+        for pack in queues.rest():
+            self._run_pack(pack, queues)
         self._fill(unchanged)
         return finished
 
     def _capture(self, chunk: Sequence[int]) -> None:
         began = time.perf_counter()
-        needs = self._needs.of(self._batch.pairs[index] for index in chunk)
-        self._failed_prompts = self._bench.captures.prepare(needs, max_tokens=self._bench.capture_tokens)
+        pairs = [self._batch.pairs[index] for index in chunk]
+        extent = self._needs.extent(pairs)
+        self._failed_prompts = self._bench.captures.prepare(
+            self._needs.of(pairs, with_bases=extent is not None),
+            max_tokens=self._bench.capture_tokens,
+            extent=extent,
+        )
         self._capture_s += time.perf_counter() - began
 
-    def _hooked(self, chunk: Sequence[int], num_cells: int, unchanged: list[Job]) -> Iterator[Job]:
-        """The jobs that need a forward, in order; the others join `unchanged` or fail on the way."""
-        for index, (_, cell) in enumerate(self._batch.cells[:num_cells]):
-            first = index * len(self._batch.pairs)
-            try:
-                ready = ready_cell(cell, self._bench.model, self._bench.stock, self._run_numbers)
-            except SwapyardError as fault:
-                self._fail([first + pair for pair in chunk], fault)
+    def _queue(self, index: int, chunk: Sequence[int], queues: Queues, unchanged: Unchanged) -> None:
+        """Let the jobs of a cell wait for a forward; the others join `unchanged` or fail on the way."""
+        cell, resume = self._batch.cells[index][1], self._bench.resume
+        rows = index * len(self._batch.pairs)
+        try:
+            ready = ready_cell(cell, self._bench.model, self._bench.stock, self._run_numbers)
+        except SwapyardError as fault:
+            self._fail([rows + pair for pair in chunk], fault)
+            return
+        if self._bench.shortcut and not self._failed_prompts and not self._bench.captures.broken:
+            chunk = unchanged.take(cell, rows, chunk)
+        ready = ready if resume is None else moved(ready, resume)
+        block = None if resume is None else first_block(ready, resume)
+        for pair in chunk:
+            job = self._resolved(rows + pair, pair, ready)
+            if job is None:
                 continue
-            for pair in chunk:
-                job = self._resolved(first + pair, pair, ready)
-                if job is None:
-                    continue
-                if self._bench.shortcut and self._is_unchanged(job):
-                    unchanged.append(job)
-                else:
-                    yield job
+            if self._bench.shortcut and self._is_unchanged(job):
+                unchanged.add(job)
+            else:
+                queues.add(job, block if self._has_base(pair) else None, first_token(job))
+
+    def _has_base(self, pair: int) -> bool:
+        """Whether what resumed jobs need of the pair's base is there."""
+        slab = self._bench.captures.slab
+        return slab is not None and slab.holds(self._batch.pairs[pair].tokens["base"])
 
     def _resolved(self, row: int, pair: int, cell: ReadyCell) -> Job | None:
         """The job of a row, or None where it cannot run: then its row says why."""
@@ -175,45 +195,95 @@ class Round:
             return False
         return is_unchanged(job, cell, pair, self._bench.model.facts)
 
-    def _attempt(self, work: Callable[[Sequence[Alike]], None], groups: Sequence[Alike]) -> None:
-        """Do `work` for all; where it fails, for halves, so that one bad job spoils no other."""
-        error = attempt(partial(work, groups))
-        if error is None:
-            return
-        if is_out_of_memory(error):
-            self._bench.pacer.shrink(self._bases.shape[1], len(groups))
-        if len(groups) == 1:
-            self._fail([job.row for job in groups[0]], error)
-            return
-        half = len(groups) // 2
-        self._attempt(work, groups[:half])
-        self._attempt(work, groups[half:])
+    def _run_pack(self, pack: Pack, queues: Queues) -> float:
+        """One forward, or several smaller ones; what it cost, in the units of the queues."""
+        began, kind = time.perf_counter(), pack.kind
+        num_tokens = queues.num_tokens - kind.first
+        cost = sum(waiting.cost for waiting in pack.jobs)
+
+        def give_up(waiting: Waiting, error: Exception) -> None:
+            if kind.is_resumed:
+                _logger.info("a resumed run failed and is run whole: %s", error)
+                queues.again(waiting)
+            else:
+                self._fail([waiting.job.row], error)
+
+        def shrink(num_rows: int) -> None:
+            self._bench.pacer.shrink(num_tokens, num_rows, resumed=kind.is_resumed)
+
+        work = partial(self._resumed, kind.first, queues) if kind.is_resumed else self._forward
+        if tried(work, pack.jobs, give_up, shrink) and pack.is_full:
+            elapsed_s = time.perf_counter() - began
+            self._bench.pacer.record(
+                num_tokens, len(pack.jobs), elapsed_s, resumed=kind.is_resumed, work=cost
+            )
+        return cost
+
+    def _with_priors(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], PriorRuns]:
+        """Run the named runs; the jobs that have theirs now, while the rows of the others say why not."""
+        priors = PriorRuns(self._bench.model, self._bases, self._held)
+        priors.run([one.job for one in waiting])
+        self._num_forwards += priors.num_forwards
+        return [one for one in waiting if self._can_go_on(one.job, priors)], priors
 
     # Within one forward a rotation is computed once, however many units use it.
     @torch.inference_mode()
     @parametrize.cached()
-    def _forward(self, groups: Sequence[Alike]) -> None:
-        priors = PriorRuns(self._bench.model, self._bases, self._held)
-        priors.run([job for group in groups for job in group])
-        self._num_forwards += priors.num_forwards + 1
-        groups = [group for group in groups if self._can_go_on(group, priors)]
-        if not groups:
+    def _forward(self, waiting: Sequence[Waiting]) -> None:
+        waiting, priors = self._with_priors(waiting)
+        if not waiting:
             return
-        jobs = [job for group in groups for job in group]
+        self._num_forwards += 1
+        jobs = [one.job for one in waiting]
         edits = Edits([job.changes for job in jobs], self._bases.shape[1], priors.held)
         device = self._bases.device
         bases = self._bases[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T] or [B, T, E]
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
         logits, seen = self._bench.model.forward(bases, reads, edits.visits())
-        self._put(logits[:, 0], groups, HOOKED)
+        self._put(logits[:, 0], [Alike.only(job) for job in jobs], HOOKED)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
 
-    def _can_go_on(self, group: Alike, priors: PriorRuns) -> bool:
-        """Whether the runs that a group needs are there; otherwise its rows say why."""
-        error = priors.failure(group[0])
+    @torch.inference_mode()
+    @parametrize.cached()
+    def _resumed(self, first: int, queues: Queues, waiting: Sequence[Waiting]) -> None:
+        from workers.replay.forward import Suffix, run
+
+        waiting, priors = self._with_priors(waiting)
+        if not waiting:
+            return
+        self._num_forwards += 1
+        slab, resume, device = self._bench.captures.slab, self._bench.resume, self._bases.device
+        assert slab is not None and resume is not None
+        jobs, starts = [one.job for one in waiting], [one.start for one in waiting]
+        edits = Edits(
+            [job.changes for job in jobs],
+            self._bases.shape[1],
+            priors.held,
+            first=first,
+            num_rows=partial(num_rows_at, resume, starts),
+        )
+        rows = Suffix(
+            bases=slab,
+            slots=slab.slots([self._batch.pairs[job.pair].tokens["base"] for job in jobs], device),
+            starts=starts,
+            first=first,
+            reads=torch.tensor([[job.read] for job in jobs], device=device),  # [n, 1]
+        )
+        logits, seen = run(self._bench.model, resume, rows, edits.visits())
+        failed = edits.failures(seen)
+        for row in failed:
+            queues.again(waiting[row])
+        good = [row for row in range(len(jobs)) if row not in failed]
+        if good:
+            groups = [Alike.only(jobs[row]) for row in good]
+            self._put(logits[good, 0] if failed else logits[:, 0], groups, RESUMED)
+
+    def _can_go_on(self, job: Job, priors: PriorRuns) -> bool:
+        """Whether the runs that a job needs are there; otherwise its row says why."""
+        error = priors.failure(job)
         if error is not None:
-            self._fail([job.row for job in group], error)
+            self._fail([job.row], error)
         return error is None
 
     def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
@@ -221,32 +291,33 @@ class Round:
         assert isinstance(run, tuple | Vectors) and isinstance(place, Tap)
         return self._bench.captures[run].taps[place]
 
-    def _fill(self, unchanged: Sequence[Job]) -> None:
+    def _fill(self, unchanged: Unchanged) -> None:
         """Rows that change nothing: one score for all those of a pair that read the same token."""
-        alike: dict[tuple[int, int, int | None], Alike] = {}
-        for job in unchanged:
-            alike.setdefault((job.pair, job.read, job.source_read), []).append(job)
-        groups = list(alike.values())
+        groups = unchanged.alike()
         size = self._bench.pacer.rows(self._bases.shape[1])
         for start in range(0, len(groups), size):
-            self._attempt(self._put_base, groups[start : start + size])
+            tried(self._put_base, groups[start : start + size], self._fail_alike)
 
     @torch.inference_mode()
     def _put_base(self, groups: Sequence[Alike]) -> None:
-        bases = [(self._batch.pairs[group[0].pair].tokens["base"], group[0].read) for group in groups]
+        jobs = [group.job for group in groups]
+        bases = [(self._batch.pairs[job.pair].tokens["base"], job.read) for job in jobs]
         logits = torch.stack([self._bench.captures[prompt].logits[read] for prompt, read in bases])
         self._put(logits, groups, UNCHANGED)
 
+    def _fail_alike(self, group: Alike, error: Exception) -> None:
+        self._fail(group.rows.tolist(), error)
+
     def _put(self, logits: Tensor, groups: Sequence[Alike], tier: str) -> None:
         """Fill in the rows of each group from its logits [R, V]."""
-        columns = self._scorer.columns(logits, [group[0] for group in groups])
-        numbers = torch.tensor([number for number, group in enumerate(groups) for _ in group])
-        rows = [job.row for group in groups for job in group]
-        self._sheet.put(rows, {name: column.cpu()[numbers] for name, column in columns.items()}, tier)
+        columns = to_host(self._scorer.columns(logits, [group.job for group in groups]))
+        which = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
+        rows = np.concatenate([group.rows for group in groups])
+        self._sheet.put(rows, {name: column.numpy()[which] for name, column in columns.items()}, tier)
         for group, finite in zip(groups, is_finite(logits), strict=True):
             if not finite:
-                for job in group:
-                    self._sheet.fail(job.row, *NON_FINITE)
+                for row in group.rows.tolist():
+                    self._sheet.fail(row, *NON_FINITE)
 
     def _fail(self, rows: Sequence[int], error: Exception) -> None:
         for row in rows:

@@ -15,15 +15,51 @@ Noise, fits and the values of named runs are changes like any other: they never 
 runs themselves change nothing in the job's own run.
 
 Of what lies at a module path only the base's own value is trusted: such a module may shift tokens.
+
+Most of such jobs need not be made to be known: `surely_unchanged` tells them for all pairs of a cell at once.
+
+Shapes: P pairs.
 """
 
-__all__ = ["is_unchanged"]
+__all__ = ["Beginnings", "is_unchanged", "surely_unchanged"]
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workers.change.jobs import Change, Job
 from workers.change.values import Taken
 from workers.facts import ModelFacts
 from workers.sites import SITES
-from workers.vocabulary import Cell, Pair, Unit
+from workers.vocabulary import Cell, Pair, Prompt, Unit, Vectors
+
+
+class Beginnings:
+    """For each run of some pairs of one class, with how many of its first tokens the base begins, too."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.num_pairs = len(pairs)
+        self.lengths = {run: len(prompt) for run, prompt in pairs[0].tokens.items()}
+        self._shared: dict[str, NDArray[np.int64]] = {
+            run: np.array([_num_shared(pair.tokens["base"], pair.tokens[run]) for pair in pairs])
+            for run in self.lengths
+        }
+
+    def shares(self, run: str, end: int) -> NDArray[np.bool_]:
+        """Which pairs' base and `run` agree on every token before `end`; shape [P]."""
+        return self._shared[run] >= end
+
+
+def surely_unchanged(cell: Cell, pairs: Beginnings, facts: ModelFacts) -> NDArray[np.bool_]:
+    """The pairs whose jobs of `cell` run without error and are unchanged; shape [P].
+
+    Of the others their jobs must be asked. The cell must be one that the model has.
+    """
+    found = np.full(pairs.num_pairs, not cell.runs)
+    for unit in cell.units:
+        found &= _is_harmless(unit, cell.read, pairs, facts)
+    return found
 
 
 def is_unchanged(job: Job, cell: Cell, pair: Pair, facts: ModelFacts) -> bool:
@@ -50,8 +86,44 @@ def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
 
 
 def _cannot_reach(unit: Unit, change: Change, read: int, facts: ModelFacts) -> bool:
+    return all(_is_out_of_reach(unit, token, read, facts) for token in change.tokens)
+
+
+def _is_out_of_reach(unit: Unit, token: int, read: int, facts: ModelFacts) -> bool:
     site = SITES.get(unit.place.site)
     if site is None:
         return False
     stays = site.stays and unit.place.layer == facts.num_layers - 1
-    return all(token > read or (stays and token != read) for token in change.tokens)
+    return token > read or (stays and token != read)
+
+
+def _is_harmless(
+    unit: Unit, read: int | str, pairs: Beginnings, facts: ModelFacts
+) -> NDArray[np.bool_] | bool:
+    """The pairs on which a unit is harmless, as far as its tokens are indices, the same in both runs."""
+    place, origin = unit.place, unit.origin
+    if origin is None or origin.position != place.position or place.site not in SITES:
+        return False
+    tokens = [token for token in (*place.position, read) if isinstance(token, int)]
+    if len(tokens) <= len(place.position) or unit.run not in pairs.lengths:
+        return False
+    if not 0 <= min(tokens) <= max(tokens) < min(pairs.lengths["base"], pairs.lengths[unit.run]):
+        return False
+    changed, reading = tokens[:-1], tokens[-1]
+    if all(_is_out_of_reach(unit, token, reading, facts) for token in changed):
+        return True
+    is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
+    if unit.operation != "vanilla" or not is_same_place:
+        return False
+    return pairs.shares(unit.run, max(changed, default=-1) + 1)
+
+
+def _num_shared(base: Prompt, other: Prompt) -> int:
+    """With how many tokens both begin; of vectors all or none."""
+    if base == other:
+        return len(base)
+    if isinstance(base, Vectors) or isinstance(other, Vectors):
+        return 0
+    return next(
+        (at for at, (a, b) in enumerate(zip(base, other, strict=False)) if a != b), min(len(base), len(other))
+    )

@@ -22,6 +22,8 @@ from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
+from workers.replay.resume import Resume
+from workers.replay.verify import find_resume
 from workers.vocabulary import ModelSpec
 from workers.zoo.base import ZooModel
 from workers.zoo.build import build
@@ -46,6 +48,10 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    resume: Resume | None = None
+    """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
+    tier_reason: str = ""
+    """Why jobs run as they do: resumed, or hooked."""
 
     @classmethod
     def wrap(cls, module: nn.Module, facts: ModelFacts, spec: ModelSpec | None = None) -> Self:
@@ -57,7 +63,7 @@ class LoadedModel:
         module.eval().requires_grad_(False)
         family = _family(module, facts)
         head = Tap(_head_path(module), "input")
-        return cls(
+        model = cls(
             module=module,
             facts=facts,
             spec=spec or ModelSpec(ref=facts.ref),
@@ -72,6 +78,8 @@ class LoadedModel:
             head=head,
             is_causal=_is_causal(module, family, facts),
         )
+        resume, reason = find_resume(model)
+        return replace(model, resume=resume, tier_reason=reason)
 
     def forward(
         self,
@@ -80,6 +88,8 @@ class LoadedModel:
         visits: Sequence[tuple[Tap, Visit]] = (),
         *,
         gradients: bool = False,
+        cache: Any = None,
+        first: int = 0,
     ) -> tuple[Tensor, Visits]:
         """Run `prompts`, token ids [B, T] or vectors [B, T, E], and take the logits at each row's `reads`.
 
@@ -88,6 +98,9 @@ class LoadedModel:
             reads: [B, R]; a model that is read as a whole has the same logits wherever it is read.
             visits: where the run is seen and changed.
             gradients: whether the caller's gradient mode holds, so that they reach what visits put there.
+            cache: keeps the keys and values of the run; None where nobody wants them.
+            first: the token that `prompts` begin at, where the cache holds what is before; `reads` count from
+                there.
 
         Returns:
             The logits [B, R, V], as the model's own forward makes them, and what became of the taps.
@@ -106,7 +119,11 @@ class LoadedModel:
             torch.inference_mode(not gradients),
             visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
         ):
-            logits: Tensor = self.module(**_inputs(self.module, prompts)).logits
+            cached: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+            if first and self.resume is not None and self.resume.takes_positions:
+                at = torch.arange(first, first + prompts.shape[1], device=self.device)
+                cached["position_ids"] = at.expand(len(prompts), -1)
+            logits: Tensor = self.module(**_inputs(self.module, prompts) | cached).logits
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
     def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:

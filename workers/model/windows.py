@@ -1,4 +1,4 @@
-"""Which positions of a run one call of a module shows: all of its tokens, one time step, or the only one.
+"""Which positions of a run one call of a module shows: its tokens, one time step, or the only one.
 
 A unit names positions of a run (its tokens, or its time steps). What a module holds of them has one of
 three forms, told apart by the tensor and by the tap alone:
@@ -12,7 +12,8 @@ form             positions  example
 ===============  =========  ========================================================================
 
 A `Window` shows each of them as [B, P, W], so that whoever reads or writes by position need not know
-which it is. Captures of a run are [T, W], or [1, W] where there is one position.
+which it is. Captures of a run are [T, W], or [1, W] where there is one position. A run that begins in the
+middle shows its tokens from there on.
 
 Shapes: B rows, T tokens or steps, P positions of the window, W width.
 """
@@ -35,7 +36,7 @@ class Window:
     values: Tensor
     """[B, P, W], a view of the module's tensor."""
     first: int
-    """The run's position that lies at ``values[:, 0]``: the step, or 0."""
+    """The run's position that lies at ``values[:, 0]``: the step, or the first token that runs."""
     num_positions: int
     """How many the whole run has there: T, or 1."""
     shape: Size
@@ -54,7 +55,9 @@ class Window:
         return values.reshape(self.shape)
 
 
-def window_of(tensor: Tensor, tap: Tap, call: int, num_rows: int, num_tokens: int | None) -> Window:
+def window_of(
+    tensor: Tensor, tap: Tap, call: int, num_rows: int, num_tokens: int | None, first: int = 0
+) -> Window:
     """What `tensor`, seen at the module's `call`, shows of a run of `num_rows` × `num_tokens`.
 
     Args:
@@ -63,6 +66,7 @@ def window_of(tensor: Tensor, tap: Tap, call: int, num_rows: int, num_tokens: in
         call: as a visit is given it: the step, where the tap has steps.
         num_rows: B.
         num_tokens: T; None where the run has no tokens or steps of its own (then [B, P, W] has P positions).
+        first: the token that the run begins at; from another than 0 on, only the first form is known.
 
     Raises:
         ModelError: the tensor has none of the three forms.
@@ -74,6 +78,10 @@ def window_of(tensor: Tensor, tap: Tap, call: int, num_rows: int, num_tokens: in
         if num_tokens is None or values.shape[1] != 1:
             raise _misshapen(tensor, tap, num_rows, num_tokens)
         return Window(values, call, num_tokens, tensor.shape)
+    if first:
+        if tensor.dim() != 3 or num_tokens is None or values.shape[1] != num_tokens - first:
+            raise _misshapen(tensor, tap, num_rows, num_tokens)
+        return Window(values, first, num_tokens, tensor.shape)
     if tensor.dim() == 3 and num_tokens is not None and values.shape[1] != num_tokens:
         # [B, 1, W] in a run of several tokens is no one position: it may be the one token that is read.
         raise _misshapen(tensor, tap, num_rows, num_tokens)

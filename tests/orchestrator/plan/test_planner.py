@@ -2,10 +2,10 @@
 model twice, and gives no number a second meaning."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +18,9 @@ from orchestrator.run.work import open_work
 from orchestrator.store import State
 from studies import Study
 from workers.errors import StudyError
+from workers.vocabulary import Unit
 
-from .world import Oracle, commit_part, draft, opened, planned, row, study
+from .world import CAPITALS, Oracle, commit_part, draft, opened, planned, row, study
 
 SWEEP = "[{sites: [mlp_output, block_output], layers: all, positions: all}]"
 TEST_ONLY = ", where: split = 'test'"
@@ -122,6 +123,42 @@ def test_an_added_read_asks_only_for_what_is_new(tiny_folder: Path) -> None:
     after = draft(study(tiny_folder, ROWS[:1], reads), before, opened(), scorer)
     assert [run.read for run in scorer.asked] == [2, 2]
     assert len(after.plan.tables["runs"]) == 4
+
+
+def test_pairs_that_share_a_base_are_neighbours_in_a_tile(tiny_folder: Path) -> None:
+    rows = [row(base, source) for source in CAPITALS for base in CAPITALS if base != source]
+    plan = planned(study(tiny_folder, rows, SWEEP))
+    (tile,) = plan.tiles.values()
+    bases = [base for base, _ in groupby(plan.pairs[pair].tokens["base"] for pair in tile.pairs)]
+    assert len(bases) == len(set(bases)) == len(CAPITALS)
+
+
+def test_cells_that_can_share_a_forward_are_neighbours(tiny_folder: Path) -> None:
+    places = [unit.place for unit in units_in_order(planned(study(tiny_folder, ROWS, SWEEP)))]
+    assert [place.position for place in places] == sorted(place.position for place in places)
+    layers = [place.layer for place in places if place.position == (2,)]
+    assert layers == sorted(layers, key=int)
+
+
+def test_cells_of_a_model_that_is_not_resumed_are_in_the_order_of_its_layers() -> None:
+    gpt = {"ref": "zoo:gpt", "width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 11, "seed": 0}
+    pair = {"base_ids": [1, 2, 3], "source_ids": [4, 5, 6], "base_label": 7, "label": 8}
+    made = Study.model_validate(
+        {
+            "study": "built-in",
+            "model": gpt,
+            "pairs": [pair],
+            "sweep": [{"sites": ["mlp_output"], "layers": "all", "positions": "all"}],
+        }
+    )
+    places = [unit.place for unit in units_in_order(planned(made))]
+    assert [(p.layer, p.position) for p in places] == [(n, (t,)) for n in range(2) for t in range(3)]
+
+
+def units_in_order(plan: Plan) -> list[Unit]:
+    """The first unit of each cell of the only cellset."""
+    ((_, cells),) = plan.cellsets.items()
+    return [plan.cells[cell].units[0] for cell in cells]
 
 
 def test_two_ways_to_write_a_position_are_two_points_of_one_cell(tiny_folder: Path) -> None:
@@ -264,4 +301,4 @@ def test_a_large_plan_has_tables_by_cells_and_pairs_never_by_jobs() -> None:
         "retired": 0,
     }
     assert {len(costs) for costs in plan.costs.values()} == {2160}
-    assert np.unique(plan.costs[0]).tolist() == [24]
+    assert 24 < plan.costs[0].max() < 25 and 0 < plan.costs[0].min() < 1

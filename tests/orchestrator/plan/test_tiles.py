@@ -90,7 +90,7 @@ def groups_of(draw: st.DrawFn) -> list[Group]:
             pairs = tuple(pair for pair in PAIRS if homes[pair] == home)
             cells = tuple(sorted(draw(st.sets(st.sampled_from(CELLS[lane])))))
             if pairs:
-                groups.append(Group(lane, cells, pairs, num_tokens=5))
+                groups.append(Group(lane, cells, pairs))
     return groups
 
 
@@ -105,7 +105,7 @@ def test_any_sequence_of_studies_covers_every_wanted_job_exactly_once(data: st.D
 
 def test_pairs_that_come_back_are_not_planned_twice() -> None:
     store = Store()
-    both, one = [Group(0, tuple(range(9)), (0, 1), 5)], [Group(0, tuple(range(9)), (0,), 5)]
+    both, one = [Group(0, tuple(range(9)), (0, 1))], [Group(0, tuple(range(9)), (0,))]
     (tile,) = store.plan(both)
     store.done[tile.tile] = IntervalSet()
     store.done[tile.tile].add(0, 4)
@@ -123,7 +123,7 @@ def test_pairs_that_come_back_are_not_planned_twice() -> None:
 def test_a_study_of_other_models_keeps_what_each_model_has_done() -> None:
     """The same pairs under two models: what one model did is not looked for among the other's cells."""
     store = Store()
-    two = [Group(lane, tuple(CELLS[lane]), (0, 1), 5) for lane in LANES]
+    two = [Group(lane, tuple(CELLS[lane]), (0, 1)) for lane in LANES]
     for tile in store.plan(two):
         store.done[tile.tile] = IntervalSet()
         store.done[tile.tile].add(0, 9)
@@ -133,20 +133,20 @@ def test_a_study_of_other_models_keeps_what_each_model_has_done() -> None:
 
 def test_new_layers_are_new_tiles_and_old_tiles_stay() -> None:
     store = Store()
-    (old,) = store.plan([Group(0, (0, 1, 2), (0, 1), 5)])
-    tiles = store.plan([Group(0, (0, 1, 2, 3), (0, 1), 5)])
+    (old,) = store.plan([Group(0, (0, 1, 2), (0, 1))])
+    tiles = store.plan([Group(0, (0, 1, 2, 3), (0, 1))])
     assert tiles[0] == old
     assert (tiles[1].num_cells, tiles[1].pairs, tiles[1].ord0) == (1, (0, 1), old.ord0 + 6)
 
 
 def test_a_tile_holds_at_most_64_pairs_of_one_group() -> None:
-    tiles = Store().plan([Group(0, (0,), tuple(range(150)), 5), Group(0, (0,), tuple(range(150, 160)), 7)])
+    tiles = Store().plan([Group(0, (0,), tuple(range(150))), Group(0, (0,), tuple(range(150, 160)))])
     assert sorted(len(tile.pairs) for tile in tiles) == [10, 22, 64, 64]
     assert PAIRS_PER_TILE == 64
 
 
 def test_early_tiles_are_a_sample_of_all_pairs_and_the_same_in_every_process() -> None:
-    groups = [Group(0, (0,), tuple(range(64 * 20)), 5)]
+    groups = [Group(0, (0,), tuple(range(64 * 20)))]
     firsts = [tile.pairs[0] for tile in Store().plan(groups)]
     assert firsts != sorted(firsts) and sorted(firsts) == list(range(0, 64 * 20, 64))
     assert firsts == [tile.pairs[0] for tile in Store().plan(groups)]

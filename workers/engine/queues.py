@@ -1,0 +1,104 @@
+"""Jobs waiting for a forward: sorted by what they have to share, and handed out in packs of a good size."""
+
+__all__ = ["Kind", "Pack", "Queues", "Waiting"]
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from workers.change.jobs import Job
+from workers.engine.pacing import Pacer
+from workers.replay.resume import Resume
+
+_MOST_WAITING = 1 << 14
+"""Jobs, each of about a thousand bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the jobs of a forward have in common."""
+
+    first: int = 0
+    """The token that they run from."""
+    is_resumed: bool = False
+    block: int | None = None
+    """The block that all begin at, for models whose forwards do not grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job that waits."""
+
+    job: Job
+    start: int
+    """The block that it begins at; 0 where it runs whole."""
+    cost: float
+    """In runs of one block over one token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Jobs for one forward, in the order of the blocks that they begin at."""
+
+    kind: Kind
+    jobs: list[Waiting]
+    is_full: bool
+    """Whether there are as many as the pacer asked for."""
+
+
+@dataclass(slots=True)
+class Queues:
+    """The jobs of one call that still wait.
+
+    Args:
+        pacer: how many rows a forward has.
+        num_tokens: T, of the bases.
+        resume: how forwards begin in the middle; None where none do.
+    """
+
+    pacer: Pacer
+    num_tokens: int
+    resume: Resume | None
+    cost: float = 0.0
+    """Of all that wait, in runs of one block over one token (of whole runs, where no job is resumed)."""
+    _queues: dict[Kind, list[Waiting]] = field(default_factory=dict)
+
+    def add(self, job: Job, block: int | None, first: int) -> None:
+        """A job that begins at `block` and token `first`; that runs whole where `block` is None."""
+        if self.resume is None or block is None:
+            cost = 1.0 if self.resume is None else self.resume.cost(0, self.num_tokens)
+            self._put(Kind(), Waiting(job, 0, cost))
+        else:
+            kind = Kind(first, is_resumed=True, block=None if self.resume.grows else block)
+            self._put(kind, Waiting(job, block, self.resume.cost(block, self.num_tokens - first)))
+
+    def again(self, waiting: Waiting) -> None:
+        """A job whose resumed run failed: it runs whole, which says why."""
+        self.add(waiting.job, None, 0)
+
+    def full(self) -> Iterator[Pack]:
+        """Packs as large as forwards should be; all that waits, where that is too much to hold."""
+        if sum(map(len, self._queues.values())) > _MOST_WAITING:
+            yield from self.rest()
+        for kind in list(self._queues):
+            while len(self._queues[kind]) >= (size := self._size(kind)):
+                yield self._take(kind, size)
+
+    def rest(self) -> Iterator[Pack]:
+        """All that waits, resumed jobs first: what fails there joins those that run whole."""
+        for is_resumed in (True, False):
+            for kind in [kind for kind in self._queues if kind.is_resumed == is_resumed]:
+                while self._queues[kind]:
+                    yield self._take(kind, self._size(kind))
+
+    def _put(self, kind: Kind, waiting: Waiting) -> None:
+        self._queues.setdefault(kind, []).append(waiting)
+        self.cost += waiting.cost
+
+    def _size(self, kind: Kind) -> int:
+        return self.pacer.rows(self.num_tokens - kind.first, resumed=kind.is_resumed)
+
+    def _take(self, kind: Kind, size: int) -> Pack:
+        queue = self._queues[kind]
+        taken, self._queues[kind] = queue[:size], queue[size:]
+        self.cost -= sum(waiting.cost for waiting in taken)
+        return Pack(kind, sorted(taken, key=lambda waiting: waiting.start), len(taken) == size)

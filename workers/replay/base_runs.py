@@ -1,0 +1,172 @@
+"""What is kept of the clean runs of bases, so that jobs can begin in their middle: once for each prompt.
+
+Only what a sweep can touch is kept: keys and values of the tokens before the last first changed one, what is
+given to the blocks from the first changed one on, at the tokens from the first changed one on.
+
+Shapes: S slots, B prompts of a forward, H heads, T tokens, D and W widths.
+"""
+
+__all__ = ["BaseRuns", "Extent", "Slab"]
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from workers.model.hooks import Tap, Visit
+from workers.replay.resume import Resume
+from workers.vocabulary import Prompt
+
+if TYPE_CHECKING:
+    from workers.replay.layers import Keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """What jobs on bases of one length can touch."""
+
+    num_tokens: int
+    """T."""
+    block: int
+    """The first block that any begins at."""
+    first: int
+    """The first token that any begins at."""
+    last: int
+    """The last token that any begins at: keys and values are kept of those before it."""
+
+    def covers(self, other: "Extent") -> bool:
+        """Whether what is kept for this is enough for `other`."""
+        return (
+            self.num_tokens == other.num_tokens
+            and self.block <= other.block
+            and self.first <= other.first
+            and self.last >= other.last
+        )
+
+    def size_bytes(self, resume: Resume, token_bytes: int) -> int:
+        """Of one prompt; `token_bytes` is the size of what a block is given of one token."""
+        cached = sum(resume.cache_bytes[self.block :]) * self.last
+        return cached + (resume.num_blocks - self.block) * (self.num_tokens - self.first) * token_bytes
+
+
+class Slab:
+    """The clean runs of prompts of one length, side by side.
+
+    Args:
+        resume: of the model.
+        extent: what is kept of each.
+        num_slots: for how many prompts there is room.
+    """
+
+    def __init__(self, resume: Resume, extent: Extent, num_slots: int) -> None:
+        self.extent = extent
+        self.num_slots = num_slots
+        self.keys: list[Tensor | None] = [None] * resume.num_blocks
+        """[S, H, last, D] of each block from the first on."""
+        self.values: list[Tensor | None] = [None] * resume.num_blocks
+        self.inputs: list[Tensor | None] = [None] * resume.num_blocks
+        """[S, T - first, W]: what each block is given."""
+        self._resume = resume
+        self._slots: dict[Prompt, int] = {}
+        self._filled: set[Prompt] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        return sum(t.nbytes for kept in (self.keys, self.values, self.inputs) for t in kept if t is not None)
+
+    def reserve(self, prompts: Collection[Prompt]) -> None:
+        """Give each prompt a slot; there are enough. Others lose theirs where it is needed."""
+        new = [prompt for prompt in prompts if prompt not in self._slots]
+        old = [prompt for prompt in self._slots if prompt not in prompts]
+        for prompt in old[: max(0, len(self._slots) + len(new) - self.num_slots)]:
+            self.drop(prompt)
+        free = iter(set(range(self.num_slots)) - set(self._slots.values()))
+        self._slots |= {prompt: next(free) for prompt in new}
+
+    def drop(self, prompt: Prompt) -> None:
+        """Forget a prompt."""
+        self._slots.pop(prompt, None)
+        self._filled.discard(prompt)
+
+    def holds(self, prompt: Prompt) -> bool:
+        """Whether the prompt was run."""
+        return prompt in self._filled
+
+    def awaits(self, prompt: Prompt) -> bool:
+        """Whether the prompt has a slot and is still to be run."""
+        return prompt in self._slots and prompt not in self._filled
+
+    def slots(self, prompts: Sequence[Prompt], device: torch.device) -> Tensor:
+        """Where the prompts lie: [B]."""
+        return torch.tensor([self._slots[prompt] for prompt in prompts], device=device)
+
+    def recording(
+        self, prompts: Sequence[Prompt], device: torch.device, *, num_before: int = 0
+    ) -> tuple[list[tuple[Tap, Visit]], "Keep"]:
+        """Visits, and what the cache tells, for a forward of `prompts`: they keep those that are awaited.
+
+        The forward begins at token `num_before`, which is not past the extent's first.
+        """
+        wanted = [row for row, prompt in enumerate(prompts) if self.awaits(prompt)]
+        rows = torch.tensor(wanted, device=device)
+        slots = self.slots([prompts[row] for row in wanted], device)
+        extent = self.extent
+
+        def keep(layer: int, keys: Tensor, values: Tensor) -> None:
+            if layer >= extent.block and extent.last:
+                self._put(self.keys, layer, slots, keys[:, :, : extent.last][rows])
+                self._put(self.values, layer, slots, values[:, :, : extent.last][rows])
+
+        def keep_input(block: int) -> Visit:
+            def visit(hidden: Tensor, _: int) -> None:
+                self._put(self.inputs, block, slots, hidden[:, extent.first - num_before :][rows])
+
+            return visit
+
+        blocks = range(extent.block, self._resume.num_blocks)
+        visits = [(self._resume.input_of(block), keep_input(block)) for block in blocks]
+        return visits, keep
+
+    def recorded(self, prompts: Sequence[Prompt]) -> None:
+        """After the forward: what was awaited of `prompts` is there."""
+        self._filled.update(prompt for prompt in prompts if prompt in self._slots)
+
+    def _put(self, kept: list[Tensor | None], number: int, slots: Tensor, new: Tensor) -> None:
+        """Write rows [B, …] into their slots."""
+        held = kept[number]
+        if held is None:
+            held = kept[number] = new.new_zeros(self.num_slots, *new.shape[1:])
+        held.index_copy_(0, slots, new)
+
+
+class BaseRuns:
+    """Slabs for the lengths used last, within a budget of memory.
+
+    Args:
+        budget_bytes: what may be held; what is needed at once is held even beyond it.
+    """
+
+    def __init__(self, *, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._slabs: OrderedDict[int, Slab] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        return sum(slab.size_bytes for slab in self._slabs.values())
+
+    def reserve(self, resume: Resume, prompts: Collection[Prompt], extent: Extent) -> Slab:
+        """A slab with a slot for each of the prompts, whose runs may still lack."""
+        slab = self._slabs.get(extent.num_tokens)
+        if slab is None or slab.num_slots < len(prompts) or not slab.extent.covers(extent):
+            self._slabs.pop(extent.num_tokens, None)
+            slab = self._slabs[extent.num_tokens] = Slab(resume, extent, len(prompts))
+        self._slabs.move_to_end(extent.num_tokens)
+        while len(self._slabs) > 1 and self.size_bytes > self._budget_bytes:
+            self._slabs.popitem(last=False)
+        slab.reserve(prompts)
+        return slab

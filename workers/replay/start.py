@@ -1,0 +1,69 @@
+"""Where a job begins: the first block and the first token that it changes or reads."""
+
+__all__ = ["first_block", "first_token", "moved"]
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from workers.change.jobs import Job
+from workers.change.operations import SKIP
+from workers.change.ready import NOISE, ReadyCell, ReadyUnit
+from workers.model.hooks import Tap
+from workers.model.layout import Target
+from workers.replay.resume import Resume
+
+
+def first_block(cell: ReadyCell, resume: Resume) -> int | None:
+    """The first block that the cell changes; None where it changes anything outside the blocks."""
+    blocks = [resume.block_of.get(ready.step.place.tap.module) for ready in cell.units]
+    known = [block for block in blocks if block is not None]
+    return min(known, default=resume.num_blocks - 1) if len(known) == len(blocks) else None
+
+
+def first_token(job: Job) -> int:
+    """The first token that the job changes or reads."""
+    return min(job.read, *(token for change in job.changes for token in change.tokens))
+
+
+def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:
+    """The cell, changing what a block is given where it said what the block before it returns.
+
+    The two are one tensor, and the job then begins a block later. Not where it would show: noise is drawn by
+    place, and units at both places would change their order.
+    """
+    if not resume.is_chain:
+        return cell
+    there = {tap: resume.block_of[tap.module] for tap in _outputs(cell.units, resume)}
+    taken = {ready.step.place.tap for ready in cell.units}
+    free = {
+        tap: resume.input_of(block + 1)
+        for tap, block in there.items()
+        if block + 1 < resume.num_blocks
+        and resume.input_of(block + 1) not in taken
+        and all(_can_move(ready) for ready in cell.units if ready.step.place.tap == tap)
+    }
+    if not free:
+        return cell
+    return replace(cell, units=tuple(_aimed(ready, free.get(ready.step.place.tap)) for ready in cell.units))
+
+
+def _outputs(units: Iterable[ReadyUnit], resume: Resume) -> set[Tap]:
+    """The taps of the units that are what a whole block returns."""
+    taps = {ready.step.place.tap for ready in units}
+    return {
+        tap
+        for tap in taps
+        if tap.side == "output" and tap.module == resume.input_of(resume.block_of.get(tap.module, -1)).module
+    }
+
+
+def _can_move(ready: ReadyUnit) -> bool:
+    return ready.unit.run != NOISE and ready.step.operation != SKIP
+
+
+def _aimed(ready: ReadyUnit, tap: Tap | None) -> ReadyUnit:
+    if tap is None:
+        return ready
+    place = ready.step.place
+    assert isinstance(place, Target)
+    return replace(ready, step=replace(ready.step, place=replace(place, tap=tap)))

@@ -1,0 +1,324 @@
+"""Whether a model's forward can be resumed: found by trying, when it is loaded.
+
+Runs that begin in the middle must give what whole runs give: unchanged, from several blocks and tokens, and
+changed inside a block. A model that does not reproduce this is not resumed; a module whose tensors in a
+resumed run are not the last tokens of those in a whole one is left to the hooked tier.
+
+Shapes: B probes, T tokens, q of them resumed, W width, V vocabulary.
+"""
+
+__all__ = ["find_resume"]
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.change.edits import Edits
+from workers.change.jobs import Change, Step
+from workers.change.values import Constant
+from workers.model.hooks import Tap, Visit, Visits
+from workers.model.layout import WHOLE, Target
+from workers.replay.base_runs import Extent, Slab
+from workers.replay.bounds import AGREEMENT
+from workers.replay.prefixes import run_prefix
+from workers.replay.resume import Resume, find_blocks, num_rows_at, own_block_of
+from workers.zoo.base import ZooModel
+
+if TYPE_CHECKING:
+    from workers.model.loading import LoadedModel
+
+_PROBES, _TOKENS = 3, 8
+_LONGEST_WINDOW = 60
+"""Of sliding windows that a probe is made long enough to leave."""
+_NOISE = 1.0
+"""Of the interior edits, in standard deviations of what is there."""
+
+Kept = dict[Tap, Tensor]
+
+
+class _UnfitError(Exception):
+    """Why a model is not resumed."""
+
+
+def find_resume(model: "LoadedModel") -> tuple[Resume | None, str]:
+    """How the model's forward is resumed, or None; and in words why its jobs run so."""
+    try:
+        return _found(model)
+    except _UnfitError as reason:
+        return None, f"hooked: {reason}"
+    except Exception as error:
+        said = str(error).strip().splitlines() or [""]
+        return None, f"hooked: a resumed run raised {type(error).__name__}: {said[0][:200]}"
+
+
+def _found(model: "LoadedModel") -> tuple[Resume, str]:
+    module, facts = model.module, model.facts
+    if isinstance(module, ZooModel) or facts.vocab_size is None:
+        raise _UnfitError("a built-in model has no key/value cache")
+    parameters = inspect.signature(module.forward).parameters
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    if not {"inputs_embeds", "past_key_values"} <= parameters.keys() or not (
+        takes_any or "use_cache" in parameters
+    ):
+        raise _UnfitError(f"{type(module).__name__} takes no key/value cache")
+    if not model.is_causal:
+        raise _UnfitError("a token changes what comes before it")
+    blocks = find_blocks(module, model.places.family, facts.num_layers)
+    if blocks is None:
+        raise _UnfitError(f"no list of {facts.num_layers} blocks, or several")
+    weights = sum(p.numel() for p in module.get_submodule(blocks).parameters()) / facts.num_layers
+    embedding: Any = module.get_input_embeddings()  # type: ignore[operator]
+    resume = Resume(
+        blocks=blocks,
+        num_blocks=facts.num_layers,
+        grows=True,
+        takes_positions="position_ids" in parameters,
+        num_returned=0,
+        block_of=own_block_of(module, blocks),
+        shares_prefixes=False,
+        is_chain=False,
+        cache_bytes=(),
+        embedding_width=embedding.weight.shape[-1],
+        head_cost=module.get_submodule(model.head.module).weight.numel() / max(1.0, weights),  # type: ignore[operator]
+    )
+    probe = _Probe(model, resume)
+    try:
+        return probe.checked(grows=True), "resumed, checked at load"
+    except Exception:
+        # Where masks or positions are made for each row, all rows of a forward begin together.
+        return probe.checked(grows=False), "resumed, checked at load; rows of a forward begin at one block"
+
+
+class _Probe:
+    """Whole runs of a few prompts, and the runs that must give the same.
+
+    Raises:
+        _UnfitError: the model cannot keep what is needed.
+    """
+
+    def __init__(self, model: "LoadedModel", resume: Resume) -> None:
+        self._model = model
+        config: Any = model.module.config
+        num_tokens = _num_tokens(config.get_text_config())
+        vocab_size = model.facts.vocab_size or 0
+        device = model.device
+        count = torch.arange(_PROBES * num_tokens, device=device).reshape(_PROBES, -1)
+        self._prompts = (count * 7 + 3) % vocab_size  # [B, T]
+        self._num_tokens = num_tokens
+        self._bound = AGREEMENT[str(next(model.module.parameters()).dtype).removeprefix("torch.")]
+        self._firsts = sorted({0, num_tokens // 2, num_tokens - 1})
+        self._reads = torch.tensor([self._firsts], device=device)  # [1, R]
+        self._whole: Kept = {}
+        self._clean, seen = self._forward(self._prompts, self._keepers(resume, self._whole))
+        for tap in seen.faults():  # among them the modules that run twice
+            self._whole.pop(tap, None)
+        self._slab, self._resume = self._captured(resume)
+
+    def checked(self, *, grows: bool) -> Resume:
+        """How the model is resumed, if rows may or may not begin at different blocks.
+
+        Raises:
+            _UnfitError: a resumed run gives something else than the whole one.
+        """
+        resume = replace(self._resume, grows=grows)
+        last, middle = resume.num_blocks - 1, resume.num_blocks // 2
+        for first in self._firsts:
+            for starts in ((0, middle, last), (middle, last, last)):
+                for some in [starts] if grows else [(start,) * _PROBES for start in sorted(set(starts))]:
+                    self._check_unchanged(resume, some, first)
+        resume = replace(resume, block_of=self._own_blocks(resume))
+        self._check_changed(resume, (0, middle), self._num_tokens // 2)
+        return replace(resume, shares_prefixes=self._shares_prefixes(resume))
+
+    def _shares_prefixes(self, resume: Resume) -> bool:
+        """Whether runs that go on from one run of what they share give what whole runs give."""
+        first = self._num_tokens // 2
+        alike = torch.cat([self._prompts[:1, :first].expand(_PROBES, -1), self._prompts[:, first:]], 1)
+        whole, _ = self._forward(alike, ())
+        model = replace(self._model, resume=resume)
+        try:
+            prefix = run_prefix(model, tuple(alike[0, :first].tolist()), ())
+            cache = prefix.cache(_PROBES, model.device)
+            reads = self._reads[:, self._firsts.index(first) :].expand(_PROBES, -1) - first
+            logits, _ = model.forward(alike[:, first:], reads, (), cache=cache, first=first)
+            self._compare(logits, self._from(first, whole), "a shared prefix")
+        except Exception:
+            return False
+        return True
+
+    def _captured(self, resume: Resume) -> tuple[Slab, Resume]:
+        """What resumed runs of the probes need; and the model's shapes, as they were seen."""
+        from workers.replay.layers import RunCache
+
+        returned: list[int] = []
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            returned.append(0 if isinstance(output, Tensor) else len(output))
+
+        extent = Extent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
+        slab = Slab(resume, extent, _PROBES)
+        prompts = [tuple(row) for row in self._prompts.tolist()]
+        slab.reserve(prompts)
+        visits, keep = slab.recording(prompts, self._model.device)
+        cache = RunCache(resume.num_blocks, keep=keep)
+        handle = self._model.module.get_submodule(f"{resume.blocks}.0").register_forward_hook(note)
+        try:
+            logits, _ = self._forward(self._prompts, visits, cache)
+        finally:
+            handle.remove()
+        slab.recorded(prompts)
+        self._slots = slab.slots(prompts, self._model.device)
+        if any(kept is None for kept in (*slab.keys, *slab.values, *slab.inputs)):
+            raise _UnfitError("some blocks keep no keys and values of their own")
+        if any(kept.shape[2] != extent.last for kept in (*slab.keys, *slab.values) if kept is not None):
+            raise _UnfitError("some blocks do not keep keys and values of every token")
+        self._compare(logits, self._clean, "a run that keeps its keys and values")
+        sizes = tuple(
+            (k.nbytes + v.nbytes) // (_PROBES * extent.last)
+            for k, v in zip(slab.keys, slab.values, strict=True)
+            if k is not None and v is not None
+        )
+        return slab, replace(
+            resume, num_returned=returned[0], is_chain=self._is_chain(resume), cache_bytes=sizes
+        )
+
+    def _is_chain(self, resume: Resume) -> bool:
+        taps = [resume.input_of(block) for block in range(resume.num_blocks)]
+        return all(
+            torch.equal(self._whole[Tap(one.module, "output")], self._whole[two])
+            for one, two in pairwise(taps)
+        )
+
+    def _check_unchanged(self, resume: Resume, starts: Sequence[int], first: int) -> None:
+        what = f"a run from block {starts[0]} and token {first}"
+        # In another order, so that no row hangs on those beside it.
+        rows = torch.arange(_PROBES, device=self._model.device).flip(0)
+        self._compare(self._run(resume, starts, first, (), rows), self._from(first, self._clean[rows]), what)
+
+    def _own_blocks(self, resume: Resume) -> dict[str, int]:
+        """The modules whose tensors, in a resumed run, are the last tokens of the whole run's."""
+        first, seen = self._num_tokens // 2, Kept()
+        self._run(resume, (0,) * _PROBES, first, self._keepers(resume, seen))
+        wrong = {
+            tap.module
+            for tap, tensor in seen.items()
+            if not _is_tail(tensor, self._whole.get(tap), first, self._bound)
+        }
+        return {path: block for path, block in resume.block_of.items() if path not in wrong}
+
+    def _places(self, resume: Resume, blocks: Sequence[int]) -> list[Tap]:
+        """What the modules of `blocks` return, and what some blocks are given; in the order of the blocks."""
+        paths = [f"{resume.blocks}.{block}" for block in sorted(set(blocks))]
+        inside = [
+            Tap(f"{path}.{name}", "output")
+            for path in paths
+            for name, _ in self._model.module.get_submodule(path).named_children()
+        ]
+        inputs = [resume.input_of(block) for block in sorted({*blocks, resume.num_blocks - 1})]
+        known = [tap for tap in (*inside, *inputs) if tap in self._whole and tap.module in resume.block_of]
+        return sorted(known, key=lambda tap: resume.block_of[tap.module])
+
+    def _check_changed(self, resume: Resume, blocks: Sequence[int], token: int) -> None:
+        """Noise at one place a row, at one token."""
+        places = self._places(resume, blocks)
+        generator = torch.Generator().manual_seed(0)
+        changes = [self._noise(tap, token, generator) for tap in places]
+        rows = torch.arange(len(places), device=self._model.device) % _PROBES
+        starts = [resume.block_of[tap.module] for tap in places]
+        hooked = Edits([[change] for change in changes], self._num_tokens, _holds_nothing)
+        whole, seen = self._forward(self._prompts[rows], hooked.visits())
+        if hooked.failures(seen):
+            raise _UnfitError("nothing inside a block can be changed by token")
+        for group in [range(len(starts))] if resume.grows else _alike(starts):
+            some = [starts[row] for row in group]
+            edits = Edits(
+                [[changes[row]] for row in group],
+                self._num_tokens,
+                _holds_nothing,
+                first=token,
+                num_rows=lambda tap, some=some: num_rows_at(resume, some, tap),  # type: ignore[misc]
+            )
+            logits = self._run(resume, some, token, edits.visits(), rows[list(group)])
+            self._compare(logits, self._from(token, whole[list(group)]), "a run changed inside a block")
+
+    def _noise(self, tap: Tap, token: int, generator: torch.Generator) -> Change:
+        there = self._whole[tap]
+        noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std()) * _NOISE
+        step = Step(Target(tap, WHOLE, None, None), "add", None)
+        return Change(step, (token,), Constant(noise.to(there.device)))
+
+    def _run(
+        self,
+        resume: Resume,
+        starts: Sequence[int],
+        first: int,
+        visits: Sequence[tuple[Tap, Visit]] = (),
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """The logits [n, R, V] at the tokens looked at, from token `first` on."""
+        from workers.replay.forward import Suffix, run
+
+        reads = self._reads[:, self._firsts.index(first) :].expand(len(starts), -1)
+        slots = self._slots if rows is None else self._slots[rows]
+        suffix = Suffix(bases=self._slab, slots=slots, starts=starts, first=first, reads=reads)
+        logits, seen = run(self._model, resume, suffix, visits)
+        if faults := [fault for tap, fault in seen.faults().items() if tap == resume.input_of(starts[0])]:
+            raise faults[0]
+        return logits
+
+    def _forward(
+        self, prompts: Tensor, visits: Sequence[tuple[Tap, Visit]], cache: Any = None
+    ) -> tuple[Tensor, Visits]:
+        """A whole run: the logits [n, R, V] at the tokens looked at."""
+        return self._model.forward(prompts, self._reads.expand(len(prompts), -1), visits, cache=cache)
+
+    def _from(self, first: int, logits: Tensor) -> Tensor:
+        return logits[:, self._firsts.index(first) :]
+
+    def _keepers(self, resume: Resume, kept: Kept) -> list[tuple[Tap, Visit]]:
+        """Keep what the modules of blocks are given and return."""
+
+        def keeper(tap: Tap) -> Visit:
+            def keep(tensor: Tensor, _: int) -> None:
+                kept[tap] = tensor.clone()
+
+            return keep
+
+        taps = [Tap(path, side) for path in resume.block_of for side in ("input", "output")]
+        return [(tap, keeper(tap)) for tap in taps]
+
+    def _compare(self, found: Tensor, expected: Tensor, what: str) -> None:
+        scale = expected.abs().max().clamp_min(1e-30)
+        off = float(((found - expected).abs().max() / scale).nan_to_num(torch.inf))
+        if not off <= self._bound:
+            raise _UnfitError(f"{what} gives other logits, by {off:.1g} of the largest")
+
+
+def _num_tokens(config: Any) -> int:
+    """Long enough to leave a sliding window, where it is short; and not more than the model takes."""
+    window = getattr(config, "sliding_window", None)
+    wanted = window + 4 if isinstance(window, int) and 4 < window <= _LONGEST_WINDOW else _TOKENS
+    most = getattr(config, "max_position_embeddings", None)
+    return min(wanted, most) if isinstance(most, int) and most > 0 else wanted
+
+
+def _is_tail(tensor: Tensor, whole: Tensor | None, first: int, bound: float) -> bool:
+    """Whether `tensor` [B, q, …] is the end of `whole` [B, T, …]."""
+    if whole is None or tensor.dim() != 3 or whole.dim() != 3 or tensor.shape != whole[:, first:].shape:
+        return False
+    scale = whole.abs().max().clamp_min(1e-30)
+    return bool((tensor - whole[:, first:]).abs().max() <= bound * scale)
+
+
+def _alike(starts: Sequence[int]) -> list[list[int]]:
+    """The rows of each start."""
+    return [[row for row, one in enumerate(starts) if one == start] for start in sorted(set(starts))]
+
+
+def _holds_nothing(run: Any, place: Any) -> Tensor:
+    raise AssertionError(run, place)
