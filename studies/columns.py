@@ -23,11 +23,12 @@ RESULT_COLUMNS = (
 
 _OTHERS = (
     *("role", "token", "logit", "logprob", "rank"),
+    *("collected_unit", "collected_token", "collected", "_collected", "_one"),
     *("units", "num_jobs", "num_done"),
     *("attempt", "error_type", "error_message"),
     *("_point", "_lane", "_block"),
 )
-"""Columns that stand beside axes in ``scores``, ``cells``, ``failures`` and in a plan."""
+"""Columns that stand beside axes in ``scores``, ``activations``, ``cells``, ``failures`` and in a plan."""
 
 RESERVED = frozenset((*PAIR_COLUMNS, *RESULT_COLUMNS, *_OTHERS))
 """Names that are taken in every spelling, for SQL does not tell ``IIA`` from ``iia``."""

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from small_store import jobs, make_study
 
 from orchestrator.cli.query import query
+from orchestrator.views.sql import STUDY_VIEWS
 from workers.errors import QueryError, StoreError
 
 NUM_RESULTS = len(list(jobs()))
@@ -149,3 +150,8 @@ def test_queries_and_plots_load_nothing_heavy(store: Path) -> None:
         check=True,
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_the_help_names_every_view() -> None:
+    shown = " ".join(CliRunner().invoke(query, ["--help"]).output.split())
+    assert sorted(shown.partition("Views: ")[2].partition(".")[0].split(", ")) == sorted(STUDY_VIEWS)

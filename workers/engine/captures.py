@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from workers.change.regions import Region, tap_of
 from workers.engine.attempts import attempt
-from workers.errors import ModelError, RunError
+from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
@@ -27,7 +28,7 @@ _T = TypeVar("_T")
 class Need:
     """What is wanted of one prompt's clean run."""
 
-    taps: set[Tap] = field(default_factory=set)
+    taps: set[Tap | Region] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     """Tokens whose next-token logits are wanted."""
 
@@ -36,8 +37,9 @@ class Need:
 class Capture:
     """What was kept of one prompt's clean run."""
 
-    taps: dict[Tap, Tensor] = field(default_factory=dict)
-    """[T, W] each, or [1, W] where the tap holds one position (see `window_of`); in the model's dtype."""
+    taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
+    """[T, W] each, or [1, W] where the tap holds one position (see `window_of`), or what the getter of a
+    region found; in the model's dtype."""
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
 
@@ -63,10 +65,11 @@ class Captures:
         self._model = model
         self.budget_bytes = budget_bytes
         self._held: OrderedDict[Prompt, Capture] = OrderedDict()
-        self._bytes_per_token: dict[frozenset[Tap], float] = {}
+        self._bytes_per_token: dict[frozenset[Tap | Region], float] = {}
         self.num_forwards = 0
-        self.broken: dict[Tap, ModelError] = {}
-        """Taps that the runs of the last `prepare` found nothing to read by position at, and why."""
+        self.broken: dict[Tap | Region, SwapyardError] = {}
+        """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
+        not be read, and why."""
 
     def __getitem__(self, prompt: Prompt) -> Capture:
         """The capture of a prompt that `prepare` was asked for.
@@ -80,7 +83,7 @@ class Captures:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Tap], needs: Mapping[Prompt, Need]) -> float:
+    def bytes_per_token(self, taps: frozenset[Tap | Region], needs: Mapping[Prompt, Need]) -> float:
         """Size of a capture that keeps `taps`: measured once, on the prompts of `needs`."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
@@ -129,10 +132,13 @@ class Captures:
         reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [0]
         tokens = stacked(prompts, self._model.device)
         at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1)  # [B, R]
-        kept: dict[Tap, list[Tensor]] = {}
-        visits = [(tap, _keeper(kept, self.broken, tap, tokens.shape)) for tap in sorted(taps, key=str)]
+        kept: dict[Tap | Region, list[Tensor]] = {}
+        visits = [
+            (tap_of(one), _keeper(kept, self.broken, one, tokens.shape)) for one in sorted(taps, key=str)
+        ]
         logits, seen = self._model.forward(tokens, at, visits)
-        self.broken |= seen.faults()
+        faults = seen.faults()
+        self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
         whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
             for tap in need.taps & whole.keys():
@@ -170,18 +176,25 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
 
 
 def _keeper(
-    kept: dict[Tap, list[Tensor]], broken: dict[Tap, ModelError], tap: Tap, shape: torch.Size
+    kept: dict[Tap | Region, list[Tensor]],
+    broken: dict[Tap | Region, SwapyardError],
+    place: Tap | Region,
+    shape: torch.Size,
 ) -> Visit:
-    """Keeps what is at `tap` [B, P, W] in runs of `shape` [B, T, …], one part a call."""
+    """Keeps what is at `place`, [B, P, W] of a tap, in runs of `shape` [B, T, …], one part a call."""
 
     def keep(tensor: Tensor, call: int) -> None:
         try:
-            window = window_of(tensor, tap, call, shape[0], shape[1])
-        except ModelError as error:
-            broken[tap] = error
+            values = (
+                place.read(tensor)
+                if isinstance(place, Region)
+                else window_of(tensor, place, call, shape[0], shape[1]).values
+            )
+        except SwapyardError as error:
+            broken[place] = error
         else:
             # A module further on may write into this tensor: only a copy stays what it was.
-            kept.setdefault(tap, []).append(window.values.clone())
+            kept.setdefault(place, []).append(values.clone())
 
     return keep
 

@@ -3,11 +3,15 @@
 __all__ = ["Needs", "chunks_of"]
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from workers.change.jobs import read_of, source_read
+from workers.change.ready import kept_at
+from workers.change.regions import Region
+from workers.change.stock import Stock
 from workers.engine.batch import Batch
 from workers.engine.captures import Captures, Need
-from workers.errors import ModelError, SwapyardError
+from workers.errors import SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, Pair, Prompt
@@ -19,18 +23,25 @@ class Needs:
     Args:
         batch: its cells say where values are taken and where logits are read.
         model: says which tensors hold the places.
+        stock: has the functions that find what is no position.
         tile_cells: cells of calls to come, whose places are kept too.
         base_logits: whether the clean logits of the bases are needed for rows that change nothing.
     """
 
     def __init__(
-        self, batch: Batch, model: LoadedModel, tile_cells: Sequence[Cell], *, base_logits: bool
+        self,
+        batch: Batch,
+        model: LoadedModel,
+        stock: Stock,
+        tile_cells: Sequence[Cell],
+        *,
+        base_logits: bool,
     ) -> None:
-        self._taps = _taps_by_run([*tile_cells, *(cell for _, cell in batch.cells)], model)
+        self._taps = _taps_by_run([*tile_cells, *(cell for _, cell in batch.cells)], model, stock)
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
-        self.taps: frozenset[Tap] = frozenset().union(*self._taps.values())
+        self.taps: frozenset[Tap | Region] = frozenset().union(*self._taps.values())
         """All that is kept of any run."""
 
     def of(self, pairs: Iterable[Pair]) -> dict[Prompt, Need]:
@@ -57,21 +68,23 @@ class Needs:
                 yield pair.tokens["source"], source_token
 
 
-def _taps_by_run(cells: Iterable[Cell], model: LoadedModel) -> dict[str, frozenset[Tap]]:
+def _taps_by_run(
+    cells: Iterable[Cell], model: LoadedModel, stock: Stock
+) -> dict[str, frozenset[Tap | Region]]:
     """The taps to keep of each clean run; places that the model does not have fail with their jobs."""
     origins = {
-        (unit.run, unit.origin.site, unit.origin.layer)
+        (unit.run, replace(unit.origin, heads=None, position=()))
         for cell in cells
         for unit in cell.every_unit()
         if unit.origin is not None
     }
-    taps: dict[str, set[Tap]] = {}
-    for run, site, layer in origins:
+    taps: dict[str, set[Tap | Region]] = {}
+    for run, place in origins:
         try:
-            target = model.target(site, layer, None, None)
-        except ModelError:
+            kept = kept_at(place, model, stock)
+        except SwapyardError:
             continue
-        taps.setdefault(run, set()).add(target.tap)
+        taps.setdefault(run, set()).add(kept)
     return {run: frozenset(found) for run, found in taps.items()}
 
 

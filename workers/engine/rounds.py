@@ -61,7 +61,7 @@ class Round:
         self._bench = bench
         self._batch = batch
         self._sheet = Sheet.of(batch)
-        self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut)
+        self._needs = Needs(batch, bench.model, bench.stock, tile_cells, base_logits=bench.shortcut)
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
@@ -161,12 +161,12 @@ class Round:
         return next((error for error in found if error is not None), None)
 
     def _lacking(self, change: Change) -> Exception | None:
-        value, origin = change.value, change.step.origin
-        if not isinstance(value, Taken) or origin is None:
+        value, kept = change.value, change.step.kept
+        if not isinstance(value, Taken) or kept is None:
             return None
         if value.run in self._failed_prompts:
             return self._failed_prompts[value.run]
-        return self._bench.captures.broken.get(origin.tap)
+        return self._bench.captures.broken.get(kept)
 
     def _is_unchanged(self, job: Job) -> bool:
         cell = self._batch.cells[job.row // len(self._batch.pairs)][1]
@@ -206,6 +206,7 @@ class Round:
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
         logits, seen = self._bench.model.forward(bases, reads, edits.visits())
         self._put(logits[:, 0], groups, HOOKED)
+        self._sheet.collect(jobs, edits)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
 
@@ -217,8 +218,8 @@ class Round:
         return error is None
 
     def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
-        """What the clean run of a prompt holds: [T, W]."""
-        assert isinstance(run, tuple | Vectors) and isinstance(place, Tap)
+        """What the clean run of a prompt holds: [T, W] at a tap."""
+        assert isinstance(run, tuple | Vectors)
         return self._bench.captures[run].taps[place]
 
     def _fill(self, unchanged: Sequence[Job]) -> None:

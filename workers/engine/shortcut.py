@@ -14,12 +14,15 @@ differs from the clean run stems from the second kind, and its reach does not in
 Noise, fits and the values of named runs are changes like any other: they never put back what is there. The
 runs themselves change nothing in the job's own run.
 
+A collection needs a forward of its own, and of coordinates that are no position nothing is known.
+
 Of what lies at a module path only the base's own value is trusted: such a module may shift tokens.
 """
 
 __all__ = ["is_unchanged"]
 
 from workers.change.jobs import Change, Job
+from workers.change.operations import COLLECT
 from workers.change.values import Taken
 from workers.facts import ModelFacts
 from workers.sites import SITES
@@ -29,9 +32,15 @@ from workers.vocabulary import Cell, Pair, Unit
 def is_unchanged(job: Job, cell: Cell, pair: Pair, facts: ModelFacts) -> bool:
     """Whether `job`, which is `cell` on `pair`, gives what the clean base run gives in a causal model."""
     return all(
-        _puts_back(unit, change, pair) or _cannot_reach(unit, change, job.read, facts)
+        _is_harmless(unit, change, job, pair, facts)
         for unit, change in zip(cell.units, job.changes, strict=True)
     )
+
+
+def _is_harmless(unit: Unit, change: Change, job: Job, pair: Pair, facts: ModelFacts) -> bool:
+    if unit.operation == COLLECT or unit.place.coordinates is not None:
+        return False
+    return _puts_back(unit, change, pair) or _cannot_reach(unit, change, job.read, facts)
 
 
 def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
