@@ -160,7 +160,7 @@ def _identity(study: OpenStudy, job: Job) -> Iterator[str]:
     spec = study.plan.lanes[job.lane].spec
     yield _line("job", job.job_id)
     yield _line("study", study.folder.name)
-    yield _line("model", f"{spec.ref} ({spec.dtype}, revision {spec.revision})")
+    yield _line("model", f"{spec.title} ({spec.dtype}, revision {spec.revision})")
     yield _line("cell", f"{job.cell_id}: {_axes(study, job)}")
     yield _line("pair", job.pair_id)
     row = study.sql.execute(_GIVEN, {"lane": job.lane, "pair": job.pair}).fetchone()

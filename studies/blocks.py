@@ -6,6 +6,7 @@ element), a singular key one value (a list there means all of them at once, in o
 
 __all__ = [
     "AXES",
+    "PLACE",
     "UNIT_AXES",
     "Block",
     "Coordinates",
@@ -57,6 +58,9 @@ AXES: Mapping[str, str] = MappingProxyType(
 )
 """Each singular key with its plural, in the order in which axes are crossed."""
 
+PLACE = ("site", "layer", "head", "position", "coordinates")
+"""The keys that say where in a run something is."""
+
 UNIT_AXES = ("site", "layer", "head", "position", "subspace", "intervention")
 """The axes that say where a unit is and what it does; the others are about the whole cell."""
 
@@ -76,6 +80,7 @@ Site = Annotated[Written | None, checked(_one_site)]
 Layer = Annotated[Written | None, checked(_one_layer)]
 Head = Annotated[Written | None, checked(_one_head)]
 Position = Annotated[Written | None, checked(_one_position)]
+Region = Annotated[Any, checked(fields.check_coordinates)]
 Subspace = Annotated[Written | None, checked(_one_subspace)]
 Intervention = Annotated[str | None, checked(fields.check_intervention)]
 Variable = Annotated[Written | None, checked(at_once(fields.check_variable))]
@@ -116,6 +121,7 @@ class ValueSpec(Spec):
     layer: Layer = None
     head: Head = None
     position: Position = None
+    coordinates: Region = None
     fit: fields.Name = None
     """A fit whose vector is the value."""
     scale: fields.Number = None
@@ -129,9 +135,9 @@ class ValueSpec(Spec):
         if len(given) != 1:
             refuse(given, "one of run, fit, noise")
         if self.run is None:
-            elsewhere = [n for n in ("site", "layer", "head", "position") if getattr(self, n) is not None]
+            elsewhere = [name for name in PLACE if getattr(self, name) is not None]
             if elsewhere:
-                refuse(elsewhere, "site, layer, head and position only together with run")
+                refuse(elsewhere, f"{', '.join(PLACE)} only together with run")
         if self.scale is not None and self.fit is None:
             refuse("scale", "scale only together with fit")
         return self
@@ -180,6 +186,8 @@ class Coordinates(Spec):
     layer: Layer = None
     head: Head = None
     position: Position = None
+    coordinates: Region = None
+    """In place of head, position and subspace: a rectangle of a module's tensor, or a getter and a setter."""
     subspace: Subspace = None
     intervention: Intervention = None
     from_: Annotated[ValueSpec | None, Field(alias="from")] = None

@@ -23,13 +23,14 @@ RESULT_COLUMNS = (
 
 _OTHERS = (
     *("role", "token", "logit", "logprob", "rank"),
+    *("collected_unit", "collected_token", "collected", "_collected", "_one"),
     *("units", "num_jobs", "num_done"),
     *("selected", "weight", "estimated_effect", "estimated_change", "num_estimates"),
     *("exact_effect", "exact_change", "num_exact"),
     *("attempt", "error_type", "error_message"),
     *("_point", "_lane", "_block"),
 )
-"""Columns that stand beside axes in ``scores``, ``cells``, ``screening``, ``failures`` and in a plan."""
+"""Columns beside axes in ``scores``, ``activations``, ``cells``, ``screening``, ``failures``, and a plan."""
 
 RESERVED = frozenset((*PAIR_COLUMNS, *RESULT_COLUMNS, *_OTHERS))
 """Names that are taken in every spelling, for SQL does not tell ``IIA`` from ``iia``."""

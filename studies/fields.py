@@ -14,6 +14,7 @@ __all__ = [
     "Written",
     "at_once",
     "axis",
+    "check_coordinates",
     "check_count",
     "check_head",
     "check_intervention",
@@ -44,7 +45,15 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from studies.forms import is_reference, parse_every_span, parse_range, parse_span, parse_subspace, parse_sum
+from studies.forms import (
+    is_reference,
+    parse_box,
+    parse_every_span,
+    parse_range,
+    parse_span,
+    parse_subspace,
+    parse_sum,
+)
 from studies.problems import each, refuse
 from workers import sites
 from workers.errors import ModelError
@@ -159,10 +168,21 @@ def check_subspace(value: Any) -> str:
     return value
 
 
+def check_coordinates(value: Any) -> Any:
+    """A rectangle, the names of a getter and a setter, or a reference."""
+    if _is_int(value):
+        return str(value)
+    if isinstance(value, str) and (is_reference(value) or parse_box(value)):
+        return value
+    if isinstance(value, dict) and set(value) == {"get", "set"} and all(map(_is_function, value.values())):
+        return dict(value)
+    refuse(value, "a rectangle such as '1:3, 4:9', or {get: module:function, set: module:function}")
+
+
 def check_intervention(value: Any) -> str:
     """An operation's name, a Python function ``module:function``, or a reference."""
-    if isinstance(value, str) and (is_reference(value) or is_function(value)):
-        return value
+    if _is_function(value):
+        return str(value)
     if not isinstance(value, str) or value not in _ALLOWED_OPERATIONS:
         refuse(value, f"{', '.join(_ALLOWED_OPERATIONS)}, or module:function", _ALLOWED_OPERATIONS)
     return value
@@ -232,6 +252,10 @@ def freeze(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): freeze(item) for key, item in value.items()}
     return each(freeze, value) if isinstance(value, list | tuple) else scalar(value)
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, str) and (is_reference(value) or is_function(value))
 
 
 def _index(value: Any, allowed: str) -> int | str:

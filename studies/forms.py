@@ -5,12 +5,14 @@
 ``8:18``, ``$layer:``             a half-open range of sums; either end may be left out
 ``subject.last``, ``subject[1]``  one token of a span; ``subject`` all, ``subject.mean`` the pooled ones
 ``R``, ``R[0:16]``, ``0:16``      a fit's coordinates, some of them, dimensions of the place itself
+``2, 0:16``, ``-1:``              a rectangle: for each dimension an index or a range, as in Python
 """
 
 __all__ = [
     "Range",
     "Sum",
     "is_reference",
+    "parse_box",
     "parse_every_span",
     "parse_range",
     "parse_span",
@@ -37,6 +39,8 @@ _SIGNED_TERM = re.compile(rf"([+-]?)\s*({_TERM})")
 _IS_RANGE = re.compile(rf"\s*({_SUM})?\s*:\s*({_SUM})?\s*")
 _IS_SPAN = re.compile(rf"(?P<name>{_NAME})(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\d+)\])?")
 _IS_SUBSPACE = re.compile(rf"(?P<fit>{_NAME})(?:\[(?P<range>[^\[\]]+)\])?")
+_END = rf"(?:-\d+|{_SUM})"
+_IS_BOX_PART = re.compile(rf"\s*(?P<start>{_END})?\s*(?P<colon>:)?\s*(?P<stop>{_END})?\s*")
 _IN_PATH = re.compile(r"\$(?:pair\.[A-Za-z_]\w*|[A-Za-z_]\w*)")
 
 Lookup = Callable[[str], Any]
@@ -99,6 +103,24 @@ def parse_range(text: str) -> Range | None:
     return Range(start, stop)
 
 
+@lru_cache(maxsize=4096)
+def parse_box(text: str) -> tuple[Sum | tuple[Sum | None, Sum | None], ...] | None:
+    """For each dimension an index or both ends of a range, maybe negative; None where it is no rectangle."""
+    found: list[Sum | tuple[Sum | None, Sum | None]] = []
+    for part in text.split(","):
+        match = _IS_BOX_PART.fullmatch(part)
+        if match is None:
+            return None
+        start, stop = (None if end is None else _end(end) for end in match.group("start", "stop"))
+        if match["colon"]:
+            found.append((start, stop))
+        elif start is not None and stop is None:
+            found.append(start)
+        else:
+            return None
+    return tuple(found)
+
+
 def parse_span(text: str) -> tuple[str, str | None] | None:
     """``subject[1]`` as ("subject", "[1]"), ``subject`` as ("subject", None); None where it is no span."""
     match = _IS_SPAN.fullmatch(text)
@@ -146,6 +168,10 @@ def substitute(text: str, lookup: Lookup) -> str:
 
 def _sign(sign: str) -> int:
     return -1 if sign == "-" else 1
+
+
+def _end(text: str) -> Sum | None:
+    return Sum(((-1, int(text[1:])),)) if text.startswith("-") else parse_sum(text)
 
 
 def _term(term: str) -> int | str:

@@ -126,7 +126,8 @@ def _place_json(place: Place) -> str:
     heads = "null" if place.heads is None else f"[{','.join(map(str, place.heads))}]"
     layer = "null" if place.layer is None else place.layer
     position = ",".join([str(item) if isinstance(item, int) else _text(item) for item in place.position])
-    return f'{{"heads":{heads},"layer":{layer},"position":[{position}],"site":{_text(place.site)}}}'
+    region = "" if place.coordinates is None else f'"coordinates":{canonical_json(place.coordinates)},'
+    return f'{{{region}"heads":{heads},"layer":{layer},"position":[{position}],"site":{_text(place.site)}}}'
 
 
 @lru_cache(maxsize=4096)

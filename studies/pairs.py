@@ -26,6 +26,7 @@ _RUNS = tuple(f"{run}{form}" for run in ("base", "source") for form in ("", "_id
 _COLUMNS = (*_RUNS, "base_label", "source_label", "label", *_TEXT)
 _MOST = 3.4e38
 """Numbers of vectors are float32, which hold no larger ones."""
+_VECTORS = f"a list with a list of finite numbers, up to {_MOST}, for each token, all equally long"
 
 
 def read_pairs(pairs: str | Path | Iterable[Mapping[str, Any]], folder: Path | None = None) -> list[Row]:
@@ -113,7 +114,7 @@ def _allowed(column: str, value: Any) -> str:
     if match and match["form"] == "ids":
         return "" if _is_ids(value) else "a list of token ids that is not empty"
     if match and match["form"] == "embeds":
-        return "" if _is_vectors(value) else "a list with a list of numbers for each token, all equally long"
+        return "" if _is_vectors(value) else _VECTORS
     if match and match["form"] is None:
         return "" if isinstance(value, str) and value else "text that is not empty"
     if _LABEL.fullmatch(column):

@@ -87,7 +87,8 @@ def _problems(entry: Any, source: Text) -> list[Problem]:
         return [Problem((*where, *problem.path), problem.text) for problem in entry["ctx"]["problems"]]
     if entry["type"] == "missing":
         return [Problem(where, f"the key {entry['loc'][-1]!r} is missing; it is required here")]
-    wanted = entry["msg"].removeprefix("Input should be ")
+    is_empty = entry["type"] == "too_short"
+    wanted = "a list that is not empty" if is_empty else entry["msg"].removeprefix("Input should be ")
     return [Problem(where, f"{shown(entry['input'])} is not allowed here; allowed: {wanted}")]
 
 

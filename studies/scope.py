@@ -17,7 +17,7 @@ from workers.sites import is_module_path
 if TYPE_CHECKING:
     from studies.spec import Study
 
-COORDINATES = UNIT_AXES
+COORDINATES = (*UNIT_AXES, "coordinates")
 """The keys of a unit that take a written value; ``from`` is the other one."""
 
 _VALUES = ("source", "source_2", "base", "zero", "mean")
@@ -105,6 +105,9 @@ def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Itera
             for key, value in written(unit):
                 yield from _value_problems(study, block, key, value, (*place, *key))
             yield from _later_runs(block, unit, before, (*place, "from"))
+            if "collect" in values_of(block, unit.intervention):
+                text = "'collect' in a run, which is there to change things; write it in a unit of the block"
+                yield Problem((*place, "intervention"), text)
             yield from _missing_coordinates(block, unit, place)
         before.append(name)
 
@@ -113,6 +116,8 @@ def _name_problems(study: "Study", name: str, path: Path) -> Iterator[Problem]:
     """A run or a fit whose name means something else."""
     if name in _WORDS or is_source(name):
         yield Problem(path, f"{name!r} says where a value comes from already; give it a name of its own")
+    if path[-2] == "fits" and name == "all":
+        yield Problem(path, "'all' is all dimensions already, as a subspace; give it a name of its own")
     if path[-2] == "runs" and name in (study.fits or {}):
         yield Problem(path, f"{name!r} is a fit, too; give the run a name of its own")
 
@@ -241,18 +246,39 @@ def _wrong_method(study: "Study", fit: Any, is_value: bool, path: Path) -> Itera
 
 
 def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterator[Problem]:
-    """A unit needs a site and a position, and a layer where its site is a name."""
+    """A unit needs a site, a position or coordinates, and a layer where its site is a name."""
 
     def has(key: str) -> bool:
         axis_reaches = unit is block and getattr(block, AXES[key]) is not None
         return getattr(unit, key) is not None or getattr(block, key) is not None or axis_reaches
 
-    needed = ["site", "position"]
+    is_region = unit.coordinates is not None or block.coordinates is not None
+    yield from _both_coordinates(unit, is_region, path)
+    needed = ["site"] if is_region else ["site", "position"]
     if not has("site") or not all(_is_path(site) for sites in _sites_of(block, unit) for site in sites):
         needed.append("layer")
     for key in needed:
         if not has(key):
             yield Problem(path, f"the key {key!r} or {AXES[key]!r} is missing; a unit needs it")
+
+
+def _both_coordinates(unit: Coordinates, is_region: bool, path: Path) -> Iterator[Problem]:
+    """Positions, heads or dimensions beside coordinates, in a unit or where its value is taken."""
+    told = ("head", "position", "subspace")
+    own = [key for one in told for key in (one, AXES[one]) if getattr(unit, key, None) is not None]
+    value = unit.from_
+    if is_region and own:
+        yield Problem(
+            (*path, own[0]), f"{own[0]!r} beside coordinates; with coordinates leave {', '.join(told)} out"
+        )
+    if value is None:
+        return
+    if is_region and (value.head is not None or value.position is not None):
+        yield Problem(
+            (*path, "from"), "with coordinates a value is taken at a site, a layer and coordinates alone"
+        )
+    if not is_region and value.coordinates is not None:
+        yield Problem((*path, "from"), "coordinates of a value only beside coordinates of the unit")
 
 
 def names_of(block: Block) -> dict[str, tuple[Any, ...]]:

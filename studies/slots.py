@@ -6,6 +6,7 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Slot",
+    "read_coordinates",
     "read_heads",
     "read_layers",
     "read_number",
@@ -21,6 +22,7 @@ from typing import Any, Generic, TypeVar, cast
 from studies.axes import Names
 from studies.forms import (
     is_reference,
+    parse_box,
     parse_every_span,
     parse_range,
     parse_span,
@@ -31,6 +33,7 @@ from studies.forms import (
 )
 from studies.problems import shown
 from workers.errors import StudyError
+from workers.vocabulary import BoxPart, Region, is_function, written_box
 
 Axes = Mapping[str, frozenset[str]]
 """The names that vary, each with the names that its own values use."""
@@ -148,6 +151,38 @@ def read_subspace(written: Any, names: Names) -> tuple[str | None, Dims | None]:
         raise StudyError(f"subspace {shown(items)} mixes fits, or a fit and dimensions; write several units")
     ranges = [part for _, part in found if part is not None]
     return fits.pop(), None if len(ranges) < len(found) else _join(sorted(ranges))
+
+
+def read_coordinates(written: Any, names: Names) -> Region | None:
+    """A rectangle in its one spelling, or the names of a getter and a setter; None where none is written.
+
+    Raises:
+        StudyError: what a name stands for is neither, or a range is empty.
+    """
+    if isinstance(written, Mapping):
+        (get,), (put,) = (read_texts(written[key], names) for key in ("get", "set"))
+        if not (is_function(get) and is_function(put)):
+            raise StudyError(f"coordinates {shown([get, put])}; write module:function for both")
+        return get, put
+    items = [] if written is None else _flat(written, names)
+    if not items:
+        return None
+    text = str(items[0])
+    parsed = parse_box(text) if len(items) == 1 else None
+    if parsed is None:
+        raise StudyError(f"coordinates {shown(written)}: {shown(items)} is no rectangle; write '1:3, 4:9'")
+    parts: list[BoxPart] = []
+    for part in parsed:
+        if not isinstance(part, tuple):
+            parts.append(part.value(names.__getitem__))
+            continue
+        start, stop = (None if end is None else end.value(names.__getitem__) for end in part)
+        if start is not None and stop is not None and start >= stop and (start < 0) == (stop < 0):
+            raise StudyError(
+                f"coordinates {shown(text)} has nothing from {start} to {stop}; write 'START:STOP'"
+            )
+        parts.append((start or 0, stop))
+    return written_box(parts)
 
 
 def _flat(written: Any, names: Names) -> list[Any]:

@@ -2,21 +2,18 @@
 
 __all__ = ["check_supported"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from studies.blocks import Block
 from studies.forms import parse_span, references
 from studies.models import ModelSpec
 from studies.plots import Contains
-from studies.scope import names_of, values_of, written
 from studies.spec import Study
 from studies.tasks import find_task
 from workers.errors import NotYetError
-from workers.vocabulary import OPERATIONS, is_function
 
 _METRICS_TO_COME = ("generated",)
-_OPERATIONS = (*OPERATIONS, "skip")
 
 
 def check_supported(study: Study) -> None:
@@ -69,19 +66,6 @@ def _block(block: Block) -> Iterator[tuple[str, str]]:
         yield from _read("read", block.read)
     for read in block.reads or ():
         yield from _read("reads", read)
-    own = block.units if block.units is not None else (block,)
-    for unit in (*own, *(unit for units in (block.runs or {}).values() for unit in units)):
-        for key, value in written(unit):
-            if key == ("intervention",):
-                yield from _operations(values_of(block, value))
-    if block.units is None:
-        yield from _operations(names_of(block).get("intervention", ()))
-
-
-def _operations(operations: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    for operation in operations:
-        if operation not in _OPERATIONS and not is_function(operation):
-            yield "intervention", f"the intervention {operation!r} is"
 
 
 def _read(where: str, read: Any) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 __all__ = ["Lack", "Setting", "UnitTemplate", "named_runs", "places_of", "written_of", "written_read"]
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,21 +16,23 @@ from studies.slots import (
     Axes,
     Prompts,
     Slot,
+    read_coordinates,
     read_heads,
     read_layers,
     read_positions,
     read_subspace,
     read_texts,
 )
-from studies.values import UNTAKEN, ZERO, Valued, read_value, written_value
+from studies.values import FIT, NOISE, UNTAKEN, ZERO, Valued, read_value, written_value
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads
-from workers.vocabulary import NamedRun, Place, Position, Unit
+from workers.vocabulary import NamedRun, Place, Position, Region, Unit
 
 _Heads = tuple[int, ...] | None
 
-_WITHOUT_VALUE = ("collect", "skip")
+SKIP = "skip"
+_WITHOUT_VALUE = ("collect", SKIP)
 """The operations that write no value of another run."""
 
 
@@ -92,12 +94,19 @@ class UnitTemplate:
         value = written_of(unit, block, "from_") or ValueSpec(run="source")
         self._setting = setting
         self._prompts = setting.prompts
-        self._position = written_of(unit, block, "position")
+        region = written_of(unit, block, "coordinates")
+        self._region = slot(region, read_coordinates)
+        self._from_region = (
+            self._region if value.coordinates is None else slot(value.coordinates, read_coordinates)
+        )
+        self._position = None if region is not None else written_of(unit, block, "position")
         self._origin_written = self._position if value.position is None else value.position
         self._sites = slot(written_of(unit, block, "site"), read_texts)
         self._layers = self._layer_slot(written_of(unit, block, "layer"))
-        self._heads = _HeadSlots(setting, written_of(unit, block, "head"))
-        self._subspace = slot(written_of(unit, block, "subspace"), read_subspace)
+        self._heads = _HeadSlots(setting, None if region is not None else written_of(unit, block, "head"))
+        self._subspace = slot(
+            None if region is not None else written_of(unit, block, "subspace"), read_subspace
+        )
         self._operation = slot(written_of(unit, block, "intervention") or "vanilla", read_texts)
         read = partial(read_value, runs=block.runs or (), fits=setting.fit_names)
         self._value = slot(written_value(value, block), read)
@@ -123,7 +132,9 @@ class UnitTemplate:
             Lack: the class lacks a position.
             StudyError: what no class could have.
         """
-        value = self._valued(names)
+        value, region = self._valued(names), self._region.at(names)
+        if region is not None:
+            return self._regions(names, value, region)
         position = self._at["base"].at(names)
         if position is None:
             raise Lack(_as_written(self._position, names), "base")
@@ -156,6 +167,33 @@ class UnitTemplate:
                 seed=value.seed,
             )
             for place, origin in self._places(names, position, made_at)
+        ]
+
+    def _regions(self, names: Names, value: Valued, region: Region) -> list[Unit]:
+        """The units at a point of one that has coordinates and no positions.
+
+        Raises:
+            Lack, StudyError: as `units` does.
+        """
+        (operation,) = self._operation.at(names)
+        if value.run in (NOISE, FIT) or operation == SKIP:
+            raise StudyError(
+                "with coordinates, a value is taken from a run or is zero; leave coordinates out for noise, "
+                "fits and skip, which know positions only"
+            )
+        is_taken = value.run not in UNTAKEN
+        if is_taken and value.run not in self._prompts:
+            raise Lack(None, value.run)
+        origin_region = self._from_region.at(names)
+        return [
+            Unit(
+                place=replace(place, coordinates=region),
+                dims=None,
+                operation=operation,
+                run=value.run,
+                origin=None if origin is None else replace(origin, coordinates=origin_region),
+            )
+            for place, origin in self._places(names, (), () if is_taken else None)
         ]
 
     def _valued(self, names: Names) -> Valued:

@@ -44,6 +44,12 @@ class ModelFacts:
     num_classes: int | None = None
     """How many classes a classifier tells apart; None for a language model."""
     reads: Reads = "token"
+    head_width: int | None = None
+    """Size of a head of the attention; None where only the loaded model tells."""
+    num_neurons: int | None = None
+    """Size of an MLP's hidden layer; None where only the loaded model tells."""
+    input_width: int | None = None
+    """Size of the vectors that may take the place of tokens; None where only the loaded model tells."""
 
     @property
     def num_logits(self) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "num_heads",
     "order",
     "split_path",
+    "width_of",
 ]
 
 from collections.abc import Mapping
@@ -134,6 +135,20 @@ def num_heads(site: str, facts: ModelFacts) -> int | None:
     if known is None or known.heads is None:
         return None
     return facts.num_heads if known.heads == "query" else facts.num_kv_heads
+
+
+def width_of(site: str, facts: ModelFacts, *, of_head: bool = False) -> int | None:
+    """How many dimensions `site` has in the model, or each of its heads has.
+
+    None where only the loaded model tells: of module paths always.
+    """
+    known = SITES.get(site)
+    if known is None:
+        return None
+    if known.heads is not None:
+        heads = 1 if of_head else num_heads(site, facts)
+        return None if heads is None or facts.head_width is None else heads * facts.head_width
+    return facts.num_neurons if site == "mlp_activation" else facts.width
 
 
 def order(site: str, layer: int | None) -> tuple[int, int, str]:

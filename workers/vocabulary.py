@@ -8,6 +8,7 @@ __all__ = [
     "ESTIMATE",
     "METRIC_FAMILIES",
     "OPERATIONS",
+    "BoxPart",
     "Cell",
     "CleanRun",
     "ModelSpec",
@@ -16,18 +17,22 @@ __all__ = [
     "Place",
     "Position",
     "Prompt",
+    "Region",
     "Unit",
     "Vectors",
+    "box_parts",
     "is_function",
     "is_pooled",
     "locate",
     "read_in",
     "span_name",
     "why_exact",
+    "written_box",
 ]
 
 import base64
 import hashlib
+import json
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +54,13 @@ METRIC_FAMILIES = ("logits", "kl", ESTIMATE)
 
 Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
+
+Region = str | tuple[str, str]
+"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `written_box`), or the names of a
+getter and a setter, each ``module:function``."""
+
+BoxPart = int | tuple[int, int | None]
+"""An index in one dimension of a tensor, or a half-open range; an end that is None is the dimension's own."""
 
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
@@ -75,6 +87,12 @@ class ModelSpec(BaseModel):
     options: Mapping[str, Any] = Field(default_factory=dict)
     """What a built-in model is made of (``width``, ``num_layers``, ``seed``, …)."""
 
+    @property
+    def title(self) -> str:
+        """What tells it from others in views: the reference, with options ``zoo:mlp(seed=0, width=8)``."""
+        options = ", ".join(f"{name}={json.dumps(self.options[name])}" for name in sorted(self.options))
+        return f"{self.ref}({options})" if options else self.ref
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -87,22 +105,32 @@ class Place:
     heads: tuple[int, ...] | None
     """Heads, all at once; None for the whole width."""
     position: Position
+    """None at all where there are `coordinates`."""
+    coordinates: Region | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for canonical JSON."""
+        """Plain data, for canonical JSON; what is not used is not there."""
+        region = self.coordinates
         return {
             "site": self.site,
             "layer": self.layer,
             "heads": None if self.heads is None else list(self.heads),
             "position": list(self.position),
+            **(
+                {} if region is None else {"coordinates": region if isinstance(region, str) else list(region)}
+            ),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote."""
-        heads = data["heads"]
+        heads, region = data["heads"], data.get("coordinates")
         return cls(
-            data["site"], data["layer"], None if heads is None else tuple(heads), tuple(data["position"])
+            site=data["site"],
+            layer=data["layer"],
+            heads=None if heads is None else tuple(heads),
+            position=tuple(data["position"]),
+            coordinates=tuple(region) if isinstance(region, list) else region,
         )
 
 
@@ -115,7 +143,7 @@ class Unit:
     """Half-open ranges of the place's dimensions (of each head, where heads are named), or of the coordinates
     of ``fit`` where there is one; None for all."""
     operation: str
-    """One of `OPERATIONS`, ``skip``, or a Python function ``module:function``."""
+    """One of `OPERATIONS`, ``collect``, ``skip``, or a Python function ``module:function``."""
     run: str
     """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run), the name of one of the cell's
     ``runs``, ``zero``, ``noise`` or ``fit``."""
@@ -326,7 +354,27 @@ def why_exact(cell: Cell) -> str | None:
             return "noise"
         if unit.operation not in OPERATIONS:
             return f"the intervention {unit.operation!r}"
+        if unit.operation == "collect":
+            return "collecting"
+        if unit.place.coordinates is not None:
+            return "coordinates"
     return None
+
+
+def written_box(parts: Sequence[BoxPart]) -> str:
+    """A rectangle of an example's tensor, one part for each of its first dimensions, in its one spelling."""
+    given = list(parts)
+    while len(given) > 1 and given[-1] == (0, None):
+        given.pop()
+    return ", ".join(
+        str(p) if isinstance(p, int) else f"{p[0]}:{'' if p[1] is None else p[1]}" for p in given
+    )
+
+
+def box_parts(written: str) -> tuple[BoxPart, ...]:
+    """The parts of what `written_box` wrote."""
+    ends = (part.partition(":") for part in written.split(", "))
+    return tuple((int(lo), int(hi) if hi else None) if colon else int(lo) for lo, colon, hi in ends)
 
 
 def is_pooled(position: Position) -> bool:

@@ -10,7 +10,7 @@ import gc
 import uuid
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,21 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.plan import encode
-from orchestrator.plan.checks import (
-    check_dims,
-    check_positions,
-    check_reads,
-    check_sites,
-    check_spans,
-    check_whole,
-)
+from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
 from orchestrator.plan.costs import Costs, may_resume
 from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.encode import Placed
+from orchestrator.plan.fit_checks import check_fits, check_parts, check_tokens, named
 from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.screening import Chosen, Screening, check_labels
+from orchestrator.plan.site_checks import check_dims, check_sites, check_skips, check_widths
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
 from studies import Study
@@ -57,6 +52,8 @@ class LaneInputs:
     inputs: Sequence[Input]
     classes: Mapping[int, PairClass]
     """Given number of a kept input → its class."""
+    modules: Callable[[], Collection[str] | None] = lambda: None
+    """The paths of its modules; None where nobody knows."""
 
 
 class _Numbers:
@@ -117,14 +114,20 @@ class _Builder:
         expansions = {kind: expand(self._study, brought.facts, kind, brought.model, fits) for kind in members}
         check_positions(self._study, expansions, members)
         check_spans(self._study, expansions, members)
+        check_fits(fits, brought.facts)
+        check_tokens(expansions, members, fits)
         for kind in sorted(members, key=_class_order):
-            check_sites(expansions[kind].points, brought.facts)
-            check_dims(expansions[kind].points, brought.facts)
-            check_whole(expansions[kind].points, brought.facts, dict(kind.lengths))
+            points = expansions[kind].points
+            check_sites(points, brought.facts, brought.modules)
+            check_dims(points, brought.facts)
+            check_widths(points, brought.facts)
+            check_skips(points, brought.facts)
+            check_parts(points, named(fits), brought.facts)
+            check_whole(points, brought.facts, dict(kind.lengths))
             self.classes.append(
                 Group(
                     lane=lane.lane,
-                    cells=self._add_cells(lane, expansions[kind].points),
+                    cells=self._add_cells(lane, points),
                     pairs=self._add_pairs(lane.lane, members[kind]),
                 )
             )
@@ -345,4 +348,4 @@ _place = lru_cache(maxsize=1 << 16)(order)
 def _first_token(position: Position) -> tuple[int, str]:
     """Sorts positions: the indices by number, then the spans by name."""
     indices = [item for item in position if isinstance(item, int)]
-    return (min(indices), "") if indices else (1 << 31, str(position[0]))
+    return (min(indices), "") if indices else (1 << 31, "".join(map(str, position[:1])))

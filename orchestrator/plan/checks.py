@@ -1,6 +1,11 @@
-"""What only the study, the model and the pairs together show to be impossible: refused while planning."""
+"""Positions and reads that the pairs or the model do not have: refused while planning."""
 
-__all__ = ["check_dims", "check_positions", "check_reads", "check_sites", "check_spans", "check_whole"]
+__all__ = [
+    "check_positions",
+    "check_reads",
+    "check_spans",
+    "check_whole",
+]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,30 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.plan.prepare import Input
 from studies import Study
 from studies.expand import Expansion, Missing, PairClass, Point
-from workers.errors import ModelError, StudyError, nearest
+from workers.errors import StudyError
 from workers.facts import ModelFacts
-from workers.families import num_positions, sites_of
-from workers.sites import is_module_path
+from workers.families import num_positions
 from workers.vocabulary import ModelSpec, Place, Position, is_pooled, locate
-
-_RESIDUAL_WIDTH = frozenset(
-    {
-        "block_input",
-        "attention_input",
-        "attention_output",
-        "attention_post_norm_output",
-        "mlp_input",
-        "mlp_output",
-        "mlp_post_norm_output",
-        "block_output",
-        "cell_input",
-        "reset_gate_output",
-        "update_gate_output",
-        "new_gate_output",
-        "cell_output",
-    }
-)
-"""The sites as wide as the residual stream; the width of others only a loaded model tells."""
 
 Expansions = Mapping[PairClass, Expansion]
 Members = Mapping[PairClass, Sequence[Input]]
@@ -60,24 +45,6 @@ def check_positions(study: Study, expansions: Expansions, members: Members) -> N
             f"{missing.block}: {what} {name!r} does not exist in {len(inputs):,} of {total:,} pairs, such as"
             f" pair {_shown(inputs[0], missing.run)}; take another {what}{advice}"
         )
-
-
-def check_dims(points: Sequence[Point], facts: ModelFacts) -> None:
-    """Refuse dimensions that a site as wide as the residual stream does not have.
-
-    Raises:
-        StudyError: naming the block, the dimensions, the site and its width.
-    """
-    seen: set[tuple[str, tuple[tuple[int, int], ...] | None]] = set()
-    for point in points:
-        for unit in point.cell.every_unit():
-            # What a fit makes of a place has a width of its own.
-            dims = None if unit.fit is not None else unit.dims
-            for place in (unit.place, unit.origin):
-                if place is None or dims is None or (place.site, dims) in seen:
-                    continue
-                seen.add((place.site, dims))
-                _check_width(point.block, place, dims, facts)
 
 
 def check_reads(study: Study, model: ModelSpec, facts: ModelFacts) -> None:
@@ -112,28 +79,6 @@ def check_whole(points: Sequence[Point], facts: ModelFacts, lengths: Mapping[str
                     )
 
 
-def check_sites(points: Sequence[Point], facts: ModelFacts) -> None:
-    """Refuse named sites that the model's family does not have; module paths only a loaded model can tell.
-
-    Raises:
-        ModelError: naming the block, the site and those that there are.
-    """
-    blocks: dict[str, str] = {}
-    for point in points:
-        for unit in point.cell.every_unit():
-            for place in (unit.place, unit.origin):
-                if place is not None:
-                    blocks.setdefault(place.site, point.block)
-    named = {site: block for site, block in blocks.items() if not is_module_path(site)}
-    there = sites_of(facts) if named else {}
-    for site, block in named.items():
-        if site not in there:
-            raise ModelError(
-                f"{block}: {facts.ref} ({facts.model_type}) has no site {site!r}; it has {', '.join(there)}"
-                f"{nearest(site, there)}"
-            )
-
-
 def check_spans(study: Study, expansions: Expansions, members: Members) -> None:
     """Refuse what named spans cannot give: a token that some span is too short for, or whole spans that
     take their values from spans of another length.
@@ -156,9 +101,9 @@ def check_spans(study: Study, expansions: Expansions, members: Members) -> None:
 
 
 def _is_there(place: Place, facts: ModelFacts, num_tokens: int) -> bool:
-    """Whether the site holds every token, or all of them are meant at once."""
+    """Whether the site holds every token, or all of them are meant at once, or none, as with coordinates."""
     has_each = num_positions(place.site, facts, num_tokens) == num_tokens
-    return has_each or place.position in ((0,), tuple(range(num_tokens)))
+    return has_each or place.position in ((), (0,), tuple(range(num_tokens)))
 
 
 def _num_about(study: Study, block: str, members: Members) -> int:
@@ -172,16 +117,6 @@ def _shown(one: Input, run: str) -> str:
         return f"{one.given}, which has only {', '.join(one.tokens)}"
     spans = "".join(f", {name!r}" for name in one.spans.get(run, ())).removeprefix(", ")
     return f"{one.given} whose {run} has {len(one.tokens[run])} tokens and the spans {spans or 'none'}"
-
-
-def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], facts: ModelFacts) -> None:
-    width = max(hi for _, hi in dims)
-    if place.site in _RESIDUAL_WIDTH and place.heads is None and width > facts.width:
-        written = ", ".join(f"{lo}:{hi}" for lo, hi in dims)
-        raise StudyError(
-            f"{block}: subspace {written} reaches beyond {place.site} of {facts.ref}, which has"
-            f" {facts.width} dimensions; end it at {facts.width} or before"
-        )
 
 
 def _symbolic(points: Sequence[Point]) -> Iterator[tuple[str, _Swap]]:

@@ -56,7 +56,9 @@ class Costs:
     def _of(self, cell: Cell, num_tokens: int, first_token: Callable[[Position], float]) -> float:
         changed = float(num_tokens)
         block = min([_first_block(unit.place.site, unit.place.layer) for unit in cell.units])
-        if self._may_resume and block >= 0:
+        # What coordinates change is no position of its own: such jobs run whole.
+        is_by_token = all(unit.place.coordinates is None for unit in cell.units)
+        if self._may_resume and block >= 0 and is_by_token:
             tokens = [first_token((cell.read,)), *[first_token(unit.place.position) for unit in cell.units]]
             # What leaves the last block is changed there.
             block = min(block, self._num_layers - 1)

@@ -27,6 +27,8 @@ class PlannedFit:
 
     fit: str
     """Its identity."""
+    name: str
+    """As the study writes it; the first where it has several."""
     spec: Mapping[str, Any]
     """As `workers.fits.spec.FitSpec` takes it."""
     position: Written
@@ -68,13 +70,15 @@ def planned_fits(tables: Mapping[str, pa.Table]) -> dict[str, PlannedFit]:
     if "fits" not in tables:
         return {}
     sets = {row["set"]: row for row in tables["fit_pairs"].to_pylist()}
-    return {row["fit"]: _planned(row, sets[row["set"]]) for row in tables["fits"].to_pylist()}
+    rows = reversed(tables["fits"].to_pylist())
+    return {row["fit"]: _planned(row, sets[row["set"]]) for row in rows}
 
 
 def _planned(row: Mapping[str, Any], pairs: Mapping[str, Any]) -> PlannedFit:
     classes = zip(pairs["base_class"], pairs["source_class"], strict=True)
     return PlannedFit(
         fit=row["fit"],
+        name=row["name"],
         spec=json.loads(row["spec"]),
         position=tuple(json.loads(row["position"])),
         read=json.loads(row["read"]),

@@ -1,6 +1,6 @@
 """The fits that a plan's cells name: what each is made of, from which pairs, and so its identity."""
 
-__all__ = ["FitPairs", "LaneFits", "MadeFit", "weights_of"]
+__all__ = ["FitPairs", "LaneFits", "MadeFit", "weights_at", "weights_of"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +108,19 @@ class LaneFits:
                     f" {', '.join(columns)}{nearest(column, columns)}"
                 )
 
+    def _check_run(self, name: str, fit: Fit) -> None:
+        """Refuse a run that no pair has.
+
+        Raises:
+            StudyError: naming it, and the runs that there are.
+        """
+        run = _of(fit)
+        if run is not None and run not in self._runs:
+            raise StudyError(
+                f"fits.{name}: of: no pair has a run {run!r}; the pairs have {', '.join(self._runs)}"
+                f"{nearest(run, self._runs)}"
+            )
+
     def _make(
         self,
         name: str,
@@ -117,6 +130,7 @@ class LaneFits:
         seed: int | None,
         per: Mapping[str, Scalar],
     ) -> str:
+        self._check_run(name, fit)
         spec = _spec(fit, place, rank, seed)
         if fit.path is not None:
             spec |= {"path": str(_whole(fit.path)), "sha256": self._weights[name]}
@@ -215,6 +229,11 @@ class LaneFits:
         )
 
     @cached_property
+    def _runs(self) -> Sequence[str]:
+        """Those that some of the pairs have."""
+        return tuple(dict.fromkeys(run for one in self.inputs for run in one.tokens))
+
+    @cached_property
     def _weights(self) -> Mapping[str, str]:
         return weights_of(self.study)
 
@@ -248,7 +267,7 @@ def weights_of(study: Study) -> dict[str, str]:
     for name, fit in (study.fits or {}).items():
         if fit.path is not None:
             try:
-                found[name] = _weights_at(_whole(fit.path)).sha256
+                found[name] = weights_at(_whole(fit.path)).sha256
             except StudyError as error:
                 raise StudyError(f"fits.{name}: {error}") from None
     return found
@@ -258,8 +277,12 @@ def _whole(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _weights_at(path: Path) -> WeightsFile:
-    """The file, which is read again only where it was written anew."""
+def weights_at(path: Path) -> WeightsFile:
+    """The file of a sparse autoencoder, which is read again only where it was written anew.
+
+    Raises:
+        StudyError: it is not there, or holds no sparse autoencoder.
+    """
     stamp = path.stat() if path.is_file() else None
     return _weights_of(path, stamp and (stamp.st_size, stamp.st_mtime_ns))
 

@@ -4,7 +4,7 @@ __all__ = ["Draft", "Planner"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.fits import weights_of
 from orchestrator.plan.given import Given, read_given
+from orchestrator.plan.modules import known_modules
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.screening import Chosen
@@ -173,6 +174,7 @@ class Planner:
                 model=model,
                 inputs=one.inputs,
                 classes=classify(self.study, self.given, one),
+                modules=partial(known_modules, lane.spec, facts, self._say),
             )
             for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)
         ]

@@ -124,7 +124,7 @@ class _Encoder:
     def _encode_run(self, row: Mapping[str, Any], run: str) -> tuple[Prompt, dict[str, Span]]:
         if (vectors := row.get(f"{run}_embeds")) is not None:
             assert isinstance(vectors, Vectors)
-            return vectors, {}
+            return self._fitting(vectors), {}
         if (ids := row.get(f"{run}_ids")) is not None:
             return self._checked(ids), {}
         text = row[run]
@@ -153,6 +153,13 @@ class _Encoder:
         if max(ids) >= size:
             raise TokenError(f"token id {max(ids)}: {name} has ids 0 to {size - 1}")
         return tuple(ids)
+
+    def _fitting(self, vectors: Vectors) -> Vectors:
+        """Vectors as wide as the model takes them, as far as that is known."""
+        (_, given), width = vectors.shape, self._facts.input_width
+        if width is not None and given != width:
+            raise TokenError(f"vectors of {given} numbers: {self._facts.ref} takes {width} for each token")
+        return vectors
 
     def _label_ids(self, row: Mapping[str, Any], run: str, column: str) -> tuple[int, ...]:
         """The numbers of a label, which stands after the prompt of `run`."""

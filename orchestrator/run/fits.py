@@ -85,7 +85,7 @@ class StudyFits:
             )
         planned = self._planned[fit]
         tensors, about = encode_fitted(self._fitted(planned, model))
-        _logger.info("made the fit %s: %s", fit, about["report"])
+        _logger.info("made the fit %s (%s): %s", planned.name, fit, about["report"])
         return self._folder.write(fit, tensors, {"spec": planned.spec, **about})
 
     def _fitted(self, planned: PlannedFit, model: "LoadedModel") -> "Fitted":
@@ -102,7 +102,8 @@ class StudyFits:
         if error is None:
             return made[0]
         layer = "" if spec.layer is None else f", layer {spec.layer}"
-        why = f"the fit by {spec.method} at {spec.site}{layer} failed: {type(error).__name__}: {error}"
+        what = f"the fit {planned.name!r} ({spec.method}) at {spec.site}{layer}"
+        why = f"{what} failed: {type(error).__name__}: {error}"
         self._failed[planned.fit] = why
         raise RunError(why) from error
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "ADDED_COLUMNS",
+    "COLLECTED",
     "METRIC_COLUMNS",
     "MOST_FILES",
     "CommitLog",
@@ -32,7 +33,14 @@ from orchestrator.store.lock import Holder
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged
-from orchestrator.store.parts import ADDED_COLUMNS, METRIC_COLUMNS, decode_part, encode_part, part_columns
+from orchestrator.store.parts import (
+    ADDED_COLUMNS,
+    COLLECTED,
+    METRIC_COLUMNS,
+    decode_part,
+    encode_part,
+    part_columns,
+)
 from orchestrator.store.state import State
 from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart

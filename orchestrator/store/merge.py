@@ -24,6 +24,10 @@ _MOST_ROWS = 1_000_000
 """Of a merged file, about."""
 _SMALL_ROWS = 250_000
 """A file of fewer rows may be merged, also one that was merged before."""
+_MOST_BYTES = 1 << 28
+"""Of the files of a merge, which lie in memory together: what a row collected may be thousands of numbers."""
+_SMALL_BYTES = _MOST_BYTES >> 2
+"""A file of fewer bytes may be merged."""
 _MOST_INPUTS = 2_000
 """Files merged at once: a merge is seconds of work, so that a run that ends need not wait for it."""
 _FEWEST_SHARE = 16
@@ -53,7 +57,7 @@ def next_merge(
         return None
     kinds: dict[tuple[str, tuple[str, ...], bool], list[StoredFile]] = defaultdict(list)
     for file in files.values():
-        if file.rows < _SMALL_ROWS and file.path not in leave_out:
+        if file.rows < _SMALL_ROWS and file.size_bytes < _SMALL_BYTES and file.path not in leave_out:
             kinds[file.lane, file.families, file.is_retry].append(file)
     best = max((_first(found) for found in kinds.values()), key=len, default=())
     return Merge(best) if len(best) >= max(2, most_files // _FEWEST_SHARE) else None
@@ -109,10 +113,11 @@ def merge_files(
 def _first(files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
     """As many files from the first on as one merge takes."""
     taken: list[StoredFile] = []
-    num_rows = 0
+    num_rows = num_bytes = 0
     for file in files:
         num_rows += file.rows
-        if num_rows > _MOST_ROWS or len(taken) == _MOST_INPUTS:
+        num_bytes += file.size_bytes
+        if num_rows > _MOST_ROWS or num_bytes > _MOST_BYTES or len(taken) == _MOST_INPUTS:
             break
         taken.append(file)
     return tuple(taken)

@@ -7,6 +7,7 @@ element in a masked array; NaN stays NaN.
 
 __all__ = [
     "ADDED_COLUMNS",
+    "COLLECTED",
     "METRIC_COLUMNS",
     "concatenated",
     "decode_part",
@@ -46,15 +47,20 @@ METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
 ADDED_COLUMNS = frozenset({"tv_base"})
 """Columns that files of earlier versions lack: read as NULL there."""
 
+COLLECTED = "collected"
+"""The column, after all others, of what jobs collected: of each a list of (unit, token, vector)."""
+
 _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
 _NEVER_NULL = ("cell", "pair", "attempt")
 _ROWS_A_GROUP = 131_072
 """Of a file's rows so many lie together: a reader skips groups of other cells, and reads several at once."""
+_VECTORS = "collected.list.element.vector.list.element"
+"""The numbers of what was collected, as Parquet names them."""
 _DICTIONARY = ("cell", "pair", "error", "attempt", "tier", "label_rank", "base_label_rank", "pred_id")
 
 
 def part_columns(families: Iterable[str]) -> dict[str, str]:
-    """The columns of a part with these metric families, in order, and their Arrow types."""
+    """The columns of a part with these metric families, in order, and their Arrow types; but `COLLECTED`."""
     wanted = set(families)
     unknown = wanted - set(METRIC_FAMILIES)
     if unknown or not wanted:
@@ -71,15 +77,17 @@ def encode_part(
 ) -> bytes:
     """The rows as the bytes of a Parquet file; one element a row in each column of `part_columns`.
 
+    `COLLECTED` may be left out, and is where no row has any.
+
     Raises:
         ValueError: columns are missing, unknown, of unequal lengths or of values that do not fit.
     """
     import pyarrow as pa
 
     types = part_columns(families)
-    if set(columns) != set(types):
+    if set(columns) - {COLLECTED} != set(types):
         raise ValueError(f"a part of {sorted(families)} has the columns {list(types)}, not {list(columns)}")
-    schema = _schema(types)
+    schema = _schema(types, with_collected=COLLECTED in columns)
     table = pa.table([_array(columns[field.name], field.type) for field in schema], schema=schema)
     table.validate()
     return _encoded(table)
@@ -91,7 +99,7 @@ def concatenated(tables: Sequence["pa.Table"]) -> bytes:
     import pyarrow as pa
 
     # A dictionary of its own for each part: its numbers mean something else in the next.
-    table = pa.concat_tables(tables).unify_dictionaries()
+    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     keys = table["cell"].to_numpy().astype(np.uint64) << 32 | table["pair"].to_numpy()
     return _encoded(table.take(pa.array(np.argsort(keys, kind="stable"))))
 
@@ -111,9 +119,11 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
         raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
     try:
         found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
-        schema = _schema(part_columns(file.families))
-        older = pa.schema([field for field in schema if field.name not in ADDED_COLUMNS])
-        fits = found.metadata.num_rows == file.rows and found.schema_arrow in (schema, older)
+        names = found.schema_arrow.names
+        schema = _schema(part_columns(file.families), with_collected=COLLECTED in names)
+        absent = ADDED_COLUMNS - set(names)
+        written = pa.schema([field for field in schema if field.name not in absent])
+        fits = found.metadata.num_rows == file.rows and found.schema_arrow == written
         table = found.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{file.path} is damaged: {error}; restore it from a copy") from error
@@ -139,6 +149,8 @@ def _encoded(table: "pa.Table") -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if COLLECTED in table.column_names and table[COLLECTED].null_count == table.num_rows:
+        table = table.drop_columns([COLLECTED])
     sink = io.BytesIO()
     pq.write_table(
         table,
@@ -146,18 +158,23 @@ def _encoded(table: "pa.Table") -> bytes:
         compression="zstd",
         row_group_size=_ROWS_A_GROUP,
         use_dictionary=[name for name in table.column_names if name in _DICTIONARY],
-        use_byte_stream_split=[field.name for field in table.schema if pa.types.is_float32(field.type)],
+        use_byte_stream_split=[
+            *(field.name for field in table.schema if pa.types.is_float32(field.type)),
+            *([_VECTORS] if COLLECTED in table.column_names else []),
+        ],
         write_page_checksum=True,
     )
     return sink.getvalue()
 
 
-def _schema(types: Mapping[str, str]) -> "pa.Schema":
+def _schema(types: Mapping[str, str], *, with_collected: bool) -> "pa.Schema":
     import pyarrow as pa
 
-    return pa.schema(
-        [pa.field(name, _arrow_type(name, type_), name not in _NEVER_NULL) for name, type_ in types.items()]
-    )
+    fields = [
+        pa.field(name, _arrow_type(name, type_), name not in _NEVER_NULL) for name, type_ in types.items()
+    ]
+    one = pa.struct({"unit": pa.uint8(), "token": pa.int32(), "vector": pa.list_(pa.float32())})
+    return pa.schema([*fields, *([pa.field(COLLECTED, pa.list_(one))] if with_collected else [])])
 
 
 def _arrow_type(name: str, type_: str) -> "pa.DataType":
@@ -172,5 +189,6 @@ def _array(values: "np.ndarray[Any, Any] | Sequence[Any]", type_: "pa.DataType")
 
     if isinstance(values, np.ma.MaskedArray):
         return pa.array(values.data, type=type_, mask=np.ma.getmaskarray(values))
-    # Arrow makes dictionaries from lists only.
-    return pa.array(list(values) if pa.types.is_dictionary(type_) else values, type=type_)
+    # Arrow makes dictionaries and lists from lists only.
+    is_from_list = pa.types.is_dictionary(type_) or pa.types.is_list(type_)
+    return pa.array(list(values) if is_from_list else values, type=type_)

@@ -16,7 +16,7 @@ from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
-from orchestrator.views.older import older_files
+from orchestrator.views.older import lacking_columns
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import estimates, facts, study_views
 from orchestrator.views.tables import study_tables
@@ -61,9 +61,9 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
     try:
         _add_tables(connection, prefix, {**made.tables, "fits": fits})
         folder = str(root.resolve())
-        older = older_files(connection, folder, made.files)
+        lacking = lacking_columns(connection, folder, made.files)
         connection.execute(estimates(prefix, folder, made.files))
-        connection.execute(facts(prefix, folder, made.files, older))
+        connection.execute(facts(prefix, folder, made.files, lacking))
         for statement in study_views(prefix, root.name, made):
             connection.execute(statement)
     except duckdb.Error as error:

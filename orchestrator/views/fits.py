@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
-from studies.fits import TRAINED
+from studies.fits import TRAINED, WITHOUT_PAIRS
 
 _PLANNED = (
     ("fit", pa.string()),
@@ -57,7 +57,7 @@ def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> 
         {
             **{name: row[name] for name, _ in _PLANNED},
             **_positions(row),
-            "num_pairs": len(fits[row["fit"]].pairs),
+            "num_pairs": 0 if row["method"] in WITHOUT_PAIRS else len(fits[row["fit"]].pairs),
             "num_held_out": len(fits[row["fit"]].held_out),
             **_reported(found[row["fit"]]),
             "made": row["method"] == "sae" or found[row["fit"]] is not None,

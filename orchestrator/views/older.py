@@ -1,36 +1,35 @@
-"""Which files of rows lack a column that was added to their metric family since they were written."""
+"""Which files of rows lack columns that others have: of an earlier version, or without any value there."""
 
-__all__ = ["older_files"]
+__all__ = ["lacking_columns"]
 
 from collections.abc import Mapping
 
 import duckdb
 
-from orchestrator.store import ADDED_COLUMNS, METRIC_COLUMNS
+from orchestrator.store import ADDED_COLUMNS, COLLECTED, part_columns
 from orchestrator.views.names import literal
 from orchestrator.views.tables import FilesOf
 
 
-def older_files(
+def lacking_columns(
     connection: duckdb.DuckDBPyConnection, root: str, files: Mapping[tuple[str, ...], FilesOf]
-) -> frozenset[str]:
-    """The paths of those files of the study in the folder `root`.
+) -> dict[str, frozenset[str]]:
+    """For each file of the study in the folder `root` the columns of its families that it lacks.
 
     The files are asked once, here (0.1 ms each): a view that made up for differences would ask them at
     every use.
     """
-    paths = [
-        path
+    wanted = {
+        path: (ADDED_COLUMNS & part_columns(families).keys()) | {COLLECTED}
         for families, found in files.items()
-        if any(ADDED_COLUMNS & METRIC_COLUMNS[family].keys() for family in families)
         for path in (*found.first, *found.retries)
-    ]
-    if not paths:
-        return frozenset()
-    listed = ", ".join(literal(f"{root}/{path}") for path in paths)
-    names = ", ".join(map(literal, sorted(ADDED_COLUMNS)))
+    }
+    if not wanted:
+        return {}
+    listed = ", ".join(literal(f"{root}/{path}") for path in wanted)
+    names = ", ".join(map(literal, sorted(ADDED_COLUMNS | {COLLECTED})))
     found = connection.execute(
-        f"SELECT file_name FROM parquet_schema([{listed}]) GROUP BY file_name"
-        f" HAVING count(*) FILTER (name IN ({names})) < {len(ADDED_COLUMNS)}"
+        f"SELECT file_name, list(name) FILTER (name IN ({names})) FROM parquet_schema([{listed}]) GROUP BY 1"
     ).fetchall()
-    return frozenset(name.removeprefix(f"{root}/") for (name,) in found)
+    there = {name.removeprefix(f"{root}/"): frozenset(columns or ()) for name, columns in found}
+    return {path: frozenset(columns - there[path]) for path, columns in wanted.items()}

@@ -2,9 +2,9 @@
 
 __all__ = ["STUDY_VIEWS", "estimates", "facts", "near_tie", "results", "study_views"]
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from orchestrator.store import ADDED_COLUMNS, METRIC_COLUMNS
+from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
 from studies.columns import PAIR_COLUMNS, RESERVED
@@ -14,6 +14,7 @@ from workers.vocabulary import ESTIMATE
 STUDY_VIEWS = (
     "results",
     "scores",
+    "activations",
     "cells",
     "screening",
     "pairs",
@@ -24,35 +25,41 @@ STUDY_VIEWS = (
     "fits",
 )
 
+_ROW = ("error", "attempt", "tier", "collected")
+"""The columns of rows besides their names and metrics."""
 _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 _MODEL = ("model", "dtype", "revision")
 
 
-def facts(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf], older: Collection[str]) -> str:
+def facts(
+    prefix: str,
+    root: str,
+    files: Mapping[tuple[str, ...], FilesOf],
+    lacking: Mapping[str, frozenset[str]],
+) -> str:
     """The rows as written: files that have all families as they are, others joined by job.
 
-    The paths in `older` lack the columns that were added since they were written.
+    `lacking` says of each path which columns of its families it has not.
     """
     files = {families: found for families, found in files.items() if ESTIMATE not in families}
     metrics = (names for family, names in METRIC_COLUMNS.items() if family != ESTIMATE)
-    every = ("error", "attempt", "tier", *(c for names in metrics for c in names))
+    every = (*_ROW, *(c for names in metrics for c in names))
     if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
         return (
             f"CREATE VIEW {prefix}facts AS"
             f" SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, {columns} WHERE false"
         )
-    scans = " UNION ALL BY NAME ".join(_scan(root, found, older) for found in files.values())
+    scans = " UNION ALL BY NAME ".join(_scan(root, found, lacking) for found in files.values())
     present = {c for families in files for f in families for c in METRIC_COLUMNS[f]}
     columns = ", ".join(
-        name if name in present or name in ("error", "attempt", "tier") else f"NULL::{_type(name)} AS {name}"
-        for name in every
+        name if name in present or name in _ROW else f"NULL::{_type(name)} AS {name}" for name in every
     )
     if len(files) > 1:
         merged = ", ".join(f"any_value({name}) AS {name}" for name in sorted(present))
         scans = (
             f"SELECT cell, pair, any_value(error) AS error, max(attempt) AS attempt, any_value(tier) AS tier,"
-            f" {merged} FROM ({scans}) GROUP BY cell, pair"
+            f" any_value(collected) AS collected, {merged} FROM ({scans}) GROUP BY cell, pair"
         )
     return f"CREATE VIEW {prefix}facts AS SELECT cell, pair, {columns} FROM ({scans})"
 
@@ -62,7 +69,7 @@ def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) 
     found = files.get((ESTIMATE,))
     columns = "cell, pair, error, attempt, estimate"
     source = (
-        f"SELECT {columns} FROM ({_scan(root, found, ())})"
+        f"SELECT {columns} FROM ({_scan(root, found, {})})"
         if found
         else "SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, NULL::VARCHAR AS error,"
         " 0::UTINYINT AS attempt, NULL::FLOAT AS estimate WHERE false"
@@ -70,23 +77,24 @@ def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) 
     return f"CREATE VIEW {prefix}estimates AS {source}"
 
 
-def _scan(root: str, files: FilesOf, older: Collection[str]) -> str:
+def _scan(root: str, files: FilesOf, lacking: Mapping[str, frozenset[str]]) -> str:
     """The rows of files with the same families; a failed one that was retried gives way to its retry."""
-    first, retries = (_read(root, paths, older) for paths in (files.first, files.retries))
+    first, retries = (_read(root, paths, lacking) for paths in (files.first, files.retries))
     if not files.retries:
         return first
     is_replaced = f"EXISTS (FROM ({retries}) s WHERE s.cell = f.cell AND s.pair = f.pair)"
     return f"FROM ({first}) f WHERE error IS NULL OR NOT {is_replaced} UNION ALL BY NAME {retries}"
 
 
-def _read(root: str, paths: Sequence[str], older: Collection[str]) -> str:
-    """All rows of files, NULL in the columns that older ones lack."""
-    nulls = "".join(f", NULL::{_type(name)} AS {name}" for name in sorted(ADDED_COLUMNS))
-    new, old = [p for p in paths if p not in older], [p for p in paths if p in older]
+def _read(root: str, paths: Sequence[str], lacking: Mapping[str, frozenset[str]]) -> str:
+    """All rows of files, NULL in the columns that some of them lack."""
+    alike: dict[frozenset[str], list[str]] = {}
+    for path in paths:
+        alike.setdefault(lacking[path], []).append(literal(f"{root}/{path}"))
     return " UNION ALL BY NAME ".join(
-        f"SELECT *{more} FROM read_parquet([{', '.join(literal(f'{root}/{path}') for path in chosen)}])"
-        for chosen, more in ((new, ""), (old, nulls))
-        if chosen
+        f"SELECT *{''.join(f', NULL::{_type(name)} AS {name}' for name in sorted(names))}"
+        f" FROM read_parquet([{', '.join(chosen)}])"
+        for names, chosen in alike.items()
     )
 
 
@@ -98,7 +106,9 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _cell_sides(prefix),
         _run_sides(prefix),
         results(prefix, study, made),
+        f"CREATE VIEW {prefix}v_results AS SELECT * EXCLUDE (_collected) FROM {prefix}jobs",
         _scores(prefix),
+        _activations(prefix),
         f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
             p.block{_axes(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
             FROM {prefix}cells c
@@ -233,9 +243,9 @@ def _run_sides(prefix: str) -> str:
 
 
 def results(prefix: str, study: str, made: StudyTables) -> str:
-    """The wide view: one row for each written cell × pair that is done and did not fail.
+    """What the wide view shows: one row for each written cell × pair that is done and did not fail.
 
-    Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``.
+    Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``, and ``_collected``.
     """
     label_hit = "list_contains(p.label_ids, r.pred_id)" if made.several_labels else "r.pred_id = p.label_id"
     run_values = ", ".join(_run_columns(run) for run in ("base", "source"))
@@ -249,7 +259,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
     estimated = (
         f"LEFT JOIN ({_estimated(prefix)}) e ON e.cell = r.cell AND e.pair = r.pair" if is_screened else ""
     )
-    return f"""CREATE VIEW {prefix}v_results AS
+    return f"""CREATE VIEW {prefix}jobs AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
             CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
@@ -270,7 +280,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
             exp(({_null("r.label_logit")} - r.logsumexp)::DOUBLE) AS prob,
             exp(({_null("r.base_label_logit")} - r.logsumexp)::DOUBLE) AS base_prob,
-            {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier
+            {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier, r.collected AS _collected
         FROM {prefix}facts r
         JOIN {prefix}p p ON p.pair = r.pair
         JOIN {prefix}c c ON c.class = p.class AND c.cell = r.cell
@@ -288,6 +298,14 @@ def _sides(made: StudyTables) -> str:
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
     given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
     return _axes(made, "c", but="task" if "task" in made.given else None) + "".join(given)
+
+
+def _activations(prefix: str) -> str:
+    """Long form: what each job collected, vector by vector."""
+    return f"""CREATE VIEW {prefix}v_activations AS
+        SELECT * EXCLUDE (_one), _one.unit AS collected_unit,
+            _one.token AS collected_token, _one.vector AS collected
+        FROM (SELECT * EXCLUDE (_collected), unnest(_collected) AS _one FROM {prefix}jobs)"""
 
 
 def _scores(prefix: str) -> str:
@@ -329,6 +347,8 @@ def _null(value: str) -> str:
 def _type(column: str) -> str:
     if column in ("error", "tier"):
         return "VARCHAR"
+    if column == "collected":
+        return "STRUCT(unit UTINYINT, token INTEGER, vector FLOAT[])[]"
     if column == "attempt":
         return "UTINYINT"
     return "INTEGER" if column.endswith(("_id", "_rank")) else "FLOAT"

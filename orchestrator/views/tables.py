@@ -90,14 +90,13 @@ def _numbered(table: pa.Table, keys: Sequence[str], kind: str) -> tuple[pa.Table
 
 def _lanes(plan: Plan) -> pa.Table:
     """Which model each lane is."""
-    lanes = plan.head["lanes"]
+    specs = [lane.spec for lane in plan.lanes.values()]
     return pa.table(
         {
-            "lane": pa.array([lane["lane"] for lane in lanes], pa.uint16()),
-            **{
-                name: pa.array([lane["spec"][key] for lane in lanes], pa.string())
-                for name, key in (("model", "ref"), ("dtype", "dtype"), ("revision", "revision"))
-            },
+            "lane": pa.array(plan.lanes.keys(), pa.uint16()),
+            "model": pa.array([spec.title for spec in specs], pa.string()),
+            "dtype": pa.array([spec.dtype for spec in specs], pa.string()),
+            "revision": pa.array([spec.revision for spec in specs], pa.string()),
         }
     )
 

@@ -191,10 +191,11 @@ def test_keys_that_make_no_sense_are_refused(fit: dict[str, Any], message: str) 
         sy.Study(study="s", model="m", pairs="p.csv", fits={"S": {"method": "sae", **fit}}, sweep=[PLACE])
 
 
-def test_weights_of_another_width_make_failed_rows(tmp_path: Path, tiny_folder: Path) -> None:
+def test_weights_of_another_width_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
     path = saved(tmp_path / "w.safetensors", {"W_enc": torch.zeros(8, 4), "W_dec": torch.zeros(4, 8)})
-    results = run(study(tiny_folder, path, [{**PLACE, "subspaces": ["all", "S"]}]), tmp_path)
-    failed = results.sql("SELECT DISTINCT subspace, error_type, error_message FROM failures").fetchall()
-    assert [(subspace, kind) for subspace, kind, _ in failed] == [("S", "RunError")]
-    assert failed[0][2].startswith("the fit by sae at block_output, layer 1 failed: StudyError: ")
-    assert failed[0][2].endswith("is for 8 dimensions, and the place has 32; name its own place")
+    with pytest.raises(sy.StudyError) as caught:
+        sy.plan(study(tiny_folder, path, [{**PLACE, "subspaces": ["all", "S"]}]), store=tmp_path)
+    assert str(caught.value) == (
+        f"fits.S: {path} is for 8 dimensions, and block_output, layer 1 of {tiny_folder} has 32; name its own"
+        " place"
+    )

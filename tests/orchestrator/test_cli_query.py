@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from small_store import jobs, make_study
 
 from orchestrator.cli.query import query
+from orchestrator.views.sql import STUDY_VIEWS
 from workers.errors import QueryError, StoreError
 
 NUM_RESULTS = len(list(jobs()))
@@ -125,7 +126,14 @@ def test_sql_comes_from_an_argument_a_file_or_a_name_but_only_one(store: Path, t
 
 def test_list_names_every_query_and_needs_no_study(tmp_path: Path) -> None:
     lines = run(tmp_path, "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["accuracy", "best", "failures", "recall", "recovered", "timings"]
+    assert [line.split()[0] for line in lines] == [
+        "accuracy",
+        "best",
+        "failures",
+        "recall",
+        "recovered",
+        "timings",
+    ]
 
 
 def test_an_unknown_suffix_asks_for_a_format(store: Path, tmp_path: Path) -> None:
@@ -149,3 +157,8 @@ def test_queries_and_plots_load_nothing_heavy(store: Path) -> None:
         check=True,
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_the_help_names_every_view() -> None:
+    shown = " ".join(CliRunner().invoke(query, ["--help"]).output.split())
+    assert sorted(shown.partition("Views: ")[2].partition(".")[0].split(", ")) == sorted(STUDY_VIEWS)

@@ -27,7 +27,7 @@ from workers.errors import QueryError, StoreError, StudyError
 NUM_RESULTS = len(list(jobs()))
 INTERNAL = (
     *("given", "pair", "class", "lane", "point", "cell", "pair_0", "axis_0", "_given", "rowid"),
-    *("read_at", "symbolic", "cellset"),
+    *("read_at", "symbolic", "cellset", "jobs"),
 )
 """Names that the plan and the views use within."""
 
@@ -49,7 +49,7 @@ def test_results_have_the_columns_that_are_reserved_and_no_other(tmp_path: Path)
     found = columns("results", make_study(tmp_path / "s"))
     own = [*PAIR_COLUMNS, "span.country", "site", "layer", "position"]
     assert sorted(found) == sorted([*RESULT_COLUMNS, *own])
-    for view in ("scores", "cells", "failures"):
+    for view in ("scores", "activations", "cells", "failures"):
         assert {*columns(view, tmp_path / "s")} <= {*RESERVED, *own}
 
 
@@ -118,7 +118,7 @@ def test_columns_called_as_internal_ones_stay_with_their_pair(tmp_path: Path) ->
     rows = ask(f"SELECT DISTINCT base_label, {shown} FROM results ORDER BY 1", root)
     assert rows == [(f" city{n}", *(f"{name} of {n}" for name in INTERNAL)) for n in range(PAIRS)]
     for view in VIEWS:
-        assert bool(ask(f"FROM {view}", root)) == (view not in ("fits", "screening")), view
+        assert bool(ask(f"FROM {view}", root)) == (view not in ("fits", "activations", "screening")), view
 
 
 @pytest.mark.parametrize("name", ["prob", "IIA", "tier", "base", "block", "dtype", "units", "token", "_lane"])

@@ -239,6 +239,10 @@ def test_the_spans_that_matter_are_known(text: str, spans: set[tuple[str, str]])
         (f"{{{PLACE}, from: R}}", "the fit 'R' (random_rotation) is no vector; values are fits of mean"),
         (f"{{{PLACE}, from: {{fit: das}}}}", "the fit 'das' (das) is no vector"),
         (f"{{{PLACE}, subspace: mu}}", "the fit 'mu' is a mean, which has no coordinates; write 'from: mu'"),
+        (
+            f"{{{PLACE}, runs: {{a: []}}}}",
+            "runs.a: [] is not allowed here; allowed: a list that is not empty",
+        ),
         (f"{{{PLACE}, runs: {{noise: [{{layer: 1}}]}}}}", "'noise' says where a value comes from already"),
         (f"{{{PLACE}, runs: {{source_3: [{{layer: 1}}]}}}}", "'source_3' says where a value comes from"),
         (f"{{{PLACE}, runs: {{v: [{{layer: 1}}]}}}}", "'v' is a fit, too; give the run a name of its own"),

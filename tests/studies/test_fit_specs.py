@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from studies import Fit
+from studies import Block, Fit, Study
 from studies.fits import DEFAULTS, METHODS
 from studies.fitted import as_written, tokens_at
 from workers.errors import StudyError
@@ -36,6 +36,20 @@ def test_every_method_has_its_defaults() -> None:
 def test_what_a_method_does_not_use_is_refused(keys: dict[str, Any], text: str) -> None:
     with pytest.raises(StudyError, match=text):
         Fit(**keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("all", "all dimensions already"), ("mean", "says where a value")]
+)
+def test_a_name_that_means_something_else_is_refused(name: str, text: str) -> None:
+    with pytest.raises(StudyError, match=rf"fits\.{name}: '{name}' .*{text}.*give it a name of its own"):
+        Study(
+            study="s",
+            model="gpt2",
+            pairs=[{"base": "a"}],
+            fits={name: Fit(method="das", rank=1)},
+            sweep=[Block(site="block_output", layer=0, position=0)],
+        )
 
 
 @pytest.mark.parametrize(

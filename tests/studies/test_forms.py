@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.forms import (
+    Sum,
     is_reference,
+    parse_box,
     parse_every_span,
     parse_range,
     parse_span,
@@ -88,3 +90,26 @@ def test_references_are_found_however_deep() -> None:
 
 def test_references_in_a_path_are_filled_in() -> None:
     assert substitute("model.layers.$layer.mlp:input", NAMES.__getitem__) == "model.layers.5.mlp:input"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1:3, 4:9", [(1, 3), (4, 9)]),
+        ("-1,:", [-1, (None, None)]),
+        ("-3:, :-2 ,0", [(-3, None), (None, -2), 0]),
+        ("$layer:$layer+2", [(5, 7)]),
+    ],
+)
+def test_a_rectangle_has_an_index_or_a_range_for_each_dimension(text: str, found: list[object]) -> None:
+    def value(end: Sum | None) -> int | None:
+        return None if end is None else end.value({"layer": 5}.__getitem__)
+
+    parsed = parse_box(text)
+    assert parsed is not None
+    assert [tuple(map(value, part)) if isinstance(part, tuple) else value(part) for part in parsed] == found
+
+
+@pytest.mark.parametrize("text", ["", "1:2:3", "a", "1 2", "1,,2", "1:-", "--1"])
+def test_what_is_no_rectangle(text: str) -> None:
+    assert parse_box(text) is None

@@ -27,6 +27,7 @@ _places = st.builds(
     layer=st.none() | st.integers(0, 99),
     heads=st.none() | st.lists(st.integers(0, 9), max_size=3).map(tuple),
     position=_position,
+    coordinates=st.none() | _text | st.tuples(_text, _text),
 )
 _units = st.builds(
     Unit,
@@ -209,7 +210,7 @@ AXES = [
 ]
 SETTINGS = {
     # Resolved into cells (units, read, seed) and lanes: their effect is identity, their spelling is not.
-    "resolved": {*AXES, *(f"{axis}s" for axis in AXES), "from_", "for_", "runs"},
+    "resolved": {*AXES, *(f"{axis}s" for axis in AXES), "coordinates", "from_", "for_", "runs"},
     # Choose which cells and pairs exist.
     "selection": {"where", "missing"},
 }
@@ -230,7 +231,7 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
             *("fit", "value_fit", "scale", "seed"),
         }
     },
-    Place: {"identity": {"site", "layer", "heads", "position"}},
+    Place: {"identity": {"site", "layer", "heads", "position", "coordinates"}},
     Pair: {"identity": {"tokens", "spans", "label_ids", "base_label_ids"}, "provenance": {"pair"}},
     Block: {**SETTINGS, "provenance": {"name"}, "units": {"units"}},
     Study: {

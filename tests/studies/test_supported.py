@@ -38,7 +38,8 @@ def test_the_examples_run_or_name_what_is_missing() -> None:
         f"{{{PLACE}, from: {{run: base, layer: 3}}}}",
         f'{{{PLACE}, subspaces: [all, "0:16"]}}',
         f"{{{PLACE}, seeds: [0, 1]}}",
-        f"{{{PLACE}, interventions: [vanilla, skip]}}",
+        f"{{{PLACE}, interventions: [vanilla, skip, collect]}}",
+        "{site: block_output, layer: 0, coordinates: '1:3, 4:9'}",
         f"{{{PLACE}, interventions: [add, mine:double, my.own:half]}}",
         f"{{{PLACE}, from: mean}}",
         f"{{{PLACE}, from: {{noise: 3}}, seed: 0}}",
@@ -56,10 +57,6 @@ def test_what_rows_can_say_runs(sweep: str) -> None:
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        (f"{{{PLACE}, intervention: collect}}", "block0: intervention: the intervention 'collect' is"),
-        (f"{{{PLACE}, interventions: [add, collect]}}", "the intervention 'collect' is"),
-        (f"{{{PLACE}, for: {{a: [add, collect]}}, intervention: $a}}", "the intervention 'collect' is"),
-        (f"{{{PLACE}, from: s, runs: {{s: [{{intervention: collect}}]}}}}", "the intervention 'collect' is"),
         (f"{{{PLACE}, read: [0, 1]}}", "block0: read: reading in several places at once is"),
         (f"{{{PLACE}, reads: [T1]}}", "block0: reads: reading the model's output 'T1' is"),
         (f"{{{PLACE}, steps: [every]}}", "block0: steps: steps of a generation are"),

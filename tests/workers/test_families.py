@@ -12,7 +12,9 @@ from workers.engine.captures import Captures, Need
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import FAMILIES, describe, family_of, sites_of
-from workers.sites import SITES
+from workers.model.loading import facts_of
+from workers.model.shapes import facts_of_config
+from workers.sites import SITES, width_of
 
 MODEL_TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
 TOKENS = (5, 9, 33, 7)
@@ -45,6 +47,26 @@ def test_every_site_is_there_and_as_wide_as_its_heads(model_type: str) -> None:
         getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     )
     assert set(widths.values()) == {config.hidden_size}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_widths_that_a_config_tells_are_the_real_ones(model_type: str) -> None:
+    facts = facts_of(tiny(model_type).module)
+    found = values(model_type)
+    assert {site: width_of(site, facts) for site in found} == {s: v.shape[-1] for s, v in found.items()}
+    heads = {
+        site: (width_of(site, facts, of_head=True) or 0) * (count or 1)
+        for site, count in sites_of(facts).items()
+    }
+    assert heads == {site: value.shape[-1] for site, value in found.items()}
+
+
+def test_a_head_width_that_the_config_leaves_to_the_library_is_not_known() -> None:
+    config = tiny("gemma").module.config.to_dict()
+    del config["head_dim"]
+    facts = facts_of_config(config, "there", ref="m", revision="", dtype="float32", folder=None)
+    assert [width_of(site, facts) for site in ("query_output", "block_output")] == [None, 32]
+    assert width_of("model.layers.0", facts) is None
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -75,7 +75,18 @@ def test_vectors_become_the_units_value() -> None:
 def test_pca_and_a_random_rotation_need_no_labels() -> None:
     given = {"base": columns(32, 1)["base"]}
     assert isinstance(fit(NET, LAYER, given, method="pca", rank=2).content, PCA)
-    assert isinstance(fit(NET, LAYER, given, method="random_rotation", seed=3).content, Rotation)
+    drawn = fit(NET, LAYER, given, method="random_rotation", seed=3)
+    assert isinstance(drawn.content, Rotation) and drawn.report.num_pairs == 0
+
+
+def test_a_trained_fit_takes_the_values_of_the_run_that_it_is_told() -> None:
+    given = columns(16, 1)
+    told = fit(
+        NET, LAYER, {**given, "source_2": given["base"]}, method="das", rank=1, num_steps=2, of="source_2"
+    )
+    alike = fit(NET, LAYER, {**given, "source": given["base"]}, method="das", rank=1, num_steps=2)
+    other = fit(NET, LAYER, given, method="das", rank=1, num_steps=2)
+    assert told.report.loss == alike.report.loss != other.report.loss
 
 
 def test_any_module_can_be_fitted_by_path() -> None:
@@ -92,6 +103,8 @@ def test_any_module_can_be_fitted_by_path() -> None:
         ("das2", columns(4, 1), StudyError, "there is no method 'das2'.*did you mean 'das'"),
         ("das", {"base": columns(4, 1)["base"]}, RunError, "the pairs have no 'label'|no 'source'"),
         ("das", {**columns(1, 1), "label": [" Rome"]}, RunError, "the model has no tokenizer"),
+        ("das", {**columns(4, 1), "label": [0, 9, 0, 0]}, RunError, "the label 9: the model predicts 0 to"),
+        ("das", {**columns(4, 1), "label": [-1] * 4}, RunError, "the label -1: the model predicts 0 to"),
         ("mean", {}, RunError, "the pairs have no 'base'"),
     ],
 )

@@ -61,7 +61,7 @@ def test_what_no_unit_can_say_is_refused(given: dict[str, Any], says: str) -> No
     ("unit", "says"),
     [
         (Unit("block_outptu", layer=1), "did you mean 'block_output'"),
-        (Unit("block_output"), "layers 0 to 2"),
+        (Unit("block_output"), "block_output needs a layer: .* has layers 0 to 2"),
         (Unit("block_output", layer=3), "layers 0 to 2"),
         (Unit("transformer.h.7"), "no module 'transformer.h.7'"),
         (Unit("mlp_output", layer=1, head=0), "has no heads"),
@@ -102,6 +102,9 @@ def test_what_a_model_cannot_do_is_an_error_and_leaves_it_as_it_was(unit: Unit, 
         (BASE, {"source": BASE, "base": BASE}, "a source named 'base'"),
         ({"input_ids": BASE, "attention_mask": torch.tensor([[1, 0, 1, 1, 1]] * 2)}, None, "mask with holes"),
         ({"flag": True}, None, "no tensor with a row"),
+        ([[1, 2, 61]], None, "token id 61: the model has ids 0 to 60"),
+        (torch.tensor([[1, -1]]), None, "token id -1: the model has ids 0 to 60"),
+        (BASE, {"input_ids": torch.full((2, 5), 99)}, "token id 99: the model has ids 0 to 60"),
     ],
 )
 def test_a_wrong_input_is_answered_with_the_forms(base: Any, source: Any, says: str) -> None:

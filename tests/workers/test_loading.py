@@ -129,3 +129,10 @@ def test_a_module_in_memory_says_what_is_known_of_it(model_type: str) -> None:
 def test_a_module_without_a_config_is_told_to_use_paths() -> None:
     with pytest.raises(ModelError, match="Linear has no config of the transformers library: name its sites"):
         facts_of(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("ref", ["folder", "smollm2-135m"])
+def test_a_model_that_is_not_built_in_takes_no_options(folder: Path, ref: str) -> None:
+    spec = ModelSpec(ref=str(folder) if ref == "folder" else ref, options={"width": 3})
+    with pytest.raises(ModelError, match=r"takes no options, only built-in ones .*; leave out width"):
+        resolve(spec, fetch=False)

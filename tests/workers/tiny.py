@@ -49,6 +49,9 @@ def facts_of(module: Any, model_type: str, folder: Path = Path()) -> ModelFacts:
         width=config.hidden_size,
         vocab_size=config.vocab_size,
         num_parameters=0,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        num_neurons=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        input_width=config.hidden_size,
     )
 
 

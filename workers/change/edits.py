@@ -71,7 +71,7 @@ class Edits:
             try:
                 return edit.apply(tensor, call, self._scene)
             except SwapyardError as error:
-                if callable(edit.step.operation) and len(edit.changes) > 1:
+                if edit.step.calls_functions and len(edit.changes) > 1:
                     raise  # a function may fail of the values of one row: whoever runs them tries fewer
                 # The rows of other jobs are untouched, so the forward goes on for them.
                 self._failed |= {row: error.with_traceback(None) for row, _ in edit.changes}

@@ -1,12 +1,13 @@
 """The functions that studies name: ``module:function``, imported where cells are run.
 
-Shapes: N changed points, C columns that are changed, or coordinates of a subspace.
+Shapes: N changed points, C columns that are changed, or coordinates of a subspace; B examples.
 """
 
 __all__ = ["Functions", "StudyFunction"]
 
 import importlib
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.change.regions import Coordinates
 from workers.engine.attempts import is_of_machine
 from workers.errors import RunError
 
@@ -21,15 +23,18 @@ _TOLERANCE = 0.02
 """How far a row may move when it is computed alone: rounding in half precision, not another row's values."""
 
 
-class StudyFunction:
-    """A function of a study as an operation: what goes wrong in it is a sentence that names it.
+class _RowFunction(ABC):
+    """A function of a study, of rows: what goes wrong in it is a sentence that names it.
 
     Args:
         name: as the study writes it.
-        function: of the old and the other value, both [N, C], that returns a tensor of this shape.
+        function: of tensors with as many rows, that returns one with as many.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor, Tensor], Any]) -> None:
+    rows: str
+    """What the rows are."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self._name = name
         self._function = function
         self._num_checked = 0
@@ -38,7 +43,7 @@ class StudyFunction:
     def __str__(self) -> str:
         return self._name
 
-    def __call__(self, old: Tensor, other: Tensor) -> Any:
+    def __call__(self, *given: Tensor) -> Any:
         """What the function returns.
 
         Raises:
@@ -47,49 +52,99 @@ class StudyFunction:
         """
         if self._fault is not None:
             raise RunError(self._fault)
-        new = self._called(old.clone(), other.clone())
-        is_right = isinstance(new, Tensor) and new.shape == old.shape
+        new, num_rows = self._called(*given), len(given[0])
+        is_right = isinstance(new, Tensor) and new.dim() > 0 and len(new) == num_rows
         # Once for a row by itself, and once among others.
-        if is_right and self._num_checked < min(len(old), 2):
-            self._check_row(old[:1], other[:1], new[:1])
-            self._num_checked = min(len(old), 2)
+        if is_right and self._num_checked < min(num_rows, 2):
+            self._check_row(new[:1], *(one[:1] for one in given))
+            self._num_checked = min(num_rows, 2)
         return new
 
-    def _called(self, old: Tensor, other: Tensor) -> Any:
+    @abstractmethod
+    def _contract(self, *given: Tensor) -> str:
+        """What it gets and returns, as the end of a sentence."""
+
+    def _called(self, *given: Tensor) -> Any:
         try:
-            return self._function(old, other)
+            return self._function(*(one.clone() for one in given))
         except Exception as error:
             if is_of_machine(error):
                 raise
             raise RunError(
                 f"the function {self._name} raised {type(error).__name__}: {error}{_where(error)}; it gets "
-                f"the old and the other value, both {list(old.shape)}, and returns a tensor of that shape"
+                f"{self._contract(*given)}"
             ) from error
 
-    def _check_row(self, old: Tensor, other: Tensor, new: Tensor) -> None:
+    def _check_row(self, new: Tensor, *given: Tensor) -> None:
         """Refuse, from now on, what would make a job's result hang on what shares its forward."""
-        alone = self._called(old.clone(), other.clone())
-        slack = _TOLERANCE * float(new.abs().max()) if new.isfinite().all() else 0.0
+        alone = self._called(*given)
+        slack = _TOLERANCE * float(new.abs().max()) if new.numel() and new.isfinite().all() else 0.0
         if alone.shape != new.shape or not torch.allclose(alone, new, 0, slack, equal_nan=True):
             self._fault = (
                 f"the function {self._name} does not give a row the same numbers again, or among other rows; "
-                "rows are tokens of many pairs: change each by itself, and draw nothing at random"
+                f"rows are {self.rows}: change each by itself, and draw nothing at random"
             )
             raise RunError(self._fault)
+
+
+class StudyFunction(_RowFunction):
+    """An operation: of the old and the other value, both [N, C], that returns a tensor of this shape."""
+
+    rows = "tokens of many pairs"
+
+    def _contract(self, *given: Tensor) -> str:
+        shape = list(given[0].shape)
+        return f"the old and the other value, both {shape}, and returns a tensor of that shape"
+
+
+class _Getter(_RowFunction):
+    """Of a module's tensor [B, …], that returns values [B, …]."""
+
+    rows = "those of many pairs"
+
+    def _contract(self, *given: Tensor) -> str:
+        return f"the module's tensor {list(given[0].shape)}, and returns a tensor with as many rows"
+
+
+class _Setter(_RowFunction):
+    """Of a copy of a module's tensor [B, …] and values [B, …], that returns a tensor of the first's shape."""
+
+    rows = "those of many pairs"
+
+    def _contract(self, *given: Tensor) -> str:
+        tensor, values = (list(one.shape) for one in given)
+        return (
+            f"a copy of the module's tensor {tensor} and values {values}, and returns a tensor as the first"
+        )
 
 
 class Functions:
     """The functions of studies by their names, each imported once; a failed import is not tried again."""
 
     def __init__(self) -> None:
-        self._found: dict[str, StudyFunction | str] = {}
+        self._found: dict[str, Callable[..., Any] | str] = {}
+        self._made: dict[tuple[type[_RowFunction], str], _RowFunction] = {}
 
     def of(self, name: str) -> StudyFunction:
-        """The function `name`, ``module:function``: of one name always the same object.
+        """The operation `name`, ``module:function``: of one name always the same object.
 
         Raises:
             RunError: its module cannot be imported, or has no such function.
         """
+        made = self._row_function(StudyFunction, name, f"intervention {name!r}")
+        assert isinstance(made, StudyFunction)
+        return made
+
+    def coordinates(self, get: str, put: str) -> Coordinates:
+        """The getter and the setter of these names: of the same names always equal.
+
+        Raises:
+            RunError: as `of` does.
+        """
+        getter = self._row_function(_Getter, get, f"coordinates {get!r}")
+        return Coordinates(getter, self._row_function(_Setter, put, f"coordinates {put!r}"))
+
+    def _row_function(self, kind: type[_RowFunction], name: str, where: str) -> _RowFunction:
         if name not in self._found:
             try:
                 self._found[name] = _imported(name)
@@ -97,22 +152,22 @@ class Functions:
                 self._found[name] = str(error)
         found = self._found[name]
         if isinstance(found, str):
-            raise RunError(found)
-        return found
+            raise RunError(f"{where}: {found}")
+        return self._made.setdefault((kind, name), kind(name, found))
 
 
-def _imported(name: str) -> StudyFunction:
+def _imported(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
-    function = getattr(_module(name, module_name), function_name, None)
+    function = getattr(_module(module_name), function_name, None)
     if not callable(function):
         raise RunError(
-            f"intervention {name!r}: the module {module_name!r} has no function {function_name!r}; define it "
-            "there, or name another"
+            f"the module {module_name!r} has no function {function_name!r}; define it there, or name another"
         )
-    return StudyFunction(name, function)
+    found: Callable[..., Any] = function
+    return found
 
 
-def _module(name: str, module_name: str) -> Any:
+def _module(module_name: str) -> Any:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module_name)
@@ -121,11 +176,11 @@ def _module(name: str, module_name: str) -> Any:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
             raise RunError(
-                f"intervention {name!r}: there is no module {missing!r}; install it, or put its file into "
+                f"there is no module {missing!r}; install it, or put its file into "
                 "the folder in which the study is run"
             ) from error
         raise RunError(
-            f"intervention {name!r}: importing {module_name!r} raised {type(error).__name__}: {error}"
+            f"importing {module_name!r} raised {type(error).__name__}: {error}"
             f"{_where(error)}; correct the module"
         ) from error
 

@@ -15,6 +15,7 @@ from workers.change.regions import Region
 from workers.change.subspaces import Coordinated, coordinates_of
 from workers.change.values import Value
 from workers.errors import RunError, StudyError
+from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.vocabulary import Pair, locate, read_in
 
@@ -31,6 +32,16 @@ class Step:
     """Whether the mean over the origin's tokens goes to each of the place's."""
     subspace: Coordinated | None = None
     """Of each head, where heads are named; None for the dimensions as they are."""
+
+    @property
+    def kept(self) -> Tap | Region | None:
+        """What is to be kept of the run that the value is taken from; None where it is taken from none."""
+        return self.origin.tap if isinstance(self.origin, Target) else self.origin
+
+    @property
+    def calls_functions(self) -> bool:
+        """Whether an operation, or a getter and a setter, is called that may fail of one row's values."""
+        return callable(self.operation) or isinstance(self.place, Region)
 
     def exchanged(self, old: Tensor, other: Tensor) -> Tensor:
         """`old` [N, …, C] changed by `other` [N, …, C]: the operation, in the subspace of each head.

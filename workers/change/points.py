@@ -221,7 +221,7 @@ class RegionEdit(Edit):
         place = self.step.place
         assert isinstance(place, Region)
         rows = _index([row for row, _ in self.changes], tensor.device)
-        old = place.read(tensor)[rows]  # [N, …]
+        old = place.read(tensor[rows])  # [N, …]
         if self.step.operation == COLLECT:
             for (row, _), values in zip(self.changes, self.step.seen(old), strict=True):
                 scene.collect(self.number, row, [0], values[None])

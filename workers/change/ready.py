@@ -3,7 +3,7 @@
 Shapes: T tokens, C columns of a place.
 """
 
-__all__ = ["ReadyCell", "ReadyRun", "ReadyUnit", "example_of", "ready_cell", "resolve"]
+__all__ = ["ReadyCell", "ReadyRun", "ReadyUnit", "example_of", "kept_at", "ready_cell", "resolve"]
 
 import hashlib
 import json
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from workers.change.jobs import Change, Job, Prior, RunKey, Step, located, read_of, source_read, zipped
+from workers.change.regions import Region
 from workers.change.stock import Stock
 from workers.change.subspaces import Coordinated
 from workers.change.values import ZERO, Constant, Drawn, Taken, Value
 from workers.errors import RunError
-from workers.model.layout import Dims
+from workers.model.hooks import Tap
+from workers.model.layout import Dims, Target
 from workers.model.loading import LoadedModel
-from workers.vocabulary import Cell, NamedRun, Pair, Unit, Vectors, is_function, is_pooled
+from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit, Vectors, is_function, is_pooled
 
 NOISE, FIT = "noise", "fit"
 """The words of `Unit.run` for values that are drawn, or made by a fit."""
@@ -118,9 +120,9 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
     # With a fit, dims are its coordinates, and the place is whole.
     dims = unit.dims if unit.fit is None else None
     step = Step(
-        place=model.target(place.site, place.layer, place.heads, dims),
+        place=_where(place, dims, model, stock),
         operation=stock.function(unit.operation) if is_function(unit.operation) else unit.operation,
-        origin=model.target(origin.site, origin.layer, origin.heads, dims) if origin else None,
+        origin=_where(origin, dims, model, stock) if origin else None,
         is_pooled=origin is not None and is_pooled(origin.position),
         subspace=None if unit.fit is None else _coordinates(unit.fit, unit.dims, stock),
     )
@@ -132,6 +134,27 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
         num_heads = 1 if place.heads is None else len(place.heads)
         return ReadyUnit(unit, step, vector=_in_dims(vector, dims, num_heads))
     return ReadyUnit(unit, step)
+
+
+def kept_at(place: Place, model: LoadedModel, stock: Stock) -> Tap | Region:
+    """What is to be kept of a run whose values are taken at the place.
+
+    Raises:
+        SwapyardError: the model has no such place, or a function is not there.
+    """
+    found = _where(place, None, model, stock)
+    return found.tap if isinstance(found, Target) else found
+
+
+def _where(place: Place, dims: Dims | None, model: LoadedModel, stock: Stock) -> Target | Region:
+    target = model.target(place.site, place.layer, place.heads, dims)
+    if place.coordinates is None:
+        return target
+    if target.tap.per_step:
+        raise RunError(
+            f"coordinates at {place.site}, whose module runs once for each time step; write position there"
+        )
+    return Region(target.tap, stock.coordinates(place.coordinates))
 
 
 def _coordinates(fit: str, dims: Dims | None, stock: Stock) -> Coordinated:

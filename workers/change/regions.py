@@ -3,7 +3,7 @@
 Shapes: B rows; what follows is the getter's.
 """
 
-__all__ = ["Box", "Coordinates", "Region"]
+__all__ = ["Box", "Coordinates", "Region", "box_of", "tap_of"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap
+from workers.vocabulary import box_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ def _written(part: int | slice) -> str:
 Box = _Boxes()
 
 
+def box_of(written: str) -> Coordinates:
+    """The rectangle that a cell names, such as ``1:3, 4:9``."""
+    return Box[tuple(part if isinstance(part, int) else slice(*part) for part in box_parts(written))]
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """What a getter finds at a tap."""
@@ -102,12 +108,17 @@ class Region:
         return values
 
     def write(self, tensor: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-        """A copy of the module's tensor with `new` [N, …] at the examples `rows` [N]."""
-        values = torch.index_put(self.read(tensor), (rows,), new)
-        changed = self.coordinates.set(tensor.clone(), values)
-        if not isinstance(changed, Tensor) or changed.shape != tensor.shape:
+        """A copy of the module's tensor with `new` [N, …] at the examples `rows` [N], each named once."""
+        own = tensor[rows]  # a copy, which the setter may write into
+        changed = self.coordinates.set(own, new)
+        if not isinstance(changed, Tensor) or changed.shape != own.shape:
             given = list(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise ModelError(
-                f"the setter at {self.tap} returned {given}; return a tensor of {list(tensor.shape)}"
+                f"the setter at {self.tap} returned {given}; return a tensor of {list(own.shape)}"
             )
-        return changed
+        return torch.index_put(tensor, (rows,), changed.to(tensor.dtype))
+
+
+def tap_of(place: Tap | Region) -> Tap:
+    """The tensor in which a place lies."""
+    return place if isinstance(place, Tap) else place.tap

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from workers.change.features import PCA
 from workers.change.functions import Functions, StudyFunction
+from workers.change.regions import Coordinates, box_of
 from workers.change.subspaces import Subspace
 from workers.errors import RunError
 from workers.model.embeddings import embedding_std
 from workers.model.loading import LoadedModel
+from workers.vocabulary import Region
 
 FitSource = Callable[[str], Subspace | Tensor]
 """The fit of an identity: a subspace, or a vector: [C] for every token, or [T, C] with one for each.
@@ -42,6 +44,8 @@ class Stock:
         # Of one identity always the same object: rows that use one fit are then changed together.
         self._fitted = lru_cache(_MOST_HELD)(fitted)
         self._functions = Functions()
+        # Of one text always the same object, as of one identity.
+        self._coordinates = lru_cache(None)(box_of)
         self._direction = lru_cache(_MOST_HELD)(self._direction_of)
 
     def subspace(self, identity: str) -> Subspace:
@@ -71,6 +75,14 @@ class Stock:
             RunError: it cannot be imported.
         """
         return self._functions.of(name)
+
+    def coordinates(self, region: Region) -> Coordinates:
+        """The rectangle, or the getter and the setter, that a place of a cell names.
+
+        Raises:
+            RunError: a function cannot be imported.
+        """
+        return self._coordinates(region) if isinstance(region, str) else self._functions.coordinates(*region)
 
     @cached_property
     def embedding_std(self) -> float:

@@ -1,14 +1,21 @@
-"""What a worker is given in one call, and what it hands back."""
+"""What a worker is given in one call, and what it hands back.
 
-__all__ = ["ESTIMATED", "HOOKED", "RESUMED", "UNCHANGED", "Batch", "Outcome", "Sheet"]
+Shapes: n tokens of a unit, C columns of its place.
+"""
 
-from collections.abc import Mapping, Sequence
+__all__ = ["ESTIMATED", "HOOKED", "RESUMED", "UNCHANGED", "Batch", "Found", "Outcome", "Sheet"]
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from workers.change.edits import Edits
+from workers.change.jobs import Change, Job
+from workers.change.operations import COLLECT
 from workers.engine.attempts import error_json
 from workers.engine.scoring import empty_columns
 from workers.vocabulary import Cell, Pair
@@ -30,14 +37,25 @@ class Batch:
     """Which metrics, of ``METRIC_FAMILIES``."""
 
 
+class Found(TypedDict):
+    """One vector that a collecting unit found."""
+
+    unit: int
+    """Which of the cell's units, from 0."""
+    token: int | None
+    """Of the base; None where it is of no one token: at coordinates, or of the run as a whole."""
+    vector: NDArray[np.float32]
+    """[C]: the place's columns, or coordinates in a subspace; of a region its values, row after row."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The rows of the first `num_cells` cells on every pair, in the order (cell, pair)."""
 
     num_cells: int
     columns: dict[str, NDArray[Any]]
-    """``cell`` and ``pair`` (uint32), ``error`` (None or JSON text), ``tier``, and the metrics
-    (float32 with NaN, int32 with -1, where there is no value)."""
+    """``cell`` and ``pair`` (uint32), ``error`` (None or JSON text), ``tier``, ``collected`` (None or a list
+    of `Found`), and the metrics (float32 with NaN, int32 with -1, where there is no value)."""
     tiers: Mapping[str, int]
     """Rows by the way they were obtained."""
     num_failed: int
@@ -66,6 +84,7 @@ class Sheet:
             "pair": np.tile(np.array([pair.pair for pair in batch.pairs], np.uint32), len(batch.cells)),
             "error": np.full(num_rows, None, object),
             "tier": np.full(num_rows, HOOKED, object),
+            "collected": np.full(num_rows, None, object),
         }
         return cls(frame | metrics, tuple(metrics))
 
@@ -75,13 +94,36 @@ class Sheet:
             self.columns[name][rows] = column
         self.columns["tier"][rows] = tier
 
+    def collect(self, jobs: Sequence[Job], edits: Edits) -> None:
+        """Fill in what the collecting units of `jobs`, the rows of a forward, found in it."""
+        for row, job in enumerate(jobs):
+            found = [
+                one
+                for number, change in enumerate(job.changes)
+                if change.step.operation == COLLECT
+                for one in _found(number, change, edits.collected(number, row))
+            ]
+            if found:
+                self.columns["collected"][job.row] = found
+
     def fail(self, row: int, type_name: str, message: str) -> None:
         """Make a row a failure: it says why, and has no metrics."""
         for name in self.metrics:
             column = self.columns[name]
             column[row] = np.nan if column.dtype == np.float32 else -1
+        self.columns["collected"][row] = None
         self.columns["error"][row] = error_json(type_name, message)
 
     def first(self, num_rows: int) -> dict[str, NDArray[Any]]:
         """The columns of the first rows."""
         return {name: column[:num_rows] for name, column in self.columns.items()}
+
+
+def _found(number: int, change: Change, values: Tensor | None) -> Iterator[Found]:
+    """What a unit collected, `values` [n, …], vector by vector."""
+    if values is None:
+        return
+    # A place that holds one vector for the whole run has it once, whichever tokens were named.
+    tokens = change.tokens if len(change.tokens) == len(values) else [None] * len(values)
+    for token, vector in zip(tokens, values.flatten(1).float().cpu().numpy(), strict=True):
+        yield Found(unit=number, token=token, vector=vector)

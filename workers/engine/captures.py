@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from workers.change.regions import Region, tap_of
 from workers.engine.attempts import attempt
-from workers.errors import ModelError, RunError
+from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
@@ -29,7 +30,7 @@ _T = TypeVar("_T")
 class Need:
     """What is wanted of one prompt's clean run."""
 
-    taps: set[Tap] = field(default_factory=set)
+    taps: set[Tap | Region] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     """Tokens whose next-token logits are wanted."""
     is_base: bool = False
@@ -40,8 +41,9 @@ class Need:
 class Capture:
     """What was kept of one prompt's clean run."""
 
-    taps: dict[Tap, Tensor] = field(default_factory=dict)
-    """[T, W] each, or [1, W] where the tap holds one position (see `window_of`); in the model's dtype."""
+    taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
+    """[T, W] each, or [1, W] where the tap holds one position (see `window_of`), or what the getter of a
+    region found; in the model's dtype."""
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
 
@@ -71,10 +73,11 @@ class Captures:
         self.slab: Slab | None = None
         """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
         self._held: OrderedDict[Prompt, Capture] = OrderedDict()
-        self._bytes_per_token: dict[frozenset[Tap], float] = {}
+        self._bytes_per_token: dict[frozenset[Tap | Region], float] = {}
         self.num_forwards = 0
-        self.broken: dict[Tap, ModelError] = {}
-        """Taps that the runs of the last `prepare` found nothing to read by position at, and why."""
+        self.broken: dict[Tap | Region, SwapyardError] = {}
+        """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
+        not be read, and why."""
 
     def __getitem__(self, prompt: Prompt) -> Capture:
         """The capture of a prompt that `prepare` was asked for.
@@ -88,7 +91,7 @@ class Captures:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Tap], needs: Mapping[Prompt, Need]) -> float:
+    def bytes_per_token(self, taps: frozenset[Tap | Region], needs: Mapping[Prompt, Need]) -> float:
         """Size of a capture that keeps `taps`: measured once, on the prompts of `needs`."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
@@ -143,7 +146,8 @@ class Captures:
         if resume is None or not resume.shares_prefixes:
             return 0
         wanted = [needs[prompt] for prompt in prompts]
-        if not all(tap.module in resume.block_of for need in wanted for tap in need.taps):
+        places = _union(need.taps for need in wanted)
+        if not all(isinstance(one, Tap) and one.module in resume.block_of for one in places):
             return 0
         reads = [read for need in wanted for read in need.reads]
         firsts = [self.slab.extent.first] if self.slab and any(need.is_base for need in wanted) else []
@@ -171,24 +175,28 @@ class Captures:
         reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [
             shared
         ]
-        prefix = self._prefix_of(prompts[0][:shared], taps) if shared else None
+        # A region is read in whole runs alone.
+        plain = {one for one in taps if isinstance(one, Tap)}
+        prefix = self._prefix_of(prompts[0][:shared], plain) if shared else None
         tokens = stacked([p[shared:] for p in prompts] if shared else prompts, self._model.device)
         at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1) - shared  # [B, R]
-        kept: dict[Tap, list[Tensor]] = {}
+        kept: dict[Tap | Region, list[Tensor]] = {}
         visits = [
-            (tap, _keeper(kept, self.broken, tap, len(prompts), len(prompts[0]), shared))
-            for tap in sorted(taps, key=str)
+            (tap_of(one), _keeper(kept, self.broken, one, len(prompts), len(prompts[0]), shared))
+            for one in sorted(taps, key=str)
         ]
         recording, cache = self._recording(prompts, prefix)
         logits, seen = self._model.forward(tokens, at, [*recording, *visits], cache=cache, first=shared)
         if self.slab is not None:
             self.slab.recorded(prompts)
-        self.broken |= {tap: fault for tap, fault in seen.faults().items() if tap in taps}
+        faults = seen.faults()
+        self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
         whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
             for tap in need.taps & whole.keys():
                 after = whole[tap][row]
-                capture.taps[tap] = torch.cat([prefix.taps[tap][0], after]) if prefix else after.clone()
+                before = prefix.taps[tap][0] if prefix and isinstance(tap, Tap) else None
+                capture.taps[tap] = after.clone() if before is None else torch.cat([before, after])
             for column, read in enumerate(reads):
                 if read in need.reads:
                     capture.logits[read] = logits[row, column].clone()
@@ -246,23 +254,27 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
 
 
 def _keeper(
-    kept: dict[Tap, list[Tensor]],
-    broken: dict[Tap, ModelError],
-    tap: Tap,
+    kept: dict[Tap | Region, list[Tensor]],
+    broken: dict[Tap | Region, SwapyardError],
+    place: Tap | Region,
     num_rows: int,
     num_tokens: int,
     first: int,
 ) -> Visit:
-    """Keeps what is at `tap` [B, P, W] in runs of `num_rows` × `num_tokens` that begin at `first`."""
+    """Keeps what is at `place`, [B, P, W] of a tap, in runs of `num_rows` × `num_tokens` from `first` on."""
 
     def keep(tensor: Tensor, call: int) -> None:
         try:
-            window = window_of(tensor, tap, call, num_rows, num_tokens, first)
-        except ModelError as error:
-            broken[tap] = error
+            values = (
+                place.read(tensor)
+                if isinstance(place, Region)
+                else window_of(tensor, place, call, num_rows, num_tokens, first).values
+            )
+        except SwapyardError as error:
+            broken[place] = error
         else:
             # A module further on may write into this tensor: only a copy stays what it was.
-            kept.setdefault(tap, []).append(window.values.clone())
+            kept.setdefault(place, []).append(values.clone())
 
     return keep
 

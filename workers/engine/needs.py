@@ -3,8 +3,12 @@
 __all__ = ["Needs", "chunks_of"]
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from workers.change.jobs import located, read_of, source_read
+from workers.change.ready import kept_at
+from workers.change.regions import Region
+from workers.change.stock import Stock
 from workers.engine.batch import Batch
 from workers.engine.captures import Captures, Need
 from workers.errors import ModelError, SwapyardError
@@ -21,6 +25,7 @@ class Needs:
     Args:
         batch: its cells say where values are taken and where logits are read.
         model: says which tensors hold the places.
+        stock: has the functions that find what is no position.
         tile_cells: cells of calls to come, whose places are kept too.
         base_logits: whether the clean logits of the bases are needed for rows that change nothing.
         resume: how jobs begin in the middle of their bases' runs; None where they do not.
@@ -30,13 +35,14 @@ class Needs:
         self,
         batch: Batch,
         model: LoadedModel,
+        stock: Stock,
         tile_cells: Sequence[Cell],
         *,
         base_logits: bool,
         resume: Resume | None = None,
     ) -> None:
         cells = [*tile_cells, *(cell for _, cell in batch.cells)]
-        self._taps = _taps_by_run(cells, model)
+        self._taps = _taps_by_run(cells, model, stock)
         self._resume = resume
         self._token_bytes = model.facts.width * next(model.module.parameters()).element_size()
         self._block = None if resume is None else _first_block(cells, model, resume)
@@ -45,7 +51,7 @@ class Needs:
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
-        self.taps: frozenset[Tap] = frozenset().union(*self._taps.values())
+        self.taps: frozenset[Tap | Region] = frozenset().union(*self._taps.values())
         """All that is kept of any run."""
 
     def extent(self, pairs: Sequence[Pair]) -> Extent | None:
@@ -96,27 +102,34 @@ class Needs:
                 yield pair.tokens["source"], source_token
 
 
-def _taps_by_run(cells: Iterable[Cell], model: LoadedModel) -> dict[str, frozenset[Tap]]:
+def _taps_by_run(
+    cells: Iterable[Cell], model: LoadedModel, stock: Stock
+) -> dict[str, frozenset[Tap | Region]]:
     """The taps to keep of each clean run; places that the model does not have fail with their jobs."""
     origins = {
-        (unit.run, unit.origin.site, unit.origin.layer)
+        (unit.run, replace(unit.origin, heads=None, position=()))
         for cell in cells
         for unit in cell.every_unit()
         if unit.origin is not None
     }
-    taps: dict[str, set[Tap]] = {}
-    for run, site, layer in origins:
+    taps: dict[str, set[Tap | Region]] = {}
+    for run, place in origins:
         try:
-            target = model.target(site, layer, None, None)
-        except ModelError:
+            kept = kept_at(place, model, stock)
+        except SwapyardError:
             continue
-        taps.setdefault(run, set()).add(target.tap)
+        taps.setdefault(run, set()).add(kept)
     return {run: frozenset(found) for run, found in taps.items()}
 
 
 def _first_block(cells: Iterable[Cell], model: LoadedModel, resume: Resume) -> int | None:
     """The first block that any cell can begin at; None where none can begin in the middle."""
-    places = {(unit.place.site, unit.place.layer) for cell in cells for unit in cell.units}
+    places = {
+        (unit.place.site, unit.place.layer)
+        for cell in cells
+        for unit in cell.units
+        if unit.place.coordinates is None
+    }
     blocks = []
     for site, layer in places:
         try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change, Job, Prior, RunKey
-from workers.change.regions import Region
+from workers.change.regions import Region, tap_of
 from workers.change.values import Held, Taken
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap, Visit
@@ -36,7 +36,7 @@ class PriorRuns:
         self._model = model
         self._bases = bases
         self._clean = clean
-        self._kept: dict[RunKey, dict[Tap, Tensor]] = {}
+        self._kept: dict[RunKey, dict[Tap | Region, Tensor]] = {}
         self._failed: dict[RunKey, SwapyardError] = {}
         self.num_forwards = 0
 
@@ -53,7 +53,6 @@ class PriorRuns:
         """What a named run, or the clean run of a prompt, holds at a place: [T, W]."""
         if not isinstance(run, RunKey):
             return self._clean(run, place)
-        assert isinstance(place, Tap)
         return self._kept[run][place]
 
     def failure(self, job: Job) -> SwapyardError | None:
@@ -67,31 +66,31 @@ class PriorRuns:
             self._failed[prior.key] = error
         return error is not None
 
-    def _forward(self, priors: Sequence[Prior], wanted: dict[RunKey, set[Tap]]) -> None:
+    def _forward(self, priors: Sequence[Prior], wanted: dict[RunKey, set[Tap | Region]]) -> None:
         self.num_forwards += 1
         device = self._bases.device
         bases = self._bases[torch.tensor([prior.key.pair for prior in priors], device=device)]
         edits = Edits([prior.changes for prior in priors], bases.shape[1], self.held)
         taps = sorted(set().union(*(wanted.get(prior.key, set()) for prior in priors)), key=str)
-        kept: dict[Tap, list[Tensor]] = {}
-        keepers = [(tap, _keeper(kept, tap, bases)) for tap in taps]
+        kept: dict[Tap | Region, list[Tensor]] = {}
+        keepers = [(tap_of(place), _keeper(kept, place, bases)) for place in taps]
         reads = torch.zeros((len(priors), 1), dtype=torch.long, device=device)
         # A keeper of a place comes after the edits there.
         _, seen = self._model.forward(bases, reads, [*edits.visits(), *keepers])
         for row, error in edits.failures(seen).items():
             self._failed[priors[row].key] = error
         faults = seen.faults()
-        whole = {tap: torch.cat(parts, 1) for tap, parts in kept.items()}
+        whole = {tap: parts[0] if len(parts) == 1 else torch.cat(parts, 1) for tap, parts in kept.items()}
         for row, prior in enumerate(priors):
             mine = wanted.get(prior.key, set())
             self._kept[prior.key] = {tap: whole[tap][row] for tap in mine & whole.keys()}
-            for tap in mine & faults.keys():
+            for tap in {tap_of(place) for place in mine} & faults.keys():
                 self._failed.setdefault(prior.key, faults[tap])
 
 
-def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap]]:
+def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap | Region]]:
     """Where each named run is looked at."""
-    wanted: dict[RunKey, set[Tap]] = {}
+    wanted: dict[RunKey, set[Tap | Region]] = {}
     for job in jobs:
         for changes in (job.changes, *(prior.changes for prior in job.priors)):
             for key, tap in _taken(changes):
@@ -99,18 +98,21 @@ def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap]]:
     return wanted
 
 
-def _taken(changes: Iterable[Change]) -> Iterable[tuple[RunKey, Tap]]:
+def _taken(changes: Iterable[Change]) -> Iterable[tuple[RunKey, Tap | Region]]:
     """The named runs that changes take values from, and where."""
     for change in changes:
         if isinstance(change.value, Taken) and isinstance(change.value.run, RunKey):
-            assert change.step.origin is not None
-            yield change.value.run, change.step.origin.tap
+            assert change.step.kept is not None
+            yield change.value.run, change.step.kept
 
 
-def _keeper(kept: dict[Tap, list[Tensor]], tap: Tap, bases: Tensor) -> Visit:
+def _keeper(kept: dict[Tap | Region, list[Tensor]], place: Tap | Region, bases: Tensor) -> Visit:
     def keep(tensor: Tensor, call: int) -> None:
+        if isinstance(place, Region):
+            values = place.read(tensor)
+        else:
+            values = window_of(tensor, place, call, bases.shape[0], bases.shape[1]).values
         # A module further on may write into this tensor: only a copy stays what it was.
-        values = window_of(tensor, tap, call, bases.shape[0], bases.shape[1]).values
-        kept.setdefault(tap, []).append(values.clone())
+        kept.setdefault(place, []).append(values.clone())
 
     return keep

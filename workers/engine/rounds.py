@@ -69,7 +69,9 @@ class Round:
         self._bench = bench
         self._batch = batch
         self._sheet = Sheet.of(batch)
-        self._needs = Needs(batch, bench.model, tile_cells, base_logits=bench.shortcut, resume=bench.resume)
+        self._needs = Needs(
+            batch, bench.model, bench.stock, tile_cells, base_logits=bench.shortcut, resume=bench.resume
+        )
         self._scorer = Scorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
@@ -181,12 +183,12 @@ class Round:
         return next((error for error in found if error is not None), None)
 
     def _lacking(self, change: Change) -> Exception | None:
-        value, origin = change.value, change.step.origin
-        if not isinstance(value, Taken) or origin is None:
+        value, kept = change.value, change.step.kept
+        if not isinstance(value, Taken) or kept is None:
             return None
         if value.run in self._failed_prompts:
             return self._failed_prompts[value.run]
-        return self._bench.captures.broken.get(origin.tap)
+        return self._bench.captures.broken.get(kept)
 
     def _is_unchanged(self, job: Job) -> bool:
         cell = self._batch.cells[job.row // len(self._batch.pairs)][1]
@@ -241,6 +243,7 @@ class Round:
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
         logits, seen = self._bench.model.forward(bases, reads, edits.visits())
         self._put(logits[:, 0], [Alike.only(job) for job in jobs], HOOKED)
+        self._sheet.collect(jobs, edits)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
 
@@ -278,6 +281,7 @@ class Round:
         if good:
             groups = [Alike.only(jobs[row]) for row in good]
             self._put(logits[good, 0] if failed else logits[:, 0], groups, RESUMED)
+            self._sheet.collect(jobs, edits)
 
     def _can_go_on(self, job: Job, priors: PriorRuns) -> bool:
         """Whether the runs that a job needs are there; otherwise its row says why."""
@@ -287,8 +291,8 @@ class Round:
         return error is None
 
     def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
-        """What the clean run of a prompt holds: [T, W]."""
-        assert isinstance(run, tuple | Vectors) and isinstance(place, Tap)
+        """What the clean run of a prompt holds: [T, W] at a tap."""
+        assert isinstance(run, tuple | Vectors)
         return self._bench.captures[run].taps[place]
 
     def _fill(self, unchanged: Unchanged) -> None:

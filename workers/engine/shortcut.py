@@ -14,6 +14,8 @@ differs from the clean run stems from the second kind, and its reach does not in
 Noise, fits and the values of named runs are changes like any other: they never put back what is there. The
 runs themselves change nothing in the job's own run.
 
+A collection needs a forward of its own, and of coordinates that are no position nothing is known.
+
 Of what lies at a module path only the base's own value is trusted: such a module may shift tokens.
 
 Most of such jobs need not be made to be known: `surely_unchanged` tells them for all pairs of a cell at once.
@@ -29,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.change.jobs import Change, Job
+from workers.change.operations import COLLECT
 from workers.change.values import Taken
 from workers.facts import ModelFacts
 from workers.sites import SITES
@@ -65,9 +68,15 @@ def surely_unchanged(cell: Cell, pairs: Beginnings, facts: ModelFacts) -> NDArra
 def is_unchanged(job: Job, cell: Cell, pair: Pair, facts: ModelFacts) -> bool:
     """Whether `job`, which is `cell` on `pair`, gives what the clean base run gives in a causal model."""
     return all(
-        _puts_back(unit, change, pair) or _cannot_reach(unit, change, job.read, facts)
+        _does_no_harm(unit, change, job, pair, facts)
         for unit, change in zip(cell.units, job.changes, strict=True)
     )
+
+
+def _does_no_harm(unit: Unit, change: Change, job: Job, pair: Pair, facts: ModelFacts) -> bool:
+    if unit.operation == COLLECT or unit.place.coordinates is not None:
+        return False
+    return _puts_back(unit, change, pair) or _cannot_reach(unit, change, job.read, facts)
 
 
 def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
@@ -103,6 +112,8 @@ def _is_harmless(
     """The pairs on which a unit is harmless, as far as its tokens are indices, the same in both runs."""
     place, origin = unit.place, unit.origin
     if origin is None or origin.position != place.position or place.site not in SITES:
+        return False
+    if place.coordinates is not None:
         return False
     tokens = [token for token in (*place.position, read) if isinstance(token, int)]
     if len(tokens) <= len(place.position) or unit.run not in pairs.lengths:

@@ -34,6 +34,7 @@ from workers.vocabulary import Prompt, Vectors
 _CAPTURE_BYTES = 256 * 2**20
 _MOST_TOKENS = 4096
 """Rows × tokens of one forward, at most."""
+_WITHOUT_PAIRS = ("random_rotation", "sae")
 _CHUNK = 64
 """Pairs whose runs are held at once where each is looked at once."""
 
@@ -61,7 +62,8 @@ def fit(
     # Whatever mode the caller is in: what is made here is trained, or kept.
     with torch.inference_mode(False):
         made = _METHODS[spec.method](spec, _Place(spec, model), examples, held_out)
-    report = replace(made.report, num_pairs=len(examples), seconds=time.perf_counter() - started)
+    num_pairs = 0 if spec.method in _WITHOUT_PAIRS else len(examples)
+    report = replace(made.report, num_pairs=num_pairs, seconds=time.perf_counter() - started)
     return replace(made, report=report)
 
 

@@ -83,7 +83,7 @@ def fit(
         temperature: of ``boundless`` and ``mask``, at the first and the last step.
         penalty: what the share of the coordinates that is exchanged adds to the loss; 1 for ``boundless``
             where it is not said.
-        of: the run of which ``mean`` or ``pca`` take the activations.
+        of: the run of which ``mean`` or ``pca`` take the activations, and whose values trained methods take.
         seed: of whatever is drawn.
 
     Raises:
@@ -114,7 +114,11 @@ def fit(
     return FittedUnit(
         unit=_ready(unit, content),
         content=content,
-        report=replace(report, num_pairs=_num_rows(given), seconds=time.perf_counter() - started),
+        report=replace(
+            report,
+            num_pairs=0 if method == "random_rotation" else _num_rows(given),
+            seconds=time.perf_counter() - started,
+        ),
     )
 
 
@@ -150,8 +154,8 @@ def _train(
     space: Subspace, spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
 ) -> Report:
     with torch.enable_grad():
-        done = train(space, spec, _Interchanges(place, pairs))
-    others = _Interchanges(place, held_out) if held_out else None
+        done = train(space, spec, _Interchanges(place, pairs, spec.of or "source"))
+    others = _Interchanges(place, held_out, spec.of or "source") if held_out else None
     return Report(
         num_steps=spec.num_steps or 0,
         loss=done.loss,
@@ -193,22 +197,28 @@ class _Place:
 class _Interchanges:
     """Pairs as interchanges at a place; see `workers.fits.training.Examples`."""
 
-    def __init__(self, place: _Place, pairs: Mapping[str, Any]) -> None:
+    def __init__(self, place: _Place, pairs: Mapping[str, Any], run: str) -> None:
         self._place = place
-        self._base, self._source = _of(pairs, "base"), _of(pairs, "source")
+        self._base, self._source = _of(pairs, "base"), _of(pairs, run)
         self.labels = [self._label(label) for label in _listed(_of(pairs, "label"))]
 
     def logits(self, rows: Sequence[int], space: Subspace) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """All rows together; shorter ones are padded."""
+        """All rows together; shorter ones are padded.
+
+        Raises:
+            RunError: a label that the model does not predict.
+        """
         net = self._place.net
         base = _taken(self._base, rows)
         swap = replace(self._place.unit, intervention="vanilla", from_="source", subspace=space)
         output = net(base, _taken(self._source, rows), units=[swap]).output
         logits = output if isinstance(output, Tensor) else output.logits
-        yield (
-            rows,
-            logits if logits.dim() == 2 else last_logits(logits, inputs_of(base, net.module, net.tokenizer)),
-        )
+        if logits.dim() > 2:
+            logits = last_logits(logits, inputs_of(base, net.module, net.tokenizer))
+        for label in (one for row in rows for one in self.labels[row]):
+            if not 0 <= label < logits.shape[-1]:
+                raise RunError(f"the label {label}: the model predicts 0 to {logits.shape[-1] - 1}")
+        yield rows, logits
 
     def _label(self, label: Any) -> tuple[int, ...]:
         """The ids of a label, any of which counts.

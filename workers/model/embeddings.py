@@ -3,7 +3,7 @@
 Shapes: V vocabulary, W width.
 """
 
-__all__ = ["embedding_std"]
+__all__ = ["embedding_of", "embedding_std"]
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def embedding_std(module: nn.Module) -> float:
     Meng et al. 2022 (arXiv 2202.05262), section 2.1, add normal noise of three times this. It is 1 for a
     module without token embeddings, such as one that takes vectors: noise is then in the activations' units.
     """
-    embedding = _embedding(module)
+    embedding = embedding_of(module)
     weight = getattr(embedding, "weight", None)
     if embedding is None or not isinstance(weight, Tensor):
         return 1.0
@@ -34,8 +34,8 @@ def embedding_std(module: nn.Module) -> float:
     return float(max(0.0, square - mean**2) ** 0.5)
 
 
-def _embedding(module: nn.Module) -> nn.Module | None:
-    """The token embeddings of a built-in model, or of one of the transformers library."""
+def embedding_of(module: nn.Module) -> nn.Module | None:
+    """The token embeddings of a model, built in or of the transformers library; None where it has none."""
     if isinstance(module, ZooModel):
         return module.embed
     find = getattr(module, "get_input_embeddings", None)

@@ -59,7 +59,8 @@ class Places:
                 f"{self.name} ({family.name}) has no site {site!r}; it has {', '.join(family.sites)}"
             )
         if layer is None or not 0 <= layer < facts.num_layers:
-            raise ModelError(f"{site} at layer {layer}: {self.name} has layers 0 to {facts.num_layers - 1}")
+            what = f"{site} needs a layer" if layer is None else f"{site} at layer {layer}"
+            raise ModelError(f"{what}: {self.name} has layers 0 to {facts.num_layers - 1}")
         _check_heads(site, heads, num_heads(site, facts))
         spot = family.sites[site]
         path = ".".join(filter(None, (self.blocks, str(layer), spot.module)))

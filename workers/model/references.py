@@ -64,6 +64,11 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
     """
     if is_zoo(spec.ref):
         return _zoo_facts(spec)
+    if spec.options:
+        raise ModelError(
+            f"model {spec.ref!r} takes no options, only built-in ones (zoo:NAME) do; leave out"
+            f" {', '.join(spec.options)}"
+        )
     folder, repo = _locate(spec.ref)
     if repo is not None:
         folder = _hub_folder(spec.ref, repo, spec.revision, fetch, say)

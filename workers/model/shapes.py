@@ -22,6 +22,9 @@ _UNGATED = _LEARNED_POSITIONS | {
     "starcoder2",
 }
 
+_OWN_HEAD_WIDTH = frozenset({"gemma", "gemma2", "gemma3_text", "qwen3"})
+"""Families whose heads are not as wide as the model divided by them, where the config does not say it."""
+
 
 def facts_of_config(
     outer: Mapping[str, Any], where: str, *, ref: str, revision: str, dtype: str, folder: Path | None
@@ -46,7 +49,26 @@ def facts_of_config(
         width=_number(where, config, "hidden_size", "n_embd", "d_model"),
         vocab_size=_number(where, config, "vocab_size"),
         num_parameters=_num_parameters(where, config, heads),
+        head_width=_head_width(config, heads),
+        num_neurons=_num_neurons(config),
+        input_width=_optional(config, "word_embed_proj_dim", "hidden_size", "n_embd", "d_model"),
     )
+
+
+def _head_width(config: Mapping[str, Any], heads: int) -> int | None:
+    said = _optional(config, "head_dim")
+    width = _optional(config, "hidden_size", "n_embd", "d_model")
+    if said is not None or width is None or config.get("model_type") in _OWN_HEAD_WIDTH:
+        return said
+    return width // heads
+
+
+def _num_neurons(config: Mapping[str, Any]) -> int | None:
+    said = _optional(config, "intermediate_size", "n_inner")
+    width = _optional(config, "n_embd")
+    if said is None and width is not None and config.get("model_type") == "gpt2":
+        return 4 * width
+    return said
 
 
 def _number(where: str, config: Mapping[str, Any], *names: str) -> int:

@@ -8,13 +8,16 @@ from dataclasses import replace
 from workers.change.jobs import Job
 from workers.change.operations import SKIP
 from workers.change.ready import NOISE, ReadyCell, ReadyUnit
+from workers.change.regions import Region
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.replay.resume import Resume
 
 
 def first_block(cell: ReadyCell, resume: Resume) -> int | None:
-    """The first block that the cell changes; None where it changes anything outside the blocks."""
+    """The first block that the cell changes; None where it changes a region, or what is in no block."""
+    if any(isinstance(ready.step.place, Region) for ready in cell.units):
+        return None
     blocks = [resume.block_of.get(ready.step.place.tap.module) for ready in cell.units]
     known = [block for block in blocks if block is not None]
     return min(known, default=resume.num_blocks - 1) if len(known) == len(blocks) else None
@@ -58,6 +61,8 @@ def _outputs(units: Iterable[ReadyUnit], resume: Resume) -> set[Tap]:
 
 
 def _can_move(ready: ReadyUnit) -> bool:
+    if not isinstance(ready.step.place, Target):
+        return False
     return ready.unit.run != NOISE and ready.step.operation != SKIP
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change
-from workers.change.regions import Region
+from workers.change.regions import Region, tap_of
 from workers.change.values import Held
 from workers.errors import ModelError
 from workers.model.hooks import Tap, Visit, visiting
@@ -49,7 +49,7 @@ def run(
     """
     edits = Edits(changes, inputs.num_tokens, held)
     kept: dict[Tap | Region, list[Tensor]] = {}
-    keepers = [(_tap(place), _keeper(kept, place, inputs)) for place in keep]
+    keepers = [(tap_of(place), _keeper(kept, place, inputs)) for place in keep]
     # Within one forward a learned rotation is computed once, however many units and steps use it.
     visits = [(tap, _guarded(tap, visit)) for tap, visit in edits.visits()]
     with (
@@ -80,10 +80,6 @@ def _guarded(tap: Tap, visit: Visit) -> Visit:
         return visit(tensor, call)
 
     return visit_once
-
-
-def _tap(place: Tap | Region) -> Tap:
-    return place if isinstance(place, Tap) else place.tap
 
 
 def _keeper(kept: dict[Tap | Region, list[Tensor]], place: Tap | Region, inputs: Inputs) -> Visit:

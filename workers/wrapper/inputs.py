@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import RunError
+from workers.model.embeddings import embedding_of
 from workers.wrapper.positions import PositionForm, tokens_of
 
 FORMS = (
@@ -81,8 +82,14 @@ def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inp
     has an argument of that name; a dict holds arguments by name.
 
     Raises:
-        RunError: it has none of the forms, or its parts do not fit.
+        RunError: it has none of the forms, its parts do not fit, or it has a token id that the module lacks.
     """
+    found = _read(given, module, tokenizer)
+    _check_ids(found, module)
+    return found
+
+
+def _read(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
     if isinstance(given, str):
         given = [given]
     if isinstance(given, list | tuple) and given and not isinstance(given[0], Tensor):
@@ -112,6 +119,24 @@ def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any], main: Tensor) -> I
     if not isinstance(mask, Tensor) or mask.shape != (len(main), num_tokens):
         return Inputs(args, kwargs, len(main), num_tokens, ((0, num_tokens),) * len(main))
     return Inputs(args, kwargs, len(main), num_tokens, tuple(_span(row) for row in mask.bool().tolist()))
+
+
+def _check_ids(inputs: Inputs, module: nn.Module) -> None:
+    """Refuse token ids that the module has no embedding of, as far as it says what it has.
+
+    Raises:
+        RunError: naming one of them and those that there are.
+    """
+    ids = inputs.kwargs.get("input_ids")
+    first = next(iter(inspect.signature(module.forward).parameters), None)
+    if first == "input_ids" and inputs.args:
+        (ids,) = inputs.args
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or not ids.numel():
+        return
+    table = getattr(embedding_of(module), "weight", None)
+    for found in (int(ids.min()), int(ids.max())):
+        if isinstance(table, Tensor) and not 0 <= found < len(table):
+            raise RunError(f"token id {found}: the model has ids 0 to {len(table) - 1}")
 
 
 def _num_tokens(main: Tensor) -> int | None:

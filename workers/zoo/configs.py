@@ -67,6 +67,9 @@ class ZooConfig(BaseModel, ABC):
             num_parameters=self._num_parameters(),
             num_classes=self._num_classes(),
             reads=self._reads(),
+            head_width=self.width // self._num_heads() if self._num_heads() else None,
+            num_neurons=self._num_neurons(),
+            input_width=self._input_width(),
         )
 
     @abstractmethod
@@ -83,6 +86,12 @@ class ZooConfig(BaseModel, ABC):
 
     def _num_heads(self) -> int:
         return 0
+
+    def _num_neurons(self) -> int:
+        return self.width
+
+    def _input_width(self) -> int | None:
+        return self.width
 
 
 class MLPConfig(ZooConfig):
@@ -117,6 +126,10 @@ class MLPConfig(ZooConfig):
     def _num_parameters(self) -> int:
         table = (self.vocab_size or 0) * (self.width // self.num_inputs)
         return table + self.num_layers * _linear(self.width, self.width) + _linear(self.width, self.outputs)
+
+    def _input_width(self) -> None:
+        # Tokens lie side by side: together they are as wide as the model, whatever each of them is.
+        return None
 
 
 class GRUConfig(ZooConfig):
@@ -178,6 +191,9 @@ class GPTConfig(ZooConfig):
 
     def _num_heads(self) -> int:
         return self.num_heads
+
+    def _num_neurons(self) -> int:
+        return 4 * self.width
 
     def _num_parameters(self) -> int:
         width = self.width

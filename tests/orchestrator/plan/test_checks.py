@@ -134,8 +134,8 @@ def test_dimensions_beyond_the_residual_stream(tiny_folder: Path, site: str) -> 
     )
 
 
-def test_the_width_of_other_sites_is_the_loaded_models_to_tell(tiny_folder: Path) -> None:
-    sweep = '[{site: mlp_activation, layer: 0, position: 0, subspace: "0:48"}]'
+def test_the_width_of_a_module_is_the_loaded_models_to_tell(tiny_folder: Path) -> None:
+    sweep = '[{site: "model.layers.0.mlp", position: 0, subspace: "0:99"}]'
     assert planned(study(tiny_folder, [FIVE], sweep)).num_jobs == 1
 
 

@@ -145,7 +145,10 @@ def test_ranks_and_seeds_are_axes() -> None:
             "fits.R: none of the 6 pairs can be fitted at block_output, position -1",
         ),
         (das(where="nothing = 1"), "fits: where: 'nothing = 1' cannot be answered"),
-        (Fit(method="mean", of="source_2"), "none of the 6 pairs can be fitted"),
+        (
+            Fit(method="mean", of="source_9"),
+            "fits.R: of: no pair has a run 'source_9'; the pairs have base, source; did you mean 'source'",
+        ),
     ],
 )
 def test_a_fit_without_pairs_is_refused_while_planning(fit: Fit, text: str) -> None:

@@ -70,7 +70,7 @@ def test_token_ids_are_taken_as_they_are(tiny_folder: Path) -> None:
 
 
 def test_vectors_are_taken_as_they_are(tiny_folder: Path) -> None:
-    base, source = Vectors.of([[0.5, 1.0], [2.0, 3.0]]), Vectors.of([[0.0, 1.0]])
+    base, source = Vectors.of([[0.5] * 32, [2.0] * 32]), Vectors.of([[1.0] * 32])
     (one,) = ready(tiny_folder, [{"base_embeds": base, "source_embeds": source, "label": 2}]).inputs
     assert one.tokens == {"base": base, "source": source}
     assert (one.spans, one.label_ids) == ({"base": {}, "source": {}}, (2,))
@@ -90,15 +90,19 @@ GPT = ModelSpec(
         (GRU, {"label": 3}, "label: 3 is no answer; zoo:gru predicts classes 0 to 2"),
         (GRU, {"label": "a"}, "label: 'a' is text, but its prompt is none; give the number of a class"),
         (GPT, {"base_ids": [3, 20]}, "base: token id 20: zoo:gpt has ids 0 to 19"),
-        (GPT, {"base_label": 20}, "base_label: 20 is no answer; zoo:gpt predicts token ids 0 to 19"),
+        (GRU, {"base_embeds": Vectors.of([[0.5]])}, "base: vectors of 1 numbers: zoo:gru takes 2 for each"),
+        (
+            GPT,
+            {"base_ids": [1], "base_label": 20},
+            "base_label: 20 is no answer; zoo:gpt predicts token ids 0 to 19",
+        ),
     ],
 )
 def test_what_a_model_without_a_tokeniser_cannot_be_given_is_said(
     model: ModelSpec, broken: dict[str, Any], text: str
 ) -> None:
-    row = (
-        broken if set(broken) & {"base", "base_ids"} else {"base_embeds": Vectors.of([[0.5, 1.0]]), **broken}
-    )
+    is_whole = set(broken) & {"base", "base_ids", "base_embeds"}
+    row = broken if is_whole else {"base_embeds": Vectors.of([[0.5, 1.0]]), **broken}
     with pytest.raises(StudyError) as caught:
         prepared(model, [row])
     assert str(caught.value).startswith("1 of 1 pairs cannot be used; the first is pair 0")
@@ -106,8 +110,8 @@ def test_what_a_model_without_a_tokeniser_cannot_be_given_is_said(
 
 
 def test_prompts_are_ids_or_vectors_and_not_some_of_each(tiny_folder: Path) -> None:
-    rows: list[Row] = [{"base_ids": [1, 2], "source_embeds": Vectors.of([[0.5, 1.0]])}]
-    with pytest.raises(StudyError, match=r"prompts of the pairs are token ids and vectors of 2; give all"):
+    rows: list[Row] = [{"base_ids": [1, 2], "source_embeds": Vectors.of([[0.5] * 32])}]
+    with pytest.raises(StudyError, match=r"prompts of the pairs are token ids and vectors of 32; give all"):
         ready(tiny_folder, rows)
 
 

@@ -44,6 +44,15 @@ def test_a_merged_file_has_a_million_rows_at_most() -> None:
     assert rows_of(merge) == [200_000] * 5
 
 
+def test_files_of_many_bytes_are_not_merged_without_end() -> None:
+    def large(size_bytes: int) -> dict[str, StoredFile]:
+        return files(*[10] * 12, size_bytes=size_bytes)
+
+    assert next_merge(large(1 << 26), most_files=4) is None
+    merge = next_merge(large((1 << 26) - 1), most_files=4)
+    assert merge is not None and len(merge.files) == 4
+
+
 def test_one_merge_takes_seconds_whatever_there_is() -> None:
     assert len(rows_of(next_merge(files(*[1] * 9_000)))) == 2_000
 

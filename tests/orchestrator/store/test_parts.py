@@ -221,6 +221,26 @@ def test_a_file_of_before_a_column_was_added_reads_as_null_there_and_merges_with
     assert decode_part(merged, describe(merged, 100))["tv_base"].null_count == 50
 
 
+def test_what_was_collected_comes_back_number_for_number_and_only_where_there_is_any() -> None:
+    columns = make_columns(3)
+    vectors = [np.arange(4, dtype=np.float32) / 3, np.array([0.1], np.float32)]
+    found = [
+        {"unit": number, "token": (2, None)[number], "vector": one} for number, one in enumerate(vectors)
+    ]
+    with_some = encode_part({**columns, "collected": np.array([None, found, None], object)}, BOTH)
+    without = encode_part({**columns, "collected": np.full(3, None, object)}, BOTH)
+    assert without == encode_part(columns, BOTH)
+    tables = [decode_part(data, describe(data, 3)) for data in (with_some, without)]
+    wanted = [{**one, "vector": one["vector"].tolist()} for one in found]
+    assert tables[0]["collected"].to_pylist() == [None, wanted, None]
+    assert "collected" not in tables[1].column_names
+    merged = concatenated(tables)
+    assert decode_part(merged, describe(merged, 6))["collected"].to_pylist().count(wanted) == 1
+    columns_of = pq.ParquetFile(io.BytesIO(with_some)).metadata.row_group(0)
+    numbers = columns_of.column(columns_of.num_columns - 1)
+    assert numbers.path_in_schema.startswith("collected.") and "BYTE_STREAM_SPLIT" in numbers.encodings
+
+
 def test_a_large_file_is_in_groups_that_a_reader_can_skip() -> None:
     columns = make_columns(300_000, ("kl",))
     data = encode_part(columns, ("kl",))
