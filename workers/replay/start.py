@@ -25,7 +25,7 @@ def first_block(cell: ReadyCell, resume: Resume) -> int | None:
 
 def first_token(job: Job) -> int:
     """The first token that the job changes or reads."""
-    return min(job.read, *(token for change in job.changes for token in change.tokens))
+    return min([job.read, *(token for change in job.changes for token in change.tokens)])
 
 
 def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:
