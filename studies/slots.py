@@ -32,8 +32,9 @@ from studies.forms import (
     substitute,
 )
 from studies.problems import shown
+from workers.boxes import BoxPart, written_box
 from workers.errors import StudyError
-from workers.vocabulary import BoxPart, Region, is_function, written_box
+from workers.vocabulary import Region, is_function
 
 Axes = Mapping[str, frozenset[str]]
 """The names that vary, each with the names that its own values use."""

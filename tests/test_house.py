@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "studies": {"studies", "workers"},
     "orchestrator": {"orchestrator", "studies", "workers"},
 }
-VOCABULARY = ["workers.errors", "workers.facts", "workers.sites", "workers.vocabulary"]
+VOCABULARY = ["workers.boxes", "workers.errors", "workers.facts", "workers.sites", "workers.vocabulary"]
 """All that studies know of workers."""
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400

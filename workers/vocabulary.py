@@ -8,7 +8,6 @@ __all__ = [
     "ESTIMATE",
     "METRIC_FAMILIES",
     "OPERATIONS",
-    "BoxPart",
     "Cell",
     "CleanRun",
     "ModelSpec",
@@ -20,14 +19,12 @@ __all__ = [
     "Region",
     "Unit",
     "Vectors",
-    "box_parts",
     "is_function",
     "is_pooled",
     "locate",
     "read_in",
     "span_name",
     "why_exact",
-    "written_box",
 ]
 
 import base64
@@ -56,11 +53,8 @@ Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
 
 Region = str | tuple[str, str]
-"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `written_box`), or the names of a
+"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.boxes`), or the names of a
 getter and a setter, each ``module:function``."""
-
-BoxPart = int | tuple[int, int | None]
-"""An index in one dimension of a tensor, or a half-open range; an end that is None is the dimension's own."""
 
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
@@ -359,22 +353,6 @@ def why_exact(cell: Cell) -> str | None:
         if unit.place.coordinates is not None:
             return "coordinates"
     return None
-
-
-def written_box(parts: Sequence[BoxPart]) -> str:
-    """A rectangle of an example's tensor, one part for each of its first dimensions, in its one spelling."""
-    given = list(parts)
-    while len(given) > 1 and given[-1] == (0, None):
-        given.pop()
-    return ", ".join(
-        str(p) if isinstance(p, int) else f"{p[0]}:{'' if p[1] is None else p[1]}" for p in given
-    )
-
-
-def box_parts(written: str) -> tuple[BoxPart, ...]:
-    """The parts of what `written_box` wrote."""
-    ends = (part.partition(":") for part in written.split(", "))
-    return tuple((int(lo), int(hi) if hi else None) if colon else int(lo) for lo, colon, hi in ends)
 
 
 def is_pooled(position: Position) -> bool:

@@ -83,17 +83,17 @@ class Round:
     def run(self, deadline_s: float | None) -> Outcome:
         """Run as many whole cells, from the first, as the deadline allows, and at least one.
 
-        Where the captures of all pairs do not fit, chunks of pairs run one after the other: the first
-        gets its share of the time and so decides how many cells the others run too.
+        Captures come first and do not count. Where those of all pairs do not fit, chunks of pairs run one
+        after the other: the first gets its share of the time and decides how many cells the others run.
         """
         started, captured = time.perf_counter(), self._bench.captures.num_forwards
         num_cells = len(self._batch.cells)
         chunks = chunks_of(self._batch.pairs, self._needs, self._bench.captures)
         self._capture_s += time.perf_counter() - started
-        until = None if deadline_s is None else started + deadline_s / len(chunks)
+        share_s = None if deadline_s is None else deadline_s / len(chunks)
         for chunk in chunks:
-            num_cells = self._run_chunk(chunk, num_cells, until)
-            until = None
+            num_cells = self._run_chunk(chunk, num_cells, share_s)
+            share_s = None
         columns = self._sheet.first(num_cells * len(self._batch.pairs))
         return Outcome(
             num_cells=num_cells,
@@ -105,7 +105,7 @@ class Round:
             capture_s=self._capture_s,
         )
 
-    def _run_chunk(self, chunk: Sequence[int], num_cells: int, until: float | None) -> int:
+    def _run_chunk(self, chunk: Sequence[int], num_cells: int, deadline_s: float | None) -> int:
         """Run the first cells on some pairs; how many of them were finished before the time was up."""
         self._capture(chunk)
         queues = Queues(self._bench.pacer, self._bases.shape[1], self._bench.resume)
@@ -118,7 +118,7 @@ class Round:
             now = time.perf_counter()
             # What waits has to be run before the call ends.
             waiting_s = queues.cost * (now - began) / done if done else 0.0
-            if until is not None and now + waiting_s > until:
+            if deadline_s is not None and now + waiting_s > began + deadline_s:
                 break
         for pack in queues.rest():
             self._run_pack(pack, queues)
