@@ -84,7 +84,7 @@ class Way:
     num_cells: int = 0
     """How many it does in a round."""
     rates: list[float] = field(default_factory=list)
-    """Interventions for the time of one plain forward of one prompt, by round."""
+    """Interventions for the time of one plain batched forward, by round."""
     per_second: list[float] = field(default_factory=list)
     difference: float = 0.0
     """Of its numbers and ours: the largest, of the largest absolute value."""
@@ -170,8 +170,10 @@ def compare(
                 continue
             order.shuffle(shuffled := list(ways))
             found = {way.name: _measure(way, round_, number) for way in shuffled}
+            ours = found[ways[0].name]
+            _check_effect(ours)
             for way in ways:
-                _compare(way, found[way.name], found[ways[0].name])
+                _compare(way, found[way.name], ours)
             print(f"{setting.name}: round {number}", file=sys.stderr, flush=True)
     return ways
 
@@ -266,6 +268,13 @@ def _measure(way: Way, round_: Round, number: int) -> dict[Where, Scores]:
     way.rates.append(statistics.mean(plain) / cell_s)
     way.per_second.append(round_.num_pairs / cell_s)
     return dict(zip(cells, scores, strict=True))
+
+
+def _check_effect(ours: dict[Where, Scores]) -> None:
+    """Refuse numbers that hardly depend on the cell: then it would say little that others have them, too."""
+    scores = np.stack(list(ours.values()))
+    if np.ptp(scores, axis=0).max() < 100 * TOLERANCE * np.abs(scores).max():
+        raise RuntimeError("the interventions hardly change anything: nothing can be compared")
 
 
 def _compare(way: Way, scores: dict[Where, Scores], ours: dict[Where, Scores]) -> None:
