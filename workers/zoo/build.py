@@ -32,9 +32,9 @@ def build(config: ZooConfig) -> ZooModel:
 
     The weights are drawn from a generator of their own: the caller's random state is left alone.
     """
-    with torch.device("meta"):
+    # Not on the meta device: that would import torch's compiler, which takes longer than all else here.
+    with torch.random.fork_rng(devices=[]):
         model = _module(config)
-    model.to_empty(device="cpu")
     _fill(model, Generator().manual_seed(config.seed))
     return model.eval()
 
