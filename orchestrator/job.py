@@ -23,6 +23,7 @@ from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import Manifest, State, StudyStore
 from orchestrator.store.commit import Commit, commit_name
 from workers.errors import QueryError, StoreError
+from workers.vocabulary import families_in
 
 MOST_JOBS = 5
 """How many jobs are named where the beginning of an ID fits several."""
@@ -245,7 +246,7 @@ def _committed_s(store: StudyStore, path: str) -> float:
 
 def _state(plan: Plan, runs: Sequence[Run]) -> str:
     """Where the job stands; the last run of each metric family counts."""
-    last = {family: run for run in runs for family in run.part.families}
+    last = {family: run for run in runs for family in families_in(run.part.families)}
     lacking = [family for family in plan.families if family not in last]
     error = next((run.error for run in last.values() if run.error is not None), None)
     if not runs:

@@ -9,7 +9,7 @@ import numpy as np
 from orchestrator.plan.ranges import mask
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import State
-from workers.vocabulary import ESTIMATE
+from workers.vocabulary import ESTIMATE, families_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,6 @@ def _num_failed(plan: Plan, state: State) -> int:
         change = part.failed if first is part else part.failed - part.rows
         tile = plan.tiles.get(part.tile)
         if change and tile and any(lo < first.k_hi and first.k_lo < hi for lo, hi in tile.wanted):
-            for family in set(part.families) & failed.keys():
+            for family in families_in(part.families) & failed.keys():
                 failed[family] += change
     return max(failed.values())

@@ -3,13 +3,14 @@
 __all__ = ["METRICS", "VIEWS", "Contains", "Generate", "Metric", "Plot", "metric_families"]
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, model_validator
 
 from studies.base import Spec
 from studies.fields import Column, check_count, checked, one_of, required
 from studies.problems import Problem, ProblemsError, refuse
+from workers.vocabulary import LABELS, METRIC_FAMILIES
 
 VIEWS = (
     *("results", "scores", "cells", "screening", "pairs", "inputs", "runs", "fits", "curves", "batches"),
@@ -34,6 +35,12 @@ METRICS = (
     "generated",
 )
 """What a study may measure by name."""
+
+_FAMILIES: dict[Any, str] = {
+    **dict.fromkeys(("flip", "logit", "logit_diff"), LABELS),
+    **dict.fromkeys(("kl_base", "kl_source", "tv_base"), "kl"),
+}
+"""The families of metrics; all others are of ``logits``."""
 
 
 def _columns(value: Any) -> str | tuple[str, ...]:
@@ -105,13 +112,15 @@ Metric = Annotated[Contains | str, PlainValidator(check_metric)]
 
 def metric_families(
     metrics: Iterable[Contains | str] | None, *, is_screened: bool = False
-) -> tuple[Literal["logits", "kl"], ...]:
+) -> tuple[str, ...]:
     """The families of ``workers.vocabulary`` that hold these metrics; None names them all.
 
     A screened study needs what the labels get, to compare it with the estimates.
     """
     if metrics is None:
         return ("logits", "kl")
-    is_kl = [metric in ("kl_base", "kl_source", "tv_base") for metric in metrics]
-    kl, others = any(is_kl), is_screened or not all(is_kl)
-    return (*(("logits",) if others else ()), *(("kl",) if kl else ()))
+    wanted = {_FAMILIES.get(metric, "logits") for metric in metrics}
+    if is_screened and "logits" not in wanted:
+        wanted.add(LABELS)
+    unneeded = {LABELS} if "logits" in wanted else set()
+    return tuple(family for family in METRIC_FAMILIES if family in wanted - unneeded)

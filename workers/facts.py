@@ -51,6 +51,10 @@ class ModelFacts:
     input_width: int | None = None
     """Size of the vectors that may take the place of tokens; None where only the loaded model tells."""
 
+    depends_on_length: bool = False
+    """Whether what a token makes depends on how long its prompt is, as with rotary embeddings that are
+    scaled by it: then equal beginnings make equal values in prompts of one length only."""
+
     @property
     def num_logits(self) -> int:
         """How many classes, or tokens of the vocabulary, a prediction is chosen from: labels are below it."""

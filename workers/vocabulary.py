@@ -6,6 +6,7 @@ index or the name of a span. A worker needs nothing else than a model, cells and
 
 __all__ = [
     "ESTIMATE",
+    "LABELS",
     "METRIC_FAMILIES",
     "OPERATIONS",
     "Cell",
@@ -19,6 +20,7 @@ __all__ = [
     "Region",
     "Unit",
     "Vectors",
+    "families_in",
     "is_function",
     "is_pooled",
     "locate",
@@ -32,7 +34,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -46,8 +48,12 @@ OPERATIONS = ("vanilla", "add", "subtract")
 ESTIMATE = "estimate"
 """The metric family of what is estimated, without running the job."""
 
-METRIC_FAMILIES = ("logits", "kl", ESTIMATE)
-"""Metrics that are computed together: what the label tokens get, divergences of distributions, estimates."""
+LABELS = "labels"
+"""The metric family of the logits of the label tokens, which ``logits`` has as well."""
+
+METRIC_FAMILIES = (LABELS, "logits", "kl", ESTIMATE)
+"""Metrics that are computed together: what the label tokens get, alone and among all others, divergences of
+distributions, estimates."""
 
 Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
@@ -334,6 +340,12 @@ def span_name(reference: str) -> str:
     return match["name"]
 
 
+def families_in(families: Iterable[str]) -> frozenset[str]:
+    """These metric families, and those that they hold as well."""
+    found = frozenset(families)
+    return found | {LABELS} if "logits" in found else found
+
+
 def is_function(operation: str) -> bool:
     """Whether an operation is a Python function, ``module:function``."""
     return _FUNCTION.fullmatch(operation) is not None
@@ -348,8 +360,6 @@ def why_exact(cell: Cell) -> str | None:
             return "noise"
         if unit.operation not in OPERATIONS:
             return f"the intervention {unit.operation!r}"
-        if unit.operation == "collect":
-            return "collecting"
         if unit.place.coordinates is not None:
             return "coordinates"
     return None

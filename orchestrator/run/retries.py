@@ -14,6 +14,7 @@ from orchestrator.plan.tables import Plan, Tile
 from orchestrator.run.work import TileWork
 from orchestrator.store import Manifest, State, StoredFile, StudyStore
 from workers.errors import RunError, nearest
+from workers.vocabulary import families_in
 
 
 class _Failures(NamedTuple):
@@ -71,7 +72,7 @@ def _failed(plan: Plan, state: State, store: StudyStore) -> Iterator[_Failed]:
 
 def _is_wanted(plan: Plan, part: Manifest) -> bool:
     tile = plan.tiles.get(part.tile)
-    return tile is not None and not set(part.families).isdisjoint(plan.families_of(tile))
+    return tile is not None and not families_in(part.families).isdisjoint(plan.families_of(tile))
 
 
 def _read_failures(store: StudyStore, file: StoredFile) -> _Failures:

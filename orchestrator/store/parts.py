@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.manifest import Manifest, StoredFile
 from workers.errors import StoreError
-from workers.vocabulary import ESTIMATE, METRIC_FAMILIES
+from workers.vocabulary import ESTIMATE, LABELS, METRIC_FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
 METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    LABELS: {"label_logit": "float32", "base_label_logit": "float32"},
     "logits": {
         "label_logit": "float32",
         "base_label_logit": "float32",

@@ -11,6 +11,7 @@ from orchestrator.store.commit import Commit, PlanRef
 from orchestrator.store.done import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
+from workers.vocabulary import METRIC_FAMILIES, families_in
 
 
 class State:
@@ -78,7 +79,12 @@ class State:
 
     def done(self, family: str, tile: int) -> IntervalSet:
         """The cells of `tile` whose jobs have this metric family; a copy, the caller's own."""
-        return self._done.get((family, tile), _NOTHING).copy()
+        found = self._done.get((family, tile), _NOTHING).copy()
+        for other in METRIC_FAMILIES:
+            if other != family and family in families_in([other]):
+                for lo, hi in self._done.get((other, tile), _NOTHING).intervals():
+                    found.add(lo, hi)
+        return found
 
     def accepts(self, manifest: Manifest, beside: Sequence[Manifest] = ()) -> bool:
         """Whether the part may be added, together with those `beside` it.

@@ -2,14 +2,14 @@
 
 __all__ = ["STUDY_VIEWS", "estimates", "facts", "near_tie", "results", "study_views"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
 from studies.columns import PAIR_COLUMNS, RESERVED
 from workers.replay.bounds import AGREEMENT
-from workers.vocabulary import ESTIMATE
+from workers.vocabulary import ESTIMATE, LABELS
 
 STUDY_VIEWS = (
     "results",
@@ -43,7 +43,7 @@ def facts(
     """
     files = {families: found for families, found in files.items() if ESTIMATE not in families}
     metrics = (names for family, names in METRIC_COLUMNS.items() if family != ESTIMATE)
-    every = (*_ROW, *(c for names in metrics for c in names))
+    every = dict.fromkeys((*_ROW, *(c for names in metrics for c in names)))
     if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
         return (
@@ -56,12 +56,19 @@ def facts(
         name if name in present or name in _ROW else f"NULL::{_type(name)} AS {name}" for name in every
     )
     if len(files) > 1:
-        merged = ", ".join(f"any_value({name}) AS {name}" for name in sorted(present))
+        merged = ", ".join(f"{_merged(name, present)} AS {name}" for name in sorted(present))
         scans = (
             f"SELECT cell, pair, any_value(error) AS error, max(attempt) AS attempt, any_value(tier) AS tier,"
             f" any_value(collected) AS collected, {merged} FROM ({scans}) GROUP BY cell, pair"
         )
     return f"CREATE VIEW {prefix}facts AS SELECT cell, pair, {columns} FROM ({scans})"
+
+
+def _merged(name: str, present: Collection[str]) -> str:
+    """A metric of a job whose families lie in several files. What two families have is of the larger one."""
+    if name in METRIC_COLUMNS[LABELS] and "logsumexp" in present:
+        return f"max_by({name}, logsumexp IS NOT NULL)"
+    return f"any_value({name})"
 
 
 def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> str:
@@ -90,7 +97,7 @@ def _read(root: str, paths: Sequence[str], lacking: Mapping[str, frozenset[str]]
     """All rows of files, NULL in the columns that some of them lack."""
     alike: dict[frozenset[str], list[str]] = {}
     for path in paths:
-        alike.setdefault(lacking[path], []).append(literal(f"{root}/{path}"))
+        alike.setdefault(lacking.get(path, frozenset()), []).append(literal(f"{root}/{path}"))
     return " UNION ALL BY NAME ".join(
         f"SELECT *{''.join(f', NULL::{_type(name)} AS {name}' for name in sorted(names))}"
         f" FROM read_parquet([{', '.join(chosen)}])"

@@ -40,6 +40,8 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "one metric": {"layers": "all", "pairs": FIRST, "metrics": ["iia"]},
     "one metric, fewer": {"layers": [1], "pairs": FIRST[1:], "metrics": ["kl_base"]},
+    "labels": {"layers": "all", "pairs": FIRST, "metrics": ["logit_diff", "kl_base"]},
+    "labels, fewer": {"layers": [0, 1], "pairs": FIRST[1:], "metrics": ["logit_diff"]},
 }
 
 
@@ -81,6 +83,8 @@ def run_part(study: sy.Study, store: Path) -> None:
         ("one metric", "fewer pairs", "whole"),
         ("one metric", "fewer layers", "one metric, fewer", "whole"),
         ("one metric, fewer", "one metric", "whole", "one metric"),
+        ("labels, fewer", "one metric", "labels"),
+        ("labels, fewer", "labels", "fewer pairs", "whole"),
     ],
     ids=" → ".join,
 )

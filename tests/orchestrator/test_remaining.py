@@ -55,15 +55,13 @@ def test_nothing_remains_of_a_finished_plan(tiny_folder: Path) -> None:
 
 def test_failures_of_cells_that_the_study_has_dropped_do_not_count(tiny_folder: Path) -> None:
     before, state = plan_of(tiny_folder), opened()
-    commit_part(state, before, 0, 0, 10, failed=7)
-    commit_part(state, before, 0, 10, 30, failed=2)
+    commit_part(state, before, 0, 0, 6, failed=7)
+    commit_part(state, before, 0, 6, 30, failed=2)
     assert counts_of(before, state).num_failed == 9
-    # Cells run in the order of the network: the first ten are those of layer 0.
-    after = plan_of(
-        tiny_folder, "[{sites: [mlp_output, block_output], layers: [1, 2], positions: all}]", before, state
-    )
-    counts = counts_of(after, state)
-    assert (counts.num_jobs, counts.num_done, counts.num_failed) == (60, 60, 2)
+    # Cells run by the first token that they change: the first six are those of position 0.
+    sweep = "[{sites: [mlp_output, block_output], layers: all, positions: [1, 2, 3, 4]}]"
+    counts = counts_of(plan_of(tiny_folder, sweep, before, state), state)
+    assert (counts.num_jobs, counts.num_done, counts.num_failed) == (72, 72, 2)
 
 
 def test_a_failure_that_a_retry_mended_does_not_count(tiny_folder: Path) -> None:

@@ -386,6 +386,10 @@ def test_metrics_name_their_families() -> None:
     assert metric_families(None) == ("logits", "kl")
     assert metric_families(["iia", "prob"]) == ("logits",)
     assert metric_families(["kl_base"]) == ("kl",)
+    assert metric_families(["logit_diff", "flip", "logit"]) == ("labels",)
+    assert metric_families(["kl_base", "logit_diff"]) == ("labels", "kl")
+    assert metric_families(["logit_diff", "iia"]) == ("logits",)
+    assert metric_families(["kl_base"], is_screened=True) == ("labels", "kl")
 
 
 def test_importing_the_language_loads_nothing_heavy() -> None:

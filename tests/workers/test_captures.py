@@ -1,17 +1,19 @@
 """Promise: a prompt is run once for all that is wanted of it, captures keep to their budget by letting go of
 what was used longest ago, and a prompt that cannot be run spoils no other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tiny import facts_of, tiny_module
+from tiny import facts_of, pairs, swap, tiny_module
 
 from workers.engine.captures import Captures, Need, stacked
+from workers.engine.engine import Batch, Engine
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.vocabulary import Prompt, Vectors
+from workers.vocabulary import Place, Prompt, Vectors
 
 ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")
 PROMPTS: list[Prompt] = [(4, 5, 6), (7, 8, 9), (9, 9, 3, 4), (5, 5, 5)]
@@ -141,3 +143,72 @@ def test_a_prefix_in_which_something_is_read_is_run_by_each_prompt(model: Loaded
     captures = Captures(model, budget_bytes=1 << 20)
     captures.prepare(needs((*HEAD, 20), (*HEAD, 21), reads=(4,)), max_tokens=99)
     assert captures.num_forwards == 1
+
+
+def test_of_a_tap_only_the_tokens_that_are_wanted_are_held(model: LoadedModel) -> None:
+    whole, some = (Captures(model, budget_bytes=1 << 20) for _ in range(2))
+    whole.prepare(needs(*PROMPTS[2:3], taps=(ONE, TWO)), max_tokens=99)
+    prompt = PROMPTS[2]
+    for span, num_forwards in (((2, 3), 1), ((2, 3), 1), ((1, 3), 2), ((2, 3), 2), (None, 3), ((0, 1), 3)):
+        need = Need()
+        need.add({ONE: span})
+        some.prepare({prompt: need}, max_tokens=99)
+        assert some.num_forwards == num_forwards
+        kept, (low, high) = some[prompt].kept(ONE), span or (0, 4)
+        assert kept.num_positions == 4 and kept.first <= low
+        assert torch.equal(
+            kept.values[low - kept.first : high - kept.first], whole[prompt].taps[ONE][low:high]
+        )
+        if num_forwards < 3:
+            assert len(kept.values) == num_forwards
+
+
+def test_what_several_pairs_want_of_one_prompt_is_held_together() -> None:
+    need = Need()
+    for span in ((4, 5), (1, 2), (2, 3)):
+        need.add({ONE: span, TWO: span})
+    need.add({TWO: None})
+    need.add({TWO: (0, 1)})
+    assert (need.taps, need.spans) == ({ONE, TWO}, {ONE: (1, 5)})
+
+
+@pytest.mark.parametrize("span", [(2, 4), (6, 14), (12, 13), (14, 15), (0, 15)])
+def test_tokens_before_and_after_a_shared_prefix_are_held_alike(
+    model: LoadedModel, span: tuple[int, int]
+) -> None:
+    prompts: list[Prompt] = [(*HEAD, one, 5, 9) for one in (3, 4, 5)]
+    some, whole = (Captures(model, budget_bytes=1 << 20) for _ in range(2))
+    wanted = {prompt: Need() for prompt in prompts}
+    for need in wanted.values():
+        need.add({ONE: span})
+    some.prepare(wanted, max_tokens=99)
+    for prompt in prompts:
+        whole.prepare(needs(prompt), max_tokens=99)
+        kept = some[prompt].kept(ONE)
+        assert (kept.first, len(kept.values), kept.num_positions) == (span[0], span[1] - span[0], 15)
+        torch.testing.assert_close(kept.values, whole[prompt].taps[ONE][span[0] : span[1]])
+
+
+def test_of_long_sources_a_sweep_holds_only_what_its_cells_can_take(model: LoadedModel) -> None:
+    some = [
+        replace(pair, spans={"source": {"who": (20 + pair.pair % 3, 23)}})
+        for pair in pairs(8, lengths=(30, 30))
+    ]
+    last = [swap("mlp_output", layer, (29,), read=29) for layer in range(3)]
+    who = Place("mlp_output", 1, None, ("who.first",))
+    named, every = swap("block_output", 1, (25,), read=29, origin=who), Place("mlp_output", 0, None, (0,))
+    forwards, budget_bytes = [], 60_000
+    for cells in (last, [*last, named], [*last, named, swap("mlp_output", 0, (29,), read=29, origin=every)]):
+        batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("labels",))
+        few, much = (
+            Engine(model, capture_budget_bytes=size, resume=False, shortcut=False)
+            for size in (budget_bytes, 1 << 30)
+        )
+        outcome = few.run(batch)
+        forwards.append(outcome.num_forwards)
+        torch.testing.assert_close(
+            torch.tensor(outcome.columns["label_logit"]),
+            torch.tensor(much.run(batch).columns["label_logit"]),
+        )
+    # Captures of the first pair, of all others, and then the jobs; until all tokens of one place are wanted.
+    assert forwards[:2] == [3, 3] and forwards[2] > 3

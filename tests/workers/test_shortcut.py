@@ -13,6 +13,7 @@ from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import family_of, sites_of
 from workers.model.loading import LoadedModel
+from workers.model.loading import facts_of as known_facts
 from workers.sites import SITES
 from workers.vocabulary import Cell, Pair, Place
 
@@ -146,3 +147,32 @@ def test_a_model_that_is_not_causal_is_never_given_the_shortcut() -> None:
     outcome = engine.run(batch)
     assert outcome.tiers == {"hooked": 2}
     assert outcome.columns["kl_base"].min() > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_where_values_depend_on_a_prompts_length_equal_beginnings_are_not_trusted(kind: str) -> None:
+    rotary: dict[str, object] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    rotary["original_max_position_embeddings"] = 8
+    if kind == "longrope":
+        rotary |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    module = tiny_module("llama", max_position_embeddings=8, rope_parameters=rotary)
+    model = LoadedModel.wrap(module, known_facts(module))
+    assert model.resume is not None and not model.resume.shares_prefixes
+    base = tuple(range(3, 27))
+    shorter = [Pair(0, {"base": base, "source": base[:6]}, {}, (8,), (9,))]
+    cells = [(layer, swap("block_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]
+    batch = Batch(cells=cells, pairs=shorter, families=("logits", "kl"))
+    with_it, without = (
+        Engine(model, capture_budget_bytes=1 << 30, shortcut=shortcut).run(batch)
+        for shortcut in (True, False)
+    )
+    check_equal(with_it, without)
+    assert with_it.tiers == {"resumed": LAYERS - 1}
+
+
+def test_pairs_that_run_in_chunks_may_be_unchanged_in_some_of_them_only() -> None:
+    some = pairs(2)
+    some[0] = replace(some[0], tokens={"base": some[0].tokens["base"], "source": some[0].tokens["base"]})
+    batch = Batch(cells=[(0, swap("mlp_output", 0, (1,)))], pairs=some, families=("logits",))
+    ran = Engine(tiny("llama"), capture_budget_bytes=1).run(batch)
+    assert list(ran.columns["tier"]) == ["unchanged", "resumed"] and ran.num_failed == 0

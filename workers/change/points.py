@@ -240,7 +240,7 @@ class RegionEdit(Edit):
         if isinstance(values[0], Taken):
             origin = self.step.origin
             assert isinstance(origin, Region)
-            found = [scene.held(value.run, origin) for value in values if isinstance(value, Taken)]
+            found = [scene.held(value.run, origin).values for value in values if isinstance(value, Taken)]
         elif isinstance(values[0], Constant):
             found = [value.rows[0] for value in values if isinstance(value, Constant)]
         else:

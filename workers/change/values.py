@@ -3,7 +3,7 @@
 Shapes: n changed tokens of one example, W width of the tensor at a place, T tokens of a run.
 """
 
-__all__ = ["ZERO", "Constant", "Drawn", "Held", "Taken", "Value", "Zero", "draw"]
+__all__ = ["ZERO", "Constant", "Drawn", "Held", "Kept", "Taken", "Value", "Zero", "draw"]
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
@@ -17,9 +17,26 @@ from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.windows import positions_at
 
-Held = Callable[[Hashable, Tap | Region], Tensor]
-"""What was kept of a run (of one example): at a tap [T, W], or [1, W] where it holds one position; of a
-region what its getter found."""
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept of a run of one example."""
+
+    values: Tensor
+    """At a tap [T, W], or [1, W] where it holds one position; of a region what its getter found."""
+    first: int = 0
+    """The position that lies at ``values[0]``."""
+    length: int | None = None
+    """How many positions the whole run has there; None where all were kept."""
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions the whole run has at the tap."""
+        return self.values.shape[0] if self.length is None else self.length
+
+
+Held = Callable[[Hashable, Tap | Region], Kept]
+"""What was kept of a run, by what it is known by and the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +53,9 @@ class Taken:
     def rows(self, held: Held, tap: Tap, *, is_pooled: bool) -> Tensor:
         """The run's values at the tokens [n, W]; where they are pooled their mean [1, W]."""
         kept = held(self.run, tap)
-        num_tokens = kept.shape[0] if self.num_tokens is None else self.num_tokens
-        rows = _rows(kept, positions_at(self.tokens, num_tokens, kept.shape[0], tap))
+        num_positions = kept.num_positions
+        num_tokens = num_positions if self.num_tokens is None else self.num_tokens
+        rows = _rows(kept, positions_at(self.tokens, num_tokens, num_positions, tap))
         return rows.float().mean(0, keepdim=True).to(rows.dtype) if is_pooled else rows
 
 
@@ -87,16 +105,17 @@ def _normal(noise: Drawn, tap: Tap, token: int, width: int) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def _rows(kept: Tensor, tokens: Sequence[int]) -> Tensor:
-    """The rows `tokens` of `kept` [T, W]; a view where they are neighbours.
+def _rows(kept: Kept, tokens: Sequence[int]) -> Tensor:
+    """What is at `tokens` [n, W]; a view where they are neighbours.
 
     Raises:
-        RunError: it has not so many rows.
+        RunError: the run has not so many positions.
     """
-    num_rows = kept.shape[0]
     for token in tokens:
-        if not 0 <= token < num_rows:
-            raise RunError(f"position {token} of a run that has positions 0 to {num_rows - 1}")
-    if tokens and list(tokens) == list(range(tokens[0], tokens[-1] + 1)):
-        return kept[tokens[0] : tokens[-1] + 1]
-    return kept[torch.tensor(tokens, device=kept.device).long()]
+        if not 0 <= token < kept.num_positions:
+            raise RunError(f"position {token} of a run that has positions 0 to {kept.num_positions - 1}")
+    rows = [token - kept.first for token in tokens]
+    assert all(0 <= row < kept.values.shape[0] for row in rows), "not kept"
+    if rows and rows == list(range(rows[0], rows[-1] + 1)):
+        return kept.values[rows[0] : rows[-1] + 1]
+    return kept.values[torch.tensor(rows, device=kept.values.device).long()]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.change.regions import Region, tap_of
+from workers.change.values import Kept
 from workers.engine.attempts import attempt
 from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
@@ -21,7 +22,7 @@ from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
 from workers.replay.base_runs import BaseRuns, Extent, Slab
 from workers.replay.prefixes import Prefix, num_shared, run_prefix
-from workers.vocabulary import Prompt, Vectors
+from workers.vocabulary import Prompt, Span, Vectors
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,17 @@ class Need:
     """Tokens whose next-token logits are wanted."""
     is_base: bool = False
     """Whether jobs begin in the middle of this run."""
+    spans: dict[Tap | Region, Span] = field(default_factory=dict)
+    """The tokens that are enough at a tap; at the others all are wanted."""
+
+    def add(self, taps: Mapping[Tap | Region, Span | None]) -> None:
+        """Want more: at each tap some tokens, or all."""
+        for place, span in taps.items():
+            wanted = [span, self.spans.get(place)] if place in self.taps else [span]
+            self.taps.add(place)
+            self.spans.pop(place, None)
+            if (whole := _hull(wanted)) is not None:
+                self.spans[place] = whole
 
 
 @dataclass(slots=True)
@@ -42,19 +54,39 @@ class Capture:
     """What was kept of one prompt's clean run."""
 
     taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
-    """[T, W] each, or [1, W] where the tap holds one position (see `window_of`), or what the getter of a
-    region found; in the model's dtype."""
+    """[T, W] each, or of the tokens in `spans` alone, or [1, W] where the tap holds one position (see
+    `window_of`), or what the getter of a region found; in the model's dtype."""
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
+    spans: dict[Tap | Region, Span] = field(default_factory=dict)
+    """Of taps of which only some tokens were kept: which."""
+    num_tokens: int = 0
+    """T."""
 
     @property
     def size_bytes(self) -> int:
         """Memory held."""
         return sum(kept.nbytes for kept in (*self.taps.values(), *self.logits.values()))
 
+    def kept(self, place: Tap | Region) -> Kept:
+        """What was kept at a place."""
+        if place not in self.spans:
+            return Kept(self.taps[place])
+        return Kept(self.taps[place], self.spans[place][0], self.num_tokens)
+
     def lacks(self, need: Need) -> bool:
         """Whether something needed is not here."""
-        return not (need.taps <= self.taps.keys() and need.reads <= self.logits.keys())
+        return bool(self.lacking(need)) or not need.reads <= self.logits.keys()
+
+    def lacking(self, need: Need) -> set[Tap | Region]:
+        """The places of which something needed is not here."""
+        return {place for place in need.taps if not self._has(place, need.spans.get(place))}
+
+    def _has(self, place: Tap | Region, span: Span | None) -> bool:
+        if place not in self.taps or place not in self.spans:
+            return place in self.taps
+        low, high = self.spans[place]
+        return span is not None and low <= span[0] and span[1] <= high
 
 
 class Captures:
@@ -73,7 +105,7 @@ class Captures:
         self.slab: Slab | None = None
         """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
         self._held: OrderedDict[Prompt, Capture] = OrderedDict()
-        self._bytes_per_token: dict[frozenset[Tap | Region], float] = {}
+        self._bytes_per_token: dict[frozenset[Any], float] = {}
         self.num_forwards = 0
         self.broken: dict[Tap | Region, SwapyardError] = {}
         """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
@@ -91,8 +123,8 @@ class Captures:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Tap | Region], needs: Mapping[Prompt, Need]) -> float:
-        """Size of a capture that keeps `taps`: measured once, on the prompts of `needs`."""
+    def bytes_per_token(self, taps: frozenset[Any], needs: Mapping[Prompt, Need]) -> float:
+        """Size of a capture that keeps `taps`, what `needs` are of: measured once, on their prompts."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
             sizes = [self._held[p].size_bytes / max(1, len(p)) for p in needs if p in self._held]
@@ -171,20 +203,24 @@ class Captures:
         self.num_forwards += 1
         held = [self._held[prompt] for prompt in prompts]
         wanted = [needs[prompt] for prompt in prompts]
-        taps = _union(n.taps - h.taps.keys() for n, h in zip(wanted, held, strict=True)) - self.broken.keys()
+        lacking = [capture.lacking(need) for need, capture in zip(wanted, held, strict=True)]
+        taps = _union(lacking) - self.broken.keys()
+        spans = {
+            tap: _hull([n.spans.get(tap) for n, lack in zip(wanted, lacking, strict=True) if tap in lack])
+            for tap in taps
+        }
         reads = sorted(_union(n.reads - h.logits.keys() for n, h in zip(wanted, held, strict=True))) or [
             shared
         ]
         # A region is read in whole runs alone.
-        plain = {one for one in taps if isinstance(one, Tap)}
+        plain = {one for one in taps if isinstance(one, Tap) and _begins(spans[one]) < shared}
         prefix = self._prefix_of(prompts[0][:shared], plain) if shared else None
         tokens = stacked([p[shared:] for p in prompts] if shared else prompts, self._model.device)
         at = torch.tensor(reads, device=tokens.device).expand(len(prompts), -1) - shared  # [B, R]
         kept: dict[Tap | Region, list[Tensor]] = {}
-        visits = [
-            (tap_of(one), _keeper(kept, self.broken, one, len(prompts), len(prompts[0]), shared))
-            for one in sorted(taps, key=str)
-        ]
+        narrow: dict[Tap | Region, Span] = {}
+        keeper = _Keeper(kept, narrow, self.broken, len(prompts), len(prompts[0]), shared)
+        visits = [(tap_of(one), keeper.visit(one, spans[one])) for one in sorted(taps, key=str)]
         recording, cache = self._recording(prompts, prefix)
         logits, seen = self._model.forward(tokens, at, [*recording, *visits], cache=cache, first=shared)
         if self.slab is not None:
@@ -193,10 +229,17 @@ class Captures:
         self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
         whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
-            for tap in need.taps & whole.keys():
-                after = whole[tap][row]
-                before = prefix.taps[tap][0] if prefix and isinstance(tap, Tap) else None
-                capture.taps[tap] = after.clone() if before is None else torch.cat([before, after])
+            capture.num_tokens = len(prompts[0])
+            for tap in lacking[row] & whole.keys():
+                after, span = whole[tap][row], narrow.get(tap)
+                before = prefix.taps.get(tap) if prefix and isinstance(tap, Tap) else None
+                low, high = span or (0, shared)
+                capture.taps[tap] = (
+                    after.clone() if before is None else torch.cat([before[0, low:high], after])
+                )
+                capture.spans.pop(tap, None)
+                if span is not None:
+                    capture.spans[tap] = span
             for column, read in enumerate(reads):
                 if read in need.reads:
                     capture.logits[read] = logits[row, column].clone()
@@ -253,30 +296,44 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
     return numbers.reshape(len(vectors), *shapes.pop()).to(device)
 
 
-def _keeper(
-    kept: dict[Tap | Region, list[Tensor]],
-    broken: dict[Tap | Region, SwapyardError],
-    place: Tap | Region,
-    num_rows: int,
-    num_tokens: int,
-    first: int,
-) -> Visit:
-    """Keeps what is at `place`, [B, P, W] of a tap, in runs of `num_rows` × `num_tokens` from `first` on."""
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """Keeps what is at places in one forward."""
 
-    def keep(tensor: Tensor, call: int) -> None:
-        try:
-            values = (
-                place.read(tensor)
-                if isinstance(place, Region)
-                else window_of(tensor, place, call, num_rows, num_tokens, first).values
-            )
-        except SwapyardError as error:
-            broken[place] = error
-        else:
-            # A module further on may write into this tensor: only a copy stays what it was.
-            kept.setdefault(place, []).append(values.clone())
+    kept: dict[Tap | Region, list[Tensor]]
+    narrow: dict[Tap | Region, Span]
+    """Of the taps of which only some tokens were kept: which."""
+    broken: dict[Tap | Region, SwapyardError]
+    num_rows: int
+    num_tokens: int
+    """T, of the whole prompts."""
+    first: int
+    """The token that the forward begins at."""
 
-    return keep
+    def visit(self, place: Tap | Region, span: Span | None) -> Visit:
+        """Keeps what is at `place`, [B, P, W] of a tap; of its tokens only `span`."""
+
+        def keep(tensor: Tensor, call: int) -> None:
+            try:
+                values = self._values(tensor, place, call, span)
+            except SwapyardError as error:
+                self.broken[place] = error
+            else:
+                # A module further on may write into this tensor: only a copy stays what it was.
+                self.kept.setdefault(place, []).append(values.clone())
+
+        return keep
+
+    def _values(self, tensor: Tensor, place: Tap | Region, call: int, span: Span | None) -> Tensor:
+        if isinstance(place, Region):
+            return place.read(tensor)
+        window = window_of(tensor, place, call, self.num_rows, self.num_tokens, self.first)
+        # A step, and what is the only one of a run, is kept as it is.
+        if span is None or place.per_step or window.num_positions != self.num_tokens:
+            return window.values
+        self.narrow[place] = span
+        low, high = (max(0, end - self.first) for end in span)
+        return window.values[:, low:high]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -286,3 +343,15 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def _union(sets: Iterable[set[_T]]) -> set[_T]:
     return set().union(*sets)
+
+
+def _hull(spans: Sequence[Span | None]) -> Span | None:
+    """The tokens from the first to the last of all spans; None where one of them is all tokens."""
+    known = [span for span in spans if span is not None]
+    if len(known) < len(spans):
+        return None
+    return min(low for low, _ in known), max(high for _, high in known)
+
+
+def _begins(span: Span | None) -> int:
+    return 0 if span is None else span[0]

@@ -4,6 +4,8 @@ __all__ = ["Needs", "chunks_of"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 from workers.change.jobs import located, read_of, source_read
 from workers.change.ready import kept_at
@@ -16,7 +18,7 @@ from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
 from workers.replay.base_runs import Extent
 from workers.replay.resume import Resume
-from workers.vocabulary import Cell, Pair, Position, Prompt
+from workers.vocabulary import Cell, Pair, Place, Position, Prompt, Span
 
 
 class Needs:
@@ -42,7 +44,7 @@ class Needs:
         resume: Resume | None = None,
     ) -> None:
         cells = [*tile_cells, *(cell for _, cell in batch.cells)]
-        self._taps = _taps_by_run(cells, model, stock)
+        self._taps = _spans_by_run(_positions_by_run(cells, model, stock), batch.pairs)
         self._resume = resume
         self._token_bytes = model.facts.width * next(model.module.parameters()).element_size()
         self._block = None if resume is None else _first_block(cells, model, resume)
@@ -51,8 +53,8 @@ class Needs:
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
-        self.taps: frozenset[Tap | Region] = frozenset().union(*self._taps.values())
-        """All that is kept of any run."""
+        self.taps: frozenset[Any] = frozenset().union(*(taps.items() for taps in self._taps.values()))
+        """All that is kept of any run: places, and of which tokens."""
 
     def extent(self, pairs: Sequence[Pair]) -> Extent | None:
         """What jobs on these pairs can touch; None where no job begins in the middle."""
@@ -77,7 +79,7 @@ class Needs:
                 needs.setdefault(pair.tokens["base"], Need()).is_base = True
             for run, taps in self._taps.items():
                 if run in pair.tokens:
-                    needs.setdefault(pair.tokens[run], Need()).taps.update(taps)
+                    needs.setdefault(pair.tokens[run], Need()).add(taps)
             for prompt, token in self._reads_of(pair):
                 needs.setdefault(prompt, Need()).reads.add(token)
         return needs
@@ -102,24 +104,52 @@ class Needs:
                 yield pair.tokens["source"], source_token
 
 
-def _taps_by_run(
-    cells: Iterable[Cell], model: LoadedModel, stock: Stock
-) -> dict[str, frozenset[Tap | Region]]:
-    """The taps to keep of each clean run; places that the model does not have fail with their jobs."""
-    origins = {
-        (unit.run, replace(unit.origin, heads=None, position=()))
-        for cell in cells
-        for unit in cell.every_unit()
-        if unit.origin is not None
-    }
-    taps: dict[str, set[Tap | Region]] = {}
-    for run, place in origins:
+_Positions = dict[str, dict[Tap | Region, set[Position]]]
+"""By run and place, the positions whose values are taken."""
+
+
+def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: Stock) -> _Positions:
+    """What to keep of each clean run; places that the model does not have fail with their jobs."""
+    origins: dict[tuple[str, str, int | None, Any], tuple[Place, set[Position]]] = {}
+    for cell in cells:
+        for unit in cell.every_unit():
+            if (place := unit.origin) is not None:
+                key = unit.run, place.site, place.layer, place.coordinates
+                origins.setdefault(key, (place, set()))[1].add(place.position)
+    found: _Positions = {}
+    for (run, *_), (place, positions) in origins.items():
         try:
-            kept = kept_at(place, model, stock)
+            kept = kept_at(replace(place, heads=None), model, stock)
         except SwapyardError:
             continue
-        taps.setdefault(run, set()).add(kept)
-    return {run: frozenset(found) for run, found in taps.items()}
+        found.setdefault(run, {}).setdefault(kept, set()).update(positions)
+    return found
+
+
+def _spans_by_run(found: _Positions, pairs: Sequence[Pair]) -> dict[str, dict[Tap | Region, Span | None]]:
+    """By run and place, the tokens from the first to the last that any pair can read; None for all."""
+
+    @cache
+    def ends(run: str, position: Position) -> list[int]:
+        some = pairs if any(isinstance(item, str) for item in position) else pairs[:1]
+        return [token for pair in some for token in _ends(position, pair, run)]
+
+    def span(run: str, place: Tap | Region, positions: set[Position]) -> Span | None:
+        tokens = [token for position in positions for token in ends(run, position)]
+        if isinstance(place, Region) or not tokens:
+            return None
+        return min(tokens), max(tokens) + 1
+
+    return {run: {at: span(run, at, some) for at, some in places.items()} for run, places in found.items()}
+
+
+def _ends(position: Position, pair: Pair, run: str) -> list[int]:
+    """The first and the last token of a position, where the pair has it."""
+    try:
+        tokens = located(position, pair, run)
+    except SwapyardError:
+        return []  # the jobs that take from there fail on their own
+    return [min(tokens), max(tokens)] if tokens else []
 
 
 def _first_block(cells: Iterable[Cell], model: LoadedModel, resume: Resume) -> int | None:

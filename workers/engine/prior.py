@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.change.edits import Edits
 from workers.change.jobs import Change, Job, Prior, RunKey
 from workers.change.regions import Region, tap_of
-from workers.change.values import Held, Taken
+from workers.change.values import Held, Kept, Taken
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
@@ -49,11 +49,11 @@ class PriorRuns:
             if ready:
                 self._forward(ready, wanted)
 
-    def held(self, run: Hashable, place: Tap | Region) -> Tensor:
-        """What a named run, or the clean run of a prompt, holds at a place: [T, W]."""
+    def held(self, run: Hashable, place: Tap | Region) -> Kept:
+        """What a named run, or the clean run of a prompt, holds at a place."""
         if not isinstance(run, RunKey):
             return self._clean(run, place)
-        return self._kept[run][place]
+        return Kept(self._kept[run][place])
 
     def failure(self, job: Job) -> SwapyardError | None:
         """Why a run that the job needs failed; None where none did."""

@@ -24,7 +24,7 @@ from workers.change.jobs import Change, Job
 from workers.change.ready import ReadyCell, RunNumbers, ready_cell, resolve
 from workers.change.regions import Region
 from workers.change.stock import Stock
-from workers.change.values import Taken
+from workers.change.values import Kept, Taken
 from workers.engine.attempts import FailureLog, tried
 from workers.engine.batch import HOOKED, RESUMED, UNCHANGED, Batch, Outcome, Sheet
 from workers.engine.captures import Captures, stacked
@@ -241,7 +241,7 @@ class Round:
         device = self._bases.device
         bases = self._bases[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T] or [B, T, E]
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
-        logits, seen = self._bench.model.forward(bases, reads, edits.visits())
+        logits, seen = self._bench.model.forward(bases, reads, edits.visits(), ids=self._scorer.ids)
         self._put(logits[:, 0], [Alike.only(job) for job in jobs], HOOKED)
         self._sheet.collect(jobs, edits)
         for row, error in edits.failures(seen).items():
@@ -273,7 +273,7 @@ class Round:
             first=first,
             reads=torch.tensor([[job.read] for job in jobs], device=device),  # [n, 1]
         )
-        logits, seen = run(self._bench.model, resume, rows, edits.visits())
+        logits, seen = run(self._bench.model, resume, rows, edits.visits(), ids=self._scorer.ids)
         failed = edits.failures(seen)
         for row in failed:
             queues.again(waiting[row])
@@ -290,10 +290,10 @@ class Round:
             self._fail([job.row], error)
         return error is None
 
-    def _held(self, run: Hashable, place: Tap | Region) -> Tensor:
-        """What the clean run of a prompt holds: [T, W] at a tap."""
+    def _held(self, run: Hashable, place: Tap | Region) -> Kept:
+        """What the clean run of a prompt holds."""
         assert isinstance(run, tuple | Vectors)
-        return self._bench.captures[run].taps[place]
+        return self._bench.captures[run].kept(place)
 
     def _fill(self, unchanged: Unchanged) -> None:
         """Rows that change nothing: one score for all those of a pair that read the same token."""
@@ -307,13 +307,14 @@ class Round:
         jobs = [group.job for group in groups]
         bases = [(self._batch.pairs[job.pair].tokens["base"], job.read) for job in jobs]
         logits = torch.stack([self._bench.captures[prompt].logits[read] for prompt, read in bases])
+        logits = logits if self._scorer.ids is None else logits[:, self._scorer.ids]
         self._put(logits, groups, UNCHANGED)
 
     def _fail_alike(self, group: Alike, error: Exception) -> None:
         self._fail(group.rows.tolist(), error)
 
     def _put(self, logits: Tensor, groups: Sequence[Alike], tier: str) -> None:
-        """Fill in the rows of each group from its logits [R, V]."""
+        """Fill in the rows of each group from its logits [R, V], or [R, K]."""
         columns = to_host(self._scorer.columns(logits, [group.job for group in groups]))
         which = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
         rows = np.concatenate([group.rows for group in groups])

@@ -1,6 +1,6 @@
 """Scores of jobs: their logits against the labels and the clean runs of their pairs.
 
-Shapes: R rows, V vocabulary.
+Shapes: R rows, V vocabulary, K ids.
 """
 
 __all__ = ["NON_FINITE", "Scorer", "is_finite"]
@@ -13,8 +13,8 @@ from torch import Tensor
 from workers.change.jobs import Job
 from workers.engine.batch import Batch
 from workers.engine.captures import Captures
-from workers.engine.scoring import NO_ID, Labels, divergence, score, variation
-from workers.vocabulary import Prompt
+from workers.engine.scoring import NO_ID, Labels, divergence, score, score_labels, variation
+from workers.vocabulary import LABELS, Prompt
 
 NON_FINITE = ("NonFinite", "the logits at the read position hold NaN or infinity")
 """Type and text of the error of a row that cannot be scored."""
@@ -40,13 +40,20 @@ class Scorer:
         self._captures = captures
         self._labels = Labels.of([pair.label_ids for pair in batch.pairs], device)
         self._base_labels = Labels.of([pair.base_label_ids for pair in batch.pairs], device)
+        self.ids: Tensor | None = None
+        """[K], of which alone logits are asked; None where all are."""
+        if batch.families == (LABELS,):
+            self.ids = torch.unique(torch.cat([self._labels.ids.flatten(), self._base_labels.ids.flatten()]))
+            self._labels = self._labels.among(self.ids)
+            self._base_labels = self._base_labels.among(self.ids)
 
     def columns(self, logits: Tensor, jobs: Sequence[Job]) -> dict[str, Tensor]:
-        """The metrics of `jobs`, whose logits at the read position are `logits` [R, V]."""
+        """The metrics of `jobs`, with the `logits` at the read position: [R, V], or of `ids` [R, K]."""
         columns: dict[str, Tensor] = {}
-        if "logits" in self._batch.families:
+        if families := {LABELS, "logits"} & {*self._batch.families}:
             pairs = torch.tensor([job.pair for job in jobs], device=logits.device)
-            columns |= score(logits, self._labels[pairs], self._base_labels[pairs])
+            scored = score if "logits" in families else score_labels
+            columns |= scored(logits, self._labels[pairs], self._base_labels[pairs])
         if "kl" in self._batch.families:
             bases = [self._base(job) for job in jobs]
             columns["kl_base"] = self._compared(divergence, logits, bases)

@@ -12,6 +12,7 @@ __all__ = [
     "divergence",
     "empty_columns",
     "score",
+    "score_labels",
     "variation",
 ]
 
@@ -24,10 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.vocabulary import LABELS
+
 NO_ID = -1
 """What an integer column holds where there is no value; a float column holds NaN."""
 
 FLOAT_COLUMNS = {
+    LABELS: ("label_logit", "base_label_logit"),
     "logits": ("label_logit", "base_label_logit", "logsumexp", "pred_logit", "margin"),
     "kl": ("kl_base", "kl_source", "tv_base"),
     "estimate": ("estimate",),
@@ -41,7 +45,7 @@ all at once), elsewhere what stays small beside the model."""
 
 def columns_of(families: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The float columns and the integer columns of these metric families."""
-    floats = tuple(name for family in families for name in FLOAT_COLUMNS[family])
+    floats = tuple(dict.fromkeys(name for family in families for name in FLOAT_COLUMNS[family]))
     return floats, tuple(name for family in families for name in INT_COLUMNS.get(family, ()))
 
 
@@ -69,6 +73,10 @@ class Labels:
         padded = padded.reshape(len(ids), most)
         return cls(padded.clamp_min(0), padded != NO_ID)
 
+    def among(self, ids: Tensor) -> "Labels":
+        """As numbers of `ids` [K], which are sorted and have all of them."""
+        return Labels(torch.searchsorted(ids, self.ids), self.given)
+
     def __getitem__(self, rows: Tensor | slice) -> "Labels":
         return Labels(self.ids[rows], self.given[rows])
 
@@ -87,6 +95,21 @@ def score(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[str, Tens
     """
     blocks = [_score_block(logits[rows].float(), labels[rows], base_labels[rows]) for rows in _blocks(logits)]
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def score_labels(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[str, Tensor]:
+    """The columns of the family ``labels``, which are those of `score`.
+
+    Args:
+        logits: [R, K], of some ids.
+        labels: [R, L], as numbers of these ids.
+        base_labels: [R, L].
+    """
+    logits = logits.float()
+    return {
+        "label_logit": _score_labels(logits, labels)[0],
+        "base_label_logit": _score_labels(logits, base_labels)[0],
+    }
 
 
 def _score_block(logits: Tensor, labels: Labels, base_labels: Labels) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ What makes this sound, in a model that a check at load showed to be causal. A un
 
 - it puts back what is there: a vanilla swap with the base's own run at the same place; or with a
   source's, where base and source agree on every token up to each of the unit's, since what is at a
-  token depends on no later one; or
+  token depends on no later one (nor on how many there are, unless the model's ``depends_on_length``); or
 - what it changes cannot reach the token read: it lies at later tokens only; or, in the last block, at
   other tokens and at a site whose change stays at its token (past the attention's mixing, or a query).
 
@@ -76,10 +76,10 @@ def is_unchanged(job: Job, cell: Cell, pair: Pair, facts: ModelFacts) -> bool:
 def _does_no_harm(unit: Unit, change: Change, job: Job, pair: Pair, facts: ModelFacts) -> bool:
     if unit.operation == COLLECT or unit.place.coordinates is not None:
         return False
-    return _puts_back(unit, change, pair) or _cannot_reach(unit, change, job.read, facts)
+    return _puts_back(unit, change, pair, facts) or _cannot_reach(unit, change, job.read, facts)
 
 
-def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
+def _puts_back(unit: Unit, change: Change, pair: Pair, facts: ModelFacts) -> bool:
     place, origin = unit.place, unit.origin
     if unit.run not in pair.tokens:
         return False
@@ -90,6 +90,8 @@ def _puts_back(unit: Unit, change: Change, pair: Pair) -> bool:
         return False
     if unit.run == "base":
         return True
+    if facts.depends_on_length and len(pair.tokens["base"]) != len(pair.tokens[unit.run]):
+        return False
     end = max(change.tokens, default=-1) + 1
     return place.site in SITES and pair.tokens["base"][:end] == pair.tokens[unit.run][:end]
 
@@ -125,6 +127,8 @@ def _is_harmless(
         return True
     is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
     if unit.operation != "vanilla" or not is_same_place:
+        return False
+    if facts.depends_on_length and pairs.lengths["base"] != pairs.lengths[unit.run]:
         return False
     return pairs.shares(unit.run, max(changed, default=-1) + 1)
 

@@ -56,10 +56,10 @@ class Unchanged:
         The model must have the cell, and every clean run that it needs must have come out.
         """
         alike = surely_unchanged(cell, self._beginnings, self._facts)
-        if not alike.any():
-            return chunk
         pairs = np.asarray(chunk, np.int64)
         mine = alike[pairs]
+        if not mine.any():
+            return chunk
         assert isinstance(cell.read, int), "spans are asked of the jobs"
         self._add((cell.read, source_read(cell.read, self._pairs[0])), first_row + pairs[mine], pairs[mine])
         left: list[int] = pairs[~mine].tolist()

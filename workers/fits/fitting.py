@@ -20,7 +20,7 @@ from workers.change.features import SparseAutoencoder
 from workers.change.jobs import Change, Step, zipped
 from workers.change.regions import Region
 from workers.change.subspaces import Subspace
-from workers.change.values import Taken
+from workers.change.values import Kept, Taken
 from workers.engine.captures import Captures, Need, stacked
 from workers.errors import RunError, StudyError
 from workers.fits.fitted import Fitted, Report
@@ -80,7 +80,7 @@ class _Place:
         """D: of the place, or of one of its heads."""
         prompt = examples[0].pair.tokens["base"]
         self.prepare([prompt])
-        return self._columns(self.held(prompt, self.target.tap)).shape[-1] // self._num_heads
+        return self._columns(self.held(prompt, self.target.tap).values).shape[-1] // self._num_heads
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Run what was not run yet.
@@ -93,10 +93,10 @@ class _Place:
         for error in (*self._captures.broken.values(), *failed.values()):
             raise error
 
-    def held(self, run: Hashable, tap: Tap | Region) -> Tensor:
-        """What a run that was prepared holds at the place's tap [T, W]; see `workers.change.values.Held`."""
+    def held(self, run: Hashable, tap: Tap | Region) -> Kept:
+        """What a run that was prepared holds at the place's tap; see `workers.change.values.Held`."""
         assert isinstance(run, tuple | Vectors) and isinstance(tap, Tap)
-        return self._captures[run].taps[tap]
+        return self._captures[run].kept(tap)
 
     def activations(self, examples: Sequence[Example], run: str) -> list[Tensor]:
         """What `run` holds at the tokens of each example: [n, C], float32 in main memory."""

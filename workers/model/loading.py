@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
@@ -48,6 +49,8 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    has_plain_head: bool = False
+    """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
     """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
     tier_reason: str = ""
@@ -77,6 +80,7 @@ class LoadedModel:
             ),
             head=head,
             is_causal=_is_causal(module, family, facts),
+            has_plain_head=_has_plain_head(module, head, facts),
         )
         resume, reason = find_resume(model)
         return replace(model, resume=resume, tier_reason=reason)
@@ -87,6 +91,7 @@ class LoadedModel:
         reads: Tensor,
         visits: Sequence[tuple[Tap, Visit]] = (),
         *,
+        ids: Tensor | None = None,
         gradients: bool = False,
         cache: Any = None,
         first: int = 0,
@@ -97,24 +102,21 @@ class LoadedModel:
             prompts: what is run; vectors take the place of token embeddings.
             reads: [B, R]; a model that is read as a whole has the same logits wherever it is read.
             visits: where the run is seen and changed.
+            ids: [K], whose logits are wanted; None where all are.
             gradients: whether the caller's gradient mode holds, so that they reach what visits put there.
             cache: keeps the keys and values of the run; None where nobody wants them.
             first: the token that `prompts` begin at, where the cache holds what is before; `reads` count from
                 there.
 
         Returns:
-            The logits [B, R, V], as the model's own forward makes them, and what became of the taps.
+            The logits [B, R, V] or [B, R, K], as the model makes them, and what became of the taps.
 
         Raises:
             ModelError: a tap names a module that is not there.
         """
-        rows = torch.arange(len(prompts), device=self.device)[:, None]
         is_whole = self.facts.reads == "run"
-
-        def gather(hidden: Tensor, _: int) -> Tensor:
-            return hidden[rows, reads]
-
-        read_here = [] if is_whole else [(self.head, gather)]
+        reading = Reading(self, reads, ids, visits)
+        read_here = [] if is_whole else [reading.visit]
         with (
             torch.inference_mode(not gradients),
             visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
@@ -123,7 +125,8 @@ class LoadedModel:
             if first and self.resume is not None and self.resume.takes_positions:
                 at = torch.arange(first, first + prompts.shape[1], device=self.device)
                 cached["position_ids"] = at.expand(len(prompts), -1)
-            logits: Tensor = self.module(**_inputs(self.module, prompts) | cached).logits
+            made: Tensor = self.module(**_inputs(self.module, prompts) | cached).logits
+            logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
     def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
@@ -259,6 +262,18 @@ def _head_path(module: nn.Module) -> str:
     if not paths:
         raise ModelError(f"{type(module).__name__} has no unembedding: only language models can be read")
     return paths[0]
+
+
+def _has_plain_head(module: nn.Module, head: Tap, facts: ModelFacts) -> bool:
+    if facts.vocab_size is None or facts.reads == "run":
+        return False
+    tokens = torch.tensor([[0, 1]], device=next(module.parameters()).device) % facts.vocab_size
+
+    def forward(tokens: Tensor) -> Tensor:
+        logits: Tensor = module(**_inputs(module, tokens)).logits
+        return logits
+
+    return is_plain_head(module, head, tokens, forward)
 
 
 @torch.inference_mode()

@@ -22,6 +22,9 @@ _UNGATED = _LEARNED_POSITIONS | {
     "starcoder2",
 }
 
+_SCALED_BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary embeddings that are others in longer runs."""
+
 _OWN_HEAD_WIDTH = frozenset({"gemma", "gemma2", "gemma3_text", "qwen3"})
 """Families whose heads are not as wide as the model divided by them, where the config does not say it."""
 
@@ -52,7 +55,16 @@ def facts_of_config(
         head_width=_head_width(config, heads),
         num_neurons=_num_neurons(config),
         input_width=_optional(config, "word_embed_proj_dim", "hidden_size", "n_embd", "d_model"),
+        depends_on_length=_depends_on_length(config.get("rope_parameters") or config.get("rope_scaling")),
     )
+
+
+def _depends_on_length(rotary: Any) -> bool:
+    """Whether rotary embeddings are scaled by a run's length; some configs say it for kinds of layers."""
+    if not isinstance(rotary, Mapping):
+        return False
+    said = rotary.get("rope_type", rotary.get("type"))
+    return said in _SCALED_BY_LENGTH or any(_depends_on_length(inner) for inner in rotary.values())
 
 
 def _head_width(config: Mapping[str, Any], heads: int) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.replay.base_runs import Slab
 from workers.replay.layers import Before, RunCache
@@ -38,25 +39,26 @@ class Suffix:
 
 
 def run(
-    model: "LoadedModel", resume: Resume, rows: Suffix, visits: Sequence[tuple[Tap, Visit]]
+    model: "LoadedModel",
+    resume: Resume,
+    rows: Suffix,
+    visits: Sequence[tuple[Tap, Visit]],
+    *,
+    ids: Tensor | None = None,
 ) -> tuple[Tensor, Visits]:
     """Run the rows from where they begin to the end.
 
     A visit sees, at a module of a block, the rows that have begun there: the first of them, [≤ n, q, W].
 
     Returns:
-        The logits [n, R, V], and what became of the taps.
+        The logits [n, R, V], or [n, R, K] of `ids` [K] alone, and what became of the taps.
 
     Raises:
         ModelError: a tap names a module that is not there.
     """
     num_rows, num_tokens = len(rows.starts), rows.bases.extent.num_tokens - rows.first
     device = rows.slots.device
-    at = torch.arange(num_rows, device=device)[:, None]
-
-    def gather(hidden: Tensor, _: int) -> Tensor:
-        return hidden[at, rows.reads - rows.first]
-
+    reading = Reading(model, rows.reads - rows.first, ids, visits)
     batch = 1 if resume.grows else num_rows
     blank = torch.zeros(
         batch, num_tokens, resume.embedding_width, device=device, dtype=next(model.module.parameters()).dtype
@@ -74,9 +76,9 @@ def run(
     with (
         torch.inference_mode(),
         _skipping(model.module.get_submodule(resume.blocks), rows.starts[0], resume.num_returned),
-        visiting(model.module, [*begin, *visits, (model.head, gather)], num_steps=num_tokens) as seen,
+        visiting(model.module, [*begin, *visits, reading.visit], num_steps=num_tokens) as seen,
     ):
-        logits: Tensor = model.module(**inputs).logits
+        logits = reading.logits(model.module(**inputs).logits)
     return logits, seen
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change, Step
-from workers.change.values import Constant
+from workers.change.values import Constant, Kept
 from workers.model.hooks import Tap, Visit, Visits
 from workers.model.layout import WHOLE, Target
 from workers.replay.base_runs import Extent, Slab
@@ -38,7 +38,7 @@ _LONGEST_WINDOW = 60
 _NOISE = 1.0
 """Of the interior edits, in standard deviations of what is there."""
 
-Kept = dict[Tap, Tensor]
+Tensors = dict[Tap, Tensor]
 
 
 class _UnfitError(Exception):
@@ -113,7 +113,7 @@ class _Probe:
         self._bound = AGREEMENT[str(next(model.module.parameters()).dtype).removeprefix("torch.")]
         self._firsts = sorted({0, num_tokens // 2, num_tokens - 1})
         self._reads = torch.tensor([self._firsts], device=device)  # [1, R]
-        self._whole: Kept = {}
+        self._whole: Tensors = {}
         self._clean, seen = self._forward(self._prompts, self._keepers(resume, self._whole))
         for tap in seen.faults():  # among them the modules that run twice
             self._whole.pop(tap, None)
@@ -137,6 +137,8 @@ class _Probe:
 
     def _shares_prefixes(self, resume: Resume) -> bool:
         """Whether runs that go on from one run of what they share give what whole runs give."""
+        if self._model.facts.depends_on_length:
+            return False
         first = self._num_tokens // 2
         alike = torch.cat([self._prompts[:1, :first].expand(_PROBES, -1), self._prompts[:, first:]], 1)
         whole, _ = self._forward(alike, ())
@@ -202,7 +204,7 @@ class _Probe:
 
     def _own_blocks(self, resume: Resume) -> dict[str, int]:
         """The modules whose tensors, in a resumed run, are the last tokens of the whole run's."""
-        first, seen = self._num_tokens // 2, Kept()
+        first, seen = self._num_tokens // 2, Tensors()
         self._run(resume, (0,) * _PROBES, first, self._keepers(resume, seen))
         wrong = {
             tap.module
@@ -280,7 +282,7 @@ class _Probe:
     def _from(self, first: int, logits: Tensor) -> Tensor:
         return logits[:, self._firsts.index(first) :]
 
-    def _keepers(self, resume: Resume, kept: Kept) -> list[tuple[Tap, Visit]]:
+    def _keepers(self, resume: Resume, kept: Tensors) -> list[tuple[Tap, Visit]]:
         """Keep what the modules of blocks are given and return."""
 
         def keeper(tap: Tap) -> Visit:
@@ -320,5 +322,5 @@ def _alike(starts: Sequence[int]) -> list[list[int]]:
     return [[row for row, one in enumerate(starts) if one == start] for start in sorted(set(starts))]
 
 
-def _holds_nothing(run: Any, place: Any) -> Tensor:
+def _holds_nothing(run: Any, place: Any) -> Kept:
     raise AssertionError(run, place)

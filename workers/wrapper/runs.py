@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.change.regions import Region
+from workers.change.values import Kept
 from workers.model.embeddings import embedding_std
 from workers.model.hooks import Tap
 from workers.model.layout import Target
@@ -92,12 +93,11 @@ class Runs:
         self._averaged[source] = inputs_of(source.inputs, self._module, self._tokenizer)
         return self._averaged[source]
 
-    def _held(self, key: Hashable, place: Tap | Region) -> Tensor:
+    def _held(self, key: Hashable, place: Tap | Region) -> Kept:
         """What one example of a run holds at a place."""
         assert isinstance(key, tuple)
         source, row = key
-        values: Tensor = self._ran[source].kept[place][row]
-        return values
+        return Kept(self._ran[source].kept[place][row])
 
     def _mean(self, unit: Unit, mean: Mean, origin: Target) -> Tensor:
         """The mean over a run's examples and the unit's positions in them [1, C]."""
