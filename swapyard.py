@@ -45,6 +45,9 @@ from workers.errors import (
 from workers.vocabulary import ModelSpec
 
 if TYPE_CHECKING:
+    from workers.causal.model import CausalModel
+    from workers.causal.module import CausalModule
+    from workers.causal.sampling import Sampler
     from workers.change.features import PCA, SparseAutoencoder
     from workers.change.masks import BoundlessRotation, Mask
     from workers.change.regions import Box, Coordinates
@@ -59,6 +62,8 @@ __all__ = [
     "Block",
     "BoundlessRotation",
     "Box",
+    "CausalModel",
+    "CausalModule",
     "ClusterError",
     "Coordinates",
     "Fit",
@@ -84,6 +89,7 @@ __all__ = [
     "Rotation",
     "RunError",
     "RunOptions",
+    "Sampler",
     "Screen",
     "SparseAutoencoder",
     "StorageFullError",
@@ -109,6 +115,9 @@ _OF_THE_MODEL = {
     **dict.fromkeys(("FittedUnit", "fit"), "workers.fits.units"),
     **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.wrapper.intervenable"),
     **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.change.masks"),
+    "CausalModel": "workers.causal.model",
+    "CausalModule": "workers.causal.module",
+    "Sampler": "workers.causal.sampling",
     "per_example": "workers.wrapper.positions",
     **dict.fromkeys(("Box", "Coordinates"), "workers.change.regions"),
     **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.change.subspaces"),

@@ -33,7 +33,6 @@ class Extent:
     num_tokens: int
     spans: tuple[str, ...]
     """The base's spans."""
-    variables: tuple[str, ...]
     num_heads: Callable[[Names], int]
     """How many heads there are at the site of a point."""
 
@@ -80,8 +79,6 @@ def _constant(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Axis:
 def _axis(name: str, written: Any, extent: Extent, scope: Names) -> Axis:
     if not isinstance(written, str):
         return _constant((name,), [(value,) for value in written])
-    if name == "variable":
-        return _constant((name,), [(variable,) for variable in extent.variables])
     part = parse_every_span(written) if name == "position" else None
     if part is not None:
         return _constant((name,), [(f"{span}{part}",) for span in extent.spans])

@@ -74,6 +74,7 @@ _one_layer = at_once(fields.check_layer)
 _one_head = at_once(fields.check_head)
 _one_position = at_once(fields.check_position)
 _one_subspace = at_once(fields.check_subspace)
+_one_variable = at_once(fields.check_variable)
 _range = ", all, or a range such as '8:18'"
 
 Site = Annotated[Written | None, checked(_one_site)]
@@ -83,7 +84,7 @@ Position = Annotated[Written | None, checked(_one_position)]
 Region = Annotated[Any, checked(fields.check_coordinates)]
 Subspace = Annotated[Written | None, checked(_one_subspace)]
 Intervention = Annotated[str | None, checked(fields.check_intervention)]
-Variable = Annotated[Written | None, checked(at_once(fields.check_variable))]
+Variable = Annotated[Written | None, checked(_one_variable)]
 Read = Annotated[Written | None, checked(at_once(fields.check_read))]
 Seed = Annotated[int | None, checked(fields.check_seed)]
 Step = Annotated[Written | None, checked(at_once(fields.check_step))]
@@ -97,7 +98,7 @@ Positions = Annotated[
 Subspaces = Annotated[Sequence[Any] | None, checked(axis(_one_subspace))]
 Interventions = Annotated[Sequence[str] | None, checked(axis(fields.check_intervention))]
 Variables = Annotated[
-    str | Sequence[Any] | None, checked(axis(fields.check_variable, ", or all", lambda text: text == "all"))
+    str | Sequence[Any] | None, checked(axis(_one_variable, ", or all", lambda text: text == "all"))
 ]
 Reads = Annotated[Sequence[Any] | None, checked(axis(fields.check_read))]
 Seeds = Annotated[

@@ -23,6 +23,7 @@ from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from studies.units import Lack, Setting, UnitTemplate, named_runs, places_of, written_of, written_read
 from studies.values import ZERO, is_fit
+from studies.variables import VARIABLE, is_about, placed, placed_everywhere
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import num_heads
@@ -116,9 +117,13 @@ def expand(
     for index, block in enumerate(study.blocks()):
         if pair_class.blocks is not None and index not in pair_class.blocks:
             continue
+        own = dict(pair_class.columns).get(VARIABLE)
+        variable = None if own is None else str(own)
+        if not is_about(block, variable, study.alignment):
+            continue
         for lane in _lanes_of(block, facts, model):
             try:
-                _expand_block(index, block, lane, scene, expansion)
+                _expand_block(index, placed(block, variable, study.alignment), lane, scene, expansion)
             except StudyError as error:
                 raise type(error)(f"{block.name}: {error}") from None
     return expansion
@@ -127,11 +132,12 @@ def expand(
 def referenced_columns(study: Study) -> set[str]:
     """The columns whose values decide which cells a pair has.
 
-    ``$pair.COLUMN``, several tasks, and what a fit is made ``per``.
+    ``$pair.COLUMN``, several tasks, variables, and what a fit is made ``per``.
     """
     found = {"task"} if len(study.all_tasks()) > 1 else set()
     found |= per_columns(study)
-    for block in study.blocks():
+    for block in placed_everywhere(study):
+        found |= {VARIABLE} if (block.variable, block.variables) != (None, None) else set()
         everything = [names_of(block)[name] for name in names_of(block)]
         everything.extend(value for unit, _ in _every_unit(block) for _, value in written(unit))
         names = references([*everything, block.read, block.seed])
@@ -142,7 +148,7 @@ def referenced_columns(study: Study) -> set[str]:
 def used_spans(study: Study) -> set[tuple[str, str]]:
     """The spans that decide which cells a pair has, as (run, name); the name ``*`` means every span."""
     found: set[tuple[str, str]] = set()
-    for block in study.blocks():
+    for block in placed_everywhere(study):
         for unit, defaults in _every_unit(block):
             position = written_of(unit, defaults, "position")
             value = written_of(unit, defaults, "from_")
@@ -318,7 +324,6 @@ def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
         num_layers=facts.num_layers,
         num_tokens=base.num_tokens,
         spans=tuple(sorted(base.spans)),
-        variables=(),
         num_heads=heads,
     )
 

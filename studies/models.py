@@ -71,7 +71,8 @@ class Task(Spec):
         unknown = [key for key in self.options if key not in allowed]
         if unknown:
             raise ProblemsError([_unknown_key(key, allowed) for key in unknown])
-        for key in ("num_pairs", "seed"):
+        is_counted = self.options.keys() & {"num_train", "num_test"}
+        for key in ("seed",) if is_counted else ("num_pairs", "seed"):
             if getattr(self, key) is None:
                 raise ProblemsError(
                     [Problem((), f"the key {key!r} is missing; the task {self.name!r} needs it")]

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 _SOURCE = r"source(?:_(?:[2-9]|[1-9]\d+))?"
 _INPUT = re.compile(rf"(?P<run>base|{_SOURCE})(?:_(?P<form>ids|embeds))?")
-_LABEL = re.compile(r"label(?:\.[\w-]+)?|base_label|source_label")
+_LABEL = re.compile(r"label(?:\.[\w+-]+)?|base_label|source_label")
 _SPAN = re.compile(rf"(?:(?P<run>{_SOURCE})\.)?span\.[\w-]+")
 _TEXT = ("task", "split", "base_class", "source_class")
 _RUNS = tuple(f"{run}{form}" for run in ("base", "source") for form in ("", "_ids", "_embeds"))

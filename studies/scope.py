@@ -10,11 +10,13 @@ from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
 from studies.models import Task
 from studies.problems import Problem, shown
+from studies.variables import is_aligned
 from studies.yaml import Path
 from workers.errors import nearest
 from workers.sites import is_module_path
 
 if TYPE_CHECKING:
+    from studies.fits import Aligned
     from studies.spec import Study
 
 COORDINATES = (*UNIT_AXES, "coordinates")
@@ -45,6 +47,7 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     problems = list(_inputs(study, blocks))
     for name in study.fits or {}:
         problems.extend(_name_problems(study, name, ("fits", name)))
+    problems.extend(_aligned_problems(study.alignment or {}))
     names: set[str] = set()
     spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
@@ -88,9 +91,43 @@ def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Ite
     for place, unit in units:
         for key, value in written(unit):
             yield from _value_problems(study, block, key, value, (*place, *key))
-    if study.alignment is None or (block.variable is None and block.variables is None):
+    if is_aligned(block, study.alignment):
+        yield from _alignment_problems(study.alignment or {}, block, path)
+    else:
         for place, unit in units or [(path, block)]:
             yield from _missing_coordinates(block, unit, place)
+
+
+def _alignment_problems(alignment: Mapping[str, "Aligned"], block: Block, path: Path) -> Iterator[Problem]:
+    """Variables without a place, and axes that say where although the alignment does."""
+    written = block.variable if block.variables is None else block.variables
+    for name in _flat(written):
+        if name != "all" and name not in alignment:
+            text = f"the alignment has no {name!r}; allowed: all, {', '.join(alignment)}"
+            yield Problem((*path, "variables"), text + nearest(name, alignment))
+    for key in ("layer", "head", "position", "subspace"):
+        if getattr(block, AXES[key]) is not None:
+            text = f"the alignment says where a variable is; leave {AXES[key]!r} out, or write a site"
+            yield Problem((*path, AXES[key]), text)
+
+
+def _flat(written: Any) -> Iterator[str]:
+    """The variables of a list, which may hold lists."""
+    for one in (written,) if isinstance(written, str) else written:
+        yield from (one,) if isinstance(one, str) else one
+
+
+def _aligned_problems(alignment: Mapping[str, "Aligned"]) -> Iterator[Problem]:
+    """Places that are not complete, or that name an axis."""
+    for name, place in alignment.items():
+        written = {key: getattr(place, key) for key in type(place).model_fields}
+        if references(written):
+            yield Problem(("alignment", name), "a place of the alignment names no axis; write what it is")
+        sites = written["site"] if isinstance(written["site"], tuple) else (written["site"],)
+        is_path = all(isinstance(site, str) and is_module_path(site) for site in sites)
+        for key in ("site", *(() if is_path else ("layer",))):
+            if written[key] is None:
+                yield Problem(("alignment", name), f"the key {key!r} is missing; a place needs it")
 
 
 def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:

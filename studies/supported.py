@@ -33,7 +33,6 @@ def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
     for key, what in (
         ("train", "training models is"),
         ("generate", "generation is"),
-        ("alignment", "alignments with a causal model are"),
     ):
         if getattr(study, key) is not None:
             yield key, what
@@ -56,8 +55,6 @@ def _model(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _block(block: Block) -> Iterator[tuple[str, str]]:
-    if block.variable is not None or block.variables is not None:
-        yield "variables", "variables of a causal model are"
     if block.step is not None or block.steps is not None:
         yield "steps", "steps of a generation are"
     if isinstance(block.read, tuple):

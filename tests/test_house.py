@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "studies": {"studies", "workers"},
     "orchestrator": {"orchestrator", "studies", "workers"},
 }
-VOCABULARY = ["workers.boxes", "workers.errors", "workers.facts", "workers.sites", "workers.vocabulary"]
+VOCABULARY = [f"workers.{name}" for name in ("boxes", "causal", "errors", "facts", "sites", "vocabulary")]
 """All that studies know of workers."""
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400
@@ -32,6 +32,7 @@ PUBLIC = [
     *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
     *("Box", "Coordinates", "Fit", "FittedUnit", "fit"),
+    *("CausalModel", "CausalModule", "Sampler"),
 ]
 COMMANDS = ["plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"]
 

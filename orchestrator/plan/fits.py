@@ -19,6 +19,7 @@ from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
 from studies.forms import parse_range
 from studies.identity import content_id
+from studies.variables import VARIABLE
 from workers.change.weights import WeightsFile, read_weights
 from workers.errors import StudyError, nearest
 
@@ -89,6 +90,8 @@ class LaneFits:
         rank = fit.rank if fit.ranks is None else names[RANK]
         seed = _seed(fit, names) if fit.method in DRAWS else None
         per = {column: names[f"pair.{column}"] for column in fit.per or () if column != PER_POSITION}
+        if VARIABLE in names:
+            per[VARIABLE] = names[VARIABLE]
         key = (name, place, rank, seed, tuple(per.items()))
         if key not in self._identities:
             self._identities[key] = self._make(name, fit, place, rank, seed, per)
@@ -207,6 +210,8 @@ class LaneFits:
     def _is_usable(self, one: Input, fit: Fit, place: FitPlace, per: Mapping[str, Scalar]) -> bool:
         """Whether a pair has what the fit looks at."""
         row = self.rows[one.given]
+        if row.get(VARIABLE) != per.get(VARIABLE):
+            return False
         if any(row.get(column) != value for column, value in per.items()):
             return False
         runs = looked_at(fit.method, _of(fit), one.tokens)
@@ -239,9 +244,12 @@ class LaneFits:
 
     @cached_property
     def _candidates(self) -> list[tuple[Input, str]]:
-        """The lane's pairs with their ids, each once, in the order of the ids."""
-        found = {self.pair_id(one).hex: one for one in reversed(self.inputs)}
-        return [(found[key], key) for key in sorted(found)]
+        """The lane's pairs with their ids, each once for a variable, in the order of the ids."""
+        found = {
+            (self.pair_id(one).hex, str(self.rows[one.given].get(VARIABLE))): one
+            for one in reversed(self.inputs)
+        }
+        return [(found[key], key[0]) for key in sorted(found)]
 
     @cached_property
     def _meeting(self) -> dict[str, set[int]]:

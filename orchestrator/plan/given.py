@@ -12,6 +12,7 @@ from studies import Study
 from studies.identity import content_id
 from studies.pairs import read_pairs
 from studies.tasks import find_task
+from studies.variables import per_variable
 from workers.errors import NotYetError
 from workers.vocabulary import Vectors
 
@@ -44,8 +45,9 @@ def read_given(study: Study) -> Given:
         StudyError: there are none, or they cannot be read.
     """
     if study.pairs is not None:
-        rows: Sequence[Mapping[str, Any]] = read_pairs(study.pairs)
-        return Given(rows, _filter(study.filter, "none"), None, aligned=False)
+        return Given(
+            per_variable(study, read_pairs(study.pairs)), _filter(study.filter, "none"), None, aligned=False
+        )
     asked = study.all_tasks()
     if len(asked) != 1:
         raise NotYetError(
@@ -54,10 +56,12 @@ def read_given(study: Study) -> Given:
     task, num_pairs = find_task(asked[0].name), asked[0].num_pairs
     chosen = _filter(asked[0].filter or study.filter, task.filter)
     candidates = task.candidates(seed=asked[0].seed or 0, options=asked[0].options)
-    if task.is_endless:
-        assert num_pairs is not None, "a bundled task needs it"
+    if task.is_endless and num_pairs is not None:
         candidates = islice(candidates, num_pairs * (1 if chosen is None else CANDIDATES_PER_PAIR))
-    return Given(list(candidates), chosen, num_pairs, aligned=task.aligned)
+    rows = list(candidates)
+    given = per_variable(study, rows)
+    kept = num_pairs and num_pairs * max(1, len(given) // max(1, len(rows)))
+    return Given(given, chosen, kept, aligned=task.aligned)
 
 
 def _content(row: Mapping[str, Any]) -> dict[str, Any]:

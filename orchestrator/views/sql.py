@@ -200,9 +200,9 @@ def _model(table: str) -> str:
     return ", ".join(f"{table}.{name}" for name in _MODEL)
 
 
-def _axes(made: StudyTables, table: str, *, but: str | None = None) -> str:
+def _axes(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
     """The axes as written, each after a comma."""
-    named = ((axis, column) for axis, column in made.axes.items() if axis != but)
+    named = ((axis, column) for axis, column in made.axes.items() if axis not in but)
     return "".join(f", {_of(column, table)} AS {quoted(axis)}" for axis, column in named)
 
 
@@ -299,12 +299,12 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
 
 
 def _sides(made: StudyTables) -> str:
-    """The axes and the columns of the pairs, each after a comma. A task is what its pair says it is."""
-    own = {*PAIR_COLUMNS, *(made.given.keys() & {"task"})}
-    names = public_names(made.given, own=own, reserved=(*RESERVED, *made.axes, "model"))
+    """The axes and the columns of the pairs, each after a comma. Task and variable are what a pair says."""
+    said = made.given.keys() & {"task", "variable"}
+    names = public_names(made.given, own={*PAIR_COLUMNS, *said}, reserved=(*RESERVED, *made.axes, "model"))
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
     given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
-    return _axes(made, "c", but="task" if "task" in made.given else None) + "".join(given)
+    return _axes(made, "c", but=said) + "".join(given)
 
 
 def _activations(prefix: str) -> str:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from studies.tasks.capitals import Capitals
+from studies.tasks.causal import BUNDLED_MODELS, CAUSAL, Causal
 from studies.tasks.ioi import IOI
 from studies.tasks.random_embeds import RandomEmbeds
 from workers.errors import NotYetError, nearest
@@ -48,9 +49,14 @@ class Task(Protocol):
         """
 
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (Capitals(), IOI(), RandomEmbeds())}
+_ALL: Sequence[Task] = (
+    Capitals(),
+    IOI(),
+    RandomEmbeds(),
+    *(Causal(name) for name in (CAUSAL, *BUNDLED_MODELS)),
 )
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
 """The bundled tasks by name."""
 
 

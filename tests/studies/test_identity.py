@@ -242,7 +242,8 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         "blocks": {"sweep"},
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},
-        "not run yet": {"generate", "alignment", "train"},
+        "resolved into units": {"alignment"},
+        "not run yet": {"generate", "train"},
     },
 }
 

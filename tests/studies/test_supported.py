@@ -7,6 +7,7 @@ import pytest
 from studies import load_study
 from studies.load import load_all
 from studies.supported import check_supported
+from studies.tasks import TASKS
 from workers.errors import NotYetError
 
 HEAD = "study: x\nmodel: smollm2-135m\ntask: {name: capitals, num_pairs: 4, seed: 0}\n"
@@ -23,7 +24,7 @@ def test_the_examples_run_or_name_what_is_missing() -> None:
     later = "not there yet in this version"
     assert found == {
         "digit-sum-part": f"train: training models is {later}",
-        "causalgym": f"sweep, block0: variables: variables of a causal model are {later}",
+        "causalgym": f"the task 'agr_gender' is {later.replace(' yet', '')}; there are: {', '.join(TASKS)}",
         "ravel-city": f"label_tokens: scoring all tokens of a label is {later}",
         "steer-chat": f"generate: generation is {later}",
     }

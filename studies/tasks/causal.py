@@ -1,0 +1,77 @@
+"""Pairs from a causal model: inputs drawn, and what it says of each after the interchange of a variable."""
+
+__all__ = ["BUNDLED_MODELS", "CAUSAL", "Causal"]
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from workers.errors import StudyError
+
+if TYPE_CHECKING:
+    from workers.causal.model import CausalModel
+
+CAUSAL = "causal"
+"""The task of a causal model of one's own."""
+BUNDLED_MODELS = ("digit_sum", "hierarchical_equality", "two_digit_addition", "boolean_circuit")
+"""The tasks that are named as the bundled causal model that they are of."""
+
+_OWN = ("variables", "output", "num_sources", "balance", "differ", "test_share", "split_seed")
+_WRITING = ("form", "width", "text", "answer", "words")
+_COUNTS = ("num_train", "num_test")
+
+
+class Causal:
+    """Bases and sources of a causal model, with a label for each variable: the output after its interchange.
+
+    Args:
+        name: of the task; that of a bundled causal model, whose options the task then has, or ``causal``,
+            whose option ``model`` is ``module:name``, or a mapping with ``ref`` and the model's options.
+    """
+
+    filter = "none"
+    aligned = False
+    is_endless = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the options: the model's own, and those that every causal task has."""
+        return (*self._own, *_OWN, *_WRITING, *_COUNTS)
+
+    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """See `Task.candidates`: pairs without a repetition, base and sources always of one split.
+
+        Raises:
+            StudyError: an option has an impossible value, or there are too few pairs.
+        """
+        # numpy is needed here only, and reading a study must stay quick.
+        from studies.tasks.counterfactuals import Counterfactuals
+
+        try:
+            yield from Counterfactuals(self._model(options), seed, options).rows()
+        except StudyError as error:
+            raise StudyError(f"task {self.name}: {error}") from None
+
+    @cached_property
+    def _own(self) -> tuple[str, ...]:
+        from workers.causal.named import option_names
+
+        return ("model",) if self.name == CAUSAL else option_names(self.name)
+
+    def _model(self, options: Mapping[str, Any]) -> "CausalModel":
+        from workers.causal.named import causal_model
+
+        given = {key: value for key, value in options.items() if key in self._own}
+        if self.name != CAUSAL:
+            return causal_model(self.name, given)
+        ref = given.get("model")
+        own = dict(ref) if isinstance(ref, Mapping) else {"ref": ref}
+        name = own.pop("ref", None)
+        if not isinstance(name, str):
+            raise StudyError(
+                f"model {ref!r}; give module:name, or a mapping with ref and the model's options"
+            )
+        return causal_model(name, own)

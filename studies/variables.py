@@ -1,0 +1,134 @@
+"""Variables of a causal model in a sweep: which label a cell is judged by, and where its variable is.
+
+A pair is given once for each variable that the sweep names, with the label of that variable: so a label
+stays part of a pair, and a cell is only about the pairs of its variable.
+"""
+
+__all__ = ["VARIABLE", "is_about", "is_aligned", "per_variable", "placed", "placed_everywhere"]
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from studies.blocks import Block, UnitSpec
+from studies.fits import Aligned
+from workers.errors import StudyError, nearest
+
+if TYPE_CHECKING:
+    from studies.spec import Study
+
+VARIABLE = "variable"
+"""The column of a pair that says whose label it has; ``x+S`` where several variables are interchanged."""
+
+_LABEL = "label"
+_JOINED = "+"
+
+
+def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Each of `rows` once for every variable that the sweep names, with its label; neighbours stay so.
+
+    Raises:
+        StudyError: no pair has a label for a variable, or the pairs have a column of the name `VARIABLE`.
+    """
+    wanted = list(dict.fromkeys(name for block in study.blocks() for name in _wanted(study, block, rows)))
+    if wanted in ([], [None]):
+        return rows
+    if any(VARIABLE in row for row in rows):
+        raise StudyError(f"the pairs have a column {VARIABLE!r}, which the sweep's variables need; rename it")
+    _check_labels(wanted, rows)
+    return [
+        row if name is None else _labelled(row, name)
+        for row in rows
+        for name in wanted
+        if name is None or row.get(_column(name)) is not None
+    ]
+
+
+def is_about(block: Block, variable: str | None, alignment: Mapping[str, Aligned] | None) -> bool:
+    """Whether a block is about the pairs of `variable`; None for pairs as they are given."""
+    names = _names(block)
+    if names == "all":
+        return variable is not None and (alignment is None or variable in alignment)
+    return variable in (names or (None,))
+
+
+def is_aligned(block: Block, alignment: Mapping[str, Aligned] | None) -> bool:
+    """Whether the places of the block's variables are those of the alignment: it says none itself."""
+    own = (block.units, block.site, block.sites)
+    return alignment is not None and _names(block) is not None and own == (None, None, None)
+
+
+def placed(block: Block, variable: str | None, alignment: Mapping[str, Aligned] | None) -> Block:
+    """The block at one variable; see `is_aligned` for where its units are.
+
+    Raises:
+        StudyError: the alignment has no place for it.
+    """
+    if variable is None:
+        return block
+    units = block.units
+    if is_aligned(block, alignment):
+        assert alignment is not None
+        units = tuple(_unit(name, alignment, block) for name in variable.split(_JOINED))
+    return block.model_copy(update={"variable": variable, "variables": None, "units": units})
+
+
+def placed_everywhere(study: "Study") -> Iterator[Block]:
+    """The blocks with every unit that they may have, whichever the variable."""
+    for block in study.blocks():
+        every = _JOINED.join(study.alignment or ())
+        yield placed(block, every, study.alignment) if is_aligned(block, study.alignment) else block
+
+
+def _unit(name: str, alignment: Mapping[str, Aligned], block: Block) -> UnitSpec:
+    if name not in alignment:
+        raise StudyError(
+            f"the alignment has no place for the variable {name!r}; it has {', '.join(alignment)}"
+            f"{nearest(name, alignment)}"
+        )
+    place = {key: getattr(alignment[name], key) for key in Aligned.model_fields}
+    if place["position"] is None and block.position is None:
+        place["position"] = "all"
+    return UnitSpec.model_construct(**place)
+
+
+def _names(block: Block) -> Sequence[str] | str | None:
+    """The variables that a block names, ``all``, or None where it names none."""
+    if block.variables == "all":
+        return "all"
+    written = block.variables if block.variables is not None else (block.variable,)
+    found = [_JOINED.join(one) if isinstance(one, tuple) else one for one in written if one is not None]
+    return [str(name) for name in found] or None
+
+
+def _wanted(study: "Study", block: Block, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+    names = _names(block)
+    if names is None:
+        return (None,)
+    if names != "all":
+        return tuple(names)
+    return tuple(study.alignment if study.alignment is not None else _labels(rows))
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+    prefix = f"{_LABEL}."
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return {column.removeprefix(prefix): None for column in columns if column.startswith(prefix)}
+
+
+def _check_labels(wanted: Sequence[str | None], rows: Sequence[Mapping[str, Any]]) -> None:
+    known = _labels(rows)
+    for name in wanted:
+        if name is not None and all(row.get(_column(name)) is None for row in rows):
+            raise StudyError(
+                f"no pair has a {_column(name)!r}, which the variable {name!r} needs; there are labels of"
+                f" {', '.join(known) or 'no variable'}{nearest(name, known)}"
+            )
+
+
+def _column(name: str) -> str:
+    """The column of a variable's label; the variable ``label`` means the pair's own."""
+    return _LABEL if name == _LABEL else f"{_LABEL}.{name}"
+
+
+def _labelled(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {**row, _LABEL: row[_column(name)], VARIABLE: name}
