@@ -3,10 +3,12 @@
 __all__ = ["Engines"]
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
+from orchestrator.run.trained import load_trained
 from workers.errors import ModelError
 from workers.model.references import resolve
 
@@ -34,6 +36,8 @@ class Engines:
     """Of the memory that an engine usually takes; less after one that took all of it died."""
     fits: "StudyFits | None" = field(default=None, repr=False)
     """Those of the study that is run; whoever knows its plan gives them."""
+    root: Path | None = None
+    """The folder of the study whose lanes are asked for; where models are trained, they lie there."""
     _lane: int | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
 
@@ -57,9 +61,23 @@ class Engines:
         import torch
 
         from workers.engine.engine import Engine
-        from workers.model.loading import load
 
         torch.set_num_threads(self.threads)
+        budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
+        model = self._model(lane)
+        return Engine(
+            model,
+            capture_budget_bytes=int(self.share * budget),
+            share=self.share,
+            fits=lambda fit: self._fit(fit, model),
+        )
+
+    def _model(self, lane: Lane) -> "LoadedModel":
+        from workers.model.loading import load
+
+        if lane.training is not None:
+            assert self.root is not None, "whoever asks for a trained model says in which study"
+            return load_trained(self.root, lane)
         try:
             facts = resolve(lane.spec, fetch=False)
         except ModelError as error:
@@ -67,14 +85,7 @@ class Engines:
             raise ModelError(
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
-        budget = memory_bytes() // (self.num_sharing or num_cores()) // CAPTURE_SHARE
-        model = load(lane.spec, facts)
-        return Engine(
-            model,
-            capture_budget_bytes=int(self.share * budget),
-            share=self.share,
-            fits=lambda fit: self._fit(fit, model),
-        )
+        return load(lane.spec, facts)
 
     def _fit(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         """A fit by its identity, made on `model` where it is not there yet."""

@@ -16,8 +16,9 @@ __all__ = [
 ]
 
 from studies.blocks import Block, UnitSpec, ValueSpec
-from studies.fits import Aligned, Fit, Train
+from studies.fits import Aligned, Fit
 from studies.load import load_study
 from studies.models import ModelSpec, Task
 from studies.plots import Generate, Plot
 from studies.spec import Study
+from studies.train import Train

@@ -2,9 +2,9 @@
 
 __all__ = ["Planned", "commit_plan"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
@@ -14,6 +14,7 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.trained import trained_of
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from studies import Study
 from workers.errors import StoreError
@@ -40,19 +41,20 @@ def commit_plan(
         StudyError, ModelError: the study cannot be planned.
         StoreError: the folder holds results of which the plan wants none, and ``replace`` is not given.
     """
-    planner = Planner(study, say=say)
+    planner = Planner(study, store=store.root.parent, say=say)
     ref = driver.state.plan
     earlier = read_plan(store, ref) if ref is not None else None
-    if ref is not None and earlier is not None and earlier.head["digest"] == planner.digest:
+    trained = trained_of(store.root, planner.trained_paths)
+    if ref is not None and earlier is not None and _is_the_same(earlier, planner, trained):
         setup = set_up(earlier, _num_open(earlier, driver.state), options)
-        return Planned(ref, earlier, setup, setup.engines, is_new=False)
-    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state)
+        return Planned(ref, earlier, setup, _engines(setup, store), is_new=False)
+    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state, trained)
     setup = set_up(draft.plan, _num_open(draft.plan, driver.state), options)
-    engines = setup.engines
+    engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
-        with _scorer(setup, engines) as scorer:
-            draft = planner.draft(scorer, earlier, driver.state)
+        with _scorer(setup, engines, store) as scorer:
+            draft = planner.draft(scorer, earlier, driver.state, trained)
     if earlier is not None and driver.state.live and not options.replace:
         _refuse_stranger(draft.plan, earlier, store)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
@@ -75,11 +77,20 @@ def _num_open(plan: Plan, state: State) -> int:
     return counts.num_jobs - counts.num_done
 
 
+def _is_the_same(earlier: Plan, planner: Planner, trained: Collection[str]) -> bool:
+    """Whether a plan is the one that would be made now; after models are trained it is made once more."""
+    return earlier.head["digest"] == planner.digest and set(earlier.head.get("trained", ())) == set(trained)
+
+
+def _engines(setup: Setup, store: StudyStore) -> Engines:
+    return replace(setup.engines, root=store.root.resolve())
+
+
 @contextmanager
-def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
+def _scorer(setup: Setup, engines: Engines, store: StudyStore) -> Iterator[Scorer]:
     """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
     if setup.executor == "inline":
         yield CachedScorer(kept_runs(), EngineScorer(engines))
         return
-    with ChildScorer(threads=num_cores()) as child:
+    with ChildScorer(threads=num_cores(), root=store.root.resolve()) as child:
         yield CachedScorer(kept_runs(), child)

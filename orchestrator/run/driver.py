@@ -18,6 +18,7 @@ from orchestrator.run.retries import retry_work
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions
 from orchestrator.run.stopping import Reason, Stop, listening
+from orchestrator.run.training_stage import TrainingStage
 from orchestrator.run.work import TileWork, open_work
 from orchestrator.store import Driver, StudyStore
 from studies import Study
@@ -80,7 +81,11 @@ class _Run:
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
+        if self._train(planned):
+            planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         before = counts_of(planned.plan, self.driver.state)
+        if self.is_left:
+            return self._outcome(before, 0)
         retries = self._retries(planned)
         if retries or before.num_done < before.num_jobs:
             self.progress.begin(before, planned.setup)
@@ -92,14 +97,31 @@ class _Run:
                 f"{after.num_jobs - after.num_done:,} of {after.num_jobs:,} jobs were left out; run the same"
                 " command again"
             )
+        return self._outcome(after, after.num_done - before.num_done)
+
+    def _outcome(self, counts: Counts, num_ran: int) -> Outcome:
         return Outcome(
             root=self.store.root,
-            counts=after,
-            num_ran=after.num_done - before.num_done,
+            counts=counts,
+            num_ran=num_ran,
             num_retried=self.num_retried,
             seconds=time.monotonic() - self.started,
             stopped=self.stop.reason if self.is_left or self.stop.reason == "failures" else None,
         )
+
+    def _train(self, planned: Planned) -> bool:
+        """Train what is left to train of the study's own models; whether anything was.
+
+        Raises:
+            ModelError: the model of another study is swept, and is not there.
+        """
+        stage = TrainingStage(self.store.root, planned, self.options)
+        if stage.todo:
+            self.stop.can_drain = True
+            self.is_left = stage.run(self.driver, self.stop, self.progress, self.started)
+        if not self.is_left:
+            stage.check()
+        return bool(stage.todo)
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""

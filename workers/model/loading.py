@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
 
-__all__ = ["LoadedModel", "facts_of", "load"]
+__all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +46,8 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    output: str | None = None
+    """The output that is read, by name; None for the first, or the only one."""
 
     @classmethod
     def wrap(cls, module: nn.Module, facts: ModelFacts, spec: ModelSpec | None = None) -> Self:
@@ -106,7 +108,8 @@ class LoadedModel:
             torch.inference_mode(not gradients),
             visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
         ):
-            logits: Tensor = self.module(**_inputs(self.module, prompts)).logits
+            found = self.module(**_inputs(self.module, prompts))
+        logits: Tensor = found.logits if self.output is None else found.heads[self.output]
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
     def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
@@ -129,7 +132,13 @@ def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> Lo
     Raises:
         ModelError: the folder cannot be loaded.
     """
-    return LoadedModel.wrap(_read(spec, facts).to(_device(device or spec.device)), facts, spec)
+    return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
+
+
+def load_module(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> nn.Module:
+    """The model alone, with its weights, on its device; raises as `load` does."""
+    module: nn.Module = _read(spec, facts)
+    return module.to(_device(device or spec.device))
 
 
 def _device(wanted: str) -> torch.device:
