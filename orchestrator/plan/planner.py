@@ -118,8 +118,8 @@ class Planner:
 
         `earlier` is the study's committed plan and `state` what is done of it: numbers, kept pairs and
         tiles go on. `trained` are the trainings, as lanes name them, that are done: of other lanes that are
-        trained nothing is asked that only the model can tell. `selection` is what was selected of the cells of
-        a screened study.
+        trained nothing is asked that only the model can tell. `selection` is what was selected of the
+        cells of a screened study.
 
         Raises:
             StudyError: the study cannot be planned.
