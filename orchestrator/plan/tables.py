@@ -69,6 +69,11 @@ class Lane:
     training: str | None = None
     """``STUDY/IDENTITY`` of the training that makes it; None for a model that is there."""
 
+    @property
+    def model(self) -> str:
+        """What views call it: of one that is trained its name, since its axes are columns of their own."""
+        return self.spec.title if self.training is None else self.spec.ref
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "spec": self.spec.model_dump(mode="json")}
