@@ -29,9 +29,10 @@ from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
 from orchestrator.run.setup import Limits, RunOptions
-from studies import Block, Fit, Plot, Screen, Study, Task, UnitSpec, ValueSpec, load_study
+from studies import Block, Fit, Plot, Screen, Study, Task, Train, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
+    DivergedError,
     HeldError,
     ModelError,
     NotYetError,
@@ -66,6 +67,7 @@ __all__ = [
     "CausalModule",
     "ClusterError",
     "Coordinates",
+    "DivergedError",
     "Fit",
     "FittedUnit",
     "From",
@@ -99,6 +101,7 @@ __all__ = [
     "Subspace",
     "SwapyardError",
     "Task",
+    "Train",
     "Unit",
     "UnitSpec",
     "ValueSpec",

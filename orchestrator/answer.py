@@ -9,10 +9,10 @@ import duckdb
 from orchestrator.lines import table
 from orchestrator.query import explained
 from orchestrator.views import connect
+from orchestrator.views.names import quoted
+from orchestrator.views.trainings import kinds_of
 
 _TOP = 3
-_KINDS = ("model", "dtype", "revision", "block", "site")
-_AXES = (*_KINDS, "layer", "head", "base_position")
 _SQL = """
 WITH places AS (
     SELECT {axes}, avg(iia) AS iia,
@@ -48,13 +48,15 @@ def answer(root: Path) -> str | None:
 
 def _sql(connection: duckdb.DuckDBPyConnection) -> str:
     there = [name for name, *_ in connection.execute("DESCRIBE results").fetchall()]
-    axes = [name for name in _AXES if name in there and _varies(connection, name)] or ["block"]
-    kinds = [name for name in axes if name in _KINDS]
+    every = (*kinds_of(connection), "block", "site")
+    places = (*every, "layer", "head", "base_position")
+    axes = [name for name in places if name in there and _varies(connection, name)] or ["block"]
+    kinds = [name for name in axes if name in every]
     return _SQL.format(
-        axes=", ".join(axes),
-        partition=f"PARTITION BY {', '.join(kinds)}" if kinds else "",
+        axes=", ".join(map(quoted, axes)),
+        partition=f"PARTITION BY {', '.join(map(quoted, kinds))}" if kinds else "",
         rank=", ".join(_RANK),
-        order=", ".join([*kinds, *_RANK]),
+        order=", ".join([*map(quoted, kinds), *_RANK]),
         top=_TOP,
     )
 
@@ -62,5 +64,5 @@ def _sql(connection: duckdb.DuckDBPyConnection) -> str:
 def _varies(connection: duckdb.DuckDBPyConnection, column: str) -> bool:
     # Of a cell without its pair one only knows the position as it was written.
     view = "results" if column == "base_position" else "cells"
-    (num,) = connection.execute(f"SELECT count(DISTINCT {column}) FROM {view}").fetchall()[0]
+    (num,) = connection.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {view}").fetchall()[0]
     return bool(num > 1)

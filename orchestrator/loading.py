@@ -3,11 +3,13 @@
 __all__ = ["Engines", "capture_budget_bytes"]
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
 from orchestrator.run.rates import known_pace, remember_pace
+from orchestrator.run.trained import load_trained
 from workers.errors import ModelError
 from workers.model.references import resolve
 
@@ -38,6 +40,8 @@ class Engines:
     """Of the memory that an engine usually takes; less after one that took all of it died."""
     fits: "StudyFits | None" = field(default=None, repr=False)
     """Those of the study that is run; whoever knows its plan gives them."""
+    root: Path | None = None
+    """The folder of the study whose lanes are asked for; where models are trained, they lie there."""
     _lane: Lane | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
     _pace: dict[str, int] = field(default_factory=dict)
@@ -75,17 +79,9 @@ class Engines:
         import torch
 
         from workers.engine.engine import Engine
-        from workers.model.loading import load
 
         torch.set_num_threads(self.threads)
-        try:
-            facts = resolve(lane.spec, fetch=False)
-        except ModelError as error:
-            planned = f"{lane.spec.ref} at revision {str(lane.spec.revision)[:12]}"
-            raise ModelError(
-                f"the plan was made for {planned}, which this machine does not have: {error}"
-            ) from None
-        model = load(lane.spec, facts)
+        model = self._model(lane)
         self._pace = known_pace(lane, _name_of(model.device), self.threads) if self.share == 1.0 else {}
         return Engine(
             model,
@@ -94,6 +90,21 @@ class Engines:
             pace=self._pace,
             fits=lambda fit: self._fit(fit, model),
         )
+
+    def _model(self, lane: Lane) -> "LoadedModel":
+        from workers.model.loading import load
+
+        if lane.training is not None:
+            assert self.root is not None, "whoever asks for a trained model says in which study"
+            return load_trained(self.root, lane)
+        try:
+            facts = resolve(lane.spec, fetch=False)
+        except ModelError as error:
+            planned = f"{lane.spec.ref} at revision {str(lane.spec.revision)[:12]}"
+            raise ModelError(
+                f"the plan was made for {planned}, which this machine does not have: {error}"
+            ) from None
+        return load(lane.spec, facts)
 
     def _fit(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         """A fit by its identity, made on `model` where it is not there yet."""

@@ -17,6 +17,7 @@ from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import num_open
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.trained import trained_of
 from orchestrator.store import State, StudyStore
 from studies import Study
 
@@ -73,21 +74,23 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
     Raises:
         StudyError, ModelError: the study cannot be planned.
     """
-    planner = Planner(loaded, say=say)
+    planner = Planner(loaded, store=root, say=say)
     store = StudyStore(root / loaded.study)
     state = store.state() if store.exists() else State()
     earlier = read_plan(store, state.plan) if state.plan is not None else None
     if earlier is not None and earlier.head["digest"] == planner.digest:
         draft = Draft(earlier, exact=True, complete=True)
     else:
-        draft = _draft(planner, earlier, state, prepare=prepare)
+        draft = _draft(planner, store.root, earlier, state, prepare=prepare)
     counts = counts_of(draft.plan, state)
     setup = set_up(draft.plan, num_open(draft.plan, state), RunOptions())
     resuming = {spec.ref: may_resume(facts.model_type) for spec, facts in planner.models}
     return Overview(plan=draft.plan, exact=draft.exact, counts=counts, setup=setup, resuming=resuming)
 
 
-def _draft(planner: Planner, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:
+def _draft(planner: Planner, root: Path, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:
     with ExitStack() as stack:
-        child = stack.enter_context(ChildScorer(threads=num_cores())) if prepare else None
-        return planner.draft(CachedScorer(kept_runs(), child), earlier, state)
+        child = stack.enter_context(ChildScorer(threads=num_cores(), root=root)) if prepare else None
+        return planner.draft(
+            CachedScorer(kept_runs(), child), earlier, state, trained_of(root, planner.trained_paths)
+        )

@@ -17,9 +17,10 @@ __all__ = [
 ]
 
 from studies.blocks import Block, UnitSpec, ValueSpec
-from studies.fits import Aligned, Fit, Train
+from studies.fits import Aligned, Fit
 from studies.load import load_study
 from studies.models import ModelSpec, Task
 from studies.plots import Generate, Plot
 from studies.screen import Screen
 from studies.spec import Study
+from studies.train import Train

@@ -8,6 +8,7 @@ from typing import Any
 from studies.base import Spec
 from studies.blocks import ValueSpec
 from studies.models import ModelSpec, Task, plain_model, plain_task
+from studies.train import Optimizer, Schedule
 
 
 def plain(value: Any) -> Any:
@@ -16,6 +17,8 @@ def plain(value: Any) -> Any:
         return plain_model(value)
     if isinstance(value, Task):
         return plain_task(value)
+    if isinstance(value, Optimizer | Schedule):
+        return {"name": value.name, **plain(value.options)}
     if isinstance(value, Spec):
         return _spec(value)
     if isinstance(value, Mapping):

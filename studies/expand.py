@@ -21,6 +21,7 @@ from studies.scope import names_of, values_of, written
 from studies.shown import constants_of, same_everywhere, scalar_of, singulars_of
 from studies.slots import Prompt, read_positions
 from studies.spec import Study
+from studies.trained import READ
 from studies.units import Lack, Setting, UnitTemplate, named_runs, places_of, written_of, written_read
 from studies.values import ZERO, is_fit
 from studies.variables import VARIABLE, is_about, placed, placed_everywhere
@@ -117,11 +118,14 @@ def expand(
     for index, block in enumerate(study.blocks()):
         if pair_class.blocks is not None and index not in pair_class.blocks:
             continue
-        own = dict(pair_class.columns).get(VARIABLE)
+        columns = dict(pair_class.columns)
+        own = columns.get(VARIABLE)
         variable = None if own is None else str(own)
         if not is_about(block, variable, study.alignment):
             continue
         for lane in _lanes_of(block, facts, model):
+            if lane.options.get(READ) != columns.get(READ):
+                continue
             try:
                 _expand_block(index, placed(block, variable, study.alignment), lane, scene, expansion)
             except StudyError as error:
@@ -132,9 +136,10 @@ def expand(
 def referenced_columns(study: Study) -> set[str]:
     """The columns whose values decide which cells a pair has.
 
-    ``$pair.COLUMN``, several tasks, variables, and what a fit is made ``per``.
+    ``$pair.COLUMN``, several tasks, variables, outputs that are read, and what a fit is made ``per``.
     """
     found = {"task"} if len(study.all_tasks()) > 1 else set()
+    found |= {READ} if any(READ in model.options for model in study.lanes()) else set()
     found |= per_columns(study)
     for block in placed_everywhere(study):
         found |= {VARIABLE} if (block.variable, block.variables) != (None, None) else set()

@@ -19,7 +19,8 @@ _MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
 
 
 def check_model(value: Any) -> ModelSpec:
-    """A model's name, or a mapping of `ModelSpec`'s fields; a built-in model's options lie beside them."""
+    """A model's name, or a mapping of `ModelSpec`'s fields; a built-in model's options lie beside them, and
+    the values of a training's axes."""
     if isinstance(value, ModelSpec):
         return value
     if isinstance(value, str) and value.strip():
@@ -27,7 +28,7 @@ def check_model(value: Any) -> ModelSpec:
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
     others = [key for key in value if key not in (*_MODEL_KEYS, "options")]
-    if others and not value["ref"].startswith("zoo:"):
+    if others and not value["ref"].startswith(("zoo:", "artifact:")):
         raise ProblemsError([_unknown_key(key, _MODEL_KEYS) for key in others])
     options = {**value.get("options", {}), **{key: value[key] for key in others}}
     try:

@@ -10,6 +10,7 @@ from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
 from studies.models import Task
 from studies.problems import Problem, shown
+from studies.train_scope import train_problems
 from studies.variables import is_aligned
 from studies.yaml import Path
 from workers.errors import nearest
@@ -48,6 +49,7 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     for name in study.fits or {}:
         problems.extend(_name_problems(study, name, ("fits", name)))
     problems.extend(_aligned_problems(study.alignment or {}))
+    problems.extend(train_problems(study))
     names: set[str] = set()
     spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):

@@ -19,6 +19,9 @@ from workers.vocabulary import ModelSpec
 def constants_of(block: Block, model: ModelSpec, columns: Sequence[tuple[str, Scalar]]) -> dict[str, Scalar]:
     """The names that are the same at every point of the block."""
     found: dict[str, Scalar] = {"model": model.ref}
+    if not model.ref.startswith("zoo:"):
+        # Those of a model that was trained say which one it is.
+        found.update(model.options)
     tasks = [task.name for task in block.tasks or (block.task,) if isinstance(task, Task)]
     if tasks:
         found["task"] = tasks[0] if len(tasks) == 1 else dict(columns)["task"]

@@ -11,13 +11,14 @@ from pydantic import AfterValidator, Field, model_validator
 from studies.blocks import AXES, Block, Settings
 from studies.dump import plain
 from studies.fields import checked, one_of, required
-from studies.fits import Aligned, Fit, Train
+from studies.fits import Aligned, Fit
 from studies.models import ModelSpec, Task
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
 from studies.scope import find_problems
 from studies.screen import Screened
+from studies.train import Train
 from studies.yaml import dump_yaml
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")

@@ -30,12 +30,8 @@ def check_supported(study: Study) -> None:
 
 def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
     """Where, and which capability, in the words of the sentence "… not there yet"."""
-    for key, what in (
-        ("train", "training models is"),
-        ("generate", "generation is"),
-    ):
-        if getattr(study, key) is not None:
-            yield key, what
+    if study.generate is not None:
+        yield "generate", "generation is"
     if study.label_tokens == "all":
         yield "label_tokens", "scoring all tokens of a label is"
     for metric in study.metrics or ():
@@ -44,24 +40,29 @@ def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
     for model in study.lanes():
         yield from _model(model)
     for block in study.blocks():
-        yield from ((f"sweep, {block.name}: {where}", what) for where, what in _block(block))
+        is_trained = _is_trained(study, block)
+        yield from ((f"sweep, {block.name}: {where}", what) for where, what in _block(block, is_trained))
 
 
 def _model(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if model.ref.partition(":")[0] == "artifact":
-        yield "model", f"the artifact {model.ref!r} is"
     if model.chat:
         yield "model", "chat templates are"
 
 
-def _block(block: Block) -> Iterator[tuple[str, str]]:
+def _is_trained(study: Study, block: Block) -> bool:
+    """Whether the block's models are trained: they have outputs that can be read by name."""
+    models = [model.ref for model in block.models or (block.model,) if isinstance(model, ModelSpec)]
+    return all(ref in (study.train or {}) or ref.startswith("artifact:") for ref in models)
+
+
+def _block(block: Block, is_trained: bool) -> Iterator[tuple[str, str]]:
     if block.step is not None or block.steps is not None:
         yield "steps", "steps of a generation are"
     if isinstance(block.read, tuple):
         yield "read", "reading in several places at once is"
-    if isinstance(block.read, str):
+    if isinstance(block.read, str) and not is_trained:
         yield from _read("read", block.read)
-    for read in block.reads or ():
+    for read in () if is_trained else block.reads or ():
         yield from _read("reads", read)
 
 

@@ -4,7 +4,15 @@ A pair is given once for each variable that the sweep names, with the label of t
 stays part of a pair, and a cell is only about the pairs of its variable.
 """
 
-__all__ = ["VARIABLE", "is_about", "is_aligned", "per_variable", "placed", "placed_everywhere"]
+__all__ = [
+    "VARIABLE",
+    "interchanged",
+    "is_about",
+    "is_aligned",
+    "per_variable",
+    "placed",
+    "placed_everywhere",
+]
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +49,17 @@ def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[
         for name in wanted
         if name is None or row.get(_column(name)) is not None
     ]
+
+
+def interchanged(study: "Study") -> list[str | list[str]] | None:
+    """The variables that the sweep is about, as a causal task takes them; None for whichever there are."""
+    names = [_names(block) for block in study.blocks()]
+    if study.alignment is None and "all" in names:
+        return None
+    found: dict[str, None] = dict.fromkeys(study.alignment or ())
+    for written in names:
+        found |= dict.fromkeys(name for name in (written or ()) if written != "all" and name != _LABEL)
+    return [name.split(_JOINED) if _JOINED in name else name for name in found]
 
 
 def is_about(block: Block, variable: str | None, alignment: Mapping[str, Aligned] | None) -> bool:

@@ -25,10 +25,21 @@ VOCABULARY = [f"workers.{name}" for name in ("boxes", "causal", "errors", "facts
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400
 PUBLIC = [
-    *("Block", "ModelSpec", "Plot", "Screen", "Study", "Task", "UnitSpec", "ValueSpec", "load_study"),
+    *(
+        "Block",
+        "ModelSpec",
+        "Plot",
+        "Screen",
+        "Study",
+        "Task",
+        "Train",
+        "UnitSpec",
+        "ValueSpec",
+        "load_study",
+    ),
     *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
-    *("ClusterError", "HeldError", "ModelError", "NotYetError", "QueryError", "RunError"),
-    *("StorageFullError", "StoreError", "StudyError", "SwapyardError"),
+    *("ClusterError", "DivergedError", "HeldError", "ModelError", "NotYetError", "QueryError"),
+    *("RunError", "StorageFullError", "StoreError", "StudyError", "SwapyardError"),
     *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),
     *("Box", "Coordinates", "Fit", "FittedUnit", "fit"),

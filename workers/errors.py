@@ -8,7 +8,8 @@
     │   ├── StorageFullError no room left; nothing is lost, the run goes on when there is room
     │   └── HeldError        another driver holds the study
     ├── RunError             workers cannot do the work
-    │   └── ClusterError     a node of the cluster does not share the study's folder or version
+    │   ├── ClusterError     a node of the cluster does not share the study's folder or version
+    │   └── DivergedError    a training's loss is no number any more
     └── QueryError           the SQL, or what it asks for, cannot be answered
 
 Anything else that escapes is a bug of ours.
@@ -16,6 +17,7 @@ Anything else that escapes is a bug of ours.
 
 __all__ = [
     "ClusterError",
+    "DivergedError",
     "HeldError",
     "ModelError",
     "NotYetError",
@@ -74,6 +76,15 @@ class ClusterError(RunError):
     """A node of the cluster does not share the study's folder or version."""
 
     exit_code = 2
+
+
+class DivergedError(RunError):
+    """A training's loss is no number any more."""
+
+    def __init__(self, text: str, *, step: int) -> None:
+        super().__init__(text)
+        self.step = step
+        """How many steps were done before."""
 
 
 class QueryError(SwapyardError):

@@ -12,6 +12,16 @@ from orchestrator.cli.options import store_option, study_argument
 
 Command = Callable[..., None]
 
+_WHERE = click.option("--where", metavar="SQL", help="Which rows are drawn.")
+_TITLE = click.option("--title", metavar="TEXT", help="What stands above the picture.")
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="STEM",
+    help="Write STEM.png and STEM.svg [default: the study's plots/KIND].",
+)
+
 
 @click.group()
 def plot() -> None:
@@ -29,17 +39,11 @@ def _shared_options(command: Command) -> Command:
             click.option("--x", multiple=True, metavar="COLUMN", help="Along the axis; may be repeated."),
             click.option("--y", multiple=True, metavar="COLUMN", help="Upwards; may be repeated."),
             click.option("--facet", multiple=True, metavar="COLUMN", help="A picture each of its values."),
-            click.option("--where", metavar="SQL", help="Which rows are drawn."),
+            _WHERE,
             click.option("--scale", type=click.Choice(["shared", "own"]), help="Of the facets."),
             click.option("--view", metavar="VIEW", help="Which view's rows: results, scores, …"),
-            click.option("--title", metavar="TEXT", help="What stands above the picture."),
-            click.option(
-                "-o",
-                "--output",
-                type=click.Path(path_type=Path),
-                metavar="STEM",
-                help="Write STEM.png and STEM.svg [default: the study's plots/KIND].",
-            ),
+            _TITLE,
+            _OUTPUT,
         )
     ):
         command = option(command)
@@ -68,6 +72,39 @@ def bars(**given: Any) -> None:
     _draw("bars", **given)
 
 
+@plot.command(short_help="Learning curves of what the study trains.")
+@study_argument
+@store_option
+@_WHERE
+@_TITLE
+@_OUTPUT
+def curves(study: str, store: Path, where: str | None, title: str | None, output: Path | None) -> None:
+    """Draw the learning curves of STUDY: a facet each metric, means over seeds and their range."""
+    from orchestrator.plots import draw_learning
+    from orchestrator.roots import study_folders
+
+    (root,) = study_folders(store, [study])
+    _print(draw_learning(root, _stem(root, "curves", output), where=where, title=title))
+
+
+@plot.command(short_help="The causal model beside the network, with the accuracy of each place.")
+@study_argument
+@store_option
+@_WHERE
+@_TITLE
+@_OUTPUT
+def alignment(study: str, store: Path, where: str | None, title: str | None, output: Path | None) -> None:
+    """Draw the causal model of STUDY beside its network, with lines from variables to their places.
+
+    The lines are coloured by the interchange accuracy that the sweep measured at each place.
+    """
+    from orchestrator.plots import draw_places
+    from orchestrator.roots import study_folders
+
+    (root,) = study_folders(store, [study])
+    _print(draw_places(root, _stem(root, "alignment", output), where=where, title=title))
+
+
 @plot.command("all", short_help="The plots that a study itself names.")
 @study_argument
 @store_option
@@ -90,8 +127,13 @@ def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any)
     own = (one for one in own_plots(root).values() if one.kind == kind)
     start = next(own, None) or default_plot(connection, kind)
     chosen = changed(start, {key: value for key, value in given.items() if value})
+    _print(draw(connection, chosen, _stem(root, kind, output)))
+
+
+def _stem(root: Path, kind: str, output: Path | None) -> Path:
+    """Where a picture goes, without its ending."""
     stem = output or root / "plots" / kind
-    _print(draw(connection, chosen, stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem))
+    return stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
 
 
 def _print(paths: list[Path]) -> None:

@@ -88,6 +88,11 @@ class CachedScorer:
         Raises:
             MissingRunsError: some values are not kept, and there is no inner scorer.
         """
+        if lane.training is not None:
+            # Its identity says how it was trained; another machine's training of it has other numbers.
+            if self._inner is None:
+                raise MissingRunsError(f"{len(requests):,} unintervened runs have not been made yet")
+            return self._inner.score(lane, requests)
         keys = [_key(request) for request in requests]
         known = self._read(lane, keys)
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
@@ -139,9 +144,10 @@ class EngineScorer:
 class ChildScorer:
     """Scores in a child process that loads the model when it is first asked for."""
 
-    def __init__(self, *, threads: int) -> None:
-        """The child's torch uses `threads` threads."""
+    def __init__(self, *, threads: int, root: Path) -> None:
+        """The child's torch uses `threads` threads; `root` is the folder of the study whose lanes it runs."""
         self._threads = threads
+        self._root = root
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -179,7 +185,7 @@ class ChildScorer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._child is None:
-            command = [sys.executable, "-m", "orchestrator.plan.clean", str(self._threads)]
+            command = [sys.executable, "-m", "orchestrator.plan.clean", str(self._threads), str(self._root)]
             # A session of its own: a Ctrl-C at the terminal is the driver's to handle.
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -234,7 +240,7 @@ def _columns(rows: Sequence[tuple[float, ...]]) -> Columns:
     return {name: np.array(v, dtypes[code]) for (name, code), v in zip(COLUMNS, values, strict=True)}
 
 
-def _serve(threads: int) -> None:
+def _serve(threads: int, root: Path) -> None:
     """The child: answers requests from stdin on stdout until stdin ends."""
     import os
 
@@ -244,7 +250,7 @@ def _serve(threads: int) -> None:
 
     from orchestrator.loading import Engines
 
-    engines = Engines(threads=threads, num_sharing=1)
+    engines = Engines(threads=threads, num_sharing=1, root=root)
     while True:
         try:
             lane, requests = pickle.load(sys.stdin.buffer)
@@ -263,4 +269,4 @@ def _serve(threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), Path(sys.argv[2]))

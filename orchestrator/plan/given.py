@@ -1,6 +1,6 @@
 """The pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
 
-__all__ = ["Given", "read_given"]
+__all__ = ["Given", "read_given", "task_rows"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,16 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from orchestrator.plan.where import passing_blocks
 from studies import Study
 from studies.identity import content_id
+from studies.models import Task
 from studies.pairs import read_pairs
+from studies.tasks import Task as Maker
 from studies.tasks import find_task
-from studies.variables import per_variable
-from workers.errors import NotYetError
+from studies.trained import READ
+from studies.variables import interchanged, per_variable
+from workers.errors import NotYetError, StudyError
 from workers.vocabulary import Vectors
 
 CANDIDATES_PER_PAIR = 8
@@ -38,8 +42,13 @@ class Given:
         return str(content_id("rows", [_content(row) for row in self.rows]))
 
 
-def read_given(study: Study) -> Given:
+def read_given(study: Study, reads: Mapping[str | None, str]) -> Given:
     """The pairs that `study` lists, reads from a file, or has a task make.
+
+    Args:
+        study: whose pairs they are.
+        reads: the outputs of trained models that are read, and the variable that each predicts; then each
+            pair is given once for every output, with its label.
 
     Raises:
         StudyError: there are none, or they cannot be read.
@@ -55,13 +64,55 @@ def read_given(study: Study) -> Given:
         )
     task, num_pairs = find_task(asked[0].name), asked[0].num_pairs
     chosen = _filter(asked[0].filter or study.filter, task.filter)
-    candidates = task.candidates(seed=asked[0].seed or 0, options=asked[0].options)
-    if task.is_endless and num_pairs is not None:
-        candidates = islice(candidates, num_pairs * (1 if chosen is None else CANDIDATES_PER_PAIR))
-    rows = list(candidates)
-    given = per_variable(study, rows)
+    often = 1 if chosen is None else CANDIDATES_PER_PAIR
+    rows = task_rows(task, asked[0], often=often)
+    if reads:
+        swaps = interchanged(study) if "variables" not in asked[0].options else None
+        made = [
+            _read_rows(task_rows(task, _about(asked[0], variable, swaps), often=often), read)
+            for read, variable in reads.items()
+        ]
+        kept_rows = _asked_for(study, rows)
+        given = per_variable(study, [rows[number] for number in kept_rows for rows in made])
+    else:
+        given = per_variable(study, rows)
     kept = num_pairs and num_pairs * max(1, len(given) // max(1, len(rows)))
     return Given(given, chosen, kept, aligned=task.aligned)
+
+
+def _asked_for(study: Study, rows: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+    """The pairs that some block is about: those that are only trained on are many, and need no plan."""
+    every = range(len(rows))
+    if study.fits:
+        return every
+    try:
+        passing = passing_blocks(rows, [block.where for block in study.blocks()])
+    except StudyError:
+        # It is about what a pair has only once it is given for each variable.
+        return every
+    return [number for number in every if passing[number]]
+
+
+def task_rows(task: Maker, asked: Task, *, often: int = 1) -> list[Mapping[str, Any]]:
+    """The pairs of a task; of one that could go on for ever `often` times as many as are asked for.
+
+    Raises:
+        StudyError: an option has an impossible value.
+    """
+    candidates = task.candidates(seed=asked.seed or 0, options=asked.options)
+    if task.is_endless and asked.num_pairs is not None:
+        candidates = islice(candidates, asked.num_pairs * often)
+    return list(candidates)
+
+
+def _about(asked: Task, output: str, variables: Sequence[Any] | None) -> Task:
+    """The same task, with labels about another variable."""
+    options = {**asked.options, "output": output, **({"variables": variables} if variables else {})}
+    return asked.model_copy(update={"options": options})
+
+
+def _read_rows(rows: Sequence[Mapping[str, Any]], read: str | None) -> Sequence[Mapping[str, Any]]:
+    return rows if read is None else [{**row, READ: read} for row in rows]
 
 
 def _content(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 __all__ = ["Draft", "Planner"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,8 +21,10 @@ from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.screening import Chosen
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
+from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
 from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
+from orchestrator.roots import DEFAULT_ROOT
 from orchestrator.store import State
 from studies import Study
 from studies.identity import content_id, lane_identity
@@ -28,7 +32,6 @@ from studies.plots import metric_families
 from studies.supported import check_supported
 from workers.errors import StudyError
 from workers.facts import ModelFacts
-from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 
 
@@ -46,15 +49,18 @@ class Draft:
 class Planner:
     """Plans one study; what it needs is read once, however often `draft` is called."""
 
-    def __init__(self, study: Study, *, say: Callable[[str], None]) -> None:
-        """`say` gets lines of progress.
+    def __init__(self, study: Study, *, store: Path = DEFAULT_ROOT, say: Callable[[str], None]) -> None:
+        """`store` is the folder of all studies, `say` gets lines of progress.
 
         Raises:
             NotYetError: the study needs what this version cannot do.
+            StudyError: it trains, or names, what cannot be.
         """
         check_supported(study)
-        self.study = study
         self._say = say
+        self.trainings = StudyTrainings(study, lambda name: trainings_of(store / name), say)
+        self.study = self.trainings.study
+        self._written = study
         self._known_words: dict[str, Words] = {}
 
     @cached_property
@@ -64,7 +70,13 @@ class Planner:
         Raises:
             ModelError: a model cannot be found.
         """
-        return [(spec, resolve(spec, say=self._say)) for spec in self.study.lanes()]
+        return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
+
+    @property
+    def trained_paths(self) -> list[str]:
+        """The trainings whose models are swept, as lanes name them, each once."""
+        found = (self.trainings.of(spec) for spec in self.study.lanes())
+        return list(dict.fromkeys(one.path for one in found if one is not None))
 
     @cached_property
     def given(self) -> Given:
@@ -73,14 +85,16 @@ class Planner:
         Raises:
             StudyError: they cannot be read or made.
         """
-        return read_given(self.study)
+        return read_given(self.study, self.trainings.reads)
 
     @cached_property
     def digest(self) -> str:
         """Names all that a plan is made of: a committed plan with this digest is the same plan."""
         # The pairs are in the inputs already; written out as YAML they would take seconds.
-        study = self.study.model_copy(update={"pairs": None}).to_yaml()
-        made_of = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        study = self._written.model_copy(update={"pairs": None}).to_yaml()
+        made_of: dict[str, Any] = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        if self.trainings.own:
+            made_of["trainings"] = [one.identity for one in self.trainings.own]
         if weights := weights_of(self.study):
             made_of["weights"] = weights
         return str(content_id("plan", made_of))
@@ -97,12 +111,15 @@ class Planner:
         scorer: Scorer,
         earlier: Plan | None = None,
         state: State | None = None,
+        trained: Collection[str] = (),
         selection: Mapping[int, Chosen] | None = None,
     ) -> Draft:
         """The plan, as exact as `scorer` can tell.
 
         `earlier` is the study's committed plan and `state` what is done of it: numbers, kept pairs and
-        tiles go on. `selection` is what was selected of the cells of a screened study.
+        tiles go on. `trained` are the trainings, as lanes name them, that are done: of other lanes that are
+        trained nothing is asked that only the model can tell. `selection` is what was selected of the
+        cells of a screened study.
 
         Raises:
             StudyError: the study cannot be planned.
@@ -110,17 +127,21 @@ class Planner:
         before = earlier_of(earlier, state)
         lanes = self._lanes(before)
         try:
-            prepared = [self._prepare(lane, facts, scorer, earlier) for lane, facts in lanes]
+            prepared = [
+                self._prepare(lane, facts, scorer if _is_there(lane, trained) else None, earlier)
+                for lane, facts in lanes
+            ]
         except MissingRunsError:
             guesses = [self._prepare(lane, facts, None, None) for lane, facts in lanes]
             return Draft(self._build(lanes, guesses, before, None), exact=False, complete=False)
         plan = self._build(lanes, prepared, before, selection)
         try:
-            runs = runs_table(plan, scorer, earlier)
+            runs = runs_table(plan, scorer, earlier, [lane for lane, _ in lanes if _is_there(lane, trained)])
         except MissingRunsError:
             return Draft(plan, exact=True, complete=False)
         tables = {**plan.tables, "runs": runs, "tokens": self._tokens(lanes)}
-        return Draft(replace(plan, tables=tables), exact=True, complete=True)
+        head = {**plan.head, "trained": [lane.training for lane, _ in lanes if lane.training in trained]}
+        return Draft(replace(plan, head=head, tables=tables), exact=True, complete=True)
 
     def _lanes(self, before: Earlier) -> list[tuple[Lane, ModelFacts]]:
         """A lane for each model; one that the store already has keeps its number."""
@@ -138,6 +159,7 @@ class Planner:
                 spec=spec.model_copy(update={"revision": facts.revision}),
                 identity=identity,
                 num_parameters=facts.num_parameters,
+                training=None if (planned := self.trainings.of(spec)) is None else planned.path,
             )
             lanes.append((lane, facts))
         return lanes
@@ -146,7 +168,7 @@ class Planner:
         self, lane: Lane, facts: ModelFacts, scorer: Scorer | None, earlier: Plan | None
     ) -> Prepared:
         """The lane's inputs; those that were committed are not asked of the model again."""
-        if earlier is not None and earlier.head["inputs"] == self._inputs_id:
+        if earlier is not None and _has_inputs(earlier, lane) and earlier.head["inputs"] == self._inputs_id:
             return earlier_inputs(earlier, lane.lane)
         return prepare(
             self.given.rows,
@@ -174,7 +196,7 @@ class Planner:
                 model=model,
                 inputs=one.inputs,
                 classes=classify(self.study, self.given, one),
-                modules=partial(known_modules, lane.spec, facts, self._say),
+                modules=partial(self._modules, lane, facts),
             )
             for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)
         ]
@@ -190,7 +212,7 @@ class Planner:
         }
         if self.study.screen is not None:
             head["screen"] = self.study.screen.model_dump()
-        return build_plan(
+        plan = build_plan(
             self.study,
             brought,
             self.given.rows,
@@ -204,6 +226,13 @@ class Planner:
             },
             selection=selection,
         )
+        if not self.trainings.own:
+            return plan
+        return replace(plan, tables={**plan.tables, "trainings": trainings_table(self.trainings.own)})
+
+    def _modules(self, lane: Lane, facts: ModelFacts) -> Collection[str] | None:
+        """The paths of a model's modules; nobody knows those of one that is still to be trained."""
+        return None if lane.training is not None else known_modules(lane.spec, facts, self._say)
 
     def _words(self, facts: ModelFacts) -> Words:
         if facts.revision not in self._known_words:
@@ -219,3 +248,13 @@ class Planner:
                 "token": pa.array([text for _, found in texts for text in found], pa.string()),
             }
         )
+
+
+def _is_there(lane: Lane, trained: Collection[str]) -> bool:
+    """Whether a lane's model can be run."""
+    return lane.training is None or lane.training in trained
+
+
+def _has_inputs(earlier: Plan, lane: Lane) -> bool:
+    """Whether the inputs of a lane in an earlier plan went through the study's filter."""
+    return earlier.head["filter"] is None or _is_there(lane, earlier.head.get("trained", ()))

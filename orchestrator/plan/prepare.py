@@ -12,11 +12,13 @@ from orchestrator.plan.clean import Scorer
 from orchestrator.plan.tables import Lane
 from studies.blocks import is_source
 from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
+from studies.trained import READ
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.vocabulary import CleanRun, Prompt, Span, Vectors
 
 NOT_DRAWN = "enough pairs without it"
+NOT_READ = "its label is of another output"
 CHUNK = 1024
 """Prompts that are run at once while a filter looks for enough pairs."""
 
@@ -74,7 +76,12 @@ def prepare(
         MissingRunsError: the filter needs the model, and `scorer` may not load it.
     """
     encoder = _Encoder(facts, tokenizer, first=label_tokens == "first")
-    inputs = [encoder.encode(number, row) for number, row in enumerate(rows)]
+    inputs = [
+        encoder.encode(number, row)
+        if row.get(READ) == lane.spec.options.get(READ)
+        else Input(given=number, reason=NOT_READ)
+        for number, row in enumerate(rows)
+    ]
     _refuse_mixed(inputs, facts)
     if aligned:
         _drop_unaligned(inputs)
@@ -221,7 +228,7 @@ def _refuse_mixed(inputs: Sequence[Input], facts: ModelFacts) -> None:
 
 
 def _refuse_broken(inputs: Sequence[Input], rows: Sequence[Mapping[str, Any]]) -> None:
-    broken = [one for one in inputs if one.reason is not None]
+    broken = [one for one in inputs if one.reason not in (None, NOT_READ)]
     if broken:
         first, text = broken[0], rows[broken[0].given].get("base")
         shown = "" if text is None else f" ({text!r})"
@@ -272,7 +279,8 @@ def _fates(inputs: Sequence[Input]) -> dict[str, int]:
     """How many distinct base prompts may serve as a base, and what is against the others."""
     faults: dict[Prompt, set[str | None]] = defaultdict(set)
     for one in inputs:
-        faults[one.tokens.get("base", ())].add(one.fault)
+        if one.reason != NOT_READ:
+            faults[one.tokens.get("base", ())].add(one.fault)
     fates = Counter(
         next(fate for fault, fate in _FATES.items() if fault in found) for found in faults.values()
     )

@@ -2,13 +2,13 @@
 
 __all__ = ["runs_table"]
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from orchestrator.plan.clean import COLUMNS, Scorer
-from orchestrator.plan.tables import Plan
+from orchestrator.plan.tables import Lane, Plan
 from workers.vocabulary import CleanRun, Pair, read_in
 
 _KEYS = {"lane": pa.uint16(), "pair": pa.uint32(), "run": pa.string(), "read": pa.string()}
@@ -16,9 +16,15 @@ _KEYS = {"lane": pa.uint16(), "pair": pa.uint32(), "run": pa.string(), "read": p
 _Key = tuple[int, int, str, str]
 """Lane, pair, run and read of a row."""
 
+_NOTHING = {name: np.empty(0, {"f": np.float32, "i": np.int32}[code]) for name, code in COLUMNS}
 
-def runs_table(plan: Plan, scorer: Scorer, earlier: Plan | None = None) -> pa.Table:
+
+def runs_table(
+    plan: Plan, scorer: Scorer, earlier: Plan | None = None, lanes: Sequence[Lane] | None = None
+) -> pa.Table:
     """One row for each lane × pair × run × read of the plan, with the values of `COLUMNS`.
+
+    Only those of `lanes`, where not all models are there yet.
 
     Those that `earlier`, the study's committed plan, has are kept: a study does not change its mind about
     them on other hardware.
@@ -26,7 +32,8 @@ def runs_table(plan: Plan, scorer: Scorer, earlier: Plan | None = None) -> pa.Ta
     Raises:
         MissingRunsError: `scorer` may not load a model and does not know them all.
     """
-    asked = _asked(plan)
+    chosen = plan.lanes if lanes is None else [lane.lane for lane in lanes]
+    asked = _asked(plan, chosen)
     known = _rows_of(earlier) if earlier is not None else {}
     places = [known[key] for key in asked if key in known]
     tables = [earlier.tables["runs"].take(places)] if earlier is not None and places else []
@@ -35,7 +42,7 @@ def runs_table(plan: Plan, scorer: Scorer, earlier: Plan | None = None) -> pa.Ta
         requests = {key: request for key, request in fresh.items() if key[0] == number}
         if requests:
             tables.append(_table(requests, scorer.score(lane, list(requests.values()))))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables) if tables else _table({}, _NOTHING)
 
 
 def _table(keys: Mapping[_Key, CleanRun], scored: Mapping[str, np.ndarray]) -> pa.Table:
@@ -51,11 +58,11 @@ def _rows_of(plan: Plan) -> dict[_Key, int]:
     return {key: place for place, key in enumerate(zip(*columns, strict=True))}
 
 
-def _asked(plan: Plan) -> dict[_Key, CleanRun]:
+def _asked(plan: Plan, lanes: Collection[int]) -> dict[_Key, CleanRun]:
     """All rows of the table: lane by lane, pair by pair."""
     return {
         (lane, pair, run, str(read)): request
-        for lane in plan.lanes
+        for lane in lanes
         for pair, reads in _reads(plan, lane).items()
         for read in reads
         for run, request in _requests(plan.pairs[pair], read)

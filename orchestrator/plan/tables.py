@@ -51,9 +51,10 @@ TABLES = (
     "retired",
     "tokens",
 )
-OPTIONAL_TABLES = ("fits", "fit_pairs", "screening")
-"""Only the plans of studies that name fits have the first two (see `orchestrator.plan.fit_tables`), and of
-those that are screened the third (see `orchestrator.plan.screening`)."""
+OPTIONAL_TABLES = ("fits", "fit_pairs", "screening", "trainings")
+"""Only the plans of studies that name fits have the first two (see `orchestrator.plan.fit_tables`), of those
+that are screened the third (see `orchestrator.plan.screening`), of those that train the last (see
+`orchestrator.plan.trainings`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,13 @@ class Lane:
     identity: str
     """What makes it this model and no other (reference, revision, dtype), as canonical JSON."""
     num_parameters: int
+    training: str | None = None
+    """``STUDY/IDENTITY`` of the training that makes it; None for a model that is there."""
+
+    @property
+    def model(self) -> str:
+        """What views call it: of one that is trained its name, since its axes are columns of their own."""
+        return self.spec.title if self.training is None else self.spec.ref
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

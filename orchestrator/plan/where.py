@@ -1,22 +1,24 @@
 """``where`` and classes: which pairs each block is about, and which pairs get the same cells."""
 
-__all__ = ["classify"]
+__all__ = ["classify", "passing_blocks"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from orchestrator.plan.columns import given_column
-from orchestrator.plan.given import Given
 from orchestrator.plan.prepare import Prepared
 from studies import Study
 from studies.expand import PairClass, referenced_columns, used_spans
 from workers.errors import StudyError
 
+if TYPE_CHECKING:
+    from orchestrator.plan.given import Given
 
-def classify(study: Study, given: Given, prepared: Prepared) -> dict[int, PairClass]:
+
+def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, PairClass]:
     """The class of each kept pair, by its place among the given ones.
 
     Raises:

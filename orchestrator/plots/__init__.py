@@ -1,20 +1,27 @@
-"""Pictures of studies: heat maps and bars, as PNG and SVG."""
+"""Pictures of studies: heat maps, bars, learning curves and alignments, as PNG and SVG."""
 
-__all__ = ["default_plot", "draw", "draw_study", "own_plots"]
+__all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
 from pathlib import Path
 
 import duckdb
 
+from orchestrator.plan.tables import read_plan
+from orchestrator.plan.trainings import causal_task, planned_trainings
+from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
-from orchestrator.plots.choose import default_plot, own_plots
+from orchestrator.plots.choose import default_plot, own_plots, own_study
+from orchestrator.plots.curves import draw_curves
 from orchestrator.plots.data import read_grid
 from orchestrator.plots.heatmap import draw_heatmap
 from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
+from orchestrator.store import StudyStore
 from orchestrator.views import connect
 from studies.plots import Plot
-from workers.errors import QueryError
+from studies.variables import is_aligned
+from workers.errors import QueryError, StudyError
+from workers.model.references import resolve
 
 _LOG = {"heatmap": "fill", "bars": "y"}
 
@@ -34,6 +41,57 @@ def draw(connection: duckdb.DuckDBPyConnection, plot: Plot, stem: Path) -> list[
     draw_kind = draw_heatmap if plot.kind == "heatmap" else draw_bars
     with style():
         return save(draw_kind(grid, plot, across, down), stem)
+
+
+def draw_learning(root: Path, stem: Path, *, where: str | None, title: str | None) -> list[Path]:
+    """Draw the learning curves of the study in the folder `root`.
+
+    Raises:
+        QueryError, StoreError: the study cannot be read, or nothing was measured yet.
+    """
+    with style():
+        return save(draw_curves(connect([root]), where=where, title=title), stem)
+
+
+def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None) -> list[Path]:
+    """Draw the causal model of the study in the folder `root` beside the network, as they are aligned.
+
+    Raises:
+        StudyError: it has no alignment, or no causal model.
+        QueryError, StoreError: the study cannot be read, or nothing was measured yet.
+    """
+    study = own_study(root)
+    blocks = [str(block.name) for block in study.blocks() if is_aligned(block, study.alignment)]
+    if not study.alignment or not blocks:
+        raise StudyError(
+            f"study {study.study}: no block interchanges variables at the places of an alignment; give the"
+            " study an alignment, and a block with 'variables: all'"
+        )
+    task, causal = causal_task(study)
+    model = causal.model(task.options)
+    with style():
+        figure = draw_alignment(
+            connect([root]),
+            model.parents,
+            study.alignment,
+            _network(root, len(model.inputs)),
+            blocks=blocks,
+            where=where,
+            title=title,
+        )
+        return save(figure, stem)
+
+
+def _network(root: Path, num_tokens: int) -> Network:
+    """The network that a study runs, without its weights."""
+    store = StudyStore(root)
+    ref = store.latest_plan()
+    assert ref is not None, "the study was read from its plan"
+    plan = read_plan(store, ref)
+    trained = {one.path: one.training.model for one in planned_trainings(plan.tables).values()}
+    lane = next(iter(plan.lanes.values()))
+    facts = resolve(trained.get(str(lane.training), lane.spec), fetch=False)
+    return Network(num_layers=facts.num_layers, width=facts.width, num_tokens=num_tokens)
 
 
 def draw_study(root: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Bars: the first column of x along the axis, its other columns as colours with a legend."""
 
-__all__ = ["draw_bars"]
+__all__ = ["colour_of", "draw_bars"]
 
 import math
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def _draw_facet(ax: Axes, facet: Facet, bars: Sequence[str], *, log: bool) -> No
     at = np.arange(facet.values.shape[1])
     for j, text in enumerate(bars):
         left = at - 0.42 + (j + 0.5) * width
-        ax.bar(left, facet.values[j], width, color=_colour(j, len(bars)), label=text)
+        ax.bar(left, facet.values[j], width, color=colour_of(j, len(bars)), label=text)
     if log:
         ax.set_yscale("log")
         plain_log(ax.yaxis)
@@ -77,7 +77,8 @@ def _draw_facet(ax: Axes, facet: Facet, bars: Sequence[str], *, log: bool) -> No
     ax.margins(x=0.01)
 
 
-def _colour(j: int, num: int) -> object:
+def colour_of(j: int, num: int) -> object:
+    """The colour of the j-th of so many."""
     return _COLOURS[j] if num <= len(_COLOURS) else colormaps["viridis"](j / (num - 1))
 
 

@@ -1,6 +1,6 @@
 """Which pictures: a study's own, or a sensible one for a study that names none."""
 
-__all__ = ["changed", "default_plot", "own_plots"]
+__all__ = ["changed", "default_plot", "own_plots", "own_study"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,9 @@ import duckdb
 
 from orchestrator.query import run_query
 from orchestrator.store import StudyStore
-from studies import load_study
+from orchestrator.views.names import quoted
+from orchestrator.views.trainings import kinds_of
+from studies import Study, load_study
 from studies.plots import Plot
 from workers.errors import QueryError, StoreError
 
@@ -21,12 +23,20 @@ def own_plots(root: Path) -> Mapping[str, Plot]:
     Raises:
         StoreError: there is no study, or it was never planned.
     """
+    return own_study(root).plots or {}
+
+
+def own_study(root: Path) -> Study:
+    """The study in the folder `root`, as it was planned last.
+
+    Raises:
+        StoreError: there is no study, or it was never planned.
+    """
     store = StudyStore(root)
     plan = store.latest_plan()
     if plan is None:
         raise StoreError(f"the study in {root} has no plan yet; run it with: swapyard run {root.name}")
-    study = load_study(store.read_plan_file(plan, "study.yaml").decode())
-    return study.plots or {}
+    return load_study(store.read_plan_file(plan, "study.yaml").decode())
 
 
 def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
@@ -37,7 +47,7 @@ def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
     """
     columns = run_query(connection, "FROM results").columns
     value = _first_known(connection, ("iia", "logit_diff - base_run_logit_diff", "kl_base"))
-    kinds = ("model", "dtype", "revision", "site")
+    kinds = (*kinds_of(connection), "site")
     facet = [column for column in kinds if _varies(connection, columns, column)] or None
     down = "layer" if "layer" in columns else "block"
     # Accuracies can be compared; a difference in logits is mostly a matter of the site.
@@ -70,5 +80,5 @@ def _first_known(connection: duckdb.DuckDBPyConnection, values: tuple[str, ...])
 def _varies(connection: duckdb.DuckDBPyConnection, columns: list[str], column: str) -> bool:
     if column not in columns:
         return False
-    found = run_query(connection, f"SELECT count(DISTINCT {column}) FROM results").fetchall()[0][0]
+    found = run_query(connection, f"SELECT count(DISTINCT {quoted(column)}) FROM results").fetchall()[0][0]
     return bool(found > 1)

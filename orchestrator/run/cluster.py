@@ -15,6 +15,7 @@ import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined
 from orchestrator.run.local_ray import LocalRay, plain_error, resources
+from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
@@ -50,7 +51,7 @@ class _Seat:
     process: psutil.Process | None = None
     """Where our own Ray started it, so that it is one of this machine."""
     lane: int | None = None
-    taken: Slice | None = None
+    taken: Slice | TrainSlice | None = None
     target_s: float = 0.0
     is_preparing: bool = False
 
@@ -124,7 +125,7 @@ class RayExecutor:
         self._seats[number] = seat
         return number
 
-    def submit(self, worker: int, taken: Slice, target_s: float) -> None:
+    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
         """As `Executor.submit`; its model and its fits are made ready before."""
         seat = self._seats[worker]
         seat.taken, seat.target_s = taken, target_s
@@ -168,7 +169,7 @@ class RayExecutor:
             self._drop(number)
         self._ray.stop()
 
-    def _run(self, worker: int, seat: _Seat, taken: Slice) -> None:
+    def _run(self, worker: int, seat: _Seat, taken: Slice | TrainSlice) -> None:
         allowed = self._slice_timeout_s or max(SLICE_TIMEOUT_S, SLICE_TIMEOUT_TARGETS * seat.target_s)
         seat.ref = seat.actor.run.remote(taken, seat.target_s, worker)
         seat.until = time.monotonic() + allowed

@@ -2,9 +2,9 @@
 
 __all__ = ["Planned", "commit_plan", "commit_selection", "num_open"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
@@ -15,6 +15,7 @@ from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.trained import trained_of
 from orchestrator.run.work import ESTIMATES_PER_PAIR, open_work
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from studies import Study
@@ -42,19 +43,20 @@ def commit_plan(
         StudyError, ModelError: the study cannot be planned.
         StoreError: the folder holds results of which the plan wants none, and ``replace`` is not given.
     """
-    planner = Planner(study, say=say)
+    planner = Planner(study, store=store.root.parent, say=say)
     ref = driver.state.plan
     earlier = read_plan(store, ref) if ref is not None else None
-    if ref is not None and earlier is not None and earlier.head["digest"] == planner.digest:
+    trained = trained_of(store.root, planner.trained_paths)
+    if ref is not None and earlier is not None and _is_the_same(earlier, planner, trained):
         setup = set_up(earlier, num_open(earlier, driver.state), options)
-        return Planned(ref, earlier, setup, setup.engines, is_new=False)
-    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state)
+        return Planned(ref, earlier, setup, _engines(setup, store), is_new=False)
+    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state, trained)
     setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
-    engines = setup.engines
+    engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
-        with _scorer(setup, engines) as scorer:
-            draft = planner.draft(scorer, earlier, driver.state)
+        with _scorer(setup, engines, store) as scorer:
+            draft = planner.draft(scorer, earlier, driver.state, trained)
     if earlier is not None and driver.state.live and not options.replace:
         _refuse_stranger(draft.plan, earlier, store)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
@@ -79,12 +81,13 @@ def commit_selection(
         StoreError: a file of rows is missing or damaged.
     """
     selection = select(planned.plan, driver.state, store, study)
-    planner = Planner(study, say=say)
-    draft = planner.draft(CachedScorer(kept_runs(), None), planned.plan, driver.state, selection)
+    planner = Planner(study, store=store.root.parent, say=say)
+    trained = trained_of(store.root, planner.trained_paths)
+    draft = planner.draft(CachedScorer(kept_runs(), None), planned.plan, driver.state, trained, selection)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
     reach("driver.plan")
     setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
-    engines = planned.engines if setup.executor == planned.setup.executor else setup.engines
+    engines = planned.engines if setup.executor == planned.setup.executor else _engines(setup, store)
     return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
 
 
@@ -105,11 +108,20 @@ def num_open(plan: Plan, state: State) -> int:
     return int(ESTIMATES_PER_PAIR * sum(work.num_pairs for work in open_work(plan, state)))
 
 
+def _is_the_same(earlier: Plan, planner: Planner, trained: Collection[str]) -> bool:
+    """Whether a plan is the one that would be made now; after models are trained it is made once more."""
+    return earlier.head["digest"] == planner.digest and set(earlier.head.get("trained", ())) == set(trained)
+
+
+def _engines(setup: Setup, store: StudyStore) -> Engines:
+    return replace(setup.engines, root=store.root.resolve())
+
+
 @contextmanager
-def _scorer(setup: Setup, engines: Engines) -> Iterator[Scorer]:
+def _scorer(setup: Setup, engines: Engines, store: StudyStore) -> Iterator[Scorer]:
     """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
     if setup.executor == "inline":
         yield CachedScorer(kept_runs(), EngineScorer(engines))
         return
-    with ChildScorer(threads=num_cores()) as child:
+    with ChildScorer(threads=num_cores(), root=store.root.resolve()) as child:
         yield CachedScorer(kept_runs(), child)

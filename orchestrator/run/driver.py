@@ -19,6 +19,7 @@ from orchestrator.run.retries import retry_work
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions
 from orchestrator.run.stopping import Reason, Stop, listening
+from orchestrator.run.training_stage import TrainingStage
 from orchestrator.run.work import TileWork, open_work
 from orchestrator.store import Driver, StudyStore
 from studies import Study
@@ -81,6 +82,10 @@ class _Run:
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
+        if self._train(planned):
+            planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
+        if self.is_left:
+            return self._outcome(counts_of(planned.plan, self.driver.state), 0)
         retries = self._retries(planned)
         num_ran = self._stage(planned, retries)
         if not planned.plan.is_selected and not self.is_left and self.stop.reason is None:
@@ -96,9 +101,12 @@ class _Run:
                 f"{after.num_open:,} of {after.now[1]:,} {after.now[2]} were left out; run the same command"
                 " again"
             )
+        return self._outcome(after, num_ran)
+
+    def _outcome(self, counts: Counts, num_ran: int) -> Outcome:
         return Outcome(
             root=self.store.root,
-            counts=after,
+            counts=counts,
             num_ran=num_ran,
             num_retried=self.num_retried,
             seconds=time.monotonic() - self.started,
@@ -113,6 +121,20 @@ class _Run:
             self._work(planned, retries)
             self._sweep()
         return counts_of(planned.plan, self.driver.state).num_done - before.num_done
+
+    def _train(self, planned: Planned) -> bool:
+        """Train what is left to train of the study's own models; whether anything was.
+
+        Raises:
+            ModelError: the model of another study is swept, and is not there.
+        """
+        stage = TrainingStage(self.store.root, planned, self.options)
+        if stage.todo:
+            self.stop.can_drain = True
+            self.is_left = stage.run(self.driver, self.stop, self.progress, self.started)
+        if not self.is_left:
+            stage.check()
+        return bool(stage.todo)
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.run.trainings import TrainReport, TrainSlice
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Report, StudyWorker
 from workers.errors import SwapyardError
@@ -23,8 +24,8 @@ class Finished:
     """A slice came back."""
 
     worker: int
-    taken: Slice
-    report: Report
+    taken: Slice | TrainSlice
+    report: Report | TrainReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Died:
     """A worker is gone, and what it did with its slice is not known."""
 
     worker: int
-    taken: Slice | None
+    taken: Slice | TrainSlice | None
     """None where it had none."""
     message: str
     is_guilty: bool
@@ -56,7 +57,7 @@ class Executor(Protocol):
     def add(self, share: float) -> int:
         """Begin to bring up one more, which takes this share of the memory that one usually takes."""
 
-    def submit(self, worker: int, taken: Slice, target_s: float) -> None:
+    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
         """Give an idle worker a slice that should take `target_s` seconds."""
 
     def wait(self, timeout_s: float) -> list[Event]:
@@ -81,7 +82,7 @@ class InlineExecutor:
         self._worker: StudyWorker | None = None
         self._number = -1
         self._joining = False
-        self._waiting: tuple[Slice, float] | None = None
+        self._waiting: tuple[Slice | TrainSlice, float] | None = None
 
     def start(self) -> list[int]:
         """As `Executor.start`."""
@@ -94,7 +95,7 @@ class InlineExecutor:
         self._joining = True
         return self._number
 
-    def submit(self, worker: int, taken: Slice, target_s: float) -> None:
+    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
         """As `Executor.submit`; the work is done by `wait`."""
         self._waiting = (taken, target_s)
 

@@ -15,7 +15,9 @@ from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
+from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.work import Slice, undone
+from orchestrator.run.worker import Report
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
@@ -168,7 +170,7 @@ class Loop:
                 self._coming.discard(worker)
                 self._schedule.join(worker, self._shares[worker])
                 self._idle.append(worker)
-            case Finished(worker, taken, report):
+            case Finished(worker, Slice() as taken, Report() as report):
                 reach("driver.report")
                 del self._busy[worker]
                 self._finished[worker] += 1
@@ -185,6 +187,7 @@ class Loop:
         # A driver that lost the study may have lost its folders, too: then nothing here is to blame.
         self._driver.check()
         worker, taken = death.worker, death.taken
+        assert not isinstance(taken, TrainSlice), "trainings have a loop of their own"
         share, num_finished = self._shares.pop(worker), self._finished.pop(worker)
         self._num_deaths += 1
         self._coming.discard(worker)

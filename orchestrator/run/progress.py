@@ -3,10 +3,11 @@
 __all__ = ["Progress"]
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -109,9 +110,19 @@ def describe(plan: Plan) -> list[str]:
     for data, fates in zip(plan.head["lanes"], plan.head["prompts"], strict=True):
         total = sum(fates.values())
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
-        lines.append(f"{data['spec']['ref']} ({data['spec']['dtype']}): {total:,} base prompts: {told}")
+        lines.append(f"{_model(data)}: {total:,} base prompts: {told}")
     lines.append(f"{num_kept:,} pairs of {inputs.num_rows:,} are in the study")
+    if "trainings" in plan.tables:
+        names = plan.tables["trainings"]["name"].to_pylist()
+        lines += [f"{num} training{'s' * (num > 1)}: {name}" for name, num in Counter(names).items()]
     num_cells = plan.tables["cells"].num_rows
     screened = describe_screening(plan) if "screening" in plan.tables else None
     lines.append(f"{num_cells:,} cells, {screened or f'{plan.num_jobs:,} jobs'}")
     return lines
+
+
+def _model(lane: Mapping[str, Any]) -> str:
+    """A lane's model; of one that is trained which of those of its name."""
+    spec = lane["spec"]
+    axes = spec["options"] if lane.get("training") else {}
+    return f"{spec['ref']} ({', '.join([*(f'{key} {value}' for key, value in axes.items()), spec['dtype']])})"

@@ -1,6 +1,6 @@
 """Running some jobs of a slice: those of a retry, or all of a slice that killed workers, one by one."""
 
-__all__ = ["GIVEN_UP", "run_selected"]
+__all__ = ["GIVEN_UP", "run_lost", "run_selected"]
 
 import time
 from collections import Counter
@@ -69,6 +69,27 @@ def run_selected(
             outcomes.append(engine.run(Batch(cells=mine, pairs=chosen, families=taken.families)))
         num_cells = block.hi
     return _joined(outcomes, num_cells)
+
+
+def run_lost(
+    taken: Slice, cells: Sequence[tuple[int, Cell]], pairs: Sequence[Pair], type_name: str, message: str
+) -> "Outcome":
+    """The jobs of a slice whose model there is not: failed rows that say why."""
+    from workers.engine.batch import Batch
+
+    outcomes = [
+        _failed(
+            Batch(
+                cells=cells[block.lo : block.hi],
+                pairs=[pairs[j] for j in block.pairs],
+                families=taken.families,
+            ),
+            type_name,
+            message,
+        )
+        for block in _blocks(taken, len(pairs))
+    ]
+    return _joined(outcomes, len(cells))
 
 
 def _blocks(taken: Slice, num_pairs: int) -> Iterator[_Block]:

@@ -1,6 +1,6 @@
 """Which executor runs a study, with how many workers of how many threads."""
 
-__all__ = ["Limits", "RunOptions", "Setup", "set_up"]
+__all__ = ["Limits", "RunOptions", "Setup", "set_up", "set_up_training"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,21 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
     gpus = num_gpus() if _may_use_gpus(plan) else 0
     num_workers = options.num_workers or max(1, min(cores, gpus or _workers_in_memory(plan)))
     why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
+    return _setup("ray", plan, num_workers, cores // num_workers, options, why)
+
+
+def set_up_training(plan: Plan, num: int, options: RunOptions) -> Setup:
+    """Choose for `num` trainings of `plan`: several at once are worth starting Ray."""
+    cores = num_cores()
+    if options.executor == "inline":
+        return _setup("inline", plan, 1, cores, options, "as asked")
+    if options.address is not None:
+        why = f"on the Ray cluster at {options.address}"
+        return _setup("ray", plan, options.num_workers, 1, options, why)
+    if options.executor == "auto" and options.num_workers in (None, 1) and min(num, cores) == 1:
+        return _setup("inline", plan, 1, cores, options, "one at a time")
+    num_workers = options.num_workers or min(cores, num)
+    why = "as asked" if options.executor == "ray" else f"{num} at once"
     return _setup("ray", plan, num_workers, cores // num_workers, options, why)
 
 

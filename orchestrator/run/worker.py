@@ -20,7 +20,9 @@ from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
-from orchestrator.run.selected import run_selected
+from orchestrator.run.selected import run_lost, run_selected
+from orchestrator.run.trained import failure_of
+from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
@@ -80,6 +82,7 @@ class StudyWorker:
         self._ref = plan
         self._epoch = epoch
         self._engines = engines
+        self._engines.root = root
         self._has_own_process = has_own_process
 
     def hello(self, question: str, answer: str) -> Hello:
@@ -93,7 +96,7 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def prepare(self, taken: Slice) -> None:
+    def prepare(self, taken: Slice | TrainSlice) -> None:
         """Load the slice's model, and make those of its fits that nobody has made.
 
         A fit that cannot be made says so again when the slice runs, and its rows become failures.
@@ -102,6 +105,8 @@ class StudyWorker:
             ModelError: the model is not on this machine, or is not the one that the plan was made for.
             StoreError: a fit cannot be read or written.
         """
+        if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
+            return
         engine = self._engine(taken.lane)
         if self._plan.has_fits:
             for fit in self._fits_of(taken):
@@ -118,16 +123,22 @@ class StudyWorker:
         """The note of the job that this worker, of this number, is alone with."""
         return Trial(self._store.root, self._epoch, worker)
 
-    def run(self, taken: Slice, target_s: float, worker: int) -> Report:
+    def train(self, taken: TrainSlice, target_s: float) -> TrainReport:
+        """Train for about `target_s` seconds, and say how far it is."""
+        reach("worker.slice")
+        return self._trainings.advance(taken.training, target_s)
+
+    def run(self, taken: Slice | TrainSlice, target_s: float, worker: int) -> Report | TrainReport:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""
+        if isinstance(taken, TrainSlice):
+            return self.train(taken, target_s)
         reach("worker.slice")
         self.prepare(taken)
-        engine = self._engine(taken.lane)
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
         self._log.begun(taken)
         try:
-            outcome = self._outcome(engine, taken, OVERRUN * target_s, self.trial(worker))
+            outcome = self._outcome(taken, OVERRUN * target_s, self.trial(worker))
             self._engines.keep_pace()
             manifest = self._write(taken, outcome, started)
         except Exception as error:
@@ -143,10 +154,13 @@ class StudyWorker:
         if "_log" in self.__dict__:
             self._log.close()
 
-    def _outcome(self, engine: "Engine", taken: Slice, deadline_s: float, trial: Trial) -> "Outcome":
+    def _outcome(self, taken: Slice, deadline_s: float, trial: Trial) -> "Outcome":
         from workers.engine.batch import Batch
 
         cells, pairs, tile_cells = self._inputs(taken)
+        if (lost := self._lost(taken)) is not None:
+            return run_lost(taken, cells, pairs, *lost)
+        engine = self._engine(taken.lane)
         if taken.careful or taken.jobs:
             outcome = run_selected(engine, taken, cells, pairs, trial.note, deadline_s)
             trial.clear()
@@ -177,7 +191,7 @@ class StudyWorker:
             rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
-            tier_reason=self._engine(taken.lane).model.tier_reason,
+            tier_reason="" if self._lost(taken) is not None else self._engine(taken.lane).model.tier_reason,
             timings={
                 "total_s": time.perf_counter() - started,
                 "model_s": outcome.model_s,
@@ -197,6 +211,13 @@ class StudyWorker:
         log.capture(stdio=self._has_own_process)
         return log
 
+    def _lost(self, taken: Slice) -> tuple[str, str] | None:
+        """Type and message of the error for which there is no model; None where there is one."""
+        lane = self._plan.lanes[taken.lane]
+        if (failure := failure_of(self._store.root, lane)) is None:
+            return None
+        return failure["error_type"], f"the training of {lane.spec.ref} failed: {failure['error_message']}"
+
     def _engine(self, lane: int) -> "Engine":
         self._engines.fits = self._fits
         return self._engines.of(self._plan.lanes[lane])
@@ -214,6 +235,10 @@ class StudyWorker:
         """All cells and pairs that tiles may name."""
         plan = self._plan
         return plan.cells | plan.carried_cells, plan.pairs | plan.carried_pairs
+
+    @cached_property
+    def _trainings(self) -> StudyTrainings:
+        return StudyTrainings(self._store.root, self._plan, self._engines.threads)
 
     @cached_property
     def _fits(self) -> StudyFits:

@@ -163,12 +163,13 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swep
 
 def _hidden(root: Path, epoch: int) -> list[Path]:
     """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
-    places = ((root, ".tmp-*"), (root, ".hello-*"), (root / "commits", ".tmp-*"), (root / "fits", ".tmp-*"))
+    written = ("commits", "fits", "artifacts", "trainings/*")
+    places = (".tmp-*", ".hello-*", *(f"{folder}/.tmp-*" for folder in written))
     with explained(root):
         opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
     found: list[Path] = []
-    for folder, pattern in places:
-        for path in folder.glob(pattern):
+    for pattern in places:
+        for path in root.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_mtime_ns < opened_ns:
                     found.append(path)

@@ -14,12 +14,14 @@ from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import StoredFile, StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
+from orchestrator.store.trainings import TrainingFolder
 from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
 from orchestrator.views.older import lacking_columns
 from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import estimates, facts, study_views
 from orchestrator.views.tables import study_tables
+from orchestrator.views.trainings import curves_table, trainings_view_table
 from orchestrator.views.union import union
 from workers.errors import QueryError, StoreError
 
@@ -58,8 +60,10 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
     plan = read_plan(store, state.plan)
     made = study_tables(plan, state)
     fits = fits_table(plan, FitFolder(LocalStorage(root)).about)
+    trainings = TrainingFolder(LocalStorage(root))
+    trained, curves = trainings_view_table(plan, trainings), curves_table(plan, trainings)
     try:
-        _add_tables(connection, prefix, {**made.tables, "fits": fits})
+        _add_tables(connection, prefix, {**made.tables, "fits": fits, "trained": trained, "curves": curves})
         folder = str(root.resolve())
         lacking = lacking_columns(connection, folder, made.files)
         connection.execute(estimates(prefix, folder, made.files))

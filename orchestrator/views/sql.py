@@ -12,17 +12,8 @@ from workers.replay.bounds import AGREEMENT
 from workers.vocabulary import ESTIMATE, LABELS
 
 STUDY_VIEWS = (
-    "results",
-    "scores",
-    "activations",
-    "cells",
-    "screening",
-    "pairs",
-    "inputs",
-    "runs",
-    "failures",
-    "batches",
-    "fits",
+    *("results", "scores", "activations", "cells", "screening", "pairs", "inputs", "runs", "failures"),
+    *("batches", "fits", "trainings", "curves"),
 )
 
 _ROW = ("error", "attempt", "tier", "collected")
@@ -152,6 +143,8 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             FROM {prefix}batches b LEFT JOIN {prefix}lanes l ON l.lane::VARCHAR = b.lane""",
         f"""CREATE VIEW {prefix}v_fits AS SELECT {study}, f.fit, {_model("l")}, f.* EXCLUDE (fit, lane)
             FROM {prefix}fits f JOIN {prefix}lanes l ON l.lane = f.lane""",
+        f"CREATE VIEW {prefix}v_trainings AS SELECT {study}, * FROM {prefix}trained",
+        f"CREATE VIEW {prefix}v_curves AS SELECT {study}, * FROM {prefix}curves",
     ]
 
 
@@ -299,8 +292,8 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
 
 
 def _sides(made: StudyTables) -> str:
-    """The axes and the columns of the pairs, each after a comma. Task and variable are what a pair says."""
-    said = made.given.keys() & {"task", "variable"}
+    """The axes and the columns of the pairs, each after a comma. Task, variable, output: what a pair says."""
+    said = made.given.keys() & {"task", "variable", "read"}
     names = public_names(made.given, own={*PAIR_COLUMNS, *said}, reserved=(*RESERVED, *made.axes, "model"))
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
     given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())

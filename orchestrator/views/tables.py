@@ -94,7 +94,7 @@ def _lanes(plan: Plan) -> pa.Table:
     return pa.table(
         {
             "lane": pa.array(plan.lanes.keys(), pa.uint16()),
-            "model": pa.array([spec.title for spec in specs], pa.string()),
+            "model": pa.array([lane.model for lane in plan.lanes.values()], pa.string()),
             "dtype": pa.array([spec.dtype for spec in specs], pa.string()),
             "revision": pa.array([spec.revision for spec in specs], pa.string()),
         }

@@ -51,7 +51,7 @@ class Causal:
         from studies.tasks.counterfactuals import Counterfactuals
 
         try:
-            yield from Counterfactuals(self._model(options), seed, options).rows()
+            yield from Counterfactuals(self.model(options), seed, options).rows()
         except StudyError as error:
             raise StudyError(f"task {self.name}: {error}") from None
 
@@ -61,7 +61,12 @@ class Causal:
 
         return ("model",) if self.name == CAUSAL else option_names(self.name)
 
-    def _model(self, options: Mapping[str, Any]) -> "CausalModel":
+    def model(self, options: Mapping[str, Any]) -> "CausalModel":
+        """The causal model.
+
+        Raises:
+            StudyError: there is none, or it has no such option.
+        """
         from workers.causal.named import causal_model
 
         given = {key: value for key, value in options.items() if key in self._own}

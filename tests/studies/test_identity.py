@@ -243,7 +243,9 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},
         "resolved into units": {"alignment"},
-        "not run yet": {"generate", "train"},
+        # A lane holds the identity of the training that makes its model.
+        "resolved into models": {"train"},
+        "not run yet": {"generate"},
     },
 }
 

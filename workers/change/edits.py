@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.change.jobs import Change, Step
 from workers.change.operations import SKIP
 from workers.change.points import Edit, Scene, edit_of
-from workers.change.values import Held
+from workers.change.values import Held, TakenByRow
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap, Visit, Visits
 
@@ -109,6 +109,8 @@ def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
     groups: dict[tuple[int, Step, type], list[tuple[int, Change]]] = {}
     for row, changes in enumerate(rows):
         for number, change in enumerate(changes):
+            if row and isinstance(change.value, TakenByRow):
+                continue  # that of the first row is that of all
             groups.setdefault((number, change.step, type(change.value)), []).append((row, change))
     by_tap: dict[Tap, list[Edit]] = {}
     for (number, step, _), listed in sorted(groups.items(), key=lambda item: item[0][0]):

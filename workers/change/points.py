@@ -4,7 +4,7 @@ Shapes: B rows, T tokens or steps, P positions of a window, W width of a tap; N 
 position), n of them in one row, C columns.
 """
 
-__all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "Scene", "edit_of"]
+__all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "RowsEdit", "Scene", "edit_of"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.change.jobs import Change, Step
 from workers.change.operations import COLLECT, SKIP, put
 from workers.change.regions import Region
-from workers.change.values import Constant, Drawn, Held, Taken, Zero, draw
+from workers.change.values import Constant, Drawn, Held, Taken, TakenByRow, Zero, draw
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Target
@@ -88,6 +88,8 @@ class Edit(ABC):
 
 def edit_of(number: int, step: Step, changes: Sequence[tuple[int, Change]]) -> Edit:
     """The edit that the kind of the step's place asks for."""
+    if isinstance(changes[0][1].value, TakenByRow):
+        return RowsEdit(number, step, tuple(changes))
     kind = RegionEdit if isinstance(step.place, Region) else PointEdit
     return kind(number, step, tuple(changes))
 
@@ -141,11 +143,8 @@ class PointEdit(Edit):
             ModelError, RunError: the place has no such positions.
         """
         hits: list[_Hit] = []
-        total = window.num_positions if num_tokens is None else num_tokens
         for row, change in self.changes:
-            tokens = positions_at(change.tokens, total, window.num_positions, tap)
-            if any(not 0 <= token < window.num_positions for token in tokens):
-                raise RunError(f"position {max(tokens)} at {tap}: it has 0 to {window.num_positions - 1}")
+            tokens = _checked(change.tokens, num_tokens, window.num_positions, tap)
             found = window.columns(tokens)
             if found:
                 numbers, columns = (list(part) for part in zip(*found, strict=True))
@@ -202,13 +201,42 @@ class PointEdit(Edit):
             rows = value.rows
         num_rows = rows.shape[0]
         if num_rows == 1:
-            return rows.expand(len(hit.numbers), -1)
+            return rows if len(hit.numbers) == 1 else rows.expand(len(hit.numbers), -1)
         if num_rows != hit.num_tokens:
             raise RunError(
                 f"{num_rows} values for {hit.num_tokens} positions at {self.step.place.tap}; give one for "
                 "each, or one for all"
             )
         return rows if len(hit.numbers) == num_rows else rows[_index(hit.numbers, rows.device)]
+
+
+class RowsEdit(Edit):
+    """An edit at the same positions of all rows, in columns: one change that all of them share."""
+
+    __slots__ = ()
+
+    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+        """See `Edit`."""
+        place, origin, ((_, change),) = self.step.place, self.step.origin, self.changes
+        assert isinstance(place, Target) and isinstance(origin, Target)
+        value = change.value
+        assert isinstance(value, TakenByRow)
+        window = scene.window(tensor, place.tap, call)
+        found = window.columns(_checked(change.tokens, scene.num_tokens, window.num_positions, place.tap))
+        if not found:
+            return tensor
+        kept = scene.held(value.run, origin.tap).values  # [B, P, W] or [1, P, W]
+        taken = _checked(value.tokens, value.num_tokens, kept.shape[1], origin.tap)
+        at = _index([column for _, column in found], tensor.device)
+        picked = window.values.index_select(1, at)  # [B, n, W]
+        from_ = _index([taken[number if len(taken) > 1 else 0] for number, _ in found], kept.device)
+        other = kept.index_select(1, from_).to(tensor.device).expand(len(picked), -1, -1).flatten(0, 1)
+        whole = picked.flatten(0, 1)  # [N, W]
+        columns = place.columns(whole.shape[-1], tensor.device)
+        origin_columns = origin.columns(other.shape[-1], tensor.device)
+        new = self.step.exchanged(whole[:, columns], other[:, origin_columns])
+        changed = put(whole, columns, new).view_as(picked)
+        return window.restore(window.values.index_copy(1, at, changed))
 
 
 class RegionEdit(Edit):
@@ -252,6 +280,18 @@ class RegionEdit(Edit):
                     f"{list(old.shape[1:])}; give one of that shape"
                 )
         return torch.stack([one.expand(old.shape[1:]) for one in found]).to(old.device)
+
+
+def _checked(tokens: Sequence[int], num_tokens: int | None, num_positions: int, tap: Tap) -> tuple[int, ...]:
+    """Where `tokens` of a run of `num_tokens` lie at a tap that holds `num_positions` of it.
+
+    Raises:
+        ModelError, RunError: the place has no such positions.
+    """
+    found = positions_at(tokens, num_positions if num_tokens is None else num_tokens, num_positions, tap)
+    if any(not 0 <= token < num_positions for token in found):
+        raise RunError(f"position {max(found)} at {tap}: it has 0 to {num_positions - 1}")
+    return found
 
 
 def _expands(shape: Sequence[int], to: Sequence[int]) -> bool:

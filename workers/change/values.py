@@ -3,7 +3,7 @@
 Shapes: n changed tokens of one example, W width of the tensor at a place, T tokens of a run.
 """
 
-__all__ = ["ZERO", "Constant", "Drawn", "Held", "Kept", "Taken", "Value", "Zero", "draw"]
+__all__ = ["ZERO", "Constant", "Drawn", "Held", "Kept", "Taken", "TakenByRow", "Value", "Zero", "draw"]
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
@@ -36,7 +36,8 @@ class Kept:
 
 
 Held = Callable[[Hashable, Tap | Region], Kept]
-"""What was kept of a run, by what it is known by and the place."""
+"""What was kept of a run, by what it is known by and the place. Of a `TakenByRow` what all its examples hold,
+[B, T, W]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,19 @@ class Taken:
         num_tokens = num_positions if self.num_tokens is None else self.num_tokens
         rows = _rows(kept, positions_at(self.tokens, num_tokens, num_positions, tap))
         return rows.float().mean(0, keepdim=True).to(rows.dtype) if is_pooled else rows
+
+
+@dataclass(frozen=True, slots=True)
+class TakenByRow:
+    """What a run holds at the same tokens of all its examples, for a forward of as many rows, or of any if
+    it is one: a value that all rows of the forward share, and from which each takes its own."""
+
+    run: Hashable
+    """What the run is known by to whoever kept it."""
+    tokens: tuple[int, ...]
+    """One for each token that is changed."""
+    num_tokens: int | None
+    """T of that run; None where its inputs do not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +101,7 @@ class Zero:
 
 ZERO = Zero()
 
-Value = Taken | Constant | Drawn | Zero
+Value = Taken | TakenByRow | Constant | Drawn | Zero
 
 
 def draw(noise: Drawn, tap: Tap, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
 
-__all__ = ["LoadedModel", "facts_of", "load"]
+__all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +55,8 @@ class LoadedModel:
     """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
     tier_reason: str = ""
     """Why jobs run as they do: resumed, or hooked."""
+    output: str | None = None
+    """The output that is read, by name; None for the first, or the only one."""
 
     @classmethod
     def wrap(cls, module: nn.Module, facts: ModelFacts, spec: ModelSpec | None = None) -> Self:
@@ -125,7 +127,8 @@ class LoadedModel:
             if first and self.resume is not None and self.resume.takes_positions:
                 at = torch.arange(first, first + prompts.shape[1], device=self.device)
                 cached["position_ids"] = at.expand(len(prompts), -1)
-            made: Tensor = self.module(**_inputs(self.module, prompts) | cached).logits
+            found = self.module(**_inputs(self.module, prompts) | cached)
+            made: Tensor = found.logits if self.output is None else found.heads[self.output]
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
@@ -149,7 +152,13 @@ def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> Lo
     Raises:
         ModelError: the folder cannot be loaded.
     """
-    return LoadedModel.wrap(_read(spec, facts).to(_device(device or spec.device)), facts, spec)
+    return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
+
+
+def load_module(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> nn.Module:
+    """The model alone, with its weights, on its device; raises as `load` does."""
+    module: nn.Module = _read(spec, facts)
+    return module.to(_device(device or spec.device))
 
 
 def _device(wanted: str) -> torch.device:

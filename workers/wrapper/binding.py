@@ -14,7 +14,7 @@ from workers.change.jobs import Change, Step, zipped
 from workers.change.operations import COLLECT, SKIP
 from workers.change.regions import Coordinates, Region
 from workers.change.subspaces import Coordinated, Part, Subspace, as_ranges
-from workers.change.values import ZERO, Constant, Drawn, Taken, Value
+from workers.change.values import ZERO, Constant, Drawn, Taken, TakenByRow, Value
 from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Dims, Target
@@ -96,6 +96,9 @@ def _changes(unit: Unit, base: Inputs, call: Call) -> Iterator[Change]:
         return
     if isinstance(unit.from_, Tensor):
         _check_numbers(unit.from_, base.num_rows)
+    if run is not None and base.is_even and run.is_even and _is_shared(unit):
+        yield from [_shared(unit, steps[0], base, run)] * base.num_rows
+        return
     tokens = base.tokens(unit.position, base.num_rows)
     taken = tokens if run is None else run.tokens(origin_position(unit), base.num_rows)
     for row, (step, own, origin) in enumerate(zip(steps, tokens, taken, strict=True)):
@@ -105,6 +108,23 @@ def _changes(unit: Unit, base: Inputs, call: Call) -> Iterator[Change]:
         own, origin = zipped(own, origin, source if isinstance(source, str) else "the run")
         value = _value(unit, step, row, own, call) if run is None else _taken(source, row, origin, run)
         yield Change(step, base.padded(row, own), value)
+
+
+def _is_shared(unit: Unit) -> bool:
+    """Whether a unit that takes its value from a run does the same in every example of one shape."""
+    forms = (unit.subspace, unit.position, origin_position(unit))
+    return not any(isinstance(form, PerExample) for form in forms)
+
+
+def _shared(unit: Unit, step: Step, base: Inputs, run: Inputs) -> Change:
+    """The one change of all rows; see `TakenByRow`."""
+    source = run_of(unit)
+    own = base.tokens(unit.position, base.num_rows)[0]
+    origin = run.tokens(origin_position(unit), base.num_rows)[0]
+    assert own is not None and origin is not None
+    own, origin = zipped(own, origin, source if isinstance(source, str) else "the run")
+    start, origin_start = base.padded(0, own), run.padded(0, origin)
+    return Change(step, start, TakenByRow((source, None), origin_start, run.num_tokens))
 
 
 def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> Taken:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workers.errors import RunError
 from workers.model.embeddings import embedding_of
-from workers.wrapper.positions import PositionForm, tokens_of
+from workers.wrapper.positions import PerExample, PositionForm, tokens_of
 
 FORMS = (
     "a tensor, a dict of the model's inputs, a text or a list of texts (where there is a tokenizer), or a "
@@ -46,6 +46,11 @@ class Inputs:
     spans: tuple[tuple[int, int], ...]
     """Where each example's own tokens begin and end; empty where `num_tokens` is None."""
 
+    @property
+    def is_even(self) -> bool:
+        """Whether every example's own tokens lie at the same place."""
+        return len(set(self.spans)) <= 1
+
     def tokens(self, form: PositionForm, num_rows: int) -> list[tuple[int, ...] | None]:
         """Each example's positions, counted in its own tokens; see `workers.wrapper.positions`.
 
@@ -60,6 +65,8 @@ class Inputs:
             raise RunError(f"{self.num_rows} examples for {num_rows} of the base; give as many, or one")
         repeats = num_rows // self.num_rows
         if self.num_tokens is not None:
+            if self.spans and self.is_even and not isinstance(form, PerExample):
+                return tokens_of(form, [self.spans[0][1] - self.spans[0][0]]) * num_rows
             return tokens_of(form, [end - start for start, end in self.spans] * repeats)
         numbers = (form,) if isinstance(form, int) else form
         if isinstance(numbers, tuple) and all(isinstance(n, int) and n >= 0 for n in numbers):

@@ -45,6 +45,8 @@ class Intervened:
     """Whatever the module returned."""
     base: Any
     """What it returned without intervention, where ``base_output`` asked for it; otherwise None."""
+    source: Any
+    """What the source returned without intervention, where a unit takes its value from it; otherwise None."""
     collected: tuple[Collection, ...]
     """For each unit that collects, in order: [B, P, C], in a subspace its coordinates; where examples differ
     in their positions a tensor [P, C] for each, None for one that is left out."""
@@ -150,6 +152,7 @@ class IntervenableModel(nn.Module):
         return Intervened(
             output=ran.output,
             base=None if clean is None else clean.output,
+            source=runs.clean_output("source"),
             collected=_collected(ran.edits, chosen, inputs["base"].num_rows),
         )
 

@@ -8,6 +8,7 @@ __all__ = ["Runs"]
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,12 @@ class Runs:
         self._call = Call(places=places, inputs=inputs, mean=self._mean, embedding_std=std)
         self._wants: Mapping[Run, set[Tap | Region]] = {}
         self._ran: dict[Run, Ran] = {}
+        self._rows: dict[tuple[Run, Tap | Region], tuple[Tensor, ...]] = {}
         self._averaged: dict[Mean, Inputs] = {}
+
+    def clean_output(self, name: str) -> Any:
+        """What the clean run of an input returned; None where it did not run."""
+        return self._ran[name].output if name in self._ran else None
 
     def intervened(self, units: Sequence[Unit], *, base_output: bool) -> tuple[Ran, Ran | None]:
         """The base with the units applied, and as it is where `base_output` says so.
@@ -94,10 +100,15 @@ class Runs:
         return self._averaged[source]
 
     def _held(self, key: Hashable, place: Tap | Region) -> Kept:
-        """What one example of a run holds at a place."""
+        """What one example of a run holds at a place, or all where none is named."""
         assert isinstance(key, tuple)
         source, row = key
-        return Kept(self._ran[source].kept[place][row])
+        if row is None:
+            return Kept(self._ran[source].kept[place])
+        if (source, place) not in self._rows:
+            # At once: going back through rows that are taken one by one writes all of them for each.
+            self._rows[source, place] = self._ran[source].kept[place].unbind()
+        return Kept(self._rows[source, place][row])
 
     def _mean(self, unit: Unit, mean: Mean, origin: Target) -> Tensor:
         """The mean over a run's examples and the unit's positions in them [1, C]."""

@@ -3,16 +3,17 @@
 Shapes: B rows, T tokens or time steps, E width of an input vector, C classes or words of the vocabulary.
 """
 
-__all__ = ["Output", "ZooModel"]
+__all__ = ["Heads", "Output", "ZooModel", "head_of"]
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from workers.errors import ModelError
-from workers.zoo.configs import ZooConfig
+from workers.zoo.configs import LOGITS, HeadConfig, ZooConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,40 @@ class Output:
     """What a built-in model returns."""
 
     logits: Tensor
-    """[B, T, C] where each token or step is read; [B, 1, C] where the run is read as a whole."""
+    """[B, T, C] where each token or step is read; [B, 1, C] where the run is read as a whole. Those of the
+    first head, where there are several."""
+    heads: Mapping[str, Tensor]
+    """The logits of each head; a single one is called ``logits``."""
+
+
+class Heads(nn.ModuleDict):
+    """Several classifiers of one state, or of a node of one layer's."""
+
+    def __init__(self, width: int, heads: Mapping[str, HeadConfig]) -> None:
+        self.nodes = {name: head.reads for name, head in heads.items()}
+        columns = {name: (0, width) if node is None else node.columns for name, node in self.nodes.items()}
+        widths = {name: end - first for name, (first, end) in columns.items()}
+        super().__init__({name: nn.Linear(widths[name], head.classes) for name, head in heads.items()})
+
+    @property
+    def out_features(self) -> int:
+        """How many classes the first one tells apart."""
+        first: nn.Linear = next(iter(self.values()))  # type: ignore[assignment]
+        return first.out_features
+
+    def forward(self, hidden: Tensor, layers: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        """The logits [..., C] of each, of the state [..., W] and what the layers returned [..., W]."""
+        found: dict[str, Tensor] = {}
+        for name, head in self.items():
+            node = self.nodes[name]
+            seen = hidden if node is None else layers[node.layer][..., slice(*node.columns)]
+            found[name] = head(seen)
+        return found
+
+
+def head_of(width: int, outputs: int | Mapping[str, HeadConfig]) -> "nn.Linear | Heads":
+    """The head of a classifier, or several."""
+    return nn.Linear(width, outputs) if isinstance(outputs, int) else Heads(width, outputs)
 
 
 class ZooModel(nn.Module):
@@ -31,8 +65,8 @@ class ZooModel(nn.Module):
 
     config: ZooConfig
     embed: nn.Embedding | None
-    head: nn.Linear
-    """The unembedding, or the classifier."""
+    head: nn.Linear | Heads
+    """The unembedding, or the classifiers."""
 
     def forward(
         self,
@@ -50,11 +84,12 @@ class ZooModel(nn.Module):
                 shape is not what the config says.
         """
         vectors = self._vectors(input_ids, inputs_embeds)
-        return Output(self.logits(vectors, None if attention_mask is None else attention_mask.bool()))
+        heads = self.heads(vectors, None if attention_mask is None else attention_mask.bool())
+        return Output(next(iter(heads.values())), heads)
 
     @abstractmethod
-    def logits(self, vectors: Tensor, own: Tensor | None) -> Tensor:
-        """The logits [B, T, C] or [B, 1, C] of vectors [B, T, E].
+    def heads(self, vectors: Tensor, own: Tensor | None) -> Mapping[str, Tensor]:
+        """The logits [B, T, C] or [B, 1, C] of each head, of vectors [B, T, E].
 
         `own` [B, T] says which tokens are an example's own; None where all are.
         """
@@ -62,6 +97,11 @@ class ZooModel(nn.Module):
     def get_output_embeddings(self) -> nn.Module:
         """The head, under the name that the transformers library has for it."""
         return self.head
+
+    def _read(self, hidden: Tensor, layers: Sequence[Tensor] = ()) -> Mapping[str, Tensor]:
+        """The logits of each head, [B, T, C] of states [B, T, W], [B, 1, C] of [B, W]."""
+        found = self.head(hidden, layers) if isinstance(self.head, Heads) else {LOGITS: self.head(hidden)}
+        return {name: logits if hidden.dim() == 3 else logits[:, None] for name, logits in found.items()}
 
     def _vectors(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         kind = self.config.model_type

@@ -4,16 +4,30 @@ A config is the model: the same options give the same weights on every machine, 
 hash of the options.
 """
 
-__all__ = ["ZOO", "GPTConfig", "GRUConfig", "MLPConfig", "ZooConfig", "config_of", "is_zoo", "zoo_name"]
+__all__ = [
+    "ZOO",
+    "GPTConfig",
+    "GRUConfig",
+    "HeadConfig",
+    "MLPConfig",
+    "NodeConfig",
+    "Outputs",
+    "ZooConfig",
+    "config_of",
+    "heads_of",
+    "is_zoo",
+    "zoo_name",
+]
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from workers.errors import ModelError, nearest
 from workers.facts import ModelFacts, Reads
@@ -24,6 +38,83 @@ _WEIGHTS_VERSION = 1
 
 Count = Annotated[int, Field(gt=0)]
 Activation = Literal["relu", "leaky_relu", "gelu", "tanh"]
+
+
+class NodeConfig(BaseModel):
+    """Some columns of what one layer returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    layer: Annotated[int, Field(ge=0)]
+    subspace: Annotated[str, Field(pattern=r"^\d+:\d+$")]
+    """``"0:200"``."""
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """From the first to before the second."""
+        first, end = map(int, self.subspace.split(":"))
+        return first, end
+
+
+class HeadConfig(BaseModel):
+    """One output of several: how many classes it tells apart, and of what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    classes: Count
+    reads: NodeConfig | None = None
+    """The only node that it sees; None for the whole last state."""
+
+
+def _form(outputs: Any) -> str:
+    return "heads" if isinstance(outputs, Mapping) else "number"
+
+
+_Heads = Annotated[dict[str, HeadConfig], Field(min_length=1)]
+
+Outputs = Annotated[Annotated[Count, Tag("number")] | Annotated[_Heads, Tag("heads")], Discriminator(_form)]
+"""A number of classes, or several heads by name, each with its own; predictions are those of the first."""
+
+LOGITS = "logits"
+"""The name of the output where there is one without a name."""
+
+
+def heads_of(outputs: int | Mapping[str, HeadConfig]) -> Mapping[str, HeadConfig]:
+    """The heads by name; a single one is called ``logits``."""
+    return {LOGITS: HeadConfig(classes=outputs)} if isinstance(outputs, int) else outputs
+
+
+def _num_classes(outputs: int | Mapping[str, HeadConfig]) -> int:
+    """Of the first head."""
+    return next(iter(heads_of(outputs).values())).classes
+
+
+def _num_head_parameters(width: int, outputs: int | Mapping[str, HeadConfig]) -> int:
+    return sum(_linear(_width(head, width), head.classes) for head in heads_of(outputs).values())
+
+
+def _width(head: HeadConfig, width: int) -> int:
+    return width if head.reads is None else head.reads.columns[1] - head.reads.columns[0]
+
+
+def _check_heads(outputs: int | Mapping[str, HeadConfig], width: int, num_layers: int) -> None:
+    for name, head in heads_of(outputs).items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ValueError(f"a head is called {name!r}; a name has letters, digits and _, no digit first")
+        if head.reads is None:
+            continue
+        first, end = head.reads.columns
+        if not (first < end <= width and head.reads.layer < num_layers):
+            raise ValueError(
+                f"head {name} reads {head.reads.subspace} of layer {head.reads.layer}; there are dimensions"
+                f" 0:{width} of layers 0 to {num_layers - 1}"
+            )
+
+
+def _check_whole(outputs: int | Mapping[str, HeadConfig]) -> None:
+    for name, head in heads_of(outputs).items():
+        if head.reads is not None:
+            raise ValueError(f"head {name} reads a node, which only heads of zoo:mlp can; leave reads out")
 
 
 class ZooConfig(BaseModel, ABC):
@@ -100,8 +191,9 @@ class MLPConfig(ZooConfig):
     name = "mlp"
     about = "MLP classifier: hidden layers of one width, each a linear map and an activation"
 
-    outputs: Count
-    """Number of classes."""
+    outputs: Outputs
+    """Number of classes; or several heads, ``{T1: {classes: 117}, T2: {classes: 88, reads: {layer: 1,
+    subspace: "0:200"}}}``, of which one may read a node only."""
     activation: Activation = "relu"
     vocab_size: Count | None = None
     """How many token ids there are; None for a model that is given vectors only."""
@@ -112,20 +204,22 @@ class MLPConfig(ZooConfig):
     def _check(self) -> "MLPConfig":
         if self.width % self.num_inputs:
             raise ValueError(f"num_inputs {self.num_inputs} must divide the width {self.width}")
+        _check_heads(self.outputs, self.width, self.num_layers)
         return self
 
     def _vocab_size(self) -> int | None:
         return self.vocab_size
 
     def _num_classes(self) -> int:
-        return self.outputs
+        return _num_classes(self.outputs)
 
     def _reads(self) -> Reads:
         return "run"
 
     def _num_parameters(self) -> int:
         table = (self.vocab_size or 0) * (self.width // self.num_inputs)
-        return table + self.num_layers * _linear(self.width, self.width) + _linear(self.width, self.outputs)
+        layers = self.num_layers * _linear(self.width, self.width)
+        return table + layers + _num_head_parameters(self.width, self.outputs)
 
     def _input_width(self) -> None:
         # Tokens lie side by side: together they are as wide as the model, whatever each of them is.
@@ -138,27 +232,32 @@ class GRUConfig(ZooConfig):
     name = "gru"
     about = "GRU classifier: layers unrolled in time, equal to torch.nn.GRU"
 
-    outputs: Count
-    """Number of classes."""
+    outputs: Outputs
+    """Number of classes; or several heads, ``{T1: {classes: 4}, T2: {classes: 2}}``."""
     per_step: bool = False
     """Whether each step has its own logits; else the last step's state is classified."""
     vocab_size: Count | None = None
     """How many token ids there are; None for a model that is given vectors only."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "GRUConfig":
+        _check_heads(self.outputs, self.width, self.num_layers)
+        _check_whole(self.outputs)
+        return self
+
     def _vocab_size(self) -> int | None:
         return self.vocab_size
 
     def _num_classes(self) -> int:
-        return self.outputs
+        return _num_classes(self.outputs)
 
     def _reads(self) -> Reads:
         return "token" if self.per_step else "run"
 
     def _num_parameters(self) -> int:
         cell = 2 * _linear(self.width, 3 * self.width)
-        return (
-            (self.vocab_size or 0) * self.width + self.num_layers * cell + _linear(self.width, self.outputs)
-        )
+        table = (self.vocab_size or 0) * self.width
+        return table + self.num_layers * cell + _num_head_parameters(self.width, self.outputs)
 
 
 class GPTConfig(ZooConfig):
@@ -169,8 +268,8 @@ class GPTConfig(ZooConfig):
 
     num_heads: Count
     vocab_size: Count
-    outputs: Count | None = None
-    """Number of classes that the last token tells apart; None for a language model."""
+    outputs: Outputs | None = None
+    """Number of classes that the last token tells apart, or several heads; None for a language model."""
     max_tokens: Count = 128
     """How many positions are known."""
 
@@ -178,13 +277,16 @@ class GPTConfig(ZooConfig):
     def _check(self) -> "GPTConfig":
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide the width {self.width}")
+        if self.outputs is not None:
+            _check_heads(self.outputs, self.width, self.num_layers)
+            _check_whole(self.outputs)
         return self
 
     def _vocab_size(self) -> int:
         return self.vocab_size
 
     def _num_classes(self) -> int | None:
-        return self.outputs
+        return None if self.outputs is None else _num_classes(self.outputs)
 
     def _reads(self) -> Reads:
         return "token" if self.outputs is None else "run"
@@ -198,7 +300,9 @@ class GPTConfig(ZooConfig):
     def _num_parameters(self) -> int:
         width = self.width
         block = 4 * _linear(width, width) + _linear(width, 4 * width) + _linear(4 * width, width) + 4 * width
-        head = width * self.vocab_size if self.outputs is None else _linear(width, self.outputs)
+        head = width * self.vocab_size
+        if self.outputs is not None:
+            head = _num_head_parameters(width, self.outputs)
         return (self.vocab_size + self.max_tokens) * width + self.num_layers * block + 2 * width + head
 
 
@@ -237,11 +341,18 @@ def config_of(name: str, options: Mapping[str, Any]) -> ZooConfig:
         raise ModelError(_said(name, error.errors()[0])) from None
 
 
+_FORMS = ("number", "heads")
+"""Of outputs, which pydantic names among the keys."""
+
+
 def _said(name: str, fault: Any) -> str:
     """One of pydantic's entries in our words."""
     options = ZOO[name].model_fields
     where = f"model 'zoo:{name}'"
-    key = str(fault["loc"][0]) if fault["loc"] else ""
+    key = ".".join(str(part) for part in fault["loc"] if part not in _FORMS)
+    if len(fault["loc"]) > 1 and fault["type"] in ("extra_forbidden", "missing"):
+        problem = "is not allowed there" if fault["type"] == "extra_forbidden" else "is missing"
+        return f"{where}: {key} {problem}; a head has classes, and reads with layer and subspace"
     if fault["type"] == "extra_forbidden":
         return f"{where} has no option {key!r}; its options are {', '.join(options)}{nearest(key, options)}"
     if fault["type"] == "missing":

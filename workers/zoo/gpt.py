@@ -5,12 +5,14 @@ Shapes: B rows, T tokens, W width, H heads, D width of a head (W / H), C words o
 
 __all__ = ["GPT"]
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.errors import ModelError
-from workers.zoo.base import ZooModel
+from workers.zoo.base import ZooModel, head_of
 from workers.zoo.configs import GPTConfig
 
 
@@ -82,11 +84,13 @@ class GPT(ZooModel):
         self.positions = nn.Embedding(config.max_tokens, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
-        is_classifier = config.outputs is not None
-        self.head = nn.Linear(config.width, config.outputs or config.vocab_size, bias=is_classifier)
+        if config.outputs is None:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        else:
+            self.head = head_of(config.width, config.outputs)
 
-    def logits(self, vectors: Tensor, own: Tensor | None) -> Tensor:
-        """The logits of vectors [B, T, W]: [B, T, C] of a language model, [B, 1, C] of a classifier.
+    def heads(self, vectors: Tensor, own: Tensor | None) -> Mapping[str, Tensor]:
+        """The logits of each head, [B, T, C] of a language model, [B, 1, C] of a classifier.
 
         Raises:
             ModelError: there are more tokens than positions, or the vectors are not as wide as the model.
@@ -104,11 +108,9 @@ class GPT(ZooModel):
         for block in self.blocks:
             hidden = block(hidden, mask)
         if self.config.outputs is None:
-            logits: Tensor = self.head(self.norm(hidden))
-            return logits
+            return self._read(self.norm(hidden))
         last = hidden[torch.arange(len(hidden), device=hidden.device), numbers.argmax(1)]
-        classes: Tensor = self.head(self.norm(last))
-        return classes[:, None]
+        return self._read(self.norm(last))
 
 
 def _mask(own: Tensor) -> Tensor:

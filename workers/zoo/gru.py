@@ -5,11 +5,13 @@ Shapes: B rows, T time steps, W width, C classes.
 
 __all__ = ["GRU"]
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from workers.errors import ModelError
-from workers.zoo.base import ZooModel
+from workers.zoo.base import ZooModel, head_of
 from workers.zoo.configs import GRUConfig
 
 
@@ -72,10 +74,10 @@ class GRU(ZooModel):
         self.config = config
         self.embed = None if config.vocab_size is None else nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config.width) for _ in range(config.num_layers))
-        self.head = nn.Linear(config.width, config.outputs)
+        self.head = head_of(config.width, config.outputs)
 
-    def logits(self, vectors: Tensor, own: Tensor | None) -> Tensor:
-        """The logits of vectors [B, T, W]: [B, T, C] with ``per_step``, else [B, 1, C].
+    def heads(self, vectors: Tensor, own: Tensor | None) -> Mapping[str, Tensor]:
+        """The logits of each head, of vectors [B, T, W]: [B, T, C] with ``per_step``, else [B, 1, C].
 
         Raises:
             ModelError: there is no step, or the vectors are not as wide as the model.
@@ -88,8 +90,7 @@ class GRU(ZooModel):
         hidden = vectors
         for layer in self.layers:
             hidden = layer(hidden, own)
-        logits: Tensor = self.head(hidden if self.config.per_step else hidden[:, -1])
-        return logits if self.config.per_step else logits[:, None]
+        return self._read(hidden if self.config.per_step else hidden[:, -1])
 
     @torch.no_grad()
     def copy_weights(self, other: nn.GRU) -> None:

@@ -5,10 +5,12 @@ Shapes: B rows, T tokens, E width of a token's vector, W width (T · E), C class
 
 __all__ = ["MLP"]
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from workers.errors import ModelError
-from workers.zoo.base import ZooModel
+from workers.zoo.base import ZooModel, head_of
 from workers.zoo.configs import Activation, MLPConfig
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -50,10 +52,10 @@ class MLP(ZooModel):
         if config.vocab_size is not None:
             self.embed = nn.Embedding(config.vocab_size, config.width // config.num_inputs)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.head = nn.Linear(config.width, config.outputs)
+        self.head = head_of(config.width, config.outputs)
 
-    def logits(self, vectors: Tensor, own: Tensor | None) -> Tensor:
-        """The logits [B, 1, C] of vectors [B, T, E] with T · E = W, or [B, W].
+    def heads(self, vectors: Tensor, own: Tensor | None) -> Mapping[str, Tensor]:
+        """The logits [B, 1, C] of each head, of vectors [B, T, E] with T · E = W, or [B, W].
 
         Raises:
             ModelError: the vectors side by side are not as wide as the model, or some are padding.
@@ -64,7 +66,8 @@ class MLP(ZooModel):
                 f"zoo:mlp is {self.config.width} wide, and is given {list(vectors.shape[1:])} for each "
                 f"example{'' if own is None else ', some of it padding'}: give what fills it"
             )
+        layers: list[Tensor] = []
         for layer in self.layers:
             hidden = layer(hidden)
-        logits: Tensor = self.head(hidden)
-        return logits[:, None]
+            layers.append(hidden)
+        return self._read(hidden, layers)

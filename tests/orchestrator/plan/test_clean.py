@@ -34,7 +34,7 @@ def engine_scorer(tiny_folder: Path) -> EngineScorer:
 
 @pytest.fixture
 def child_scorer() -> Iterator[ChildScorer]:
-    with ChildScorer(threads=1) as scorer:
+    with ChildScorer(threads=1, root=Path()) as scorer:
         yield scorer
 
 

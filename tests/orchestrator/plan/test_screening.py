@@ -37,7 +37,7 @@ def screened(folder: Path, sweep: str = SWEEP, screen: Any = SCREEN, rows: Any =
 
 
 def selected(made: Any, plan: Plan, state: State, selection: dict[int, Chosen]) -> Plan:
-    found = Planner(made, say=lambda line: None).draft(Oracle(), plan, state, selection)
+    found = Planner(made, say=lambda line: None).draft(Oracle(), plan, state, selection=selection)
     return decode_plan(encode_plan(found.plan))
 
 

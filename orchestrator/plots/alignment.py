@@ -1,0 +1,245 @@
+"""The alignment of a causal model with a network: the two side by side, each variable linked to its place.
+
+The lines are coloured by the interchange accuracy that the study measured there.
+"""
+
+__all__ = ["draw_alignment"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Rectangle
+
+from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
+from orchestrator.query import run_query
+from orchestrator.views.names import literal, quoted
+from orchestrator.views.trainings import kinds_of
+from studies.fits import Aligned
+from studies.forms import parse_range
+from workers.errors import QueryError
+
+MOST_PICTURES = 12
+_FROM_BELOW = ("block_input", "cell_input")
+_GREY = "0.6"
+_COLOURS = colormaps["viridis"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What is drawn of a network."""
+
+    num_layers: int
+    width: int
+    num_tokens: int
+    """Of an input, where a place is one token of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The accuracies of one picture."""
+
+    title: str
+    accuracy: Mapping[str, float]
+    num_jobs: int
+
+
+def draw_alignment(
+    connection: duckdb.DuckDBPyConnection,
+    parents: Mapping[str, Sequence[str]],
+    places: Mapping[str, Aligned],
+    network: Network,
+    *,
+    blocks: Sequence[str],
+    where: str | None = None,
+    title: str | None = None,
+) -> Figure:
+    """One pair of graphs for each model that the study tells apart.
+
+    Args:
+        connection: with the study's views.
+        parents: of each variable of the causal model, each after its parents.
+        places: where each variable is to be.
+        network: whose places these are.
+        blocks: those of the sweep that interchange the variables at these places.
+        where: SQL over ``results``.
+        title: above all.
+
+    Raises:
+        QueryError: nothing was measured there yet.
+    """
+    found = _measured(connection, places, blocks, where)
+    beside = min(len(found), 3)
+    below = -(-len(found) // beside)
+    figure = new_figure(4.6 * beside + 0.6, 3.0 * below + 0.7)
+    grid = figure.subplots(below, 2 * beside, squeeze=False)
+    scale = ScalarMappable(Normalize(0.0, 1.0), _COLOURS)
+    sides = list(grid.flat)
+    for spare in sides[2 * len(found) :]:
+        spare.remove()
+    for one, graph, layers in zip(found, sides[::2], sides[1::2], strict=False):
+        at = _draw_graph(graph, parents)
+        boxes = _draw_network(layers, places, network)
+        _connect(graph, layers, at, boxes, one.accuracy)
+        graph.set_title(one.title, loc="left")
+    bar = figure.colorbar(scale, ax=sides[: 2 * len(found)], aspect=30, pad=0.01, shrink=0.8)
+    bar.set_label("interchange accuracy")
+    title_of(figure, title, f"{sum(one.num_jobs for one in found):,} jobs")
+    return figure
+
+
+def _measured(
+    connection: duckdb.DuckDBPyConnection,
+    places: Mapping[str, Aligned],
+    blocks: Sequence[str],
+    where: str | None,
+) -> list[_Measured]:
+    there = run_query(connection, "FROM results").columns
+    kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
+    chosen = f"block IN ({', '.join(map(literal, blocks))})" + (f" AND ({where}\n)" if where else "")
+    columns = ", ".join([*map(quoted, kinds), "variable"])
+    rows = run_query(
+        connection,
+        f"SELECT {columns}, avg(iia), count(*) FROM results WHERE {chosen} GROUP BY ALL ORDER BY ALL",
+    ).fetchall()
+    rows = [row for row in rows if row[-3] in places and row[-2] is not None]
+    if not rows:
+        raise QueryError(
+            "there is no alignment to draw: no job is done that interchanges a variable at its place; see:"
+            " swapyard status"
+        )
+    varying = [at for at in range(len(kinds)) if len({row[at] for row in rows}) > 1]
+    pictures: dict[tuple[Any, ...], list[Any]] = {}
+    for row in rows:
+        pictures.setdefault(row[: len(kinds)], []).append(row[-3:])
+    if len(pictures) > MOST_PICTURES:
+        raise QueryError(f"{len(pictures)} models; draw at most {MOST_PICTURES}, chosen by --where")
+    return [
+        _Measured(
+            title=" · ".join(f"{kinds[at]} {key[at]}" for at in varying),
+            accuracy={variable: value for variable, value, _ in found},
+            num_jobs=sum(count for *_, count in found),
+        )
+        for key, found in pictures.items()
+    ]
+
+
+def _draw_graph(ax: Axes, parents: Mapping[str, Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """The causal graph, inputs below; where each variable is."""
+    level: dict[str, int] = {}
+    for name, own in parents.items():
+        level[name] = 1 + max((level[parent] for parent in own), default=-1)
+    rows: dict[int, list[str]] = {}
+    for name, number in level.items():
+        rows.setdefault(number, []).append(name)
+    height = max(rows) or 1
+    at = {
+        name: ((number + 1) / (len(names) + 1), row / height)
+        for row, names in rows.items()
+        for number, name in enumerate(names)
+    }
+    for name, own in parents.items():
+        for parent in own:
+            arrow = {"arrowstyle": "-|>", "color": _GREY, "shrinkA": 9, "shrinkB": 9, "linewidth": 0.8}
+            ax.annotate("", at[name], at[parent], arrowprops=arrow)
+    for name, (x, y) in at.items():
+        box = {"boxstyle": "circle,pad=0.35", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
+        ax.text(x, y, name, ha="center", va="center", bbox=box, zorder=3)
+    _bare(ax)
+    return at
+
+
+def _draw_network(
+    ax: Axes, places: Mapping[str, Aligned], network: Network
+) -> dict[str, tuple[float, float]]:
+    """The layers of the network, the input below; the left end of each place in them."""
+    height = network.num_layers or 1
+    half = 0.32 / height
+    for row in range(network.num_layers + 1):
+        box = FancyBboxPatch(
+            (0.0, row / height - half),
+            1.0,
+            2 * half,
+            boxstyle="round,pad=0,rounding_size=0.02",
+            facecolor="0.94",
+            edgecolor=_GREY,
+            linewidth=0.6,
+        )
+        ax.add_patch(box)
+        text = "input" if row == 0 else f"layer {row - 1}"
+        ax.text(1.04, row / height, text, va="center", fontsize=FONT_SIZE - 1)
+    found: dict[str, tuple[float, float]] = {}
+    for name, place in places.items():
+        row = (int(place.layer) if isinstance(place.layer, int) else network.num_layers - 1) + 1
+        row -= place.site in _FROM_BELOW
+        low, high = _extent(place, network)
+        node = Rectangle(
+            (low, row / height - half), high - low, 2 * half, facecolor="white", edgecolor="black"
+        )
+        ax.add_patch(node)
+        ax.text((low + high) / 2, row / height, name, ha="center", va="center", fontsize=FONT_SIZE - 1)
+        found[name] = (low, row / height)
+    _bare(ax)
+    ax.set_xlim(-0.05, 1.35)
+    return found
+
+
+def _extent(place: Aligned, network: Network) -> tuple[float, float]:
+    """Which part of its layer a place is: of its dimensions, or of its tokens."""
+    parts = place.subspace if isinstance(place.subspace, tuple) else (place.subspace,)
+    ranges = [found.bounds(lambda _: 0) for part in parts if (found := parse_range(str(part))) is not None]
+    if ranges:
+        low = min(first or 0 for first, _ in ranges) / network.width
+        return low, max(last or network.width for _, last in ranges) / network.width
+    if isinstance(place.position, int) and network.num_tokens > 1:
+        token = place.position % network.num_tokens
+        return token / network.num_tokens, (token + 1) / network.num_tokens
+    return 0.0, 1.0
+
+
+def _connect(
+    graph: Axes,
+    layers: Axes,
+    at: Mapping[str, tuple[float, float]],
+    boxes: Mapping[str, tuple[float, float]],
+    accuracy: Mapping[str, float],
+) -> None:
+    """A line from each variable that was measured to its place."""
+    for name, value in accuracy.items():
+        if name not in at or name not in boxes:
+            continue
+        line = ConnectionPatch(
+            at[name],
+            boxes[name],
+            "data",
+            "data",
+            axesA=graph,
+            axesB=layers,
+            color=_COLOURS(value),
+            linewidth=2.2,
+            shrinkA=9,
+            # Bent below the variables that stand beside it.
+            connectionstyle="arc3,rad=0.2",
+        )
+        graph.figure.add_artist(line)
+        x, y = boxes[name]
+        layers.annotate(
+            f"{value:.2f}",
+            (x, y),
+            xytext=(-3, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=FONT_SIZE - 2,
+        )
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xlim(-0.05, 1.05)
+    ax.set_ylim(-0.2, 1.2)
+    ax.set_axis_off()

@@ -1,0 +1,75 @@
+"""Learning curves: a facet for each metric, a line for each model and variable with the range over seeds."""
+
+__all__ = ["draw_curves"]
+
+from typing import Any
+
+import duckdb
+import numpy as np
+from matplotlib.figure import Figure
+
+from orchestrator.plots.bars import colour_of
+from orchestrator.plots.style import new_figure, title_of
+from orchestrator.query import run_query
+from orchestrator.views.names import quoted
+from orchestrator.views.trainings import kinds_of
+from workers.errors import QueryError
+
+_METRICS = "metric IN ('task_loss', 'interchange_loss', 'task_accuracy', 'interchange_accuracy')"
+_TESTED = "split = 'test'"
+MOST_LINES = 24
+
+
+def draw_curves(
+    connection: duckdb.DuckDBPyConnection, *, where: str | None = None, title: str | None = None
+) -> Figure:
+    """The curves of a study's trainings.
+
+    Args:
+        connection: with the study's views.
+        where: SQL over ``curves``; without it what is measured on the test split.
+        title: above all.
+
+    Raises:
+        QueryError: nothing was measured yet, or there are too many lines to tell apart.
+    """
+    there = run_query(connection, "FROM curves").columns
+    kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
+    series = ["name", *kinds, "head", "variable"]
+    columns = ", ".join(["metric", *map(quoted, series), "step"])
+    rows = run_query(
+        connection,
+        f"SELECT {columns}, avg(value), min(value), max(value) FROM curves"
+        f" WHERE {_METRICS} AND ({where or _TESTED}\n) GROUP BY ALL ORDER BY ALL",
+    ).fetchall()
+    if not rows:
+        raise QueryError("there is no curve to draw yet; see: swapyard status")
+    varying = [at for at in range(len(series)) if len({row[1 + at] for row in rows}) > 1]
+    lines: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for row in rows:
+        named = " · ".join(f"{series[at]} {row[1 + at]}" for at in varying if row[1 + at] is not None) or str(
+            row[1]
+        )
+        lines.setdefault(row[0], {}).setdefault(named, []).append(row[-4:])
+    names = sorted({name for found in lines.values() for name in found})
+    if len(names) > MOST_LINES:
+        raise QueryError(f"{len(names)} curves; draw at most {MOST_LINES}, chosen by --where")
+    figure = new_figure(3.4 * len(lines) + 2.2, 2.8)
+    axes = figure.subplots(1, len(lines), squeeze=False)[0]
+    for ax, (metric, found) in zip(axes, sorted(lines.items()), strict=True):
+        for name, points in found.items():
+            step, mean, low, high = np.array(points, dtype=np.float64).T
+            colour = colour_of(names.index(name), len(names))
+            ax.plot(step, mean, color=colour, linewidth=1.1, label=name)
+            ax.fill_between(step, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.set_title(metric.replace("_", " "))
+        ax.set_xlabel("step")
+        ax.spines[["top", "right"]].set_visible(False)
+        if metric.endswith("accuracy"):
+            ax.set_ylim(0.0, 1.02)
+    handles = {
+        label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
+    title_of(figure, title, "mean over seeds, and their range")
+    return figure

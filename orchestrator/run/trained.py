@@ -1,0 +1,73 @@
+"""Models that trainings left, as engines get them."""
+
+__all__ = ["failure_of", "load_trained", "trained_of"]
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.plan.tables import Lane
+from orchestrator.store.storage import LocalStorage
+from orchestrator.store.trainings import TrainingFolder
+from studies.trained import READ
+from workers.errors import ModelError
+from workers.model.references import resolve
+from workers.vocabulary import ModelSpec
+
+if TYPE_CHECKING:
+    from workers.model.loading import LoadedModel
+
+
+def trained_of(root: Path, trainings: Iterable[str]) -> list[str]:
+    """Those of `trainings`, as lanes name them, that are done; `root` is the folder of the study that sweeps
+    what they leave."""
+    return [path for path in trainings if _folder(root, path)[0].done(_folder(root, path)[1]) is not None]
+
+
+def failure_of(root: Path, lane: Lane) -> Mapping[str, Any] | None:
+    """Why there is no model for a lane; None where there is one, or none was to be trained."""
+    if lane.training is None:
+        return None
+    folder, training = _folder(root, lane.training)
+    return None if folder.done(training) is not None else folder.failure(training)
+
+
+def load_trained(root: Path, lane: Lane) -> "LoadedModel":
+    """The model that the training of a lane left.
+
+    Raises:
+        ModelError: it is not done.
+        StoreError: what it left is damaged.
+    """
+    from dataclasses import replace
+
+    from workers.model.loading import LoadedModel, load_module
+    from workers.train.state import State, restore
+
+    assert lane.training is not None
+    folder, training = _folder(root, lane.training)
+    artifact = folder.artifact(training)
+    if artifact is None:
+        study = lane.training.partition("/")[0]
+        raise ModelError(
+            f"the model {lane.spec.ref} is not trained yet; run the study {study!r}, which trains it"
+        )
+    made_of = ModelSpec.model_validate(artifact.about["model"])
+    facts = resolve(made_of, fetch=False)
+    module = load_module(made_of, facts, device=lane.spec.device)
+    restore(module, State(artifact.weights, {}).read())
+    read = lane.spec.options.get(READ)
+    known = replace(facts, ref=lane.spec.ref, revision=str(lane.spec.revision), dtype=lane.spec.dtype)
+    if read is not None:
+        known = replace(known, num_classes=made_of.options["outputs"][read]["classes"])
+    import torch
+
+    module.to(getattr(torch, lane.spec.dtype))
+    return replace(LoadedModel.wrap(module, known, lane.spec), output=read)
+
+
+def _folder(root: Path, training: str) -> tuple[TrainingFolder, str]:
+    """Where a training of a lane lies: in the study's own folder, or in another's beside it."""
+    study, _, identity = training.partition("/")
+    place = root if root.name == study else root.parent / study
+    return TrainingFolder(LocalStorage(place)), identity

@@ -1,0 +1,82 @@
+"""The stage of a run before its jobs: the study's own trainings, until each is done or failed."""
+
+__all__ = ["TrainingStage"]
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.plan.trainings import planned_trainings
+from orchestrator.run.committed import Planned
+from orchestrator.run.progress import Progress
+from orchestrator.run.setup import RunOptions, set_up_training
+from orchestrator.run.stopping import Stop
+from orchestrator.run.trained import failure_of, trained_of
+from orchestrator.run.training_loop import TrainingLoop
+from orchestrator.store import Driver, StudyStore
+from orchestrator.store.storage import LocalStorage
+from orchestrator.store.trainings import TrainingFolder
+from workers.errors import ModelError
+
+
+class TrainingStage:
+    """What a committed plan has to train.
+
+    Args:
+        root: the study's folder.
+        planned: the plan, and how its jobs are run.
+        options: ``retry_failed`` tries again what failed.
+    """
+
+    def __init__(self, root: Path, planned: Planned, options: RunOptions) -> None:
+        self._root = root
+        self._planned = planned
+        self._options = options
+        self._folder = TrainingFolder(LocalStorage(root))
+        every = planned_trainings(planned.plan.tables).values()
+        self.todo = [one for one in every if self._is_open(one.identity)]
+        """The trainings that are left."""
+
+    def run(self, driver: Driver, stop: Stop, progress: Progress, started: float) -> bool:
+        """Train; whether anything was left, because somebody or a limit asked to stop."""
+        plan = self._planned.plan
+        setup = set_up_training(plan, len(self.todo), self._options)
+        progress.say(f"{len(self.todo)} training{'s' * (len(self.todo) > 1)} {setup.where} ({setup.why})")
+        with ExitStack() as stack:
+            engines = replace(setup.engines, root=self._root)
+            executor = setup.make_executor(self._root, self._planned.ref, driver.epoch, engines)
+            stack.callback(executor.close)
+            loop = TrainingLoop(
+                self.todo,
+                folder=self._folder,
+                executor=executor,
+                workers=executor.start(),
+                driver=driver,
+                stop=stop,
+                limits=self._options.limits,
+                progress=progress,
+                logs=StudyStore(self._root).logs(driver.epoch),
+                started=started,
+            )
+            loop.run()
+        return loop.is_left
+
+    def check(self) -> None:
+        """Accept that every model is there, or is known to have failed.
+
+        Raises:
+            ModelError: that of another study is neither.
+        """
+        lanes = [lane for lane in self._planned.plan.lanes.values() if lane.training is not None]
+        done = trained_of(self._root, [str(lane.training) for lane in lanes])
+        for lane in lanes:
+            if lane.training not in done and failure_of(self._root, lane) is None:
+                study = str(lane.training).partition("/")[0]
+                raise ModelError(
+                    f"the model {lane.spec.ref} is not trained yet; run the study {study!r}, which trains it"
+                )
+
+    def _is_open(self, training: str) -> bool:
+        if self._folder.done(training) is not None:
+            return False
+        return self._options.retry_failed or self._folder.failure(training) is None

@@ -1,0 +1,94 @@
+"""The trainings of a study for its views: how far each is, and what was measured of it so far."""
+
+__all__ = ["curves_table", "kinds_of", "trainings_view_table"]
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from orchestrator.plan.tables import Plan
+from orchestrator.plan.trainings import PlannedTraining, planned_trainings
+from orchestrator.store.trainings import CURVE_SCHEMA, TrainingFolder
+
+if TYPE_CHECKING:
+    import duckdb
+
+_STATUS = pa.schema(
+    [
+        ("status", pa.string()),
+        ("step", pa.int64()),
+        ("num_attempts", pa.int64()),
+        ("resumed_from", pa.list_(pa.int64())),
+        ("num_executed", pa.int64()),
+        ("num_parameters", pa.int64()),
+        ("artifact", pa.string()),
+        ("error_type", pa.string()),
+        ("error_message", pa.string()),
+        ("spec", pa.string()),
+    ]
+)
+
+
+def trainings_view_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
+    """One row for each training of the plan: its axes, and how far it is."""
+    planned = list(planned_trainings(plan.tables).values())
+    rows = [_status(one, folder) for one in planned]
+    status = pa.Table.from_pylist(rows, _STATUS)
+    return _joined(_named(planned, [1] * len(planned)), status)
+
+
+def curves_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
+    """One row for each number that was measured of a training of the plan."""
+    planned = list(planned_trainings(plan.tables).values())
+    curves = [folder.curve(one.identity) for one in planned]
+    measured = pa.concat_tables([CURVE_SCHEMA.empty_table(), *curves])
+    return _joined(_named(planned, [curve.num_rows for curve in curves]), measured)
+
+
+def kinds_of(connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
+    """The columns of ``results`` that tell models apart: where they are trained, what they were trained with
+    but the seed, and which of their outputs is read, for a revision says nothing to people."""
+    columns = [name for name, *_ in connection.execute("DESCRIBE trainings").fetchall()]
+    axes = columns[columns.index("name") + 1 : columns.index("status")]
+    (num,) = connection.execute("SELECT count(*) FROM trainings").fetchall()[0]
+    if not num:
+        return ("model", "dtype", "revision")
+    return ("model", "dtype", *(axis for axis in axes if axis != "seed"), "read", "variable")
+
+
+def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
+    found = folder.status(one.identity)
+    resumed = [attempt["from_step"] for attempt in found.attempts[1:]]
+    return {
+        **{name: found.report.get(name) for name in _STATUS.names},
+        "status": found.status,
+        "step": found.step,
+        "num_attempts": len(found.attempts),
+        "resumed_from": resumed,
+        "spec": json.dumps(one.training.spec),
+    }
+
+
+def _named(planned: Sequence[PlannedTraining], counts: Sequence[int]) -> pa.Table:
+    """What each training is called, as often as is asked for."""
+    axes = list(dict.fromkeys(axis for one in planned for axis in one.training.axes))
+
+    def column(values: Sequence[Any]) -> pa.Array:
+        return pa.array([v for v, count in zip(values, counts, strict=True) for _ in range(count)])
+
+    text: Mapping[str, Sequence[str]] = {
+        "training": [one.identity for one in planned],
+        "name": [one.training.name for one in planned],
+    }
+    columns = {name: column(values).cast(pa.string()) for name, values in text.items()}
+    return pa.table(
+        columns | {axis: column([one.training.axes.get(axis) for one in planned]) for axis in axes}
+    )
+
+
+def _joined(left: pa.Table, right: pa.Table) -> pa.Table:
+    """Two tables beside each other; an axis that is called as a column of ours stands as ``axis.NAME``."""
+    names = [f"axis.{name}" if name in right.column_names else name for name in left.column_names]
+    return pa.table([*left.columns, *right.columns], names=[*names, *right.column_names])

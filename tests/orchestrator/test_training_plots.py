@@ -1,0 +1,74 @@
+"""Promise: the pictures of trainings show what SQL gives, and say so where there is nothing to show."""
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_trainings import STUDY, run, study
+
+import swapyard as sy
+from orchestrator.cli.plot import plot
+from workers.errors import QueryError, StudyError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    run(study(STUDY), folder)
+    return folder
+
+
+def texts(path: Path) -> list[str]:
+    """The texts of a picture, which matplotlib leaves as comments beside their outlines."""
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", path.read_text("utf-8"))]
+
+
+def drawn(store: Path, kind: str, *options: str) -> list[str]:
+    done = CliRunner().invoke(plot, [kind, "sums", "--store", str(store), *options], catch_exceptions=False)
+    paths = [Path(line) for line in done.output.splitlines()]
+    assert [path.suffix for path in paths] == [".png", ".svg"]
+    return texts(paths[1])
+
+
+def test_the_alignment_shows_every_variable_and_the_accuracy_that_was_measured(store: Path) -> None:
+    found = drawn(store, "alignment")
+    results = sy.open_results("sums", store=store)
+    rows = results.sql(
+        "SELECT interchange, read, variable, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    assert [text for text in found if re.fullmatch(r"\d\.\d\d", text)] == [f"{row[-1]:.2f}" for row in rows]
+    # In the graph of each of the four models, those that are aligned in the network as well.
+    assert {name: found.count(name) for name in "xyzSO"} == {"x": 8, "S": 8, "y": 4, "z": 4, "O": 4}
+    assert {"interchange 0.0 · read T1", "interchange 1.0 · read T2", "layer 2", "input"} <= set(found)
+
+
+def test_the_curves_have_a_facet_for_each_metric_and_a_line_for_each_model(store: Path) -> None:
+    found = drawn(store, "curves", "--where", "split = 'test' AND head = 'T1'", "--title", "Sums")
+    assert {"task accuracy", "interchange accuracy", "task loss", "interchange loss", "Sums"} <= set(found)
+    assert {f"interchange {weight} · variable {name}" for weight in (0.0, 1.0) for name in "xS"} <= set(found)
+
+
+def test_there_is_nothing_to_draw_without_an_alignment_or_a_training(tmp_path: Path) -> None:
+    made = {
+        "study": "sums",
+        "task": STUDY["task"],
+        "model": {
+            "ref": "zoo:mlp",
+            "vocab_size": 4,
+            "num_inputs": 3,
+            "width": 6,
+            "num_layers": 1,
+            "outputs": 10,
+            "seed": 0,
+        },
+        "sweep": [
+            {"variable": "S", "site": "block_output", "layer": 0, "position": 0, "where": "split = 'test'"}
+        ],
+    }
+    run(sy.Study(**made), tmp_path)
+    with pytest.raises(StudyError, match="no block interchanges variables at the places of an alignment"):
+        drawn(tmp_path, "alignment")
+    with pytest.raises(QueryError, match="there is no curve to draw yet"):
+        drawn(tmp_path, "curves")

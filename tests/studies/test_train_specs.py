@@ -1,0 +1,193 @@
+"""Promise: a wrong training is refused when the study is read; a right one says all that it is made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from studies import Study, load_study
+from studies.load import load_all
+from studies.train import OPTIMIZERS, SCHEDULES
+from studies.trained import read_variables, swept, trainings
+from workers.errors import StudyError
+from workers.train.spec import Chosen, Draw, TrainSpec
+from workers.train.updates import optimizer_of, schedule_of
+
+HEAD = """
+study: x
+task: {name: digit_sum, num_train: 20, num_test: 5, seed: 0}
+alignment: {S: {site: block_output, layer: 0, subspace: "0:8"}, x: {site: block_input, layer: 0}}
+sweep: [{model: iit, variables: all}]
+"""
+MODEL = "model: {ref: 'zoo:mlp', width: 24, num_layers: 2, outputs: 28}"
+REST = "optimizer: {name: SGD, lr: 0.1}, num_epochs: 1, batch_size: 4, seed: 0"
+
+
+def train(text: str) -> str:
+    return f"{HEAD}train: {{iit: {{{text}}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def example() -> Study:
+    every = load_all((Path(__file__).parent / "examples.yaml").read_text(encoding="utf-8"))
+    return next(study for study in every if study.train)
+
+
+def test_a_training_is_made_for_each_combination_of_its_axes(example: Study) -> None:
+    found = trainings(example, "O")
+    assert [one.axes for one in found] == [
+        {"interchange": weight, "seed": seed} for weight in (1.0, 0.0) for seed in (0, 1, 2)
+    ]
+    specs = [TrainSpec.from_json(one.spec) for one in found]
+    assert [spec.losses[2].weight for spec in specs] == [1.0] * 3 + [0.0] * 3
+    # The seed is that of the streams and, where the model has none of its own, of its weights.
+    assert [(spec.seed, spec.model.options["seed"]) for spec in specs] == 2 * [(0, 0), (1, 1), (2, 2)]
+
+
+def test_the_example_is_the_documents_training(example: Study) -> None:
+    spec = TrainSpec.from_json(trainings(example, "O")[0].spec)
+    assert spec.variables_of == {"T1": "O", "T2": "S2"}
+    assert [(term.kind, term.head, term.delay, term.warmup) for term in spec.losses] == [
+        ("task", "T1", 1, 100),
+        ("task", "T2", 0, 0),
+        ("interchange", "T2", 0, 0),
+    ]
+    assert spec.losses[2].draws == tuple(Draw((name,)) for name in ("w", "x", "y", "S1", "C1", "S2"))
+    assert (spec.optimizer.name, spec.optimizer.options) == ("SGD", {"lr": 0.01, "momentum": 0.9})
+    assert spec.alignment["S2"].dims == ("0:200",) and spec.alignment["S2"].layer == 1
+
+
+def test_a_sweep_over_it_has_a_lane_for_each_training_and_output(example: Study) -> None:
+    made, lanes = swept(example, {"iit": trainings(example, "O")})
+    assert [lane.options for lane, _ in lanes] == [
+        {"interchange": weight, "seed": seed, "read": read}
+        for weight in (1.0, 0.0)
+        for seed in (0, 1, 2)
+        for read in ("T1", "T2")
+    ]
+    assert made.lanes() == tuple(lane for lane, _ in lanes)
+    assert read_variables(lanes) == {"T1": "O", "T2": "S2"}
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        ("[S, x]", (Draw(("S",)), Draw(("x",)))),
+        ("[[S, x], x]", (Draw(("S", "x")), Draw(("x",)))),
+        ("{S: 3, x+S: 0.5}", (Draw(("S",), 3.0), Draw(("x", "S"), 0.5))),
+    ],
+)
+def test_a_draw_is_a_list_of_lists_or_weights(draw: str, expected: tuple[Draw, ...]) -> None:
+    study = load_study(train(f"{MODEL}, losses: [{{interchange: logits, draw: {draw}}}], {REST}"))
+    spec = TrainSpec.from_json(trainings(study, "O")[0].spec)
+    assert spec.losses[0].draws == expected and spec.variables_of == {"logits": "O"}
+    assert load_study(study.to_yaml()) == study
+
+
+def test_places_widths_and_options_may_name_axes() -> None:
+    text = (
+        "model: {ref: 'zoo:mlp', width: $width, num_layers: 2, outputs: 28}, losses: [{task: logits}],"
+        " alignment: {S: {site: block_output, layer: $at}}, for: [{width: 12, at: 0}, {width: 24, at: 1}],"
+        " optimizer: {name: AdamW, lr: 0.1, betas: [0.9, 0.99]}, num_steps: 7, batch_size: 4, seeds: '0:2',"
+        " l1: 0.001, schedule: {name: StepLR, step_size: 3}, measure_every: 5"
+    )
+    specs = [TrainSpec.from_json(one.spec) for one in trainings(load_study(train(text)), "O")]
+    assert [(s.model.options["width"], s.alignment["S"].layer, s.seed) for s in specs] == [
+        (12, 0, 0),
+        (12, 0, 1),
+        (24, 1, 0),
+        (24, 1, 1),
+    ]
+    assert (specs[0].num_epochs, specs[0].num_steps, specs[0].l1, specs[0].measure_every) == (
+        None,
+        7,
+        1e-3,
+        5,
+    )
+    assert specs[0].schedule == Chosen("StepLR", {"step_size": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"losses: [{{task: logits}}], {REST}", "the key 'model' is missing; a training needs the network"),
+        (f"{MODEL}, losses: [{{task: T1}}], {REST}", "no output 'T1'; allowed: logits"),
+        (
+            f"{MODEL}, losses: [{{interchange: logits, draw: [s]}}], {REST}",
+            "the alignment has no 's'; allowed: S, x",
+        ),
+        (f"{MODEL}, losses: [{{interchange: logits}}], {REST}", "draw together with interchange"),
+        (f"{MODEL}, losses: [{{task: logits, draw: [S]}}], {REST}", "draw together with interchange"),
+        (f"{MODEL}, losses: [{{task: logits, weight: $w}}], {REST}", "no axis '$w'; allowed: $seed"),
+        (
+            f"{MODEL}, losses: [{{task: logits}}], {REST}, num_steps: 3",
+            "exactly one of num_epochs, num_steps",
+        ),
+        (f"{MODEL}, losses: [{{task: logits}}], {REST}, seeds: [1]", "exactly one of seed, seeds"),
+        (f"{MODEL}, losses: [{{task: logits}}], {REST.replace('SGD', 'AdmW')}", "did you mean 'AdamW'?"),
+        (f"{MODEL}, losses: [{{task: logits}}], {REST.replace(', lr: 0.1', '')}", "the key 'lr' is missing"),
+        (
+            f"{MODEL}, losses: [{{task: logits}}], {REST}, schedule: {{name: OneCycle}}",
+            "did you mean 'OneCycleLR'?",
+        ),
+        (
+            "model: {ref: 'zoo:mlp', width: 24, num_layers: 2, outputs: {T: {classes: 3}}},"
+            f" losses: [{{task: T}}], {REST}",
+            "the key 'variables_of' is missing; it says which variable each of T predicts",
+        ),
+        (
+            f"{MODEL}, losses: [{{task: logits}}], {REST}, for: {{iia: [1]}}",
+            "'iia' is a column of the views already",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(train(text))
+    assert message in str(caught.value) and ":6: train" in str(caught.value)
+
+
+def test_a_training_without_a_causal_task_is_refused() -> None:
+    pairs = "pairs: [{base_ids: [1], label: 1}]"
+    text = train(f"{MODEL}, losses: [{{task: logits}}], {REST}")
+    with pytest.raises(StudyError, match="a training needs a task with a causal model; here are pairs"):
+        load_study(text.replace("task: {name: digit_sum, num_train: 20, num_test: 5, seed: 0}", pairs))
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("{model: iit, variables: all, read: T3}", "read 'T3': iit has T1, T2"),
+        (
+            "{model: {ref: 'artifact:x/iit', seed: 7}, variables: all}",
+            "no training artifact:x/iit has seed 7",
+        ),
+    ],
+)
+def test_what_no_training_leaves_is_refused(example: Study, sweep: str, message: str) -> None:
+    text = example.to_yaml().partition("sweep:")[0] + f"sweep: [{sweep}]"
+    made = trainings(example, "O")
+    with pytest.raises(StudyError, match=message):
+        swept(load_study(text), {"iit": made, "artifact:x/iit": made})
+
+
+def _options(name: str) -> Mapping[str, Any]:
+    more = {
+        "OneCycleLR": {"max_lr": 0.1},
+        "CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "cycle_momentum": False},
+        "CosineAnnealingWarmRestarts": {"T_0": 5},
+        "ExponentialLR": {"gamma": 0.9},
+        "MultiStepLR": {"milestones": [3]},
+        "StepLR": {"step_size": 3},
+    }
+    return more.get(name, {})
+
+
+def test_every_name_that_is_allowed_can_be_made() -> None:
+    for name in OPTIMIZERS:
+        optimizer_of(Chosen(name, {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
+    for name in SCHEDULES:
+        optimizer = optimizer_of(Chosen("SGD", {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
+        assert schedule_of(Chosen(name, _options(name)), optimizer, 10) is not None

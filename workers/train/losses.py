@@ -1,0 +1,91 @@
+"""The loss of one batch: the terms that count in its epoch.
+
+Shapes: B rows, C classes.
+"""
+
+__all__ = ["Batch", "Judge", "Term"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from workers.train.data import Labels
+from workers.train.network import Network, Ran
+from workers.train.spec import Draw, LossTerm, TrainSpec
+from workers.train.streams import chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Which examples a step sees."""
+
+    step: int
+    epoch: int
+    base: NDArray[np.intp]
+    source: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One term of a batch's loss."""
+
+    kind: str
+    head: str
+    variable: str | None
+    """What was interchanged."""
+    weight: float
+    loss: Tensor
+
+
+class Judge:
+    """The terms of a batch's loss, of the examples that are trained on."""
+
+    def __init__(self, spec: TrainSpec, network: Network, labels: Labels) -> None:
+        self._spec = spec
+        self._network = network
+        self._labels = labels
+        self._examples = labels.data.train
+
+    def terms(self, batch: Batch) -> list[Term]:
+        """Those that weigh something in the batch's epoch."""
+        weights = [(term, term.weight_at(batch.epoch)) for term in self._spec.losses]
+        counted = [(term, weight) for term, weight in weights if weight]
+        drawn = {id(term): self._draw(term, batch.step) for term, _ in counted if term.kind == "interchange"}
+        ran = self._run(batch, list(drawn.values()))
+        found: list[Term] = []
+        for term, weight in counted:
+            variable = self._spec.variables_of[term.head]
+            if term.kind == "task":
+                loss = self._task(variable, ran[0].base[term.head], ran[0].source[term.head], batch)
+                found.append(Term(term.kind, term.head, None, weight, loss))
+                continue
+            draw = drawn[id(term)]
+            logits = next(one.swapped for one in ran if one.variables == draw.variables)[term.head]
+            label = self._labels.swapped(
+                variable, draw.variables, (self._examples, batch.base), (self._examples, batch.source)
+            )
+            loss = cross_entropy(logits, label.to(logits.device))
+            found.append(Term(term.kind, term.head, draw.name, weight, loss))
+        return found
+
+    def _run(self, batch: Batch, draws: Sequence[Draw]) -> list[Ran]:
+        """The batch's runs, once for each different draw."""
+        base, source = self._examples.rows(batch.base), self._examples.rows(batch.source)
+        different = dict.fromkeys(draw.variables for draw in draws) or {(): None}
+        return [self._network.interchange(base, source, variables) for variables in different]
+
+    def _draw(self, term: LossTerm, step: int) -> Draw:
+        """What a step interchanges: the same for terms that have the same draws."""
+        return term.draws[chosen(self._spec.seed, "draw", step, [draw.weight for draw in term.draws])]
+
+    def _task(self, variable: str, base: Tensor, source: Tensor, batch: Batch) -> Tensor:
+        """The mean cross entropy of bases and of sources, half each."""
+        losses = [
+            cross_entropy(logits, self._labels.clean(variable, self._examples, rows).to(logits.device))
+            for logits, rows in ((base, batch.base), (source, batch.source))
+        ]
+        return (losses[0] + losses[1]) / 2

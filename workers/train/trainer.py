@@ -1,0 +1,228 @@
+"""The training itself: steps that can be stopped after any of them, and gone on with elsewhere, bit for bit.
+
+What a step sees comes from its number and the seed alone (`workers.train.streams`), the network runs without
+dropout, and a `State` holds the rest. So on one device and number of threads the weights after a step are the
+same however often the training was stopped before it.
+
+    trainer = Trainer(spec, module, data)
+    while not trainer.advance(num_steps=100):
+        keep(trainer.state())
+    trainer.result()
+"""
+
+__all__ = ["Trained", "Trainer"]
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from numpy import intp
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers.errors import DivergedError, StoreError
+from workers.train.data import Data, Labels
+from workers.train.losses import Batch, Judge
+from workers.train.measures import Measure, Running, measure
+from workers.train.network import Network
+from workers.train.spec import TrainSpec
+from workers.train.state import State, joined, parted, restore, tensors_of
+from workers.train.streams import order
+from workers.train.updates import optimizer_of, schedule_of
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training leaves."""
+
+    weights: bytes
+    """Safetensors: parameters and buffers by name, shared ones once."""
+    config: Mapping[str, Any]
+    """What the network is made of."""
+    report: Mapping[str, Any]
+    """How long it was, and the last measurement."""
+
+
+class Trainer:
+    """Trains a network to do what a causal model does.
+
+    Args:
+        spec: what the training is made of.
+        module: the network, whose parameters are trained in place.
+        data: what it sees.
+
+    Raises:
+        StudyError: the spec names an optimizer, a schedule or a variable that is not there.
+    """
+
+    def __init__(self, spec: TrainSpec, module: nn.Module, data: Data) -> None:
+        for variable in {*spec.alignment, *spec.variables_of.values()}:
+            data.causal.ancestors(variable)  # refuses one that is not there
+        self.spec = spec
+        self.module = module
+        self.step = 0
+        """How many steps were done."""
+        self.num_executed = 0
+        """How many were executed on the way to this state, in whichever process."""
+        self.num_here = 0
+        """How many were executed by this object, those included that no state was kept of."""
+        self.num_resumed = 0
+        """How often it went on from a state."""
+        self.curve: list[Measure] = []
+        self.steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
+        self.num_steps = spec.num_steps or (spec.num_epochs or 0) * self.steps_per_epoch
+        self._num_examples = len(data.train)
+        self._labels = Labels(data)
+        self._network = Network(module, spec.alignment, tuple(spec.variables_of))
+        self._judge = Judge(spec, self._network, self._labels)
+        self._parameters = list(module.parameters())
+        self._optimizer = optimizer_of(spec.optimizer, self._parameters)
+        self._schedule = schedule_of(spec.schedule, self._optimizer, self.num_steps)
+        self._running = Running()
+        self._order = lru_cache(maxsize=2)(self._new_order)
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were done."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.step >= self.num_steps
+
+    def advance(self, *, num_steps: int | None = None, seconds: float | None = None) -> bool:
+        """Do some steps, at least one: so many, or until the time is over; without either all that are left.
+
+        Returns:
+            Whether the training is done.
+
+        Raises:
+            DivergedError: a loss is no number any more; the curve ends there.
+        """
+        end = self.num_steps if num_steps is None else min(self.num_steps, self.step + num_steps)
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        with torch.enable_grad():
+            while self.step < end:
+                if self.step == 0:
+                    self._measure()
+                self._take_step()
+                if time.monotonic() >= until:
+                    break
+        return self.is_done
+
+    def state(self) -> State:
+        """All that is needed to go on from here."""
+        tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.module).items()}
+        schedule = None if self._schedule is None else self._schedule.state_dict()
+        meta = {
+            "format": _FORMAT,
+            "spec": _plain(self.spec),
+            "step": self.step,
+            "num_executed": self.num_executed,
+            "num_resumed": self.num_resumed,
+            "optimizer": parted(self._optimizer.state_dict(), "optimizer", tensors),
+            "schedule": parted(schedule, "schedule", tensors),
+            "losses": [[*key, *sum_] for key, sum_ in self._running.sums.items()],
+            "curve": [one.plain() for one in self.curve],
+        }
+        return State.of(tensors, meta)
+
+    def load(self, state: State) -> None:
+        """Go on from a state, in place of what was done here.
+
+        Raises:
+            StoreError: it is of another training, or damaged.
+        """
+        meta, tensors = state.meta, state.read()
+        if meta.get("format") != _FORMAT or meta["spec"] != _plain(self.spec):
+            raise StoreError(
+                "the state is that of another training; resume with the spec that it was made with"
+            )
+        own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        restore(self.module, own)
+        self._optimizer.load_state_dict(joined(meta["optimizer"], tensors))
+        if self._schedule is not None:
+            self._schedule.load_state_dict(joined(meta["schedule"], tensors))
+        self.step = meta["step"]
+        self.num_executed = meta["num_executed"]
+        self.num_resumed = meta["num_resumed"] + 1
+        self._running = Running({(kind, h, v): (total, num) for kind, h, v, total, num in meta["losses"]})
+        self.curve = [Measure.of(one) for one in meta["curve"]]
+
+    def result(self) -> Trained:
+        """What the training leaves, as it is after the steps that were done."""
+        config: Any = getattr(self.module, "config", None)
+        options = config.to_dict() if hasattr(config, "to_dict") else dict(self.spec.model.options)
+        last = [one.row() for one in self.curve if one.step == self.step]
+        return Trained(
+            weights=State.of(tensors_of(self.module), {}).tensors,
+            config={"ref": self.spec.model.ref, "options": options},
+            report={
+                "num_steps": self.step,
+                "num_executed": self.num_executed,
+                "num_resumed": self.num_resumed,
+                "num_parameters": sum(parameter.numel() for parameter in self._parameters),
+                "measures": last,
+            },
+        )
+
+    def _take_step(self) -> None:
+        self._optimizer.zero_grad()
+        terms = self._judge.terms(self._batch())
+        loss = sum((term.weight * term.loss for term in terms), start=self._l1())
+        values = [float(value) for value in torch.stack([loss.detach(), *(t.loss.detach() for t in terms)])]
+        if not math.isfinite(values[0]):
+            self._diverge(values[0])
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        if self._schedule is not None:
+            self._schedule.step()
+        self.step += 1
+        self.num_executed += 1
+        self.num_here += 1
+        for term, value in zip(terms, values[1:], strict=True):
+            self._running.add(term.kind, term.head, term.variable, value)
+        if self.is_done or self.step % (self.spec.measure_every or self.steps_per_epoch) == 0:
+            self._measure()
+
+    def _l1(self) -> Tensor:
+        """What the weights add to the loss."""
+        if not self.spec.l1:
+            return torch.zeros((), device=self._parameters[0].device)
+        return self.spec.l1 * torch.stack([parameter.abs().sum() for parameter in self._parameters]).sum()
+
+    def _batch(self) -> Batch:
+        epoch, number = divmod(self.step, self.steps_per_epoch)
+        rows = slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)
+        return Batch(self.step, epoch, self._order("base", epoch)[rows], self._order("source", epoch)[rows])
+
+    def _new_order(self, stream: str, epoch: int) -> NDArray[intp]:
+        return order(self.spec.seed, stream, epoch, self._num_examples)
+
+    def _measure(self) -> None:
+        found = list(measure(self.spec, self._network, self._labels, self.step, self.epoch))
+        self.curve += [*self._running.taken(self.step, self.epoch), *found]
+        bad = next((one.value for one in found if not math.isfinite(one.value)), None)
+        if bad is not None:
+            self._diverge(bad)
+
+    def _diverge(self, loss: float) -> None:
+        self.curve += self._running.taken(self.step, self.epoch)
+        raise DivergedError(
+            f"the loss is {loss} after {self.step} steps; take a smaller lr, or a longer warm-up",
+            step=self.step,
+        )
+
+
+def _plain(spec: TrainSpec) -> Any:
+    """The spec as JSON has it."""
+    return json.loads(json.dumps(spec.to_json()))
