@@ -53,8 +53,8 @@ def query(
 ) -> None:
     """Answer one SELECT over all studies below --store; every view has a column study.
 
-    Views: results, activations, scores, cells, pairs, inputs, runs, failures, batches, fits. What columns
-    a view has:
+    Views: results, activations, scores, cells, screening, pairs, inputs, runs, failures, batches, fits,
+    trainings, curves. What columns a view has:
 
         swapyard query "DESCRIBE results"
 
