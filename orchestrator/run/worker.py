@@ -82,7 +82,6 @@ class StudyWorker:
         self._ref = plan
         self._epoch = epoch
         self._engines = engines
-        self._engines.root = root
         self._has_own_process = has_own_process
 
     def hello(self, question: str, answer: str) -> Hello:
@@ -219,7 +218,7 @@ class StudyWorker:
         return failure["error_type"], f"the training of {lane.spec.ref} failed: {failure['error_message']}"
 
     def _engine(self, lane: int) -> "Engine":
-        self._engines.fits = self._fits
+        self._engines.root, self._engines.fits = self._store.root, self._fits
         return self._engines.of(self._plan.lanes[lane])
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:

@@ -318,7 +318,7 @@ def test_taking_over_fences_the_driver_before(
 def test_jobs_that_fail_are_rows_and_exit_code_3(world: World, tmp_path: Path) -> None:
     sweep = [
         {"site": "block_output", "layers": "all", "position": -1},
-        {"name": "broken", "site": "model.layers.7.mlp", "position": -1},
+        {"name": "broken", "site": "model.layers.1.mlp", "position": -1, "subspace": "99:100"},
     ]
     study = write_study(tmp_path, "partly", world.model, long_pairs(4, 6), sweep=sweep)
     command = ["run", str(study), "--no-plots", "--store", str(tmp_path / "my runs")]
@@ -328,7 +328,7 @@ def test_jobs_that_fail_are_rows_and_exit_code_3(world: World, tmp_path: Path) -
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith("4 jobs failed; to see why: ")
     why = in_shell(f"{told.partition(': ')[2]} --format csv", cwd=tmp_path, cache=world.cache)
-    assert why.stdout.count("has no module 'model.layers.7.mlp'") == 4
+    assert why.stdout.count("dimensions 99:100 at model.layers.1.mlp:output") == 4
     assert rows(tmp_path / "my runs", "partly").num_rows == 12
     (status,) = read_status(tmp_path / "my runs", [])
     assert (status.num_done, status.num_failed, status.is_complete) == (16, 4, True)
@@ -337,7 +337,7 @@ def test_jobs_that_fail_are_rows_and_exit_code_3(world: World, tmp_path: Path) -
 
 
 def test_a_study_in_which_every_job_fails_has_no_answer(world: World, tmp_path: Path) -> None:
-    sweep = [{"site": "model.layers.7.mlp", "position": -1}]
+    sweep = [{"site": "model.layers.1.mlp", "position": -1, "subspace": "99:100"}]
     study = write_study(tmp_path, "wholly", world.model, long_pairs(4, 6), sweep=sweep)
     done = CliRunner().invoke(cli, ["run", str(study), "--no-plots", "--store", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (3, "")

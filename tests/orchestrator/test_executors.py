@@ -19,7 +19,9 @@ from orchestrator.run.worker import StudyWorker
 from orchestrator.store import StudyStore
 from workers.engine.batch import Batch
 from workers.errors import ModelError
-from workers.vocabulary import METRIC_FAMILIES, Cell, Pair
+from workers.vocabulary import Cell, Pair
+
+EXACT = ("logits", "kl")
 
 
 class World(NamedTuple):
@@ -33,7 +35,7 @@ class World(NamedTuple):
         """All of the first tile."""
         tile = self.plan.tiles[0]
         num_cells = len(self.plan.cellsets[tile.cellset])
-        return Slice(tile=0, lane=tile.lane, k_lo=0, k_hi=num_cells, families=METRIC_FAMILIES)
+        return Slice(tile=0, lane=tile.lane, k_lo=0, k_hi=num_cells, families=EXACT)
 
     def inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair]]:
         """The cells of a slice and the pairs of its tile."""
@@ -44,7 +46,7 @@ class World(NamedTuple):
     def batch(self, taken: Slice) -> Batch:
         """All jobs of a slice."""
         cells, pairs = self.inputs(taken)
-        return Batch(cells=cells, pairs=pairs, families=METRIC_FAMILIES)
+        return Batch(cells=cells, pairs=pairs, families=EXACT)
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_a_worker_whose_call_raises_is_taken_for_dead_and_replaced(world: World)
     executor = InlineExecutor(make)
     (worker,) = executor.start()
     assert executor.wait(0) == [Joined(worker)]
-    nowhere = Slice(tile=99, lane=0, k_lo=0, k_hi=1, families=METRIC_FAMILIES)
+    nowhere = Slice(tile=99, lane=0, k_lo=0, k_hi=1, families=EXACT)
     executor.submit(worker, nowhere, 60.0)
     assert executor.wait(0) == [Died(worker, nowhere, "KeyError: 99", is_guilty=True)]
     fresh = executor.add(0.5)

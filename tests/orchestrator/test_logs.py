@@ -301,7 +301,7 @@ def test_the_traceback_of_a_failing_job_is_told_once(
         for n in (4, 5, bad, 6)
     ]
     batch = Batch(cells=[(50 + n, swap(n % 3)) for n in range(6)], pairs=pairs, families=("logits",))
-    engine = Engine(model, capture_budget_bytes=1 << 30, shortcut=False)
+    engine = Engine(model, capture_budget_bytes=1 << 30, shortcut=False, resume=False)
     model_is_intervened = False
     engine.run(batch)
     model_is_intervened = True
