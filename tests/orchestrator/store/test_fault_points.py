@@ -15,7 +15,7 @@ from .synthetic import drive, finished, new_folders
 
 TURNS = (1, 4)
 """The first time belongs to the making of the study; the fourth is in the middle of things."""
-OF_THE_STORE = [name for name in POINTS if not name.startswith(("worker.", "driver."))]
+OF_THE_STORE = [name for name in POINTS if not name.startswith(("worker.", "driver.", "training."))]
 CALLS = [name for name in OF_THE_STORE if not name.startswith(("commit.", "merge.", "sweep."))]
 
 
