@@ -154,9 +154,9 @@ def test_an_axis_is_of_rectangles_and_one_rectangle_is_one_job_however_it_is_wri
 
 
 def test_a_getter_and_a_setter_find_what_a_rectangle_does(folder: Path, tiny_folder: Path) -> None:
-    (folder / "own_box.py").write_text(CODE, encoding="utf-8")
+    (folder / "box_own.py").write_text(CODE, encoding="utf-8")
     place = {"site": PATH, "interventions": ["vanilla", "subtract"]}
-    own = {"get": "own_box:box", "set": "own_box:put"}
+    own = {"get": "box_own:box", "set": "box_own:put"}
     results = run(
         folder,
         tiny_folder,
@@ -182,7 +182,7 @@ def test_what_is_wrong_with_coordinates_is_said_in_their_rows(
         for pair in capital_pairs()
     }
     least = min(float(held[0, -1, 0]) for held in ends.values())
-    (folder / "own_wrong.py").write_text(CODE.replace("LEAST", str(least)), encoding="utf-8")
+    (folder / "box_wrong.py").write_text(CODE.replace("LEAST", str(least)), encoding="utf-8")
     named = {"one": "put", "mixed": "put", "box": "other", "picky": "put", "gone": "put"}
     results = run(
         folder,
@@ -194,7 +194,7 @@ def test_what_is_wrong_with_coordinates_is_said_in_their_rows(
                 "name": get,
                 "site": PATH,
                 "from": "zero",
-                "coordinates": {"get": f"own_wrong:{get}", "set": f"own_wrong:{put}"},
+                "coordinates": {"get": f"box_wrong:{get}", "set": f"box_wrong:{put}"},
             }
             for get, put in named.items()
         ),
@@ -210,10 +210,10 @@ def test_what_is_wrong_with_coordinates_is_said_in_their_rows(
     says = {
         "large": r"Box[1:3, 4:90] in a tensor of [5, 32] for each example: name indices and ranges",
         "one": "the getter at model.layers.1:output returned [5, 32] for 1 examples; return a tensor",
-        "mixed": "the function own_wrong:mixed does not give a row the same numbers again",
+        "mixed": "the function box_wrong:mixed does not give a row the same numbers again",
         "box": "the setter at model.layers.1:output returned [1, 2, 5]; return a tensor of [1, 5, 32]",
-        "picky": "the function own_wrong:picky raised ValueError: not this one (own_wrong.py, line ",
-        "gone": "coordinates 'own_wrong:gone': the module 'own_wrong' has no function 'gone'; define it",
+        "picky": "the function box_wrong:picky raised ValueError: not this one (box_wrong.py, line ",
+        "gone": "coordinates 'box_wrong:gone': the module 'box_wrong' has no function 'gone'; define it",
     }
     for block, text in says.items():
         assert text in texts[block][1], block
