@@ -123,7 +123,9 @@ def test_a_cell_that_changes_something_collects_what_then_is_there(
     before = {**LOOK, "site": "block_output", "layer": 0, "position": -1}
     results = run(tmp_path, tiny_folder, {"units": [before, swap, before, {**LOOK, "position": -1}]})
     sql = "SELECT base, source, collected_unit, collected FROM activations"
-    for base, source, unit, vector in results.sql(sql).fetchall():
+    rows = results.sql(sql).fetchall()
+    assert len(rows) == 3 * 12
+    for base, source, unit, vector in rows:
         text, path = (base if unit == 0 else source), "model.layers.1.mlp" if unit == 3 else "model.layers.0"
         same(vector, seen(model, tiny_folder, text, path)[-1])
 
