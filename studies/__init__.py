@@ -16,8 +16,8 @@ __all__ = [
     "load_study",
 ]
 
-from studies.blocks import Block, UnitSpec, ValueSpec
-from studies.fits import Aligned, Fit
+from studies.blocks import Aligned, Block, UnitSpec, ValueSpec
+from studies.fits import Fit
 from studies.load import load_study
 from studies.models import ModelSpec, Task
 from studies.plots import Generate, Plot

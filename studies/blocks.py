@@ -8,6 +8,8 @@ __all__ = [
     "AXES",
     "PLACE",
     "UNIT_AXES",
+    "Aligned",
+    "Alignment",
     "Block",
     "Coordinates",
     "For",
@@ -219,6 +221,20 @@ class UnitSpec(Coordinates):
 Units = Annotated[Sequence[UnitSpec], Field(min_length=1), AfterValidator(tuple)]
 
 
+class Aligned(Spec):
+    """The place that is hypothesised to hold a variable of the causal model."""
+
+    site: Site = None
+    layer: Layer = None
+    head: Head = None
+    position: Position = None
+    subspace: Subspace = None
+
+
+Alignment = Mapping[str, Aligned]
+"""The place of each variable of the causal model."""
+
+
 class Settings(Coordinates):
     """What a block says, and the study for all of its blocks."""
 
@@ -243,6 +259,8 @@ class Settings(Coordinates):
     for_: Annotated[For | None, PlainValidator(check_for), Field(alias="for")] = None
     runs: Mapping[str, Units] | None = None
     """Other intervened runs, each a list of units, whose values ``from`` may name."""
+    alignment: Alignment | None = None
+    """Where variables are interchanged by a block that says no place itself."""
     where: fields.Column = None
     """SQL over the pair's columns: the pairs that the block is about."""
     missing: Annotated[str | None, checked(fields.one_of(("skip",)))] = None

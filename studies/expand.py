@@ -121,13 +121,13 @@ def expand(
         columns = dict(pair_class.columns)
         own = columns.get(VARIABLE)
         variable = None if own is None else str(own)
-        if not is_about(block, variable, study.alignment):
+        if not is_about(block, variable):
             continue
         for lane in _lanes_of(block, facts, model):
             if lane.options.get(READ) != columns.get(READ):
                 continue
             try:
-                _expand_block(index, placed(block, variable, study.alignment), lane, scene, expansion)
+                _expand_block(index, placed(block, variable), lane, scene, expansion)
             except StudyError as error:
                 raise type(error)(f"{block.name}: {error}") from None
     return expansion

@@ -1,4 +1,4 @@
-"""What is made before cells run: fits, and the alignment of a causal model's variables."""
+"""What is made before cells run: fits."""
 
 __all__ = [
     "DEFAULTS",
@@ -6,7 +6,6 @@ __all__ = [
     "METHODS",
     "TRAINED",
     "WITHOUT_PAIRS",
-    "Aligned",
     "Fit",
 ]
 
@@ -18,7 +17,7 @@ from pydantic import model_validator
 
 from studies import fields
 from studies.base import Spec
-from studies.blocks import Head, Layer, Position, Seed, Seeds, Site, Subspace
+from studies.blocks import Seed, Seeds
 from studies.fields import Column, Count, Number, axis, checked, one_of, required
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
@@ -131,13 +130,3 @@ class Fit(Spec):
             keys = " or ".join(map(repr, needed))
             text = f"the key {keys} is missing; the method {self.method!r} needs it"
             raise ProblemsError([Problem((), text)])
-
-
-class Aligned(Spec):
-    """The place that is hypothesised to hold a variable of the causal model."""
-
-    site: Site = None
-    layer: Layer = None
-    head: Head = None
-    position: Position = None
-    subspace: Subspace = None

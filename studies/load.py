@@ -49,12 +49,12 @@ def find_study(given: str) -> Path:
         StudyError: there is neither.
     """
     path = Path(given).expanduser()
-    bundled = {file.stem: file for file in sorted(BUNDLED.glob("*.yaml"))}
+    bundled = {file.stem: file for file in BUNDLED.glob("*.yaml")}
     if path.is_file():
         return path
     if given in bundled:
         return bundled[given]
-    names = ", ".join(bundled)
+    names = ", ".join(sorted(bundled))
     raise StudyError(f"{given}: no such study file; bundled studies: {names}{nearest(given, bundled)}")
 
 

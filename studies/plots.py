@@ -1,6 +1,16 @@
 """Pictures, and what is read of a run: plots, generation, metrics."""
 
-__all__ = ["METRICS", "VIEWS", "Contains", "Generate", "Metric", "Plot", "metric_families"]
+__all__ = [
+    "KINDS",
+    "METRICS",
+    "OF_TRAININGS",
+    "VIEWS",
+    "Contains",
+    "Generate",
+    "Metric",
+    "Plot",
+    "metric_families",
+]
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -17,6 +27,12 @@ VIEWS = (
     "failures",
 )
 """The views that a plot may draw."""
+
+OF_TRAININGS = ("curves", "alignment")
+"""The kinds of plots that show what a study trains: learning curves, and the alignment with a network."""
+
+KINDS = ("heatmap", "bars", *OF_TRAININGS)
+"""The kinds of plots."""
 
 METRICS = (
     "iia",
@@ -58,7 +74,8 @@ Columns = Annotated[str | Sequence[str] | None, checked(_columns)]
 class Plot(Spec):
     """A picture of a view's columns."""
 
-    kind: Annotated[str, required(one_of(("heatmap", "bars")))]
+    kind: Annotated[str, required(one_of(KINDS))]
+    """``curves`` and ``alignment`` show what a study trains, and take ``where`` and ``title`` only."""
     view: Annotated[str, required(one_of(VIEWS))] = "results"
     x: Columns = None
     y: Columns = None
@@ -76,6 +93,12 @@ class Plot(Spec):
 
     @model_validator(mode="after")
     def _check_columns(self) -> "Plot":
+        if self.kind in OF_TRAININGS:
+            for key in sorted(self.model_fields_set - {"kind", "where", "title"}):
+                if getattr(self, key) is not None:
+                    text = f"{self.kind} does not use {key!r}; allowed: where, title"
+                    raise ProblemsError([Problem((key,), text)])
+            return self
         needed = ("x", "y", "fill") if self.kind == "heatmap" else ("x", "y")
         missing = [key for key in needed if getattr(self, key) is None]
         if missing:

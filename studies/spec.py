@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from studies.blocks import AXES, Block, Settings
 from studies.dump import plain
 from studies.fields import checked, one_of, required
-from studies.fits import Aligned, Fit
+from studies.fits import Fit
 from studies.models import ModelSpec, Task
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
@@ -61,8 +61,6 @@ class Study(Settings):
     screen: Screened = None
     """Which cells run, where all are too many; without it all do."""
     generate: Generate | None = None
-    alignment: Mapping[str, Aligned] | None = None
-    """The place of each variable of the causal model."""
     fits: Mapping[str, Fit] | None = None
     train: Mapping[str, Train] | None = None
     sweep: Annotated[Sequence[Block], Field(min_length=1), AfterValidator(tuple)]

@@ -9,9 +9,8 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from studies import fields
 from studies.base import Spec
-from studies.blocks import For, Seed, Seeds, check_for
+from studies.blocks import Alignment, For, Seed, Seeds, check_for
 from studies.fields import Count, Number, checked, one_of, required
-from studies.fits import Aligned
 from studies.models import Model
 from studies.problems import Problem, ProblemsError, each, refuse
 
@@ -123,7 +122,7 @@ class Train(Spec):
     """The training of a model, made once for each combination of its axes. `docs/training.md` says more."""
 
     model: Model = None
-    alignment: Mapping[str, Aligned] | None = None
+    alignment: Alignment | None = None
     """The place of each variable, where it is not the study's; its places may name axes."""
     losses: Annotated[Sequence[Loss], Field(min_length=1), AfterValidator(tuple)]
     optimizer: Optimizer

@@ -14,10 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from studies.base import Spec
-from studies.blocks import Block
+from studies.blocks import Aligned, Block
 from studies.dump import plain
 from studies.fields import Scalar
-from studies.fits import Aligned
 from studies.forms import is_reference, parse_range, references, substitute
 from studies.models import ModelSpec, check_model, plain_model
 from studies.shown import scalar_of
@@ -56,6 +55,11 @@ class Training:
         return outputs_of(self.model)
 
     @property
+    def alignment(self) -> Mapping[str, Aligned]:
+        """Where it was aligned."""
+        return {name: _place(node) for name, node in self.spec["alignment"].items()}
+
+    @property
     def title(self) -> str:
         """Its name and axes, for people."""
         axes = ", ".join(f"{name} {value}" for name, value in self.axes.items())
@@ -92,6 +96,9 @@ def trainings(study: Study, output: str | None) -> list[Training]:
 def swept(study: Study, known: Mapping[str, Sequence[Training]]) -> tuple[Study, Lanes]:
     """The study with a lane in the place of every training that a block names.
 
+    Variables are interchanged where a training was aligned, unless its block says where; a training of
+    another study where this study says, if it does.
+
     Args:
         study: as it was written.
         known: the trainings that a model may name, by what it calls them.
@@ -100,7 +107,11 @@ def swept(study: Study, known: Mapping[str, Sequence[Training]]) -> tuple[Study,
         StudyError: an output is read that a model does not have, or no training has the options.
     """
     lanes: list[tuple[ModelSpec, Training]] = []
-    blocks = tuple(_swept_block(block, known, lanes) for block in study.blocks())
+    blocks = tuple(
+        one
+        for raw, block in zip(study.sweep, study.blocks(), strict=True)
+        for one in _swept_block(study, raw, block, known, lanes)
+    )
     return (study.model_copy(update={"sweep": blocks}) if lanes else study), lanes
 
 
@@ -123,23 +134,37 @@ def read_variables(lanes: Lanes) -> dict[str | None, str]:
 
 
 def _swept_block(
-    block: Block, known: Mapping[str, Sequence[Training]], lanes: list[tuple[ModelSpec, Training]]
-) -> Block:
-    models: list[Any] = []
+    study: Study,
+    raw: Block,
+    block: Block,
+    known: Mapping[str, Sequence[Training]],
+    lanes: list[tuple[ModelSpec, Training]],
+) -> Iterator[Block]:
+    """The block, once for each alignment of its models."""
+    groups: dict[tuple[tuple[str, Aligned], ...] | None, list[Any]] = {}
     own: list[tuple[ModelSpec, Training]] = []
+
+    def add(model: Any, alignment: Mapping[str, Aligned] | None) -> None:
+        groups.setdefault(None if alignment is None else tuple(alignment.items()), []).append(model)
+
     for model in block.models or (block.model,):
         found = known.get(model.ref) if isinstance(model, ModelSpec) else None
         if found is None:
-            models.append(model)
+            add(model, block.alignment)
             continue
         assert isinstance(model, ModelSpec)
-        made = [pair for training in _chosen(block, model, found) for pair in _lanes(block, model, training)]
-        models.extend(spec for spec, _ in made)
-        own.extend(made)
+        for training in _chosen(block, model, found):
+            is_said = raw.alignment is not None or (study.alignment and training.study != study.study)
+            for lane in _lanes(block, model, training):
+                own.append(lane)
+                add(lane[0], block.alignment if is_said else training.alignment)
     if not own:
-        return block
+        yield block
+        return
     lanes.extend(one for one in own if one not in lanes)
-    return block.model_copy(update={"model": None, "models": tuple(models), "read": None, "reads": None})
+    for places, models in groups.items():
+        said = {"models": tuple(models), "alignment": None if places is None else dict(places)}
+        yield block.model_copy(update={**said, "model": None, "read": None, "reads": None})
 
 
 def _chosen(block: Block, model: ModelSpec, found: Sequence[Training]) -> Sequence[Training]:
@@ -275,6 +300,21 @@ def _node(name: str, place: Aligned) -> dict[str, Any]:
         "position": list(position) if isinstance(position, tuple) else position,
         "dims": None if dims in (None, ("all",)) else list(dims or ()),
     }
+
+
+def _place(node: Mapping[str, Any]) -> Aligned:
+    """`_node`, back."""
+
+    def at_once(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    return Aligned(
+        site=node["site"],
+        layer=node["layer"],
+        head=at_once(node["heads"]),
+        position=at_once(node["position"]),
+        subspace=at_once(node["dims"]),
+    )
 
 
 def _term(loss: Loss) -> dict[str, Any]:

@@ -6,6 +6,7 @@ stays part of a pair, and a cell is only about the pairs of its variable.
 
 __all__ = [
     "VARIABLE",
+    "has_no_place",
     "interchanged",
     "is_about",
     "is_aligned",
@@ -17,8 +18,7 @@ __all__ = [
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from studies.blocks import Block, UnitSpec
-from studies.fits import Aligned
+from studies.blocks import Aligned, Block, UnitSpec
 from workers.errors import StudyError, nearest
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[
     Raises:
         StudyError: no pair has a label for a variable, or the pairs have a column of the name `VARIABLE`.
     """
-    wanted = list(dict.fromkeys(name for block in study.blocks() for name in _wanted(study, block, rows)))
+    wanted = list(dict.fromkeys(name for block in study.blocks() for name in _wanted(block, rows)))
     if wanted in ([], [None]):
         return rows
     if any(VARIABLE in row for row in rows):
@@ -53,30 +53,38 @@ def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[
 
 def interchanged(study: "Study") -> list[str | list[str]] | None:
     """The variables that the sweep is about, as a causal task takes them; None for whichever there are."""
-    names = [_names(block) for block in study.blocks()]
-    if study.alignment is None and "all" in names:
+    blocks = study.blocks()
+    names = [_names(block) for block in blocks]
+    if any(
+        block.alignment is None and written == "all" for block, written in zip(blocks, names, strict=True)
+    ):
         return None
-    found: dict[str, None] = dict.fromkeys(study.alignment or ())
-    for written in names:
+    found: dict[str, None] = {}
+    for block, written in zip(blocks, names, strict=True):
+        found |= dict.fromkeys(block.alignment or ())
         found |= dict.fromkeys(name for name in (written or ()) if written != "all" and name != _LABEL)
     return [name.split(_JOINED) if _JOINED in name else name for name in found]
 
 
-def is_about(block: Block, variable: str | None, alignment: Mapping[str, Aligned] | None) -> bool:
+def is_about(block: Block, variable: str | None) -> bool:
     """Whether a block is about the pairs of `variable`; None for pairs as they are given."""
     names = _names(block)
     if names == "all":
-        return variable is not None and (alignment is None or variable in alignment)
+        return variable is not None and (block.alignment is None or variable in block.alignment)
     return variable in (names or (None,))
 
 
-def is_aligned(block: Block, alignment: Mapping[str, Aligned] | None) -> bool:
-    """Whether the places of the block's variables are those of the alignment: it says none itself."""
-    own = (block.units, block.site, block.sites)
-    return alignment is not None and _names(block) is not None and own == (None, None, None)
+def is_aligned(block: Block) -> bool:
+    """Whether the places of the block's variables are those of its alignment: it says none itself."""
+    return block.alignment is not None and has_no_place(block)
 
 
-def placed(block: Block, variable: str | None, alignment: Mapping[str, Aligned] | None) -> Block:
+def has_no_place(block: Block) -> bool:
+    """Whether the block names variables, and says nowhere itself where they are."""
+    return _names(block) is not None and (block.units, block.site, block.sites) == (None, None, None)
+
+
+def placed(block: Block, variable: str | None) -> Block:
     """The block at one variable; see `is_aligned` for where its units are.
 
     Raises:
@@ -85,20 +93,19 @@ def placed(block: Block, variable: str | None, alignment: Mapping[str, Aligned] 
     if variable is None:
         return block
     units = block.units
-    if is_aligned(block, alignment):
-        assert alignment is not None
-        units = tuple(_unit(name, alignment, block) for name in variable.split(_JOINED))
+    if is_aligned(block):
+        units = tuple(_unit(name, block) for name in variable.split(_JOINED))
     return block.model_copy(update={"variable": variable, "variables": None, "units": units})
 
 
 def placed_everywhere(study: "Study") -> Iterator[Block]:
     """The blocks with every unit that they may have, whichever the variable."""
     for block in study.blocks():
-        every = _JOINED.join(study.alignment or ())
-        yield placed(block, every, study.alignment) if is_aligned(block, study.alignment) else block
+        yield placed(block, _JOINED.join(block.alignment or ())) if is_aligned(block) else block
 
 
-def _unit(name: str, alignment: Mapping[str, Aligned], block: Block) -> UnitSpec:
+def _unit(name: str, block: Block) -> UnitSpec:
+    alignment = block.alignment or {}
     if name not in alignment:
         raise StudyError(
             f"the alignment has no place for the variable {name!r}; it has {', '.join(alignment)}"
@@ -119,13 +126,13 @@ def _names(block: Block) -> Sequence[str] | str | None:
     return [str(name) for name in found] or None
 
 
-def _wanted(study: "Study", block: Block, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+def _wanted(block: Block, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
     names = _names(block)
     if names is None:
         return (None,)
     if names != "all":
         return tuple(names)
-    return tuple(study.alignment if study.alignment is not None else _labels(rows))
+    return tuple(block.alignment if block.alignment is not None else _labels(rows))
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:

@@ -84,7 +84,8 @@ def curves(study: str, store: Path, where: str | None, title: str | None, output
     from orchestrator.roots import study_folders
 
     (root,) = study_folders(store, [study])
-    _print(draw_learning(root, _stem(root, "curves", output), where=where, title=title))
+    said = _said(root, "curves", where, title)
+    _print(draw_learning(root, _stem(root, "curves", output), **said))
 
 
 @plot.command(short_help="The causal model beside the network, with the accuracy of each place.")
@@ -102,7 +103,8 @@ def alignment(study: str, store: Path, where: str | None, title: str | None, out
     from orchestrator.roots import study_folders
 
     (root,) = study_folders(store, [study])
-    _print(draw_places(root, _stem(root, "alignment", output), where=where, title=title))
+    said = _said(root, "alignment", where, title)
+    _print(draw_places(root, _stem(root, "alignment", output), **said))
 
 
 @plot.command("all", short_help="The plots that a study itself names.")
@@ -128,6 +130,16 @@ def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any)
     start = next(own, None) or default_plot(connection, kind)
     chosen = changed(start, {key: value for key, value in given.items() if value})
     _print(draw(connection, chosen, _stem(root, kind, output)))
+
+
+def _said(root: Path, kind: str, where: str | None, title: str | None) -> dict[str, str | None]:
+    """What is asked for, and else what the study's own plot of that kind says."""
+    from orchestrator.plots import own_plots
+
+    own = next((one for one in own_plots(root).values() if one.kind == kind), None)
+    if where is not None or own is None:
+        return {"where": where, "title": title}
+    return {"where": own.where, "title": title or own.title}
 
 
 def _stem(root: Path, kind: str, output: Path | None) -> Path:

@@ -10,6 +10,7 @@ __all__ = [
     "StudyTrainings",
     "causal_task",
     "planned_trainings",
+    "swept_study",
     "trainings_of",
     "trainings_table",
 ]
@@ -33,7 +34,7 @@ from studies.identity import canonical_json, content_id, lane_identity
 from studies.models import plain_task
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
-from studies.trained import READ, Training, read_variables, swept, trainings
+from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.model.references import resolve
@@ -66,6 +67,11 @@ class PlannedTraining:
         return f"{self.training.study}/{self.identity}"
 
     @property
+    def artifact(self) -> str:
+        """What other studies call the models of its name."""
+        return f"{ARTIFACT}{self.training.study}/{self.training.name}"
+
+    @property
     def spec(self) -> TrainSpec:
         """What it is made of."""
         return TrainSpec.from_json(self.training.spec)
@@ -88,18 +94,12 @@ class StudyTrainings:
         self._written = study
         self.own = self._planned()
         """Those that the study makes itself."""
-        by_ref: dict[str, list[PlannedTraining]] = {}
-        for one in self.own:
-            for ref in (one.training.name, f"{ARTIFACT}{study.study}/{one.training.name}"):
-                by_ref.setdefault(ref, []).append(one)
-        for model in study.lanes():
-            if model.ref.startswith(ARTIFACT) and model.ref not in by_ref:
-                by_ref[model.ref] = _artifacts(model.ref, known)
-        self.study, self._lanes = swept(
-            study, {ref: [one.training for one in found] for ref, found in by_ref.items()}
-        )
+        mine = {one.artifact for one in self.own}
+        refs = {model.ref: None for model in study.lanes() if model.ref.startswith(ARTIFACT)}
+        others = [one for ref in refs if ref not in mine for one in _artifacts(ref, known)]
+        self.study, self._lanes = swept_study(study, [*self.own, *others])
         """The study with lanes in the places of trainings."""
-        self._by_training = {id(one.training): one for found in by_ref.values() for one in found}
+        self._by_training = {id(one.training): one for one in (*self.own, *others)}
 
     @cached_property
     def reads(self) -> dict[str | None, str]:
@@ -146,6 +146,16 @@ class StudyTrainings:
         model = json.loads(lane_identity(facts, training.model))
         spec = {**training.spec, "model": model}
         return _sha256("training", canonical_json({"spec": spec, "content": content}))
+
+
+def swept_study(study: Study, planned: Sequence[PlannedTraining]) -> tuple[Study, Lanes]:
+    """The study with lanes in the places of the trainings that its blocks name: see `swept`."""
+    by_ref: dict[str, list[Training]] = {}
+    for one in planned:
+        by_ref.setdefault(one.artifact, []).append(one.training)
+        if one.training.study == study.study:
+            by_ref.setdefault(one.training.name, []).append(one.training)
+    return swept(study, by_ref)
 
 
 def trainings_table(planned: Sequence[PlannedTraining]) -> pa.Table:

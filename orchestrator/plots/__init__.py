@@ -2,12 +2,13 @@
 
 __all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
 
 from orchestrator.plan.tables import read_plan
-from orchestrator.plan.trainings import causal_task, planned_trainings
+from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
 from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
 from orchestrator.plots.choose import default_plot, own_plots, own_study
@@ -18,7 +19,9 @@ from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
 from orchestrator.store import StudyStore
 from orchestrator.views import connect
-from studies.plots import Plot
+from studies import Block, ModelSpec
+from studies.plots import OF_TRAININGS, Plot
+from studies.trained import Lanes
 from studies.variables import is_aligned
 from workers.errors import QueryError, StudyError
 from workers.model.references import resolve
@@ -61,45 +64,66 @@ def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None)
         QueryError, StoreError: the study cannot be read, or nothing was measured yet.
     """
     study = own_study(root)
-    blocks = [str(block.name) for block in study.blocks() if is_aligned(block, study.alignment)]
-    if not study.alignment or not blocks:
+    store = StudyStore(root)
+    ref = store.latest_plan()
+    assert ref is not None, "the study was read from its plan"
+    planned = planned_trainings(read_plan(store, ref).tables).values()
+    swept, lanes = swept_study(study, list(planned))
+    blocks = [block for block in swept.blocks() if is_aligned(block)]
+    if not blocks:
         raise StudyError(
             f"study {study.study}: no block interchanges variables at the places of an alignment; give the"
             " study an alignment, and a block with 'variables: all'"
         )
     task, causal = causal_task(study)
     model = causal.model(task.options)
+    networks = [one for block in blocks for one in _networks(block, lanes, len(model.inputs))]
     with style():
-        figure = draw_alignment(
-            connect([root]),
-            model.parents,
-            study.alignment,
-            _network(root, len(model.inputs)),
-            blocks=blocks,
-            where=where,
-            title=title,
-        )
+        figure = draw_alignment(connect([root]), model.parents, networks, where=where, title=title)
         return save(figure, stem)
 
 
-def _network(root: Path, num_tokens: int) -> Network:
-    """The network that a study runs, without its weights."""
-    store = StudyStore(root)
-    ref = store.latest_plan()
-    assert ref is not None, "the study was read from its plan"
-    plan = read_plan(store, ref)
-    trained = {one.path: one.training.model for one in planned_trainings(plan.tables).values()}
-    lane = next(iter(plan.lanes.values()))
-    facts = resolve(trained.get(str(lane.training), lane.spec), fetch=False)
-    return Network(num_layers=facts.num_layers, width=facts.width, num_tokens=num_tokens)
+def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
+    """The networks that a block runs, without their weights."""
+    for spec in block.models or (block.model,):
+        assert isinstance(spec, ModelSpec)
+        training = next((training for lane, training in lanes if lane == spec), None)
+        facts = resolve(spec if training is None else training.model, fetch=False)
+        names = {} if training is None else {k: v for k, v in spec.options.items() if k != "seed"}
+        yield Network(
+            names={"block": str(block.name), "model": spec.ref, **names},
+            places=block.alignment or {},
+            num_layers=facts.num_layers,
+            width=facts.width,
+            num_tokens=num_tokens,
+        )
 
 
 def draw_study(root: Path) -> list[Path]:
-    """Draw all plots of the study in the folder `root` into its ``plots/``; a heat map if it names none.
+    """Draw all plots of the study in the folder `root` into its ``plots/``.
+
+    Of one that names none a heat map, or the curves and the alignment of what it trains.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or a plot cannot be drawn.
     """
     connection = connect([root])
-    plots = own_plots(root) or {"heatmap": default_plot(connection, "heatmap")}
-    return [path for name, plot in plots.items() for path in draw(connection, plot, root / "plots" / name)]
+    plots = own_plots(root) or _default_plots(root, connection)
+    return [path for name, plot in plots.items() for path in _draw(root, connection, plot, name)]
+
+
+def _default_plots(root: Path, connection: duckdb.DuckDBPyConnection) -> Mapping[str, Plot]:
+    study = own_study(root)
+    if not study.train:
+        return {"heatmap": default_plot(connection, "heatmap")}
+    is_drawn = any(is_aligned(block) for block in study.blocks())
+    return {kind: Plot(kind=kind) for kind in (OF_TRAININGS if is_drawn else OF_TRAININGS[:1])}
+
+
+def _draw(root: Path, connection: duckdb.DuckDBPyConnection, plot: Plot, name: str) -> list[Path]:
+    stem = root / "plots" / name
+    if plot.kind == "curves":
+        return draw_learning(root, stem, where=plot.where, title=plot.title)
+    if plot.kind == "alignment":
+        return draw_places(root, stem, where=plot.where, title=plot.title)
+    return draw(connection, plot, stem)

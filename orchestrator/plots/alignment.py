@@ -21,7 +21,8 @@ from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
 from orchestrator.query import run_query
 from orchestrator.views.names import literal, quoted
 from orchestrator.views.trainings import kinds_of
-from studies.fits import Aligned
+from studies.blocks import Aligned
+from studies.fields import Scalar
 from studies.forms import parse_range
 from workers.errors import QueryError
 
@@ -33,8 +34,11 @@ _COLOURS = colormaps["viridis"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """What is drawn of a network."""
+    """What is drawn of a network, and where variables are aligned with it."""
 
+    names: Mapping[str, Scalar]
+    """What ``results`` calls it: its block, its model, and the axes of its training."""
+    places: Mapping[str, Aligned]
     num_layers: int
     width: int
     num_tokens: int
@@ -46,6 +50,7 @@ class _Measured:
     """The accuracies of one picture."""
 
     title: str
+    network: Network
     accuracy: Mapping[str, float]
     num_jobs: int
 
@@ -53,10 +58,8 @@ class _Measured:
 def draw_alignment(
     connection: duckdb.DuckDBPyConnection,
     parents: Mapping[str, Sequence[str]],
-    places: Mapping[str, Aligned],
-    network: Network,
+    networks: Sequence[Network],
     *,
-    blocks: Sequence[str],
     where: str | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -65,16 +68,14 @@ def draw_alignment(
     Args:
         connection: with the study's views.
         parents: of each variable of the causal model, each after its parents.
-        places: where each variable is to be.
-        network: whose places these are.
-        blocks: those of the sweep that interchange the variables at these places.
+        networks: those that the study interchanges variables in, at their aligned places.
         where: SQL over ``results``.
         title: above all.
 
     Raises:
         QueryError: nothing was measured there yet.
     """
-    found = _measured(connection, places, blocks, where)
+    found = _measured(connection, networks, where)
     beside = min(len(found), 3)
     below = -(-len(found) // beside)
     figure = new_figure(4.6 * beside + 0.6, 3.0 * below + 0.7)
@@ -85,7 +86,7 @@ def draw_alignment(
         spare.remove()
     for one, graph, layers in zip(found, sides[::2], sides[1::2], strict=False):
         at = _draw_graph(graph, parents)
-        boxes = _draw_network(layers, places, network)
+        boxes = _draw_network(layers, one.network)
         _connect(graph, layers, at, boxes, one.accuracy)
         graph.set_title(one.title, loc="left")
     bar = figure.colorbar(scale, ax=sides[: 2 * len(found)], aspect=30, pad=0.01, shrink=0.8)
@@ -95,39 +96,50 @@ def draw_alignment(
 
 
 def _measured(
-    connection: duckdb.DuckDBPyConnection,
-    places: Mapping[str, Aligned],
-    blocks: Sequence[str],
-    where: str | None,
+    connection: duckdb.DuckDBPyConnection, networks: Sequence[Network], where: str | None
 ) -> list[_Measured]:
     there = run_query(connection, "FROM results").columns
-    kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
-    chosen = f"block IN ({', '.join(map(literal, blocks))})" + (f" AND ({where}\n)" if where else "")
+    kinds = ["block", *(kind for kind in kinds_of(connection) if kind in there and kind != "variable")]
+    blocks = ", ".join(dict.fromkeys(literal(str(network.names["block"])) for network in networks))
+    chosen = f"block IN ({blocks})" + (f" AND ({where}\n)" if where else "")
     columns = ", ".join([*map(quoted, kinds), "variable"])
     rows = run_query(
         connection,
         f"SELECT {columns}, avg(iia), count(*) FROM results WHERE {chosen} GROUP BY ALL ORDER BY ALL",
     ).fetchall()
-    rows = [row for row in rows if row[-3] in places and row[-2] is not None]
-    if not rows:
+    pictures: dict[tuple[Any, ...], list[Any]] = {}
+    for row in rows:
+        places = _network_of(row, kinds, networks).places
+        if row[-3] in places and row[-2] is not None:
+            pictures.setdefault(row[: len(kinds)], []).append(row[-3:])
+    if not pictures:
         raise QueryError(
             "there is no alignment to draw: no job is done that interchanges a variable at its place; see:"
             " swapyard status"
         )
-    varying = [at for at in range(len(kinds)) if len({row[at] for row in rows}) > 1]
-    pictures: dict[tuple[Any, ...], list[Any]] = {}
-    for row in rows:
-        pictures.setdefault(row[: len(kinds)], []).append(row[-3:])
+    varying = [at for at in range(len(kinds)) if len({key[at] for key in pictures}) > 1]
     if len(pictures) > MOST_PICTURES:
         raise QueryError(f"{len(pictures)} models; draw at most {MOST_PICTURES}, chosen by --where")
     return [
         _Measured(
             title=" · ".join(f"{kinds[at]} {key[at]}" for at in varying),
+            network=_network_of(key, kinds, networks),
             accuracy={variable: value for variable, value, _ in found},
             num_jobs=sum(count for *_, count in found),
         )
         for key, found in pictures.items()
     ]
+
+
+def _network_of(key: Sequence[Any], kinds: Sequence[str], networks: Sequence[Network]) -> Network:
+    """The network that a row is about."""
+    row = dict(zip(kinds, key, strict=False))
+
+    def is_so(name: str, said: Scalar) -> bool:
+        # A column of several types is text.
+        return name not in row or row[name] == said or row[name] == str(said)
+
+    return next(one for one in networks if all(is_so(name, said) for name, said in one.names.items()))
 
 
 def _draw_graph(ax: Axes, parents: Mapping[str, Sequence[str]]) -> dict[str, tuple[float, float]]:
@@ -155,9 +167,7 @@ def _draw_graph(ax: Axes, parents: Mapping[str, Sequence[str]]) -> dict[str, tup
     return at
 
 
-def _draw_network(
-    ax: Axes, places: Mapping[str, Aligned], network: Network
-) -> dict[str, tuple[float, float]]:
+def _draw_network(ax: Axes, network: Network) -> dict[str, tuple[float, float]]:
     """The layers of the network, the input below; the left end of each place in them."""
     height = network.num_layers or 1
     half = 0.32 / height
@@ -175,7 +185,7 @@ def _draw_network(
         text = "input" if row == 0 else f"layer {row - 1}"
         ax.text(1.04, row / height, text, va="center", fontsize=FONT_SIZE - 1)
     found: dict[str, tuple[float, float]] = {}
-    for name, place in places.items():
+    for name, place in network.places.items():
         row = (int(place.layer) if isinstance(place.layer, int) else network.num_layers - 1) + 1
         row -= place.site in _FROM_BELOW
         low, high = _extent(place, network)

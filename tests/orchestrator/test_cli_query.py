@@ -133,6 +133,7 @@ def test_list_names_every_query_and_needs_no_study(tmp_path: Path) -> None:
         "recall",
         "recovered",
         "timings",
+        "trained",
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_trainings import STUDY, run, study
+from test_trainings import IIT, STUDY, run, study
 
 import swapyard as sy
 from orchestrator.cli.plot import plot
@@ -42,6 +42,41 @@ def test_the_alignment_shows_every_variable_and_the_accuracy_that_was_measured(s
     # In the graph of each of the four models, those that are aligned in the network as well.
     assert {name: found.count(name) for name in "xyzSO"} == {"x": 8, "S": 8, "y": 4, "z": 4, "O": 4}
     assert {"interchange 0.0 · read T1", "interchange 1.0 · read T2", "layer 2", "input"} <= set(found)
+
+
+def test_a_study_that_trains_is_drawn_at_its_end(store: Path) -> None:
+    done = CliRunner().invoke(plot, ["all", "sums", "--store", str(store)], catch_exceptions=False)
+    assert {Path(line).name for line in done.output.splitlines()} == {
+        f"{kind}.{suffix}" for kind in ("curves", "alignment") for suffix in ("png", "svg")
+    }
+
+
+def test_plots_of_trainings_are_named_in_the_study(tmp_path: Path) -> None:
+    shown = {"kind": "alignment", "where": "read = 'T2' AND interchange = 1.0", "title": "Only T2"}
+    run(study(STUDY, plots={"places": shown}), tmp_path)
+    done = CliRunner().invoke(plot, ["all", "sums", "--store", str(tmp_path)], catch_exceptions=False)
+    found = texts(Path(done.output.splitlines()[1]))
+    assert "Only T2" in found and len([text for text in found if re.fullmatch(r"\d\.\d\d", text)]) == 2
+    # What a command does not say is as in the study's plot of that kind.
+    assert drawn(tmp_path, "alignment") == found
+    with pytest.raises(StudyError, match="curves does not use 'fill'; allowed: where, title"):
+        study(STUDY, plots={"c": {"kind": "curves", "fill": "value"}})
+
+
+def test_each_alignment_is_drawn_with_its_own_places(tmp_path: Path) -> None:
+    places = {"S": {"site": "block_output", "layer": "$depth", "subspace": "0:12"}}
+    grid = {**IIT, "alignment": places, "for": {"depth": [0, 1]}, "losses": IIT["losses"][:1], "num_epochs": 1}
+    sweep = [{**STUDY["sweep"][0], "reads": ["T1"]}]
+    made = study({**STUDY, "alignment": None}, train={"iit": grid}, sweep=sweep)
+    run(made, tmp_path)
+    found = drawn(tmp_path, "alignment")
+    assert {"depth 0", "depth 1"} <= set(found)
+    # The variable in both causal models, and in a layer of each network: at another height.
+    svg = (tmp_path / "sums" / "plots" / "alignment.svg").read_text("utf-8")
+    heights = [
+        float(y) for y in re.findall(r"<!-- S -->\s*<g[^>]*transform=\"translate\([\d.]+ ([\d.]+)\)", svg)
+    ]
+    assert len(heights) == 4 and len({round(y) for y in heights}) == 3
 
 
 def test_the_curves_have_a_facet_for_each_metric_and_a_line_for_each_model(store: Path) -> None:

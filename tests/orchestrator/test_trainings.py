@@ -290,6 +290,28 @@ def test_another_study_sweeps_what_was_trained(tmp_path: Path) -> None:
         )
 
 
+def test_every_alignment_is_trained_and_swept_where_it_is(tmp_path: Path) -> None:
+    """Seeds, alignments and widths are axes of one study, and of a second one that takes its models."""
+    places = {"S": {"site": "block_output", "layer": "$depth", "subspace": "0:12"}}
+    axes = [{"depth": 0, "width": 24}, {"depth": 1, "width": 24}, {"depth": 1, "width": 36}]
+    losses = [{"task": "T1"}, {"interchange": "T1", "draw": ["S"]}]
+    grid = {**IIT, "alignment": places, "for": axes, "model": {**MODEL, "width": "$width"}, "losses": losses}
+    sweep = [{"model": "iit", "variables": "all", "read": "T1", "where": "split = 'test'"}]
+    results = run(sy.Study(study="sums", task=STUDY["task"], train={"iit": grid}, sweep=sweep), tmp_path)
+    found = "SELECT depth, width, seed, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
+    measured = results.sql(
+        "SELECT depth, width, seed, value FROM curves WHERE metric = 'interchange_accuracy' AND head = 'T1'"
+        " AND step = 20 ORDER BY ALL"
+    ).fetchall()
+    rows = results.sql(found).fetchall()
+    assert [row[:3] for row in rows] == [(*axis.values(), seed) for axis in axes for seed in (0, 1)]
+    assert [row[3] for row in rows] == pytest.approx([row[3] for row in measured])
+    layers = results.sql("SELECT DISTINCT depth, (units->'$.units[0].place.layer')::INT FROM cells ORDER BY ALL").fetchall()
+    assert layers == [(0, 0), (1, 1)]
+    more = sy.Study(study="more", task=STUDY["task"], sweep=[{**sweep[0], "model": "artifact:sums/iit"}])
+    assert run(more, tmp_path).sql(found).fetchall() == rows
+
+
 def test_a_wider_sweep_trains_nothing_again_and_a_longer_training_everything(tmp_path: Path) -> None:
     run(study(STUDY), tmp_path)
     wider = [*STUDY["sweep"], {**STUDY["sweep"][0], "site": "block_output", "layer": 2, "position": 0}]

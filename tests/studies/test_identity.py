@@ -213,6 +213,7 @@ SETTINGS = {
     "resolved": {*AXES, *(f"{axis}s" for axis in AXES), "coordinates", "from_", "for_", "runs"},
     # Choose which cells and pairs exist.
     "selection": {"where", "missing"},
+    "resolved into units": {"alignment"},
 }
 CLASSIFIED: dict[type, dict[str, set[str]]] = {
     ModelSpec: {
@@ -242,7 +243,6 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         "blocks": {"sweep"},
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},
-        "resolved into units": {"alignment"},
         # A lane holds the identity of the training that makes its model.
         "resolved into models": {"train"},
         "not run yet": {"generate"},

@@ -86,14 +86,16 @@ def test_a_draw_is_a_list_of_lists_or_weights(draw: str, expected: tuple[Draw, .
     assert load_study(study.to_yaml()) == study
 
 
+AXES = (
+    "model: {ref: 'zoo:mlp', width: $width, num_layers: 2, outputs: 28}, losses: [{task: logits}],"
+    " alignment: {S: {site: block_output, layer: $at}}, for: [{width: 12, at: 0}, {width: 24, at: 1}],"
+    " optimizer: {name: AdamW, lr: 0.1, betas: [0.9, 0.99]}, num_steps: 7, batch_size: 4, seeds: '0:2',"
+    " l1: 0.001, schedule: {name: StepLR, step_size: 3}, measure_every: 5"
+)
+
+
 def test_places_widths_and_options_may_name_axes() -> None:
-    text = (
-        "model: {ref: 'zoo:mlp', width: $width, num_layers: 2, outputs: 28}, losses: [{task: logits}],"
-        " alignment: {S: {site: block_output, layer: $at}}, for: [{width: 12, at: 0}, {width: 24, at: 1}],"
-        " optimizer: {name: AdamW, lr: 0.1, betas: [0.9, 0.99]}, num_steps: 7, batch_size: 4, seeds: '0:2',"
-        " l1: 0.001, schedule: {name: StepLR, step_size: 3}, measure_every: 5"
-    )
-    specs = [TrainSpec.from_json(one.spec) for one in trainings(load_study(train(text)), "O")]
+    specs = [TrainSpec.from_json(one.spec) for one in trainings(load_study(train(AXES)), "O")]
     assert [(s.model.options["width"], s.alignment["S"].layer, s.seed) for s in specs] == [
         (12, 0, 0),
         (12, 0, 1),
@@ -107,6 +109,37 @@ def test_places_widths_and_options_may_name_axes() -> None:
         5,
     )
     assert specs[0].schedule == Chosen("StepLR", {"step_size": 3})
+
+
+def swept_at(study: Study, ref: str, trained: Study) -> list[tuple[list[int], list[str]]]:
+    """The layers at which each block of the sweep interchanges S, and its models."""
+    made, _ = swept(study, {ref: trainings(trained, "O")})
+    return [
+        (
+            [one.layer for one in (block.alignment or {}).values()],
+            [f"{model.options['at']} {model.options['seed']}" for model in block.models or ()],
+        )
+        for block in made.blocks()
+    ]
+
+
+def test_variables_are_interchanged_where_each_training_was_aligned() -> None:
+    trained = load_study(train(AXES))
+    assert swept_at(trained, "iit", trained) == [([0], ["0 0", "0 1"]), ([1], ["1 0", "1 1"])]
+    text = train(AXES).replace(
+        "variables: all", "variables: all, alignment: {S: {site: mlp_output, layer: 5}}"
+    )
+    assert swept_at(load_study(text), "iit", trained) == [([5], ["0 0", "0 1", "1 0", "1 1"])]
+
+
+def test_models_of_another_study_are_aligned_as_there_unless_this_one_says_otherwise() -> None:
+    ref, trained = "artifact:x/iit", load_study(train(AXES))
+    more = (
+        "study: more\ntask: {name: digit_sum, num_pairs: 9, seed: 0}\nsweep: [{model: REF, variables: all}]\n"
+    ).replace("REF", ref)
+    assert swept_at(load_study(more), ref, trained) == [([0], ["0 0", "0 1"]), ([1], ["1 0", "1 1"])]
+    here = f"{more}alignment: {{S: {{site: mlp_output, layer: 5}}}}"
+    assert swept_at(load_study(here), ref, trained) == [([5], ["0 0", "0 1", "1 0", "1 1"])]
 
 
 @pytest.mark.parametrize(

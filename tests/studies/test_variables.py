@@ -72,9 +72,26 @@ def test_the_unit_of_a_variable_is_its_place(facts: ModelFacts) -> None:
     assert found == {"x": [[at_x]], "x+S": [[at_x, at_s]], None: [[(0, (4,), None)]]}
 
 
+def test_a_block_may_have_an_alignment_of_its_own(facts: ModelFacts) -> None:
+    own = "alignment: {x: {site: mlp_output, layer: 4}}"
+    study = load_study(f"{HEAD}{ALIGNED}sweep: [{{variables: all}}, {{variables: all, {own}}}]")
+    assert load_study(study.to_yaml()) == study
+    lengths, spans = (("base", 5), ("source", 5)), frozenset((run, "subject") for run in ("base", "source"))
+    kinds = [PairClass(lengths=lengths, spans=spans, columns=(("variable", name),)) for name in ("x", "S")]
+    found = [
+        [(point.block, point.cell.units[0].place.layer) for point in expand(study, facts, kind).points]
+        for kind in kinds
+    ]
+    assert found == [[("block0", 3), ("block1", 4)], [("block0", 5)]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            f"{HEAD}{ALIGNED}sweep: [{{variable: S, alignment: {{x: {{site: mlp_output, layer: 4}}}}}}]",
+            "sweep[0].variables: the alignment has no 'S'; allowed: all, x",
+        ),
         (f"{HEAD}sweep: [{{{PLACE}, variable: y}}]", "no pair has a 'label.y', which the variable 'y' needs"),
         (f"{HEAD}{ALIGNED}sweep: [{{variables: [x, T]}}]", "the alignment has no 'T'; allowed: all, x, S"),
         (f"{HEAD}{ALIGNED}sweep: [{{variables: all, layers: all}}]", "leave 'layers' out, or write a site"),

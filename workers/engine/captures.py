@@ -105,6 +105,9 @@ class Captures:
         self.slab: Slab | None = None
         """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
         self._held: OrderedDict[Prompt, Capture] = OrderedDict()
+        """What was used longest ago first."""
+        self._size_bytes = 0
+        """Of all that are held."""
         self._bytes_per_token: dict[frozenset[Any], float] = {}
         self.num_forwards = 0
         self.broken: dict[Tap | Region, SwapyardError] = {}
@@ -163,7 +166,7 @@ class Captures:
             for start in range(0, len(prompts), size):
                 failed |= self._run(prompts[start : start + size], needs, shared)
         for prompt in failed:
-            del self._held[prompt]
+            self._drop(prompt)
             if self.slab is not None:
                 self.slab.drop(prompt)
         self._shrink(keep=needs.keys())
@@ -229,6 +232,7 @@ class Captures:
         self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
         whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
+            self._size_bytes -= capture.size_bytes
             capture.num_tokens = len(prompts[0])
             for tap in lacking[row] & whole.keys():
                 after, span = whole[tap][row], narrow.get(tap)
@@ -243,6 +247,7 @@ class Captures:
             for column, read in enumerate(reads):
                 if read in need.reads:
                     capture.logits[read] = logits[row, column].clone()
+            self._size_bytes += capture.size_bytes
 
     def _prefix_of(self, tokens: Prompt, taps: set[Tap]) -> Prefix:
         """The run of a prefix, which is kept until there is another."""
@@ -269,12 +274,15 @@ class Captures:
         return visits, RunCache(resume.num_blocks, keep=keep)
 
     def _shrink(self, *, keep: Collection[Prompt]) -> None:
-        """Let go of what was used longest ago until the budget holds, but for the prompts in `keep`."""
-        size_bytes = sum(capture.size_bytes for capture in self._held.values()) + self._bases.size_bytes
-        for prompt in [prompt for prompt in self._held if prompt not in keep]:
-            if size_bytes <= self.budget_bytes:
+        """Let go of what was used longest ago until the budget holds, but for `keep`, which was used last."""
+        while self._size_bytes + self._bases.size_bytes > self.budget_bytes:
+            oldest = next(iter(self._held), None)
+            if oldest is None or oldest in keep:
                 break
-            size_bytes -= self._held.pop(prompt).size_bytes
+            self._drop(oldest)
+
+    def _drop(self, prompt: Prompt) -> None:
+        self._size_bytes -= self._held.pop(prompt).size_bytes
 
 
 def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
