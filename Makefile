@@ -5,10 +5,19 @@ STAMP := $(VENV)/.installed
 # How often `make torture` kills.
 KILLS ?= 20
 
-.PHONY: demo test lint types check bench bench-peers torture clean
+# The bundled studies that train, which take minutes each.
+TRAININGS := digit-sum digit-sum-part digit-sum-gpt hierarchical-equality
+
+.PHONY: demo studies test lint types check bench bench-peers torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
+
+studies: $(STAMP)
+	set -e; for study in $(TRAININGS); do $(VENV)/bin/swapyard run $$study; done
+	$(VENV)/bin/swapyard query trained
+	$(VENV)/bin/swapyard query "FROM results SELECT study, layer, fit_rank, avg(iia) \
+	    WHERE subspace = 'das' GROUP BY ALL ORDER BY ALL" --study hierarchical-equality
 
 test: $(STAMP)
 	$(VENV)/bin/pytest

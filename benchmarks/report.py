@@ -89,6 +89,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
 
 
+def written(name: str) -> dict[str, Any]:
+    """The numbers that stand beside the page, where they are of this hardware; none where there are none."""
+    path = DOCS / "performance" / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found if found.get("hardware") == hardware() else {}
+
+
 def write(name: str, numbers: Mapping[str, Any], text: str, draw: Callable[[Path], None]) -> None:
     """Put `text` into the page, and numbers and picture beside it."""
     folder = DOCS / "performance"

@@ -1,10 +1,14 @@
 """The command line: one file a noun. Data goes to stdout, everything else to stderr."""
 
-__all__ = ["main"]
+__all__ = ["console", "main"]
 
+import atexit
 import os
 import sys
+import threading
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -70,8 +74,29 @@ def cli() -> None:
     """
 
 
+def console() -> NoReturn:
+    """The console's entry point: `main`, and then the end of the process.
+
+    What was registered for the end is run, but the interpreter does not clear up after itself: that takes time,
+    and where Ray and torch were loaded, which hold on to modules, extensions write a page of complaints.
+    """
+    code: str | int | None = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 def main() -> None:
-    """The console's entry point: an error of ours is one message and an exit code, never a traceback."""
+    """Do what the command line says: an error of ours is one message and an exit code, never a traceback."""
     from workers.errors import SwapyardError
 
     try:

@@ -2,7 +2,7 @@
 
 __all__ = ()
 
-from orchestrator.cli import main
+from orchestrator.cli import console
 
 if __name__ == "__main__":
-    main()
+    console()

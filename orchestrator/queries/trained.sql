@@ -1,6 +1,6 @@
 -- How each training does at its end on the test split: the least and the most accurate of its seeds.
 SELECT
-    COLUMNS(lambda c: c NOT IN ('training', 'seed', 'step', 'epoch', 'split', 'metric', 'error', 'value')),
+    COLUMNS(lambda c: c NOT IN ('training', 'seed', 'step', 'epoch', 'split', 'error', 'value')),
     min(value) AS least,
     max(value) AS most,
     count(*) AS seeds

@@ -65,7 +65,8 @@ def test_plots_of_trainings_are_named_in_the_study(tmp_path: Path) -> None:
 
 def test_each_alignment_is_drawn_with_its_own_places(tmp_path: Path) -> None:
     places = {"S": {"site": "block_output", "layer": "$depth", "subspace": "0:12"}}
-    grid = {**IIT, "alignment": places, "for": {"depth": [0, 1]}, "losses": IIT["losses"][:1], "num_epochs": 1}
+    grid = {**IIT, "alignment": places, "for": {"depth": [0, 1]}, "num_epochs": 1}
+    grid["losses"] = IIT["losses"][:1]
     sweep = [{**STUDY["sweep"][0], "reads": ["T1"]}]
     made = study({**STUDY, "alignment": None}, train={"iit": grid}, sweep=sweep)
     run(made, tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from running import environment
 
 import swapyard as sy
+from orchestrator.query import named_queries
 from orchestrator.run import training_loop
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
@@ -292,10 +293,10 @@ def test_another_study_sweeps_what_was_trained(tmp_path: Path) -> None:
 
 def test_every_alignment_is_trained_and_swept_where_it_is(tmp_path: Path) -> None:
     """Seeds, alignments and widths are axes of one study, and of a second one that takes its models."""
-    places = {"S": {"site": "block_output", "layer": "$depth", "subspace": "0:12"}}
+    aligned = {"S": {"site": "block_output", "layer": "$depth", "subspace": "0:12"}}
     axes = [{"depth": 0, "width": 24}, {"depth": 1, "width": 24}, {"depth": 1, "width": 36}]
     losses = [{"task": "T1"}, {"interchange": "T1", "draw": ["S"]}]
-    grid = {**IIT, "alignment": places, "for": axes, "model": {**MODEL, "width": "$width"}, "losses": losses}
+    grid = {**IIT, "alignment": aligned, "for": axes, "model": {**MODEL, "width": "$width"}, "losses": losses}
     sweep = [{"model": "iit", "variables": "all", "read": "T1", "where": "split = 'test'"}]
     results = run(sy.Study(study="sums", task=STUDY["task"], train={"iit": grid}, sweep=sweep), tmp_path)
     found = "SELECT depth, width, seed, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
@@ -306,8 +307,9 @@ def test_every_alignment_is_trained_and_swept_where_it_is(tmp_path: Path) -> Non
     rows = results.sql(found).fetchall()
     assert [row[:3] for row in rows] == [(*axis.values(), seed) for axis in axes for seed in (0, 1)]
     assert [row[3] for row in rows] == pytest.approx([row[3] for row in measured])
-    layers = results.sql("SELECT DISTINCT depth, (units->'$.units[0].place.layer')::INT FROM cells ORDER BY ALL").fetchall()
-    assert layers == [(0, 0), (1, 1)]
+    layer = "(units->'$.units[0].place.layer')::INT"
+    places = results.sql(f"SELECT DISTINCT depth, {layer} FROM cells ORDER BY ALL").fetchall()
+    assert places == [(0, 0), (1, 1)]
     more = sy.Study(study="more", task=STUDY["task"], sweep=[{**sweep[0], "model": "artifact:sums/iit"}])
     assert run(more, tmp_path).sql(found).fetchall() == rows
 
@@ -334,3 +336,14 @@ def test_the_page_works_as_written_and_its_control_does_not_learn_the_variable(t
     ).fetchall()
     (_, _, control), (_, trained, _) = found
     assert trained > control + 0.3, found
+
+
+def test_the_end_of_each_training_is_one_query(tmp_path: Path) -> None:
+    results = run(study(STUDY), tmp_path)
+    rows = results.sql(named_queries()["trained"].sql).fetchall()
+    found = results.sql(
+        """SELECT study, name, interchange, metric, head, variable, min(value), max(value), count(*)
+           FROM curves WHERE step = 20 AND split = 'test' AND metric LIKE '%accuracy' GROUP BY ALL"""
+    ).fetchall()
+    assert sorted(map(str, rows)) == sorted(map(str, found)) and {row[-1] for row in rows} == {2}
+    assert len(rows) == 2 * 2 * 3
