@@ -77,8 +77,8 @@ def cli() -> None:
 def console() -> NoReturn:
     """The console's entry point: `main`, and then the end of the process.
 
-    What was registered for the end is run, but the interpreter does not clear up after itself: that takes time,
-    and where Ray and torch were loaded, which hold on to modules, extensions write a page of complaints.
+    What was registered for the end is run, but the interpreter does not clear up after itself: where Ray and
+    torch were loaded, which hold on to modules, extensions would write a page of complaints.
     """
     code: str | int | None = 0
     try:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from orchestrator.loading import Engines
 from orchestrator.machine import memory_bytes, num_cores, num_gpus
+from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.rates import estimate_rate
@@ -16,6 +17,10 @@ from orchestrator.store import PlanRef
 from workers.errors import RunError
 
 INLINE_BELOW_S = 20.0
+LEAST_STEP_S = 0.01
+"""What a step of a fit takes however small the model is."""
+PASSES_OF_A_STEP = 3
+"""Forwards that take as long as one and its gradients."""
 """Ray costs about 6 s and 0.4 GB: below this a study is done sooner without it."""
 BYTES_PER_PARAMETER = 6
 """A worker's memory for each parameter: float32 weights and half as much for activations."""
@@ -148,7 +153,7 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
-    seconds = num_open * _cost_per_job(plan) / (cores * _rate(plan, 1))
+    seconds = (num_open * _cost_per_job(plan) / _rate(plan, 1) + _fitting_s(plan) * bool(num_open)) / cores
     if _is_short(seconds, options):
         return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
     gpus = num_gpus() if _may_use_gpus(plan) else 0
@@ -209,6 +214,17 @@ def _rate(plan: Plan, threads: int) -> float:
 def _cost_per_job(plan: Plan) -> float:
     costs = list(plan.costs.values())
     return float(sum(c.sum() for c in costs)) / max(1, sum(len(c) for c in costs))
+
+
+def _fitting_s(plan: Plan) -> float:
+    """What training the fits of a plan takes one worker: steps of batches that run forwards and back."""
+    whole_s = max(float(costs.max()) for costs in plan.costs.values()) / _rate(plan, 1)
+
+    def fit_s(num_steps: int, batch_size: int) -> float:
+        return num_steps * max(LEAST_STEP_S, PASSES_OF_A_STEP * batch_size * whole_s)
+
+    specs = [fit.spec for fit in planned_fits(plan.tables).values()]
+    return sum(fit_s(spec.get("num_steps") or 0, spec.get("batch_size") or 0) for spec in specs)
 
 
 def _workers_in_memory(plan: Plan) -> int:

@@ -69,6 +69,18 @@ def test_auto_is_inline_for_short_work_and_ray_for_long(plan: Plan) -> None:
     assert set_up(plan, short, RunOptions()).why == "short enough to be done sooner without Ray"
 
 
+def test_fits_that_are_trained_are_work_too(tiny_folder: Path) -> None:
+    def fitted(num_steps: int) -> Plan:
+        rows = [row("Spain", "Italy"), row("Italy", "Spain"), row("Spain", "France"), row("France", "Italy")]
+        fits = {"R": {"method": "das", "rank": 1, "num_steps": num_steps, "seed": 0}}
+        sweep = "[{site: mlp_output, layers: all, position: -1, subspace: R}]"
+        return planned(study(tiny_folder, rows, sweep, fits=fits))
+
+    long = fitted(2000 * num_cores())
+    assert chosen(fitted(20), 10)[0] == "inline" and chosen(long, 10)[0] == "ray"
+    assert chosen(long, 0)[0] == "inline"
+
+
 def test_what_is_asked_for_is_done(plan: Plan) -> None:
     assert chosen(plan, 1, executor="ray")[0] == "ray"
     assert chosen(plan, 10**10, executor="inline") == ("inline", 1, num_cores())

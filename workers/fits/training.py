@@ -120,9 +120,11 @@ def _backward(space: Subspace, spec: FitSpec, examples: Examples, rows: Sequence
 
 def _cross_entropy(logits: Tensor, labels: Sequence[tuple[int, ...]]) -> Tensor:
     """The negative log of what the label's tokens get together, for each row of [R, V]: [R]."""
-    log_p = logits.float().log_softmax(-1)
-    rows = [log_p[row, list(wanted)].logsumexp(-1) for row, wanted in enumerate(labels)]
-    return -torch.stack(rows)
+    most = max(map(len, labels))
+    padded = [[*wanted, *[-1] * (most - len(wanted))] for wanted in labels]
+    ids = torch.tensor(padded, device=logits.device)  # [R, K]
+    log_p = logits.float().log_softmax(-1).gather(1, ids.clamp(min=0))
+    return -log_p.masked_fill(ids < 0, -torch.inf).logsumexp(-1)
 
 
 def _exchanged_share(space: Subspace) -> Tensor | None:
