@@ -231,7 +231,7 @@ class Aligned(Spec):
     subspace: Subspace = None
 
 
-Alignment = Mapping[str, Aligned]
+Alignment = Annotated[Mapping[str, Aligned], Field(min_length=1)]
 """The place of each variable of the causal model."""
 
 

@@ -88,7 +88,8 @@ def _problems(entry: Any, source: Text) -> list[Problem]:
     if entry["type"] == "missing":
         return [Problem(where, f"the key {entry['loc'][-1]!r} is missing; it is required here")]
     is_empty = entry["type"] == "too_short"
-    wanted = "a list that is not empty" if is_empty else entry["msg"].removeprefix("Input should be ")
+    kind = "mapping" if isinstance(entry["input"], dict) else "list"
+    wanted = f"a {kind} that is not empty" if is_empty else entry["msg"].removeprefix("Input should be ")
     return [Problem(where, f"{shown(entry['input'])} is not allowed here; allowed: {wanted}")]
 
 

@@ -5,10 +5,11 @@ __all__ = ["COORDINATES", "find_problems", "names_of", "values_of", "written"]
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from studies.align_scope import aligned_block_problems, place_problems, plot_problems
 from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueSpec, is_source, named_axes
 from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
-from studies.models import ModelSpec, Task
+from studies.models import Task
 from studies.problems import Problem, shown
 from studies.train_scope import train_problems
 from studies.variables import has_no_place
@@ -17,7 +18,6 @@ from workers.errors import nearest
 from workers.sites import is_module_path
 
 if TYPE_CHECKING:
-    from studies.blocks import Alignment
     from studies.spec import Study
 
 COORDINATES = (*UNIT_AXES, "coordinates")
@@ -48,8 +48,9 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     problems = list(_inputs(study, blocks))
     for name in study.fits or {}:
         problems.extend(_name_problems(study, name, ("fits", name)))
-    problems.extend(_aligned_problems(study.alignment or {}, ("alignment",)))
+    problems.extend(place_problems(study.alignment or {}, ("alignment",)))
     problems.extend(train_problems(study))
+    problems.extend(plot_problems(study, blocks))
     names: set[str] = set()
     spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
@@ -93,59 +94,12 @@ def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Ite
     for place, unit in units:
         for key, value in written(unit):
             yield from _value_problems(study, block, key, value, (*place, *key))
-    yield from _aligned_problems(raw.alignment or {}, (*path, "alignment"))
-    alignment = _alignment_of(study, raw, block)
-    if alignment is not None and has_no_place(block):
-        yield from _alignment_problems(alignment, block, path)
-    elif not (has_no_place(block) and _takes_artifacts(block)):
+    yield from place_problems(raw.alignment or {}, (*path, "alignment"))
+    if has_no_place(block):
+        yield from aligned_block_problems(study, raw, block, path)
+    else:
         for place, unit in units or [(path, block)]:
             yield from _missing_coordinates(block, unit, place)
-
-
-def _alignment_of(study: "Study", raw: Block, block: Block) -> "Alignment | None":
-    """The alignment of the block, or of the training that it sweeps."""
-    refs = [model.ref for model in block.models or (block.model,) if isinstance(model, ModelSpec)]
-    trained = [train.alignment for name, train in (study.train or {}).items() if name in refs]
-    own = next((alignment for alignment in trained if alignment is not None), None)
-    return raw.alignment or own or block.alignment
-
-
-def _takes_artifacts(block: Block) -> bool:
-    """Whether all its models were trained by other studies, which know where they are aligned."""
-    models = block.models or (block.model,)
-    return all(isinstance(model, ModelSpec) and model.ref.startswith("artifact:") for model in models)
-
-
-def _alignment_problems(alignment: "Alignment", block: Block, path: Path) -> Iterator[Problem]:
-    """Variables without a place, and axes that say where although the alignment does."""
-    written = block.variable if block.variables is None else block.variables
-    for name in _flat(written):
-        if name != "all" and name not in alignment:
-            text = f"the alignment has no {name!r}; allowed: all, {', '.join(alignment)}"
-            yield Problem((*path, "variables"), text + nearest(name, alignment))
-    for key in ("layer", "head", "position", "subspace"):
-        if getattr(block, AXES[key]) is not None:
-            text = f"the alignment says where a variable is; leave {AXES[key]!r} out, or write a site"
-            yield Problem((*path, AXES[key]), text)
-
-
-def _flat(written: Any) -> Iterator[str]:
-    """The variables of a list, which may hold lists."""
-    for one in (written,) if isinstance(written, str) else written:
-        yield from (one,) if isinstance(one, str) else one
-
-
-def _aligned_problems(alignment: "Alignment", path: Path) -> Iterator[Problem]:
-    """Places that are not complete, or that name an axis."""
-    for name, place in alignment.items():
-        written = {key: getattr(place, key) for key in type(place).model_fields}
-        if references(written):
-            yield Problem((*path, name), "a place of the alignment names no axis; write what it is")
-        sites = written["site"] if isinstance(written["site"], tuple) else (written["site"],)
-        is_path = all(isinstance(site, str) and is_module_path(site) for site in sites)
-        for key in ("site", *(() if is_path else ("layer",))):
-            if written[key] is None:
-                yield Problem((*path, name), f"the key {key!r} is missing; a place needs it")
 
 
 def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:

@@ -5,12 +5,12 @@ __all__ = ["train_problems"]
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from studies.blocks import named_axes
+from studies.blocks import AXES, named_axes
 from studies.columns import RESERVED
 from studies.dump import plain
 from studies.forms import references
 from studies.models import ModelSpec
-from studies.problems import Problem
+from studies.problems import Problem, shown
 from studies.train import Train, drawn
 from studies.yaml import Path
 from workers.errors import nearest
@@ -35,10 +35,15 @@ def train_problems(study: "Study") -> Iterator[Problem]:
 def _axis_problems(train: Train, path: Path) -> Iterator[Problem]:
     """Axes that are columns already, and references to none."""
     known = ["seed", *named_axes(train.for_)]
-    for axis in known[1:]:
-        if axis.casefold() in RESERVED or axis in ("seed", "read", "model"):
+    named = references([_as_dicts(plain(getattr(train, key))) for key in Train.model_fields if key != "for_"])
+    for axis, values in named_axes(train.for_).items():
+        if axis.casefold() in (*RESERVED, *AXES):
             text = f"{axis!r} is a column of the views already; allowed: a name of your own"
             yield Problem((*path, "for", axis), text)
+        if axis not in named:
+            yield Problem((*path, "for", axis), f"nothing uses this axis; write ${axis} where it is meant")
+        if isinstance(train.for_, Mapping) and len(set(map(repr, values))) < len(values):
+            yield Problem((*path, "for", axis), f"{shown(values)} has a value twice; name each once")
     for key in Train.model_fields:
         if key == "for_":
             continue

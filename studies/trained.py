@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
 from studies.base import Spec
 from studies.blocks import Aligned, Block
 from studies.dump import plain
@@ -31,6 +29,8 @@ ONLY_OUTPUT = "logits"
 """What the only output of a model is called."""
 
 _ZOO = "zoo:"
+_BUILT = "Train:1: "
+"""Where a spec that was built here says that something is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ def _training(
     try:
         spec = _spec(study, _filled(train, names), names, output)
     except StudyError as error:
-        raise StudyError(f"train.{name}: {error}") from None
+        raise StudyError(f"train.{name}: {str(error).removeprefix(_BUILT)}") from None
     axes = {key: scalar_of(value) for key, value in names.items()}
     return Training(study=study.study, name=name, axes=axes, spec=spec)
 
@@ -241,10 +241,7 @@ def _filled(train: Train, names: Mapping[str, Any]) -> Train:
         return substitute(value, names.__getitem__) if references(value) else value
 
     given = {key: fill(getattr(train, key)) for key in Train.model_fields if key not in ("for_", "seeds")}
-    try:
-        return Train(**{**given, "seed": names["seed"]})
-    except ValidationError as error:
-        raise StudyError(str(error)) from None
+    return Train(**{**given, "seed": names["seed"]})
 
 
 def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | None) -> dict[str, Any]:

@@ -247,8 +247,11 @@ def _draw(root: Path) -> None:
     from orchestrator.plots import draw_study
     from workers.errors import QueryError
 
+    def failed(name: str, error: QueryError) -> None:
+        click.echo(f"no picture {name}: {error}", err=True)
+
     try:
-        for path in draw_study(root):
+        for path in draw_study(root, failed):
             click.echo(f"drew {path}", err=True)
     except QueryError as error:
         click.echo(f"no picture: {error}", err=True)

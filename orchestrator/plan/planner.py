@@ -226,9 +226,10 @@ class Planner:
             },
             selection=selection,
         )
-        if not self.trainings.own:
+        own, others = self.trainings.own, self.trainings.others
+        if not own and not others:
             return plan
-        return replace(plan, tables={**plan.tables, "trainings": trainings_table(self.trainings.own)})
+        return replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})
 
     def _modules(self, lane: Lane, facts: ModelFacts) -> Collection[str] | None:
         """The paths of a model's modules; nobody knows those of one that is still to be trained."""

@@ -96,10 +96,11 @@ class StudyTrainings:
         """Those that the study makes itself."""
         mine = {one.artifact for one in self.own}
         refs = {model.ref: None for model in study.lanes() if model.ref.startswith(ARTIFACT)}
-        others = [one for ref in refs if ref not in mine for one in _artifacts(ref, known)]
-        self.study, self._lanes = swept_study(study, [*self.own, *others])
+        self.others = [one for ref in refs if ref not in mine for one in _artifacts(ref, known)]
+        """Those of other studies whose models it may take."""
+        self.study, self._lanes = swept_study(study, [*self.own, *self.others])
         """The study with lanes in the places of trainings."""
-        self._by_training = {id(one.training): one for one in (*self.own, *others)}
+        self._by_training = {id(one.training): one for one in (*self.own, *self.others)}
 
     @cached_property
     def reads(self) -> dict[str | None, str]:
@@ -158,8 +159,9 @@ def swept_study(study: Study, planned: Sequence[PlannedTraining]) -> tuple[Study
     return swept(study, by_ref)
 
 
-def trainings_table(planned: Sequence[PlannedTraining]) -> pa.Table:
-    """The table of a plan's trainings."""
+def trainings_table(own: Sequence[PlannedTraining], others: Sequence[PlannedTraining]) -> pa.Table:
+    """The table of a plan's trainings: those that the study makes itself, and those whose models it takes."""
+    planned = [*own, *others]
     columns = {
         "training": [one.identity for one in planned],
         "study": [one.training.study for one in planned],
@@ -168,13 +170,15 @@ def trainings_table(planned: Sequence[PlannedTraining]) -> pa.Table:
         "spec": [json.dumps(one.training.spec) for one in planned],
         "task": [json.dumps(one.task) for one in planned],
     }
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return table.append_column("own", pa.array([True] * len(own) + [False] * len(others), pa.bool_()))
 
 
-def planned_trainings(tables: Mapping[str, pa.Table]) -> dict[str, PlannedTraining]:
-    """The trainings of a plan's tables by identity; none where it has no such table."""
+def planned_trainings(tables: Mapping[str, pa.Table], *, others: bool = False) -> dict[str, PlannedTraining]:
+    """The trainings of a plan's tables by identity, with `others` those of other studies too; none where it
+    has no such table."""
     rows = tables["trainings"].to_pylist() if "trainings" in tables else []
-    return {row["training"]: _planned(row) for row in rows}
+    return {row["training"]: _planned(row) for row in rows if others or row.get("own", True)}
 
 
 def trainings_of(root: Path) -> list[PlannedTraining]:

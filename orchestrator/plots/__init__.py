@@ -2,7 +2,7 @@
 
 __all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -19,7 +19,7 @@ from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
 from orchestrator.store import StudyStore
 from orchestrator.views import connect
-from studies import Block, ModelSpec
+from studies import Block, ModelSpec, Study
 from studies.plots import OF_TRAININGS, Plot
 from studies.trained import Lanes
 from studies.variables import is_aligned
@@ -64,11 +64,7 @@ def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None)
         QueryError, StoreError: the study cannot be read, or nothing was measured yet.
     """
     study = own_study(root)
-    store = StudyStore(root)
-    ref = store.latest_plan()
-    assert ref is not None, "the study was read from its plan"
-    planned = planned_trainings(read_plan(store, ref).tables).values()
-    swept, lanes = swept_study(study, list(planned))
+    swept, lanes = _swept(root, study)
     blocks = [block for block in swept.blocks() if is_aligned(block)]
     if not blocks:
         raise StudyError(
@@ -81,6 +77,15 @@ def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None)
     with style():
         figure = draw_alignment(connect([root]), model.parents, networks, where=where, title=title)
         return save(figure, stem)
+
+
+def _swept(root: Path, study: Study) -> tuple[Study, Lanes]:
+    """The study with lanes in the places of trainings, and which trainings these are."""
+    store = StudyStore(root)
+    ref = store.latest_plan()
+    assert ref is not None, "the study was read from its plan"
+    planned = planned_trainings(read_plan(store, ref).tables, others=True)
+    return swept_study(study, list(planned.values()))
 
 
 def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
@@ -99,24 +104,36 @@ def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
         )
 
 
-def draw_study(root: Path) -> list[Path]:
+def draw_study(root: Path, failed: Callable[[str, QueryError], None] | None = None) -> list[Path]:
     """Draw all plots of the study in the folder `root` into its ``plots/``.
 
     Of one that names none a heat map, or the curves and the alignment of what it trains.
+
+    Args:
+        root: the study's folder.
+        failed: is told of each plot that cannot be drawn, and why; without it that is raised.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or a plot cannot be drawn.
     """
     connection = connect([root])
     plots = own_plots(root) or _default_plots(root, connection)
-    return [path for name, plot in plots.items() for path in _draw(root, connection, plot, name)]
+    found: list[Path] = []
+    for name, plot in plots.items():
+        try:
+            found += _draw(root, connection, plot, name)
+        except QueryError as error:
+            if failed is None:
+                raise
+            failed(name, error)
+    return found
 
 
 def _default_plots(root: Path, connection: duckdb.DuckDBPyConnection) -> Mapping[str, Plot]:
     study = own_study(root)
     if not study.train:
         return {"heatmap": default_plot(connection, "heatmap")}
-    is_drawn = any(is_aligned(block) for block in study.blocks())
+    is_drawn = any(is_aligned(block) for block in _swept(root, study)[0].blocks())
     return {kind: Plot(kind=kind) for kind in (OF_TRAININGS if is_drawn else OF_TRAININGS[:1])}
 
 

@@ -18,6 +18,7 @@ from workers.errors import QueryError
 _METRICS = "metric IN ('task_loss', 'interchange_loss', 'task_accuracy', 'interchange_accuracy')"
 _TESTED = "split = 'test'"
 MOST_LINES = 24
+_STYLES = ("-", "--", ":", "-.")
 
 
 def draw_curves(
@@ -46,12 +47,17 @@ def draw_curves(
         raise QueryError("there is no curve to draw yet; see: swapyard status")
     varying = [at for at in range(len(series)) if len({row[1 + at] for row in rows}) > 1]
     lines: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    # A model has its colour in every facet, and a variable its kind of line.
+    drawn: dict[str, tuple[str, Any]] = {}
     for row in rows:
-        named = " · ".join(f"{series[at]} {row[1 + at]}" for at in varying if row[1 + at] is not None) or str(
-            row[1]
-        )
+        said = [(series[at], row[1 + at]) for at in varying if row[1 + at] is not None]
+        named = " · ".join(f"{kind} {value}" for kind, value in said) or str(row[1])
+        model = " · ".join(f"{kind} {value}" for kind, value in said if kind != "variable")
+        drawn[named] = model, dict(said).get("variable")
         lines.setdefault(row[0], {}).setdefault(named, []).append(row[-4:])
-    names = sorted({name for found in lines.values() for name in found})
+    names = sorted(drawn)
+    models = sorted({model for model, _ in drawn.values()})
+    variables = sorted({str(variable) for _, variable in drawn.values() if variable is not None})
     if len(names) > MOST_LINES:
         raise QueryError(f"{len(names)} curves; draw at most {MOST_LINES}, chosen by --where")
     figure = new_figure(3.4 * len(lines) + 2.2, 2.8)
@@ -59,8 +65,10 @@ def draw_curves(
     for ax, (metric, found) in zip(axes, sorted(lines.items()), strict=True):
         for name, points in found.items():
             step, mean, low, high = np.array(points, dtype=np.float64).T
-            colour = colour_of(names.index(name), len(names))
-            ax.plot(step, mean, color=colour, linewidth=1.1, label=name)
+            model, variable = drawn[name]
+            colour = colour_of(models.index(model), len(models))
+            number = 0 if variable is None else variables.index(variable)
+            ax.plot(step, mean, _STYLES[number % len(_STYLES)], color=colour, linewidth=1.1, label=name)
             ax.fill_between(step, low, high, color=colour, alpha=0.2, linewidth=0)
         ax.set_title(metric.replace("_", " "))
         ax.set_xlabel("step")

@@ -32,11 +32,14 @@ _STATUS = pa.schema(
 
 
 def trainings_view_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
-    """One row for each training of the plan: its axes, and how far it is."""
+    """One row for each training of the plan: its axes, and how far it is.
+
+    Those of other studies whose models it takes have no row, but their axes are columns.
+    """
     planned = list(planned_trainings(plan.tables).values())
     rows = [_status(one, folder) for one in planned]
     status = pa.Table.from_pylist(rows, _STATUS)
-    return _joined(_named(planned, [1] * len(planned)), status)
+    return _joined(_named(planned, [1] * len(planned), _axes(plan)), status)
 
 
 def curves_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
@@ -44,7 +47,13 @@ def curves_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
     planned = list(planned_trainings(plan.tables).values())
     curves = [folder.curve(one.identity) for one in planned]
     measured = pa.concat_tables([CURVE_SCHEMA.empty_table(), *curves])
-    return _joined(_named(planned, [curve.num_rows for curve in curves]), measured)
+    return _joined(_named(planned, [curve.num_rows for curve in curves], _axes(plan)), measured)
+
+
+def _axes(plan: Plan) -> list[str]:
+    """The axes of all trainings whose models the study may take."""
+    every = planned_trainings(plan.tables, others=True).values()
+    return list(dict.fromkeys(axis for one in every for axis in one.training.axes))
 
 
 def kinds_of(connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
@@ -52,8 +61,7 @@ def kinds_of(connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
     but the seed, and which of their outputs is read, for a revision says nothing to people."""
     columns = [name for name, *_ in connection.execute("DESCRIBE trainings").fetchall()]
     axes = columns[columns.index("name") + 1 : columns.index("status")]
-    (num,) = connection.execute("SELECT count(*) FROM trainings").fetchall()[0]
-    if not num:
+    if not axes:
         return ("model", "dtype", "revision")
     return ("model", "dtype", *(axis for axis in axes if axis != "seed"), "read", "variable")
 
@@ -71,9 +79,8 @@ def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
     }
 
 
-def _named(planned: Sequence[PlannedTraining], counts: Sequence[int]) -> pa.Table:
+def _named(planned: Sequence[PlannedTraining], counts: Sequence[int], axes: Sequence[str]) -> pa.Table:
     """What each training is called, as often as is asked for."""
-    axes = list(dict.fromkeys(axis for one in planned for axis in one.training.axes))
 
     def column(values: Sequence[Any]) -> pa.Array:
         return pa.array([v for v, count in zip(values, counts, strict=True) for _ in range(count)])

@@ -20,13 +20,13 @@ DIGITS = {
     "vocab_size: 30": "vocab_size: 10",
     "outputs: 88": "outputs: 28",
     "batch_size: 256": "batch_size: 128",
-    "measure_every: 500": "measure_every: 400",
 }
 WHOLE = {
     **DIGITS,
     "width: 240": "width: 96",
     **{'"0:80"': '"0:32"', '"80:160"': '"32:64"', '"160:240"': '"64:96"'},
     "num_steps: 3000": "num_steps: 800",
+    "measure_every: 500": "measure_every: 400",
     "3e-3": "5e-3",
 }
 PART = {
@@ -34,6 +34,7 @@ PART = {
     "values: 30": "values: 5",
     "num_train: 60000": "num_train: 6000",
     "vocab_size: 30": "vocab_size: 5",
+    "measure_every: 500": "measure_every: 200",
     "classes: 117": "classes: 17",
     "classes: 88": "classes: 13",
     "width: 320": "width: 96",
@@ -46,7 +47,8 @@ TRANSFORMER = {
     "width: 64": "width: 32",
     "num_layers: 3": "num_layers: 2",
     "layer: 1": "layer: 0",
-    "num_steps: 5000": "num_steps: 600",
+    "num_steps: 8000": "num_steps: 600",
+    "measure_every: 1000": "measure_every: 200",
 }
 EQUALITY = {
     **ONE_SEED,

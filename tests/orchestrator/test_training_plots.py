@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from test_trainings import IIT, STUDY, run, study
 
 import swapyard as sy
+from orchestrator.answer import answer
 from orchestrator.cli.plot import plot
+from orchestrator.plots import draw_study
 from workers.errors import QueryError, StudyError
 
 
@@ -108,3 +110,31 @@ def test_there_is_nothing_to_draw_without_an_alignment_or_a_training(tmp_path: P
         drawn(tmp_path, "alignment")
     with pytest.raises(QueryError, match="there is no curve to draw yet"):
         drawn(tmp_path, "curves")
+
+
+def test_the_models_of_another_study_are_drawn_where_they_were_aligned(tmp_path: Path) -> None:
+    run(study(STUDY), tmp_path)
+    more = {"study": "more", "task": STUDY["task"], "model": "artifact:sums/iit"}
+    made = sy.Study(**more, sweep=[{"variables": "all", "reads": ["T1", "T2"], "where": "split = 'test'"}])
+    results = run(made, tmp_path)
+    done = CliRunner().invoke(plot, ["alignment", "more", "--store", str(tmp_path)], catch_exceptions=False)
+    shown = texts(Path(done.output.splitlines()[1]))
+    rows = results.sql(
+        "SELECT interchange, read, variable, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    assert [text for text in shown if re.fullmatch(r"\d\.\d\d", text)] == [f"{row[-1]:.2f}" for row in rows]
+    # Its table tells models apart as theirs does; it trained nothing itself.
+    assert "interchange" in str(answer(tmp_path / "more")).splitlines()[0]
+    assert results.sql("SELECT count(*) FROM trainings").fetchall() == [(0,)]
+
+
+def test_one_plot_that_cannot_be_drawn_spares_the_others(tmp_path: Path) -> None:
+    bad = {"kind": "curves", "where": "nope = 1"}
+    run(
+        study(STUDY, plots={"bad": bad, "good": {"kind": "alignment"}, "worse": {**bad, "where": "((("}}),
+        tmp_path,
+    )
+    told: list[str] = []
+    drawn_paths = draw_study(tmp_path / "sums", lambda name, error: told.append(f"{name}: {error}"))
+    assert [path.name for path in drawn_paths] == ["good.png", "good.svg"]
+    assert [line.partition(":")[0] for line in told] == ["bad", "worse"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from running import environment
 
 import swapyard as sy
@@ -19,6 +20,7 @@ from orchestrator.query import named_queries
 from orchestrator.run import training_loop
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
+from studies.trained import trainings
 
 SLICE_S = 0.05
 MODEL = {
@@ -326,7 +328,16 @@ def test_a_wider_sweep_trains_nothing_again_and_a_longer_training_everything(tmp
 
 def test_the_page_works_as_written_and_its_control_does_not_learn_the_variable(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
-    (text,), (query,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("yaml", "sql"))
+    (text, part), (query,) = (
+        re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("yaml", "sql")
+    )
+    # The part of a study is one of this study.
+    iit = {**yaml.safe_load(text)["train"]["iit"], **yaml.safe_load(part)["train"]["iit"]}
+    losses = [{"task": "logits"}, {"interchange": "logits", "draw": ["S"], "weight": "$interchange"}]
+    whole = sy.load_study(
+        yaml.safe_dump({**yaml.safe_load(text), "train": {"iit": {**iit, "losses": losses}}})
+    )
+    assert len(trainings(whole, "O")) == 2 * 2 * 2
     results = run(sy.load_study(text), tmp_path)
     rows = results.sql(query).fetchall()
     assert {row[:3] for row in rows} == {(s, w, v) for s in (0, 1) for w in (0.0, 1.0) for v in ("S", "x")}

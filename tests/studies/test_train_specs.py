@@ -224,3 +224,55 @@ def test_every_name_that_is_allowed_can_be_made() -> None:
     for name in SCHEDULES:
         optimizer = optimizer_of(Chosen("SGD", {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
         assert schedule_of(Chosen(name, _options(name)), optimizer, 10) is not None
+
+
+PLOTTED = f"{MODEL}, losses: [{{task: logits}}], {REST}"
+UNALIGNED = "study: x\ntask: {name: digit_sum, num_train: 20, num_test: 5, seed: 0}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{train(PLOTTED)}plots: {{l: {{kind: curves, x: step}}}}",
+            "plots.l.x: curves does not use 'x'; allowed: where, title",
+        ),
+        (
+            f"{UNALIGNED}model: zoo:mlp\nsweep: [{{site: mlp_output, layer: 0, position: 0}}]\n"
+            "plots: {c: {kind: curves}, a: {kind: alignment}}",
+            "plots.c.kind: the study trains nothing",
+        ),
+        (
+            f"{UNALIGNED}model: zoo:mlp\nsweep: [{{site: mlp_output, layer: 0, position: 0}}]\n"
+            "plots: {a: {kind: alignment}}",
+            "plots.a.kind: no block interchanges variables at the places of an alignment",
+        ),
+        (
+            f"{UNALIGNED}train: {{iit: {{{PLOTTED}}}}}\nsweep: [{{model: itt, variables: all}}]",
+            "give a site, or one. 'itt' is no training of the study, which has iit; did you mean 'iit'?",
+        ),
+        (
+            train(f"{PLOTTED}, for: {{zz: [1, 2]}}"),
+            "train.iit.for.zz: nothing uses this axis; write $zz where it is meant",
+        ),
+        (train(f"{PLOTTED.replace('0.1', '$r')}, for: {{r: [1, 1]}}"), "[1, 1] has a value twice"),
+        (
+            train(f"{PLOTTED.replace('0.1', '$layer')}, for: {{layer: [1]}}"),
+            "is a column of the views already",
+        ),
+        (
+            train(f"{PLOTTED}, alignment: {{}}"),
+            "{} is not allowed here; allowed: a mapping that is not empty",
+        ),
+    ],
+)
+def test_what_a_study_of_trainings_cannot_have_is_one_message(text: str, message: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(text)
+    assert message in str(caught.value) and "Train:1" not in str(caught.value)
+
+
+def test_a_value_of_an_axis_that_cannot_be_is_told_where_it_is_used() -> None:
+    text = train(f"{MODEL}, losses: [{{task: logits, weight: $w}}], {REST}, for: {{w: [high]}}")
+    with pytest.raises(StudyError, match=r"^train\.iit: losses\[0\]\.weight: 'high' is not allowed here"):
+        trainings(load_study(text), "O")
