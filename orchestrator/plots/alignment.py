@@ -168,7 +168,7 @@ def _draw_graph(ax: Axes, parents: Mapping[str, Sequence[str]]) -> dict[str, tup
 
 
 def _draw_network(ax: Axes, network: Network) -> dict[str, tuple[float, float]]:
-    """The layers of the network, the input below; the left end of each place in them."""
+    """The layers of the network, the input below; the middle of the lower edge of each place in them."""
     height = network.num_layers or 1
     half = 0.32 / height
     for row in range(network.num_layers + 1):
@@ -193,8 +193,9 @@ def _draw_network(ax: Axes, network: Network) -> dict[str, tuple[float, float]]:
             (low, row / height - half), high - low, 2 * half, facecolor="white", edgecolor="black"
         )
         ax.add_patch(node)
-        ax.text((low + high) / 2, row / height, name, ha="center", va="center", fontsize=FONT_SIZE - 1)
-        found[name] = (low, row / height)
+        middle = (low + high) / 2
+        ax.text(middle, row / height + half / 3, name, ha="center", va="center", fontsize=FONT_SIZE - 1)
+        found[name] = (middle, row / height - half)
     _bare(ax)
     ax.set_xlim(-0.05, 1.35)
     return found
@@ -242,9 +243,9 @@ def _connect(
         layers.annotate(
             f"{value:.2f}",
             (x, y),
-            xytext=(-3, 3),
+            xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
+            ha="center",
             fontsize=FONT_SIZE - 2,
         )
 
