@@ -64,8 +64,12 @@ CAPTURE_BYTES = 2 << 30
 SAMPLE_S = 4.0
 """About how long a peer is measured in a round."""
 PLAIN_FORWARDS = 3
-TOLERANCE = 1e-4
-"""Of the largest absolute value: how far a peer's numbers may be from ours."""
+TOLERANCE = 1e-3
+"""Of the largest absolute value: how far a peer's numbers may be from ours.
+
+On some random prompts rounding alone moves SmolLM2's logits by 3e-4 of the largest: so far is the library's
+own forward of 64 prompts from one in double precision, and from one of each prompt alone.
+"""
 
 Scores = NDArray[np.float32]
 
@@ -281,7 +285,7 @@ def _measure(way: Way, round_: Round, number: int) -> dict[Where, Scores]:
 def _check_effect(ours: dict[Where, Scores]) -> None:
     """Refuse numbers that hardly depend on the cell: then it would say little that others have them, too."""
     scores = np.stack(list(ours.values()))
-    if np.ptp(scores, axis=0).max() < 100 * TOLERANCE * np.abs(scores).max():
+    if np.ptp(scores, axis=0).max() < 10 * TOLERANCE * np.abs(scores).max():
         raise RuntimeError("the interventions hardly change anything: nothing can be compared")
 
 
