@@ -44,7 +44,7 @@ from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import ClusterError, RunError
 
-NUM_PAIRS, NUM_TOKENS = 72, 20
+NUM_PAIRS, NUM_TOKENS = 256, 20
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 HIDDEN = "hidden"
 """A folder that the cluster's node sees, but not with the same content."""
