@@ -41,7 +41,7 @@ from orchestrator.cli import cli
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
 
-NUM_PAIRS, NUM_TOKENS = 16, 40
+NUM_PAIRS, NUM_TOKENS = 64, 40
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 
 
