@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -74,17 +74,11 @@ own forward of 64 prompts from one in double precision, and from one of each pro
 Scores = NDArray[np.float32]
 
 
-@dataclass
-class Way:
-    """One way of doing cells: ours, or one of a peer's."""
+@dataclass(kw_only=True)
+class Measured:
+    """What was found of one way of doing cells: ours, or one of a peer's."""
 
     name: str
-    run: Callable[[list[Where]], tuple[float, Scores]]
-    """Seconds, and the scores [cells, P, 3]."""
-    capture: Callable[[], float] | None = None
-    """What it does once for the whole sweep: the seconds of that."""
-    runs_all: bool = False
-    """Whether it does the whole sweep in each round: what it takes depends on the cell."""
     num_cells: int = 0
     """How many it does in a round."""
     rates: list[float] = field(default_factory=list)
@@ -92,6 +86,18 @@ class Way:
     per_second: list[float] = field(default_factory=list)
     difference: float = 0.0
     """Of its numbers and ours: the largest, of the largest absolute value."""
+
+
+@dataclass(kw_only=True)
+class Way(Measured):
+    """One that can be run."""
+
+    run: Callable[[list[Where]], tuple[float, Scores]]
+    """Seconds, and the scores [cells, P, 3]."""
+    capture: Callable[[], float] | None = None
+    """What it does once for the whole sweep: the seconds of that."""
+    runs_all: bool = False
+    """Whether it does the whole sweep in each round: what it takes depends on the cell."""
 
 
 class Process:
@@ -150,11 +156,11 @@ def main() -> None:
                 _write(found)
 
 
-def _write(found: dict[str, list[Way]]) -> None:
+def _write(found: Mapping[str, Sequence[Measured]]) -> None:
     """Put these settings into the page; what this machine measured of others before stays."""
     settings: dict[str, list[dict[str, Any]]] = written("peers").get("settings", {})
-    before = {name: [_way(one) for one in ways] for name, ways in settings.items()}
-    every = {one.name: (before | found)[one.name] for one in SETTINGS if one.name in before | found}
+    known = {name: [_measured(one) for one in ways] for name, ways in settings.items()} | dict(found)
+    every = {one.name: known[one.name] for one in SETTINGS if one.name in known}
     text = "\n\n".join(f"**{name}**\n\n{shown(ways)}" for name, ways in every.items())
     numbers = {name: [_numbers(way) for way in ways] for name, ways in every.items()}
     write("peers", {"settings": numbers}, text, lambda path: draw(every, path))
@@ -230,7 +236,7 @@ class Round:
 
     def _way(self, name: str, families: tuple[str, ...], *, resume: bool = True) -> Way:
         engine = Engine(self._model, capture_budget_bytes=CAPTURE_BYTES, shortcut=False, resume=resume)
-        return Way(name, lambda cells: self._run(engine, cells, families), runs_all=resume)
+        return Way(name=name, run=lambda cells: self._run(engine, cells, families), runs_all=resume)
 
     def _run(self, engine: Engine, wheres: list[Where], families: tuple[str, ...]) -> tuple[float, Scores]:
         """Some cells on our engine; captures are charged by their share of the sweep."""
@@ -243,9 +249,9 @@ class Round:
         """A peer, as its documentation does it and at its best."""
         for way in told["ways"]:
             yield Way(
-                f"{peer.kind}, {way}",
-                lambda cells, way=way: _asked(peer, way, cells),
-                (lambda way=way: float(peer.ask("capture", way=way, layers=self.layers)["seconds"]))
+                name=f"{peer.kind}, {way}",
+                run=lambda cells, way=way: _asked(peer, way, cells),
+                capture=(lambda way=way: float(peer.ask("capture", way=way, layers=self.layers)["seconds"]))
                 if way in told["once"]
                 else None,
             )
@@ -313,7 +319,7 @@ def sample(cells: Sequence[Where], count: int, number: int) -> list[Where]:
     return [cells[draw_from.randrange(lo, hi)] for lo, hi in pairwise(edges)]
 
 
-def shown(ways: Sequence[Way]) -> str:
+def shown(ways: Sequence[Measured]) -> str:
     """The table of one setting: medians, in brackets the least and the most of the rounds."""
     ours = ways[0]
     rows = []
@@ -336,7 +342,7 @@ def shown(ways: Sequence[Way]) -> str:
     return table(header, rows)
 
 
-def draw(found: dict[str, list[Way]], path: Path) -> None:
+def draw(found: Mapping[str, Sequence[Measured]], path: Path) -> None:
     """Bars of interventions per plain forward, a panel a setting."""
     picture = figure(11, 2.6 * ((len(found) + 1) // 2))
     panels = picture.subplots((len(found) + 1) // 2, 2, squeeze=False).flat
@@ -357,15 +363,10 @@ def draw(found: dict[str, list[Way]], path: Path) -> None:
     picture.savefig(path)
 
 
-def _way(numbers: dict[str, Any]) -> Way:
-    """What `_numbers` gave, to be shown."""
-
-    def run(_: list[Where]) -> tuple[float, Scores]:
-        raise NotImplementedError("it was measured before")
-
-    return Way(
-        numbers["way"],
-        run,
+def _measured(numbers: dict[str, Any]) -> Measured:
+    """`_numbers`, back."""
+    return Measured(
+        name=numbers["way"],
         num_cells=numbers["cells_a_round"],
         rates=numbers["per_plain_forward"],
         per_second=numbers["per_second"],
@@ -373,7 +374,7 @@ def _way(numbers: dict[str, Any]) -> Way:
     )
 
 
-def _numbers(way: Way) -> dict[str, Any]:
+def _numbers(way: Measured) -> dict[str, Any]:
     return {
         "way": way.name,
         "per_plain_forward": way.rates,

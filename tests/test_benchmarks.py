@@ -48,7 +48,7 @@ def test_a_peer_in_its_own_process_gives_our_numbers(scratch: Path) -> None:
 
 def test_numbers_that_differ_are_no_result() -> None:
     cell = ("mlp_output", 0, 1)
-    way = peers.Way("another library", lambda cells: pytest.fail("is not run"))
+    way = peers.Way(name="another library", run=lambda cells: pytest.fail("is not run"))
     ours = {cell: torch.ones(2, 3).numpy()}
     peers._compare(way, {cell: ours[cell] + 1e-6}, ours)
     with pytest.raises(RuntimeError, match="another library has other numbers"):
