@@ -9,6 +9,7 @@ import torch
 from families import SHORT_WINDOWS, small
 from tiny import pairs, swap
 
+from workers.engine import ahead
 from workers.engine.batch import HOOKED as HOOKED_ROW
 from workers.engine.batch import RESUMED as RESUMED_ROW
 from workers.engine.engine import Batch, Engine, Outcome
@@ -19,6 +20,12 @@ from workers.vocabulary import Cell
 
 TOKENS = 9
 SOME = pairs(3, lengths=(TOKENS, TOKENS))
+
+
+@pytest.fixture(autouse=True)
+def _always_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens go through their blocks alone wherever they can, however few they are."""
+    monkeypatch.setattr(ahead, "WORTH", 0)
 
 
 def modules_of_blocks(model: LoadedModel, blocks: str) -> list[str]:
@@ -75,6 +82,9 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
     assert model.resume is not None and model.resume.grows, model.tier_reason
     tiers = check_tiers_agree(model)
     assert tiers[RESUMED_ROW] > 2 * tiers.get(HOOKED_ROW, 0)
+    names = {tap.module.rpartition(".")[2] for tap in model.resume.confined}
+    assert names
+    assert names.isdisjoint({"k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "input_layernorm"})
 
 
 @pytest.mark.parametrize("model_type", LEVEL)

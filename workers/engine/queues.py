@@ -3,11 +3,12 @@
 __all__ = ["Kind", "Pack", "Queues", "Waiting"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workers.change.jobs import Job
 from workers.engine.pacing import Pacer
 from workers.replay.resume import Resume
+from workers.replay.start import is_confined
 
 _MOST_WAITING = 1 << 14
 """Jobs, each of about a thousand bytes."""
@@ -22,6 +23,8 @@ class Kind:
     is_resumed: bool = False
     block: int | None = None
     """The block that all begin at, for models whose forwards do not grow."""
+    is_confined: bool = False
+    """Whether all are, in such models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Waiting:
     """The block that it begins at; 0 where it runs whole."""
     cost: float
     """In runs of one block over one token."""
+    is_confined: bool = False
+    """Whether all that it changes in that block stays with its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,18 @@ class Queues:
 
     def add(self, job: Job, block: int | None, first: int) -> None:
         """A job that begins at `block` and token `first`; that runs whole where `block` is None."""
+        num_tokens = self.num_tokens - first
         if self.resume is None or block is None:
             cost = 1.0 if self.resume is None else self.resume.cost(0, self.num_tokens)
             self._put(Kind(), Waiting(job, 0, cost))
         else:
-            kind = Kind(first, is_resumed=True, block=None if self.resume.grows else block)
-            self._put(kind, Waiting(job, block, self.resume.cost(block, self.num_tokens - first)))
+            # A run of one token has nothing to gain.
+            confined = num_tokens > 1 and is_confined(job, block, first, self.resume)
+            cost = self.resume.cost(block + confined, num_tokens) + confined
+            kind = Kind(first, is_resumed=True)
+            if not self.resume.grows:
+                kind = replace(kind, block=block, is_confined=confined)
+            self._put(kind, Waiting(job, block, cost, confined))
 
     def again(self, waiting: Waiting) -> None:
         """A job whose resumed run failed: it runs whole, which says why."""

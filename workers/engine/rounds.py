@@ -250,17 +250,23 @@ class Round:
     @torch.inference_mode()
     @parametrize.cached()
     def _resumed(self, first: int, queues: Queues, waiting: Sequence[Waiting]) -> None:
+        from workers.engine.ahead import go_ahead
         from workers.replay.forward import Suffix, run
 
         waiting, priors = self._with_priors(waiting)
         if not waiting:
             return
-        self._num_forwards += 1
         slab, resume, device = self._bench.captures.slab, self._bench.resume, self._bases.device
         assert slab is not None and resume is not None
-        jobs, starts = [one.job for one in waiting], [one.start for one in waiting]
+        slots = slab.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
+        ahead = go_ahead(self._bench.model, resume, slab, slots, waiting, first, priors.held)
+        starts = [one.start + (row in ahead.given) for row, one in enumerate(waiting)]
+        order = sorted(range(len(waiting)), key=starts.__getitem__)
+        waiting, starts = [waiting[row] for row in order], [starts[row] for row in order]
+        jobs = [one.job for one in waiting]
+        self._num_forwards += 1 + ahead.num_forwards
         edits = Edits(
-            [job.changes for job in jobs],
+            [_from(one, start, resume) for one, start in zip(waiting, starts, strict=True)],
             self._bases.shape[1],
             priors.held,
             first=first,
@@ -268,14 +274,15 @@ class Round:
         )
         rows = Suffix(
             bases=slab,
-            slots=slab.slots([self._batch.pairs[job.pair].tokens["base"] for job in jobs], device),
+            slots=slots[order],
             starts=starts,
             first=first,
             reads=torch.tensor([[job.read] for job in jobs], device=device),  # [n, 1]
+            ahead={row: ahead.given[old] for row, old in enumerate(order) if old in ahead.given},
         )
         logits, seen = run(self._bench.model, resume, rows, edits.visits(), ids=self._scorer.ids)
-        failed = edits.failures(seen)
-        for row in failed:
+        failed = edits.failures(seen).keys() | {row for row, old in enumerate(order) if old in ahead.failed}
+        for row in sorted(failed):
             queues.again(waiting[row])
         good = [row for row in range(len(jobs)) if row not in failed]
         if good:
@@ -330,3 +337,11 @@ class Round:
         if rows:
             cell, pair = divmod(rows[0], len(self._batch.pairs))
             self._failures.tell(self._batch.cells[cell][0], self._batch.pairs[pair].pair, error)
+
+
+def _from(waiting: Waiting, start: int, resume: Resume) -> Sequence[Change]:
+    """The changes of a job that are still to be made where it begins at block `start`."""
+    job = waiting.job
+    if start == waiting.start:
+        return job.changes
+    return [one for one in job.changes if resume.block_of[one.step.place.tap.module] >= start]

@@ -3,11 +3,11 @@
 Shapes: n rows, q tokens from the first changed one to the end, W width, R read positions, V vocabulary.
 """
 
-__all__ = ["Suffix", "run"]
+__all__ = ["Suffix", "run", "through"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,8 @@ class Suffix:
     """The token that they begin at."""
     reads: Tensor
     """[n, R]: tokens of the whole run, not before the first."""
+    ahead: Mapping[int, Tensor] = field(default_factory=dict)
+    """By row, what its first block is given of the first token [W], where that is not what its base had."""
 
 
 def run(
@@ -56,30 +58,94 @@ def run(
     Raises:
         ModelError: a tap names a module that is not there.
     """
-    num_rows, num_tokens = len(rows.starts), rows.bases.extent.num_tokens - rows.first
-    device = rows.slots.device
+    num_tokens = rows.bases.extent.num_tokens - rows.first
     reading = Reading(model, rows.reads - rows.first, ids, visits)
-    batch = 1 if resume.grows else num_rows
-    blank = torch.zeros(
-        batch, num_tokens, resume.embedding_width, device=device, dtype=next(model.module.parameters()).dtype
-    )
-    before = Before(rows.first, rows.bases.keys, rows.bases.values, rows.slots)
-    inputs: dict[str, Any] = {
-        "inputs_embeds": blank,
-        "past_key_values": RunCache(resume.num_blocks, before),
-        "use_cache": True,
-    }
-    if resume.takes_positions:
-        positions = torch.arange(rows.first, rows.first + num_tokens, device=device)
-        inputs["position_ids"] = positions.expand(batch, -1)
+    inputs = _inputs(model, resume, rows.bases, rows.slots, rows.first, num_tokens)
     begin = [(resume.input_of(block), _beginner(rows, block)) for block in sorted(set(rows.starts))]
     with (
         torch.inference_mode(),
-        _skipping(model.module.get_submodule(resume.blocks), rows.starts[0], resume.num_returned),
+        _skipping(model.module, resume, range(rows.starts[0])),
         visiting(model.module, [*begin, *visits, reading.visit], num_steps=num_tokens) as seen,
     ):
         logits = reading.logits(model.module(**inputs).logits)
     return logits, seen
+
+
+def through(
+    model: "LoadedModel",
+    resume: Resume,
+    bases: Slab,
+    slots: Tensor,
+    block: int,
+    tokens: range,
+    visits: Sequence[tuple[Tap, Visit]],
+) -> tuple[Tensor, Visits]:
+    """Run some tokens, whose first is `tokens[0]`, of bases through one block that is not the last.
+
+    Args:
+        model: what runs.
+        resume: how.
+        bases: hold those in `slots` [n].
+        slots: where the rows' bases lie.
+        block: which.
+        tokens: one after the other.
+        visits: each sees all rows at a module of the block: [n, len(tokens), W].
+
+    Returns:
+        What the next block is given, [n, len(tokens), W], and what became of the taps.
+
+    Raises:
+        ModelError: a tap names a module that is not there.
+    """
+    given, first = bases.inputs[block], tokens[0]
+    assert given is not None
+    at = first - bases.extent.first
+    returned: list[Tensor] = []
+
+    def begin(_hidden: Tensor, _call: int) -> Tensor:
+        return given[:, at : at + len(tokens)].index_select(0, slots)
+
+    def keep(hidden: Tensor, _call: int) -> None:
+        returned.append(hidden)
+
+    def read_nothing(hidden: Tensor, _call: int) -> Tensor:
+        return hidden[:, :0]
+
+    inputs = _inputs(model, resume, bases, slots, first, len(tokens))
+    visits = [
+        (resume.input_of(block), begin),
+        *visits,
+        (resume.input_of(block + 1), keep),
+        (model.head, read_nothing),
+    ]
+    others = [other for other in range(resume.num_blocks) if other != block]
+    with (
+        torch.inference_mode(),
+        _skipping(model.module, resume, others),
+        visiting(model.module, visits, num_steps=len(tokens)) as seen,
+    ):
+        model.module(**inputs)
+    return returned[0], seen
+
+
+def _inputs(
+    model: "LoadedModel", resume: Resume, bases: Slab, slots: Tensor, first: int, num_tokens: int
+) -> dict[str, Any]:
+    """What the model's forward is given for some tokens of rows: nothing but what came before them."""
+    batch = 1 if resume.grows else len(slots)
+    dtype = next(model.module.parameters()).dtype
+    before = Before(first, bases.keys, bases.values, slots)
+    inputs: dict[str, Any] = {
+        "inputs_embeds": torch.zeros(
+            batch, num_tokens, resume.embedding_width, device=slots.device, dtype=dtype
+        ),
+        "past_key_values": RunCache(resume.num_blocks, before),
+        "use_cache": True,
+    }
+    if resume.takes_positions:
+        positions = torch.arange(first, first + num_tokens, device=slots.device)
+        inputs["position_ids"] = positions.expand(batch, -1)
+    return inputs
 
 
 def rows_at(resume: Resume, rows: Suffix, tap: Tap) -> int:
@@ -90,21 +156,27 @@ def rows_at(resume: Resume, rows: Suffix, tap: Tap) -> int:
 def _beginner(rows: Suffix, block: int) -> Visit:
     """Adds, to the rows that have begun, those that begin at `block`."""
     begun = sum(start < block for start in rows.starts)
-    slots = rows.slots[begun : begun + sum(start == block for start in rows.starts)]
+    end = begun + sum(start == block for start in rows.starts)
+    slots = rows.slots[begun:end]
     inputs = rows.bases.inputs[block]
     assert inputs is not None
+    ahead = [row for row in range(begun, end) if row in rows.ahead]
 
     def begin(hidden: Tensor, _: int) -> Tensor:
         new = inputs[:, rows.first - rows.bases.extent.first :].index_select(0, slots)
+        if ahead:
+            at = torch.tensor(ahead, device=new.device) - begun
+            new[at, 0] = torch.stack([rows.ahead[row] for row in ahead])
         return torch.cat([hidden, new]) if begun else new
 
     return begin
 
 
 @contextmanager
-def _skipping(blocks: nn.Module, num_blocks: int, num_returned: int) -> Iterator[None]:
-    """Let the first blocks return what they are given, inside the ``with``."""
-    skipped = [block for _, block in list(blocks.named_children())[:num_blocks]]
+def _skipping(module: nn.Module, resume: Resume, blocks: Collection[int]) -> Iterator[None]:
+    """Let some blocks return what they are given, inside the ``with``."""
+    listed = list(module.get_submodule(resume.blocks).children())
+    skipped, num_returned = [listed[block] for block in blocks], resume.num_returned
     before = [vars(block).get("forward") for block in skipped]
 
     def skip(*args: Any, hidden_states: Tensor | None = None, **_: Any) -> Any:

@@ -33,6 +33,9 @@ class Resume:
     block_of: Mapping[str, int]
     """The block that a module belongs to, by the module's path, for the modules of one block alone whose
     tensors in a resumed forward were seen to be the last tokens of those in a whole one."""
+    confined: frozenset[Tap]
+    """Where a change of one token was seen to leave what the block hands on of all other tokens as it was:
+    what attention returns, and all after it."""
     shares_prefixes: bool
     """Whether prompts that begin alike can go on from one run of what they share."""
     is_chain: bool

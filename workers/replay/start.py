@@ -1,12 +1,12 @@
 """Where a job begins: the first block and the first token that it changes or reads."""
 
-__all__ = ["first_block", "first_token", "moved"]
+__all__ = ["changes_at", "first_block", "first_token", "is_confined", "moved"]
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from workers.change.jobs import Job
-from workers.change.operations import SKIP
+from workers.change.jobs import Change, Job
+from workers.change.operations import COLLECT, SKIP
 from workers.change.ready import NOISE, ReadyCell, ReadyUnit
 from workers.change.regions import Region
 from workers.model.hooks import Tap
@@ -26,6 +26,28 @@ def first_block(cell: ReadyCell, resume: Resume) -> int | None:
 def first_token(job: Job) -> int:
     """The first token that the job changes or reads."""
     return min([job.read, *(token for change in job.changes for token in change.tokens)])
+
+
+def changes_at(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
+    """The changes inside a block, in their order."""
+    return tuple(one for one in job.changes if resume.block_of.get(one.step.place.tap.module) == block)
+
+
+def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:
+    """Whether all that the job changes in its first block stays with the one token that it begins at.
+
+    That token can then go through the block alone. Not the jobs that collect, whose units count by number.
+    """
+    return block + 1 < resume.num_blocks and all(
+        change.step.operation != COLLECT
+        and (resume.block_of[change.step.place.tap.module] > block or _stays(change, first, resume))
+        for change in job.changes
+    )
+
+
+def _stays(change: Change, token: int, resume: Resume) -> bool:
+    place = change.step.place
+    return isinstance(place, Target) and place.tap in resume.confined and change.tokens == (token,)
 
 
 def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:

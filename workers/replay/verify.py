@@ -80,6 +80,7 @@ def _found(model: "LoadedModel") -> tuple[Resume, str]:
         takes_positions="position_ids" in parameters,
         num_returned=0,
         block_of=own_block_of(module, blocks),
+        confined=frozenset(),
         shares_prefixes=False,
         is_chain=False,
         cache_bytes=(),
@@ -133,7 +134,7 @@ class _Probe:
                     self._check_unchanged(resume, some, first)
         resume = replace(resume, block_of=self._own_blocks(resume))
         self._check_changed(resume, (0, middle), self._num_tokens // 2)
-        return replace(resume, shares_prefixes=self._shares_prefixes(resume))
+        return replace(resume, confined=self._confined(resume), shares_prefixes=self._shares_prefixes(resume))
 
     def _shares_prefixes(self, resume: Resume) -> bool:
         """Whether runs that go on from one run of what they share give what whole runs give."""
@@ -248,6 +249,62 @@ class _Probe:
             logits = self._run(resume, some, token, edits.visits(), rows[list(group)])
             self._compare(logits, self._from(token, whole[list(group)]), "a run changed inside a block")
 
+    def _confined(self, resume: Resume) -> frozenset[Tap]:
+        """Where noise at one token changes nothing that a block hands on of the tokens after it.
+
+        Tried in one block of each make. Not within a bound, but in no bit: keys and values of little weight
+        would be within one.
+        """
+        found: set[Tap] = set()
+        makes: dict[Any, list[int]] = {}
+        for block in range(resume.num_blocks - 1):
+            makes.setdefault(_make(self._block(resume, block)), []).append(block)
+        for blocks in makes.values():
+            own = f"{resume.blocks}.{blocks[0]}."
+            for tap in self._stays(resume, blocks[0]):
+                name = tap.module.removeprefix(own)
+                found |= {replace(tap, module=f"{resume.blocks}.{block}.{name}") for block in blocks}
+        return frozenset(tap for tap in found if tap.module in resume.block_of)
+
+    def _stays(self, resume: Resume, block: int) -> list[Tap]:
+        """The taps of a block where a change of one token stays with it, also if it goes through alone."""
+        from workers.replay.forward import through
+
+        taps = [
+            tap
+            for tap, there in self._whole.items()
+            if resume.block_of.get(tap.module) == block
+            and tap.module != resume.input_of(block).module
+            and there.shape[:2] == (_PROBES, self._num_tokens)
+            and there.dim() == 3
+        ]
+        first, generator = self._num_tokens // 2, torch.Generator().manual_seed(1)
+        changes = [[self._noise(tap, first, generator)] for tap in taps]
+        slots = self._slots[torch.arange(len(taps), device=self._model.device) % _PROBES]
+
+        def handed_on(tokens: range, rows: Sequence[Sequence[Change]]) -> tuple[Tensor, Any]:
+            edits = Edits(rows, tokens.stop, _holds_nothing, first=first)
+            hidden, seen = through(self._model, resume, self._slab, slots, block, tokens, edits.visits())
+            return hidden, edits.failures(seen)
+
+        alone, many = range(first, first + 1), range(first, self._num_tokens)
+        clean, _ = handed_on(many, [[] for _ in taps])
+        changed, failed = handed_on(many, changes)
+        short, failed_alone = handed_on(alone, changes)
+        scale = changed.abs().max().clamp_min(1e-30)
+        return [
+            tap
+            for row, tap in enumerate(taps)
+            if row not in failed
+            and row not in failed_alone
+            and torch.equal(clean[row, 1:], changed[row, 1:])
+            and not torch.equal(clean[row, 0], changed[row, 0])
+            and bool((short[row] - changed[row, :1]).abs().max() <= self._bound * scale)
+        ]
+
+    def _block(self, resume: Resume, block: int) -> nn.Module:
+        return self._model.module.get_submodule(f"{resume.blocks}.{block}")
+
     def _noise(self, tap: Tap, token: int, generator: torch.Generator) -> Change:
         there = self._whole[tap]
         noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std()) * _NOISE
@@ -315,6 +372,11 @@ def _is_tail(tensor: Tensor, whole: Tensor | None, first: int, bound: float) -> 
         return False
     scale = whole.abs().max().clamp_min(1e-30)
     return bool((tensor - whole[:, first:]).abs().max() <= bound * scale)
+
+
+def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
+    """What a block is made of."""
+    return tuple((name, type(module)) for name, module in block.named_modules())
 
 
 def _alike(starts: Sequence[int]) -> list[list[int]]:
