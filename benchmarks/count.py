@@ -58,7 +58,6 @@ SETTINGS = (
 QUICK = (Setting("gpt2-tiny", 6, 8, (1, 5)), Setting("llama-tiny", 6, 8, (1, 5)))
 CAPTURE_BYTES = 2 << 30
 PLAIN_FORWARDS = 5
-FEW_PAIRS = 4
 ENGINE = "engine alone"
 RUNS = {"swapyard run, inline": "inline", "swapyard run, Ray": "ray"}
 
@@ -157,9 +156,9 @@ def measure(setting: Setting, scratch: Path, ways: Sequence[str], rounds: int) -
 
 
 def _done(model: LoadedModel, setting: Setting, wheres: Sequence[Where]) -> float:
-    """Operations of the whole sweep for one pair, counted by torch on a few."""
+    """Operations of the whole sweep for one pair, as torch counts them."""
     assert model.facts.vocab_size is not None
-    pairs = random_pairs(FEW_PAIRS, setting.num_tokens, model.facts.vocab_size, seed=0)
+    pairs = random_pairs(setting.num_pairs, setting.num_tokens, model.facts.vocab_size, seed=0)
     engine = Engine(model, capture_budget_bytes=CAPTURE_BYTES, shortcut=False)
     return operations_done(lambda: run_sweep(engine, setting, wheres, pairs, ("logits",))) / len(pairs)
 
