@@ -20,11 +20,20 @@ OPTIMIZERS = (
 )
 """The classes of ``torch.optim`` that a training may name: those that take dense gradients once a step."""
 
-SCHEDULES = (
-    *("ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR"),
-    *("LinearLR", "MultiStepLR", "OneCycleLR", "PolynomialLR", "StepLR"),
-)
-"""The classes of ``torch.optim.lr_scheduler`` that a training may name: those that take plain options."""
+SCHEDULES: Mapping[str, tuple[str, ...]] = {
+    "ConstantLR": (),
+    "CosineAnnealingLR": (),
+    "CosineAnnealingWarmRestarts": ("T_0",),
+    "CyclicLR": ("base_lr", "max_lr"),
+    "ExponentialLR": ("gamma",),
+    "LinearLR": (),
+    "MultiStepLR": ("milestones",),
+    "OneCycleLR": ("max_lr",),
+    "PolynomialLR": (),
+    "StepLR": ("step_size",),
+}
+"""The classes of ``torch.optim.lr_scheduler`` that a training may name, those that take plain options; and
+the options that each needs. Lengths are those of the training."""
 
 _OutputName = Annotated[str | None, checked(fields.check_name)]
 
@@ -115,7 +124,15 @@ class Optimizer(_Chosen):
 class Schedule(_Chosen):
     """How the learning rate changes, step by step: any schedule of torch, with its own options."""
 
-    name: Annotated[str, required(one_of(SCHEDULES))]
+    name: Annotated[str, required(one_of(tuple(SCHEDULES)))]
+
+    @model_validator(mode="after")
+    def _check_needed(self) -> "Schedule":
+        missing = [name for name in SCHEDULES[self.name] if name not in self.options]
+        if missing:
+            names = ", ".join(map(repr, missing))
+            raise ProblemsError([Problem((), f"missing: {names}; a {self.name} needs it beside its name")])
+        return self
 
 
 class Train(Spec):

@@ -1,5 +1,6 @@
 """Promise: a wrong training is refused when the study is read; a right one says all that it is made of."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,10 @@ def test_models_of_another_study_are_aligned_as_there_unless_this_one_says_other
             "did you mean 'OneCycleLR'?",
         ),
         (
+            f"{MODEL}, losses: [{{task: logits}}], {REST}, schedule: {{name: CyclicLR, max_lr: 0.1}}",
+            "missing: 'base_lr'; a CyclicLR needs it beside its name",
+        ),
+        (
             "model: {ref: 'zoo:mlp', width: 24, num_layers: 2, outputs: {T: {classes: 3}}},"
             f" losses: [{{task: T}}], {REST}",
             "the key 'variables_of' is missing; it says which variable each of T predicts",
@@ -224,6 +229,12 @@ def test_every_name_that_is_allowed_can_be_made() -> None:
     for name in SCHEDULES:
         optimizer = optimizer_of(Chosen("SGD", {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
         assert schedule_of(Chosen(name, _options(name)), optimizer, 10) is not None
+
+
+@pytest.mark.parametrize(("name", "needed"), SCHEDULES.items())
+def test_what_a_schedule_needs_is_what_torch_says(name: str, needed: tuple[str, ...]) -> None:
+    _, *taken = inspect.signature(getattr(torch.optim.lr_scheduler, name)).parameters.values()
+    assert needed == tuple(one.name for one in taken if one.default is one.empty and one.name != "T_max")
 
 
 PLOTTED = f"{MODEL}, losses: [{{task: logits}}], {REST}"

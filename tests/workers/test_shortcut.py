@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
+from workers.engine import ahead
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import family_of, sites_of
 from workers.model.loading import LoadedModel
@@ -149,15 +150,38 @@ def test_a_model_that_is_not_causal_is_never_given_the_shortcut() -> None:
     assert outcome.columns["kl_base"].min() > 1e-6
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_where_values_depend_on_a_prompts_length_equal_beginnings_are_not_trusted(kind: str) -> None:
+def scaled_by_length(kind: str) -> LoadedModel:
+    """A decoder whose rotary angles change once a prompt is longer than 8 tokens."""
     rotary: dict[str, object] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
     rotary["original_max_position_embeddings"] = 8
     if kind == "longrope":
         rotary |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
     module = tiny_module("llama", max_position_embeddings=8, rope_parameters=rotary)
-    model = LoadedModel.wrap(module, known_facts(module))
-    assert model.resume is not None and not model.resume.shares_prefixes
+    return LoadedModel.wrap(module, known_facts(module))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_where_values_depend_on_a_prompts_length_no_token_goes_ahead(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "WORTH", 0)
+    base = tuple(range(3, 27))
+    some = [Pair(0, {"base": base, "source": base[::-1]}, {}, (8,), (9,))]
+    cells = [(layer, swap("query_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]
+    batch = Batch(cells=cells, pairs=some, families=("logits", "kl"))
+    model = scaled_by_length(kind)
+    resumed, hooked = (
+        Engine(model, capture_budget_bytes=1 << 30, shortcut=False, resume=resume).run(batch)
+        for resume in (True, False)
+    )
+    check_equal(resumed, hooked)
+    assert resumed.tiers == {"resumed": LAYERS - 1}
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_where_values_depend_on_a_prompts_length_equal_beginnings_are_not_trusted(kind: str) -> None:
+    model = scaled_by_length(kind)
+    assert model.resume is not None and not model.resume.shares_prefixes and not model.resume.confined
     base = tuple(range(3, 27))
     shorter = [Pair(0, {"base": base, "source": base[:6]}, {}, (8,), (9,))]
     cells = [(layer, swap("block_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]

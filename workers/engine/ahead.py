@@ -8,21 +8,21 @@ Shapes: n rows, W width.
 
 __all__ = ["WORTH", "Ahead", "go_ahead"]
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from torch import Tensor
 
 from workers.change.edits import Edits
+from workers.change.jobs import Change
 from workers.change.values import Held
 from workers.engine.queues import Waiting
-from workers.errors import SwapyardError
 from workers.model.loading import LoadedModel
 from workers.replay.base_runs import Slab
 from workers.replay.forward import through
 from workers.replay.resume import Resume
-from workers.replay.start import changes_at
+from workers.replay.start import changes_at, changes_from
 
 WORTH = 64
 """Tokens in one block that a run of one token each has to save: it costs as much as about so many."""
@@ -30,13 +30,18 @@ WORTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What came of the tokens that went through their blocks alone, by row."""
+    """The rows of a forward, in the order of the blocks that they begin at now."""
 
-    given: dict[int, Tensor] = field(default_factory=dict)
-    """[W], what the next block is given of the token."""
-    failed: dict[int, SwapyardError] = field(default_factory=dict)
-    """Why it could not be done."""
-    num_forwards: int = 0
+    order: list[int]
+    """Where each was before."""
+    starts: list[int]
+    changes: list[Sequence[Change]]
+    """What is still to be changed."""
+    given: Mapping[int, Tensor]
+    """[W]: what the first block of some is given of the first token, by row."""
+    failed: set[int]
+    """The rows that could not be changed; a whole run says why."""
+    num_forwards: int
 
 
 def go_ahead(
@@ -44,7 +49,7 @@ def go_ahead(
     resume: Resume,
     bases: Slab,
     slots: Tensor,
-    jobs: Sequence[Waiting],
+    waiting: Sequence[Waiting],
     first: int,
     held: Held,
 ) -> Ahead:
@@ -53,27 +58,38 @@ def go_ahead(
     Args:
         model: what runs.
         resume: how.
-        bases: hold the jobs' bases, in `slots` [n].
-        slots: where.
-        jobs: of one forward, in the order of the blocks that they begin at.
+        bases: hold the jobs' bases.
+        slots: [n], where.
+        waiting: the jobs of one forward, in the order of the blocks that they begin at.
         first: the token that all begin at.
         held: what runs hold where values are taken.
     """
     given: dict[int, Tensor] = {}
-    failed: dict[int, SwapyardError] = {}
+    failed: set[int] = set()
     num_forwards, num_saved = 0, bases.extent.num_tokens - first - 1
-    confined = [row for row, waiting in enumerate(jobs) if waiting.is_confined]
-    for block, group in groupby(confined, key=lambda row: jobs[row].start):
+    confined = [row for row, one in enumerate(waiting) if one.is_confined]
+    for block, group in groupby(confined, key=lambda row: waiting[row].start):
         rows = list(group)
-        # Rows that begin together have to stay together.
+        # Where all rows of a forward begin together, they stay together.
         if len(rows) * num_saved < WORTH and resume.grows:
             continue
-        changes = [changes_at(jobs[row].job, block, resume) for row in rows]
+        changes = [changes_at(waiting[row].job, block, resume) for row in rows]
         edits = Edits(changes, first + 1, held, first=first)
-        hidden, seen = through(
-            model, resume, bases, slots[rows], block, range(first, first + 1), edits.visits()
-        )
+        token = range(first, first + 1)
+        hidden, seen = through(model, resume, bases, slots[rows], block, token, edits.visits())
         num_forwards += 1
-        failed |= {rows[number]: error for number, error in edits.failures(seen).items()}
+        failed |= {rows[number] for number in edits.failures(seen)}
         given |= dict(zip(rows, hidden[:, 0], strict=True))
-    return Ahead(given, failed, num_forwards)
+    starts = [one.start + (row in given) for row, one in enumerate(waiting)]
+    order = sorted(range(len(waiting)), key=starts.__getitem__)
+    return Ahead(
+        order=order,
+        starts=[starts[row] for row in order],
+        changes=[
+            changes_from(waiting[row].job, starts[row], resume) if row in given else waiting[row].job.changes
+            for row in order
+        ],
+        given={new: given[row] for new, row in enumerate(order) if row in given},
+        failed={new for new, row in enumerate(order) if row in failed},
+        num_forwards=num_forwards,
+    )

@@ -260,28 +260,26 @@ class Round:
         assert slab is not None and resume is not None
         slots = slab.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
         ahead = go_ahead(self._bench.model, resume, slab, slots, waiting, first, priors.held)
-        starts = [one.start + (row in ahead.given) for row, one in enumerate(waiting)]
-        order = sorted(range(len(waiting)), key=starts.__getitem__)
-        waiting, starts = [waiting[row] for row in order], [starts[row] for row in order]
+        waiting = [waiting[row] for row in ahead.order]
         jobs = [one.job for one in waiting]
         self._num_forwards += 1 + ahead.num_forwards
         edits = Edits(
-            [_from(one, start, resume) for one, start in zip(waiting, starts, strict=True)],
+            ahead.changes,
             self._bases.shape[1],
             priors.held,
             first=first,
-            num_rows=partial(num_rows_at, resume, starts),
+            num_rows=partial(num_rows_at, resume, ahead.starts),
         )
         rows = Suffix(
             bases=slab,
-            slots=slots[order],
-            starts=starts,
+            slots=slots[ahead.order],
+            starts=ahead.starts,
             first=first,
             reads=torch.tensor([[job.read] for job in jobs], device=device),  # [n, 1]
-            ahead={row: ahead.given[old] for row, old in enumerate(order) if old in ahead.given},
+            given=ahead.given,
         )
         logits, seen = run(self._bench.model, resume, rows, edits.visits(), ids=self._scorer.ids)
-        failed = edits.failures(seen).keys() | {row for row, old in enumerate(order) if old in ahead.failed}
+        failed = edits.failures(seen).keys() | ahead.failed
         for row in sorted(failed):
             queues.again(waiting[row])
         good = [row for row in range(len(jobs)) if row not in failed]
@@ -337,11 +335,3 @@ class Round:
         if rows:
             cell, pair = divmod(rows[0], len(self._batch.pairs))
             self._failures.tell(self._batch.cells[cell][0], self._batch.pairs[pair].pair, error)
-
-
-def _from(waiting: Waiting, start: int, resume: Resume) -> Sequence[Change]:
-    """The changes of a job that are still to be made where it begins at block `start`."""
-    job = waiting.job
-    if start == waiting.start:
-        return job.changes
-    return [one for one in job.changes if resume.block_of[one.step.place.tap.module] >= start]

@@ -36,7 +36,7 @@ class Suffix:
     """The token that they begin at."""
     reads: Tensor
     """[n, R]: tokens of the whole run, not before the first."""
-    ahead: Mapping[int, Tensor] = field(default_factory=dict)
+    given: Mapping[int, Tensor] = field(default_factory=dict)
     """By row, what its first block is given of the first token [W], where that is not what its base had."""
 
 
@@ -160,13 +160,13 @@ def _beginner(rows: Suffix, block: int) -> Visit:
     slots = rows.slots[begun:end]
     inputs = rows.bases.inputs[block]
     assert inputs is not None
-    ahead = [row for row in range(begun, end) if row in rows.ahead]
+    others = [row for row in range(begun, end) if row in rows.given]
 
     def begin(hidden: Tensor, _: int) -> Tensor:
         new = inputs[:, rows.first - rows.bases.extent.first :].index_select(0, slots)
-        if ahead:
-            at = torch.tensor(ahead, device=new.device) - begun
-            new[at, 0] = torch.stack([rows.ahead[row] for row in ahead])
+        if others:
+            at = torch.tensor(others, device=new.device) - begun
+            new[at, 0] = torch.stack([rows.given[row] for row in others])
         return torch.cat([hidden, new]) if begun else new
 
     return begin

@@ -1,6 +1,6 @@
 """Where a job begins: the first block and the first token that it changes or reads."""
 
-__all__ = ["changes_at", "first_block", "first_token", "is_confined", "moved"]
+__all__ = ["changes_at", "changes_from", "first_block", "first_token", "is_confined", "moved"]
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -31,6 +31,11 @@ def first_token(job: Job) -> int:
 def changes_at(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
     """The changes inside a block, in their order."""
     return tuple(one for one in job.changes if resume.block_of.get(one.step.place.tap.module) == block)
+
+
+def changes_from(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
+    """The changes from a block on, in their order; of a job that changes nothing outside the blocks."""
+    return tuple(one for one in job.changes if resume.block_of[one.step.place.tap.module] >= block)
 
 
 def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:

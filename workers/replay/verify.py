@@ -255,6 +255,8 @@ class _Probe:
         Tried in one block of each make. Not within a bound, but in no bit: keys and values of little weight
         would be within one.
         """
+        if self._model.facts.depends_on_length:
+            return frozenset()  # one token of a long prompt is no short prompt's last
         found: set[Tap] = set()
         makes: dict[Any, list[int]] = {}
         for block in range(resume.num_blocks - 1):
