@@ -23,10 +23,11 @@ from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
 
-@pytest.fixture(autouse=True, params=[0, ahead.WORTH])
+@pytest.fixture(autouse=True, params=["ahead", "worth"])
 def _worth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From how many tokens on others of a block are spared where a change stays with one."""
-    monkeypatch.setattr(ahead, "WORTH", request.param)
+    """Tokens go through their blocks alone wherever they can, or where that is worth it."""
+    if request.param == "ahead":
+        monkeypatch.setitem(ahead.WORTH, "cpu", 0)
 
 
 KINDS = tuple(reference.NETWORKS)
@@ -44,13 +45,17 @@ def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair],
     resumed, hooked = run(model, cells, some, **more), run(model, cells, some, resume=False)
     assert set(hooked.tiers) == {"hooked"}
     # Where all logits are 0, divergences still round in their last digit.
-    scale = max(0.1, float(np.nanmax(np.abs(hooked.columns["pred_logit"]))))
+    scale = float(np.nanmax(np.abs(hooked.columns["pred_logit"]))) or 0.1
     sure = hooked.columns["margin"] > 2e-5 * scale
     for name, column in hooked.columns.items():
         if column.dtype == np.float32:
             np.testing.assert_allclose(resumed.columns[name], column, rtol=0, atol=1e-5 * scale, err_msg=name)
         elif name == "pred_id":
             np.testing.assert_array_equal(resumed.columns[name][sure], column[sure])
+        elif name == "collected":
+            for found, whole in zip(resumed.columns[name], column, strict=True):
+                for one, other in zip(found or (), whole or (), strict=True):
+                    np.testing.assert_allclose(one["vector"], other["vector"], rtol=0, atol=1e-5 * scale)
         elif name not in ("tier", "label_rank", "base_label_rank"):
             np.testing.assert_array_equal(resumed.columns[name], column)
     return resumed
@@ -283,3 +288,66 @@ def test_jobs_on_prompts_that_share_a_prefix_equal_those_on_whole_ones(first: in
     ]
     outcome = check_tiers(tiny("llama"), cells, some)
     assert outcome.tiers == {"resumed": len(cells) * 4}
+
+
+def picky(old: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """An operation that cannot be done with some values."""
+    if (old[:, 0] < PICKY["least"]).any():
+        raise ValueError("not this one")
+    return other
+
+
+PICKY = {"least": -torch.inf}
+
+
+def test_a_token_goes_alone_through_the_block_where_its_change_stays_with_it(
+    own: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+    seen: list[torch.Size] = []
+    own.module.model.layers[1].mlp.register_forward_hook(lambda _, __, output: seen.append(output.shape[:2]))
+    stays = [swap(site, 1, (2,)) for site in ("attention_output", "query_output", "mlp_activation")]
+    goes_on = [swap("key_output", 1, (2,)), swap("mlp_output", 1, (2, 3)), swap("mlp_output", 1, (4,))]
+    outcome = run(own, [*stays, *goes_on], pairs(3))
+    assert outcome.tiers == {"resumed": 18}
+    # What stays, alone; two cells that go on, from token 2; and the cell at the last token.
+    assert [tuple(shape) for shape in seen if shape[1] < 5] == [(9, 1), (6, 3), (3, 1)]
+
+
+def test_no_token_goes_alone_where_that_would_cost_more_than_it_spares(own: LoadedModel) -> None:
+    seen: list[torch.Size] = []
+    own.module.model.layers[1].mlp.register_forward_hook(lambda _, __, output: seen.append(output.shape[:2]))
+    ahead.WORTH["cpu"] = 3 * 2 * own.resume.block_parameters + 1  # type: ignore[union-attr]
+    run(own, [swap("mlp_output", 1, (2,))], pairs(3))
+    assert tuple(seen[-1]) == (3, 3)
+    ahead.WORTH["cpu"] -= 1
+    run(own, [swap("mlp_output", 1, (2,))], pairs(3))
+    assert tuple(seen[-1]) == (3, 1)
+
+
+def test_rows_that_cannot_be_changed_alone_run_whole_and_say_why_among_those_that_can() -> None:
+    some = pairs(4)
+    clean = run(tiny("llama"), [swap("mlp_output", 1, (2,), operation="collect")], some)
+    firsts = [found[0]["vector"][0] for found in clean.columns["collected"]]
+    assert len(set(firsts)) == 4
+    PICKY["least"] = float(np.sort(firsts)[1:3].mean())
+    cells = [
+        swap("block_input", 2, (2,)),
+        swap("mlp_output", 1, (2,), operation="test_replay:picky"),
+        swap("attention_output", 0, (2,)),
+        swap("key_output", 1, (2,)),
+    ]
+    outcome = check_tiers(tiny("llama"), cells, some)
+    assert outcome.num_failed == 2
+    assert outcome.tiers == {"resumed": 14, "hooked": 2}
+
+
+def test_what_skips_collects_or_is_noise_at_one_token_equals_the_whole_run() -> None:
+    noise = Unit(Place("attention_output", 1, None, (2,)), None, "add", "noise", None, scale=0.5, seed=3)
+    cells = [
+        Cell((noise,), 4),
+        swap("mlp_output", 1, (2,), operation="skip"),
+        Cell((unit("mlp_output", 1, (2,)), unit("block_output", 1, (3,), operation="collect")), 4),
+        Cell((unit("mlp_output", 0, (2,)), unit("key_output", 1, (2,)), unit("mlp_output", 2, (4,))), 4),
+    ]
+    assert check_tiers(tiny("llama"), cells, pairs(3)).tiers == {"resumed": 12}

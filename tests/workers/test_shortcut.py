@@ -164,7 +164,7 @@ def scaled_by_length(kind: str) -> LoadedModel:
 def test_where_values_depend_on_a_prompts_length_no_token_goes_ahead(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 0)
+    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
     base = tuple(range(3, 27))
     some = [Pair(0, {"base": base, "source": base[::-1]}, {}, (8,), (9,))]
     cells = [(layer, swap("query_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]

@@ -3,7 +3,7 @@
 __all__ = ["Kind", "Pack", "Queues", "Waiting"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from workers.change.jobs import Job
 from workers.engine.pacing import Pacer
@@ -23,8 +23,6 @@ class Kind:
     is_resumed: bool = False
     block: int | None = None
     """The block that all begin at, for models whose forwards do not grow."""
-    is_confined: bool = False
-    """Whether all are, in such models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Waiting:
 
     job: Job
     start: int
-    """The block that it begins at; 0 where it runs whole."""
+    """The block that it begins at, or the one before it where it goes ahead; 0 where it runs whole."""
     cost: float
     """In runs of one block over one token."""
     is_confined: bool = False
@@ -77,9 +75,7 @@ class Queues:
             # A run of one token has nothing to gain.
             confined = num_tokens > 1 and is_confined(job, block, first, self.resume)
             cost = self.resume.cost(block + confined, num_tokens) + confined
-            kind = Kind(first, is_resumed=True)
-            if not self.resume.grows:
-                kind = replace(kind, block=block, is_confined=confined)
+            kind = Kind(first, is_resumed=True, block=None if self.resume.grows else block)
             self._put(kind, Waiting(job, block, cost, confined))
 
     def again(self, waiting: Waiting) -> None:

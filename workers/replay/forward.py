@@ -95,7 +95,7 @@ def through(
         What the next block is given, [n, len(tokens), W], and what became of the taps.
 
     Raises:
-        ModelError: a tap names a module that is not there.
+        ModelError: a tap names a module that is not there, or the blocks are not given what they were.
     """
     given, first = bases.inputs[block], tokens[0]
     assert given is not None
@@ -106,7 +106,8 @@ def through(
         return given[:, at : at + len(tokens)].index_select(0, slots)
 
     def keep(hidden: Tensor, _call: int) -> None:
-        returned.append(hidden)
+        # What comes after may write into this tensor: only a copy stays what it was.
+        returned.append(hidden.clone())
 
     def read_nothing(hidden: Tensor, _call: int) -> Tensor:
         return hidden[:, :0]
@@ -125,6 +126,10 @@ def through(
         visiting(model.module, visits, num_steps=len(tokens)) as seen,
     ):
         model.module(**inputs)
+    faults = seen.faults()
+    for tap in (resume.input_of(block), resume.input_of(block + 1)):
+        if tap in faults:
+            raise faults[tap]
     return returned[0], seen
 
 

@@ -35,13 +35,15 @@ class Resume:
     tensors in a resumed forward were seen to be the last tokens of those in a whole one."""
     confined: frozenset[Tap]
     """Where a change of one token was seen to leave what the block hands on of all other tokens as it was:
-    what attention returns, and all after it."""
+    queries, what attention returns, the MLP. None where all rows of a forward begin at one block."""
     shares_prefixes: bool
     """Whether prompts that begin alike can go on from one run of what they share."""
     is_chain: bool
     """Whether each block is given what the one before it returns, and nothing happens in between."""
     cache_bytes: tuple[int, ...]
     """Size of one token's keys and values in each block."""
+    block_parameters: float
+    """Numbers in the weights of one block."""
     embedding_width: int
     """Of what the model's forward takes in the place of token ids."""
     head_cost: float

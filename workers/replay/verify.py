@@ -10,7 +10,7 @@ Shapes: B probes, T tokens, q of them resumed, W width, V vocabulary.
 __all__ = ["find_resume"]
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from workers.replay.base_runs import Extent, Slab
 from workers.replay.bounds import AGREEMENT
 from workers.replay.prefixes import run_prefix
 from workers.replay.resume import Resume, find_blocks, num_rows_at, own_block_of
+from workers.sites import Side
 from workers.zoo.base import ZooModel
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _found(model: "LoadedModel") -> tuple[Resume, str]:
         num_returned=0,
         block_of=own_block_of(module, blocks),
         confined=frozenset(),
+        block_parameters=weights,
         shares_prefixes=False,
         is_chain=False,
         cache_bytes=(),
@@ -230,7 +232,7 @@ class _Probe:
         """Noise at one place a row, at one token."""
         places = self._places(resume, blocks)
         generator = torch.Generator().manual_seed(0)
-        changes = [self._noise(tap, token, generator) for tap in places]
+        changes = [_adding(tap, token, self._noise(tap, generator)) for tap in places]
         rows = torch.arange(len(places), device=self._model.device) % _PROBES
         starts = [resume.block_of[tap.module] for tap in places]
         hooked = Edits([[change] for change in changes], self._num_tokens, _holds_nothing)
@@ -250,26 +252,46 @@ class _Probe:
             self._compare(logits, self._from(token, whole[list(group)]), "a run changed inside a block")
 
     def _confined(self, resume: Resume) -> frozenset[Tap]:
-        """Where noise at one token changes nothing that a block hands on of the tokens after it.
+        """Where noise at one token changes nothing that a block hands on of the next.
 
-        Tried in one block of each make. Not within a bound, but in no bit: keys and values of little weight
-        would be within one.
+        Not within a bound, but in no bit: keys and values of little weight would be within one. It must be so
+        in the first, a middle and the last block of a make, and at two tokens: of one block the attention may
+        be switched off, and one token may be the last that another sees.
         """
-        if self._model.facts.depends_on_length:
-            return frozenset()  # one token of a long prompt is no short prompt's last
-        found: set[Tap] = set()
+        if not resume.grows or self._model.facts.depends_on_length:  # a token alone is no long prompt's
+            return frozenset()
         makes: dict[Any, list[int]] = {}
         for block in range(resume.num_blocks - 1):
             makes.setdefault(_make(self._block(resume, block)), []).append(block)
-        for blocks in makes.values():
-            own = f"{resume.blocks}.{blocks[0]}."
-            for tap in self._stays(resume, blocks[0]):
-                name = tap.module.removeprefix(own)
-                found |= {replace(tap, module=f"{resume.blocks}.{block}.{name}") for block in blocks}
-        return frozenset(tap for tap in found if tap.module in resume.block_of)
+        try:
+            found = [
+                (blocks, self._confined_in(resume, {blocks[0], blocks[len(blocks) // 2], blocks[-1]}))
+                for blocks in makes.values()
+            ]
+        except Exception:
+            return frozenset()
+        return frozenset(
+            tap
+            for blocks, names in found
+            for block in blocks
+            for name, side in names
+            if (tap := Tap(f"{resume.blocks}.{block}.{name}", side)).module in resume.block_of
+        )
 
-    def _stays(self, resume: Resume, block: int) -> list[Tap]:
-        """The taps of a block where a change of one token stays with it, also if it goes through alone."""
+    def _confined_in(self, resume: Resume, blocks: Iterable[int]) -> set[tuple[str, Side]]:
+        """The path from the block, and the side, of the taps that are confined in all of `blocks`."""
+        middle = self._num_tokens // 2
+        tokens = [token for token in (middle - 1, middle) if 0 <= token < self._num_tokens - 1]
+        found = [
+            {(tap.module.removeprefix(f"{resume.blocks}.{block}."), tap.side) for tap in taps}
+            for block in blocks
+            for token in tokens
+            for taps in [self._staying(resume, block, token)]
+        ]
+        return set.intersection(*found) if found else set()
+
+    def _staying(self, resume: Resume, block: int, token: int) -> list[Tap]:
+        """The taps inside a block where a change of `token` stays with it, also if it goes through alone."""
         from workers.replay.forward import through
 
         taps = [
@@ -280,38 +302,38 @@ class _Probe:
             and there.shape[:2] == (_PROBES, self._num_tokens)
             and there.dim() == 3
         ]
-        first, generator = self._num_tokens // 2, torch.Generator().manual_seed(1)
-        changes = [[self._noise(tap, first, generator)] for tap in taps]
+        generator = torch.Generator().manual_seed(1)
+        noise = [self._noise(tap, generator) for tap in taps]
+        changes = [[_adding(tap, token, one)] for tap, one in zip(taps, noise, strict=True)]
+        # Adding nothing lays tensors out as adding noise does, and their layout shows in the last bits.
+        nothing = [[_adding(tap, token, one.mul(0))] for tap, one in zip(taps, noise, strict=True)]
         slots = self._slots[torch.arange(len(taps), device=self._model.device) % _PROBES]
 
-        def handed_on(tokens: range, rows: Sequence[Sequence[Change]]) -> tuple[Tensor, Any]:
-            edits = Edits(rows, tokens.stop, _holds_nothing, first=first)
+        def handed_on(end: int, rows: Sequence[Sequence[Change]]) -> tuple[Tensor, Mapping[int, Any]]:
+            edits, tokens = Edits(rows, end, _holds_nothing, first=token), range(token, end)
             hidden, seen = through(self._model, resume, self._slab, slots, block, tokens, edits.visits())
             return hidden, edits.failures(seen)
 
-        alone, many = range(first, first + 1), range(first, self._num_tokens)
-        clean, _ = handed_on(many, [[] for _ in taps])
-        changed, failed = handed_on(many, changes)
-        short, failed_alone = handed_on(alone, changes)
-        scale = changed.abs().max().clamp_min(1e-30)
+        clean, _ = handed_on(token + 2, nothing)
+        changed, failed = handed_on(token + 2, changes)
+        alone, failed_alone = handed_on(token + 1, changes)
         return [
             tap
             for row, tap in enumerate(taps)
-            if row not in failed
-            and row not in failed_alone
-            and torch.equal(clean[row, 1:], changed[row, 1:])
+            if not {row} & (failed.keys() | failed_alone.keys())
+            and torch.equal(clean[row, 1], changed[row, 1])
             and not torch.equal(clean[row, 0], changed[row, 0])
-            and bool((short[row] - changed[row, :1]).abs().max() <= self._bound * scale)
+            and _is_near(alone[row, 0], changed[row, 0], self._bound)
         ]
 
     def _block(self, resume: Resume, block: int) -> nn.Module:
         return self._model.module.get_submodule(f"{resume.blocks}.{block}")
 
-    def _noise(self, tap: Tap, token: int, generator: torch.Generator) -> Change:
+    def _noise(self, tap: Tap, generator: torch.Generator) -> Tensor:
+        """As much as there is at `tap`: [1, W]."""
         there = self._whole[tap]
         noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std()) * _NOISE
-        step = Step(Target(tap, WHOLE, None, None), "add", None)
-        return Change(step, (token,), Constant(noise.to(there.device)))
+        return noise.to(there.device)
 
     def _run(
         self,
@@ -372,8 +394,16 @@ def _is_tail(tensor: Tensor, whole: Tensor | None, first: int, bound: float) -> 
     """Whether `tensor` [B, q, …] is the end of `whole` [B, T, …]."""
     if whole is None or tensor.dim() != 3 or whole.dim() != 3 or tensor.shape != whole[:, first:].shape:
         return False
-    scale = whole.abs().max().clamp_min(1e-30)
-    return bool((tensor - whole[:, first:]).abs().max() <= bound * scale)
+    return bool((tensor - whole[:, first:]).abs().max() <= bound * whole.abs().max().clamp_min(1e-30))
+
+
+def _is_near(found: Tensor, expected: Tensor, bound: float) -> bool:
+    return bool((found - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-30))
+
+
+def _adding(tap: Tap, token: int, values: Tensor) -> Change:
+    """`values` [1, W] are added to what is there."""
+    return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
 
 
 def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
