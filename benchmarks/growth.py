@@ -20,14 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from benchmarks.report import arguments, figure, num_rounds, spread, table, write
+from benchmarks.report import arguments, figure, num_rounds, spread, table, write, written
 from benchmarks.setting import (
     SITES,
     Operations,
@@ -98,9 +98,12 @@ def main() -> None:
             found[name] = measure[name](Path(scratch), options)
             print(f"\n{found[name].text}", flush=True)
     if options.write:
-        text = "\n\n".join(part.text for part in found.values())
-        numbers = {name: part.numbers for name, part in found.items()}
-        write("growth", numbers, text, lambda path: draw(numbers, path))
+        # What this machine measured of other parts before stays.
+        known = {**written("growth").get("parts", {}), **{name: asdict(part) for name, part in found.items()}}
+        parts = {name: known[name] for name in PARTS if name in known}
+        text = "\n\n".join(part["text"] for part in parts.values())
+        numbers = {name: part["numbers"] for name, part in parts.items()}
+        write("growth", {"parts": parts}, text, lambda path: draw(numbers, path))
 
 
 def cost(scratch: Path, options: argparse.Namespace) -> Part:
@@ -290,7 +293,11 @@ def _plain_processes(folder: Path, setting: Setting, count: int, quick: bool) ->
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     began = time.perf_counter()
     for process in processes:
-        process.communicate("go\n")
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
     return time.perf_counter() - began
 
 
