@@ -20,7 +20,8 @@ studies: $(STAMP)
 	    WHERE subspace = 'das' GROUP BY ALL ORDER BY ALL" --study hierarchical-equality
 
 test: $(STAMP)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/pytest -m alone
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check

@@ -61,6 +61,7 @@ def imported_by(*arguments: object, folder: Path) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
 def test_help_comes_at_once_and_loads_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
     assert imported_by(*command, "--help", folder=tmp_path).isdisjoint(MODEL_LIBRARIES | DATA_LIBRARIES)

@@ -44,6 +44,8 @@ from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import ClusterError, RunError
 
+pytestmark = pytest.mark.alone
+
 NUM_PAIRS, NUM_TOKENS = 256, 20
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 HIDDEN = "hidden"

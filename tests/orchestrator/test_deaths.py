@@ -30,6 +30,8 @@ from running import (
 
 from orchestrator.api import open_results
 
+pytestmark = pytest.mark.alone
+
 NUM_PAIRS, NUM_TOKENS = 24, 12
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 9
 POISON = '''

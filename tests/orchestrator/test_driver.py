@@ -41,6 +41,8 @@ from orchestrator.cli import cli
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
 
+pytestmark = pytest.mark.alone
+
 NUM_PAIRS, NUM_TOKENS = 64, 40
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
 

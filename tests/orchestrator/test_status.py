@@ -126,6 +126,7 @@ def test_only_a_study_with_a_plan_can_be_complete(store: Path) -> None:
     }
 
 
+@pytest.mark.alone
 def test_watch_ends_when_all_is_done(store: Path) -> None:
     started = time.monotonic()
     shown = status("done", "--store", store, "--watch")

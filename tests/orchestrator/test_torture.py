@@ -26,6 +26,8 @@ from tests.torture.processes import end_all, members, role_of, wait_gone
 from tests.torture.reader import Reader
 from tests.torture.verdict import Verdict, judge_study, leftovers
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 NUM_JOBS = 119
 CALM = Verdict(lost=0, doubled=0, wrong=0, reasons=())

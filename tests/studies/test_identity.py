@@ -184,6 +184,7 @@ def test_vectors_are_known_by_their_shape_and_numbers() -> None:
     assert named(one) != named(Vectors.of([[0.5, 1.0], [2.0, 3.5]]))
 
 
+@pytest.mark.alone
 def test_an_id_takes_some_microseconds(facts: ModelFacts) -> None:
     points = expand(load_study("capitals"), facts, PairClass(lengths=(("base", 99), ("source", 99)))).points
     lane = lane_identity(facts, ModelSpec(ref="smollm2-135m"))

@@ -23,6 +23,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.alone
 def test_a_second_lock_is_refused_at_once_and_names_the_holder(tmp_path: Path) -> None:
     first = StudyLock(tmp_path)
     first.acquire(Holder.this_process())
