@@ -10,7 +10,7 @@ Shapes: B probes, T tokens, q of them resumed, W width, V vocabulary.
 __all__ = ["find_resume"]
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from workers.change.edits import Edits
-from workers.change.jobs import Change, Step
-from workers.change.values import Constant, Kept
 from workers.model.hooks import Tap, Visit, Visits
-from workers.model.layout import WHOLE, Target
 from workers.replay.base_runs import Extent, Slab
 from workers.replay.bounds import AGREEMENT
+from workers.replay.noise import added, holds_nothing, noise_like
 from workers.replay.prefixes import run_prefix
 from workers.replay.resume import Resume, find_blocks, num_rows_at, own_block_of
-from workers.sites import Side
 from workers.zoo.base import ZooModel
 
 if TYPE_CHECKING:
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
 _PROBES, _TOKENS = 3, 8
 _LONGEST_WINDOW = 60
 """Of sliding windows that a probe is made long enough to leave."""
-_NOISE = 1.0
-"""Of the interior edits, in standard deviations of what is there."""
 
 Tensors = dict[Tap, Tensor]
 
@@ -138,6 +133,11 @@ class _Probe:
         self._check_changed(resume, (0, middle), self._num_tokens // 2)
         return replace(resume, confined=self._confined(resume), shares_prefixes=self._shares_prefixes(resume))
 
+    def _confined(self, resume: Resume) -> frozenset[Tap]:
+        from workers.replay.confined import find_confined
+
+        return find_confined(self._model, resume, self._slab, self._slots, self._whole, self._bound)
+
     def _shares_prefixes(self, resume: Resume) -> bool:
         """Whether runs that go on from one run of what they share give what whole runs give."""
         if self._model.facts.depends_on_length:
@@ -232,10 +232,10 @@ class _Probe:
         """Noise at one place a row, at one token."""
         places = self._places(resume, blocks)
         generator = torch.Generator().manual_seed(0)
-        changes = [_adding(tap, token, self._noise(tap, generator)) for tap in places]
+        changes = [added(tap, token, noise_like(self._whole[tap], generator)) for tap in places]
         rows = torch.arange(len(places), device=self._model.device) % _PROBES
         starts = [resume.block_of[tap.module] for tap in places]
-        hooked = Edits([[change] for change in changes], self._num_tokens, _holds_nothing)
+        hooked = Edits([[change] for change in changes], self._num_tokens, holds_nothing)
         whole, seen = self._forward(self._prompts[rows], hooked.visits())
         if hooked.failures(seen):
             raise _UnfitError("nothing inside a block can be changed by token")
@@ -244,96 +244,12 @@ class _Probe:
             edits = Edits(
                 [[changes[row]] for row in group],
                 self._num_tokens,
-                _holds_nothing,
+                holds_nothing,
                 first=token,
                 num_rows=lambda tap, some=some: num_rows_at(resume, some, tap),  # type: ignore[misc]
             )
             logits = self._run(resume, some, token, edits.visits(), rows[list(group)])
             self._compare(logits, self._from(token, whole[list(group)]), "a run changed inside a block")
-
-    def _confined(self, resume: Resume) -> frozenset[Tap]:
-        """Where noise at one token changes nothing that a block hands on of the next.
-
-        Not within a bound, but in no bit: keys and values of little weight would be within one. It must be so
-        in the first, a middle and the last block of a make, and at two tokens: of one block the attention may
-        be switched off, and one token may be the last that another sees.
-        """
-        if not resume.grows or self._model.facts.depends_on_length:  # a token alone is no long prompt's
-            return frozenset()
-        makes: dict[Any, list[int]] = {}
-        for block in range(resume.num_blocks - 1):
-            makes.setdefault(_make(self._block(resume, block)), []).append(block)
-        try:
-            found = [
-                (blocks, self._confined_in(resume, {blocks[0], blocks[len(blocks) // 2], blocks[-1]}))
-                for blocks in makes.values()
-            ]
-        except Exception:
-            return frozenset()
-        return frozenset(
-            tap
-            for blocks, names in found
-            for block in blocks
-            for name, side in names
-            if (tap := Tap(f"{resume.blocks}.{block}.{name}", side)).module in resume.block_of
-        )
-
-    def _confined_in(self, resume: Resume, blocks: Iterable[int]) -> set[tuple[str, Side]]:
-        """The path from the block, and the side, of the taps that are confined in all of `blocks`."""
-        middle = self._num_tokens // 2
-        tokens = [token for token in (middle - 1, middle) if 0 <= token < self._num_tokens - 1]
-        found = [
-            {(tap.module.removeprefix(f"{resume.blocks}.{block}."), tap.side) for tap in taps}
-            for block in blocks
-            for token in tokens
-            for taps in [self._staying(resume, block, token)]
-        ]
-        return set.intersection(*found) if found else set()
-
-    def _staying(self, resume: Resume, block: int, token: int) -> list[Tap]:
-        """The taps inside a block where a change of `token` stays with it, also if it goes through alone."""
-        from workers.replay.forward import through
-
-        taps = [
-            tap
-            for tap, there in self._whole.items()
-            if resume.block_of.get(tap.module) == block
-            and tap.module != resume.input_of(block).module
-            and there.shape[:2] == (_PROBES, self._num_tokens)
-            and there.dim() == 3
-        ]
-        generator = torch.Generator().manual_seed(1)
-        noise = [self._noise(tap, generator) for tap in taps]
-        changes = [[_adding(tap, token, one)] for tap, one in zip(taps, noise, strict=True)]
-        # Adding nothing lays tensors out as adding noise does, and their layout shows in the last bits.
-        nothing = [[_adding(tap, token, one.mul(0))] for tap, one in zip(taps, noise, strict=True)]
-        slots = self._slots[torch.arange(len(taps), device=self._model.device) % _PROBES]
-
-        def handed_on(end: int, rows: Sequence[Sequence[Change]]) -> tuple[Tensor, Mapping[int, Any]]:
-            edits, tokens = Edits(rows, end, _holds_nothing, first=token), range(token, end)
-            hidden, seen = through(self._model, resume, self._slab, slots, block, tokens, edits.visits())
-            return hidden, edits.failures(seen)
-
-        clean, _ = handed_on(token + 2, nothing)
-        changed, failed = handed_on(token + 2, changes)
-        alone, failed_alone = handed_on(token + 1, changes)
-        return [
-            tap
-            for row, tap in enumerate(taps)
-            if not {row} & (failed.keys() | failed_alone.keys())
-            and torch.equal(clean[row, 1], changed[row, 1])
-            and not torch.equal(clean[row, 0], changed[row, 0])
-            and _is_near(alone[row, 0], changed[row, 0], self._bound)
-        ]
-
-    def _block(self, resume: Resume, block: int) -> nn.Module:
-        return self._model.module.get_submodule(f"{resume.blocks}.{block}")
-
-    def _noise(self, tap: Tap, generator: torch.Generator) -> Tensor:
-        """As much as there is at `tap`: [1, W]."""
-        there = self._whole[tap]
-        noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std()) * _NOISE
-        return noise.to(there.device)
 
     def _run(
         self,
@@ -397,24 +313,6 @@ def _is_tail(tensor: Tensor, whole: Tensor | None, first: int, bound: float) -> 
     return bool((tensor - whole[:, first:]).abs().max() <= bound * whole.abs().max().clamp_min(1e-30))
 
 
-def _is_near(found: Tensor, expected: Tensor, bound: float) -> bool:
-    return bool((found - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-30))
-
-
-def _adding(tap: Tap, token: int, values: Tensor) -> Change:
-    """`values` [1, W] are added to what is there."""
-    return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
-
-
-def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
-    """What a block is made of."""
-    return tuple((name, type(module)) for name, module in block.named_modules())
-
-
 def _alike(starts: Sequence[int]) -> list[list[int]]:
     """The rows of each start."""
     return [[row for row, one in enumerate(starts) if one == start] for start in sorted(set(starts))]
-
-
-def _holds_nothing(run: Any, place: Any) -> Kept:
-    raise AssertionError(run, place)

@@ -1,0 +1,147 @@
+"""Where, inside a block, a change of one token stays with it: found by noise, when the model is loaded.
+
+Such a token goes through the block alone, and nothing else of the block is run again.
+
+Shapes: B probes, n places tried at once, T tokens, W width.
+"""
+
+__all__ = ["find_confined"]
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.change.edits import Edits
+from workers.change.jobs import Change
+from workers.model.hooks import Tap
+from workers.replay.base_runs import Slab
+from workers.replay.forward import through
+from workers.replay.noise import added, holds_nothing, noise_like
+from workers.replay.resume import Resume
+from workers.sites import Side
+
+if TYPE_CHECKING:
+    from workers.model.loading import LoadedModel
+
+
+def find_confined(
+    model: "LoadedModel",
+    resume: Resume,
+    bases: Slab,
+    slots: Tensor,
+    whole: Mapping[Tap, Tensor],
+    bound: float,
+) -> frozenset[Tap]:
+    """The taps where noise at one token changes nothing that the block hands on of the next.
+
+    Not within a bound, but in no bit: keys and values of little weight would be within one. It must be so in
+    the first, a middle and the last block of a make, and at two tokens: of one block the attention may be
+    switched off, and one token may be the last that another sees.
+
+    Args:
+        model: what is tried.
+        resume: how it is resumed.
+        bases: hold whole clean runs of the probes.
+        slots: [B], where.
+        whole: what those runs have at taps, [B, T, W] where that is a tensor of each token.
+        bound: how far a token alone may be from the same among others, as a share of its largest number.
+    """
+    if not resume.grows or model.facts.depends_on_length:  # a token alone is no long prompt's
+        return frozenset()
+    trial = _Trial(model, resume, bases, slots, whole, bound)
+    makes: dict[Any, list[int]] = {}
+    for number, block in enumerate(model.module.get_submodule(resume.blocks).children()):
+        if number + 1 < resume.num_blocks:
+            makes.setdefault(_make(block), []).append(number)
+    try:
+        found = [
+            (blocks, trial.of_blocks({blocks[0], blocks[len(blocks) // 2], blocks[-1]}))
+            for blocks in makes.values()
+        ]
+    except Exception:
+        return frozenset()
+    return frozenset(
+        tap
+        for blocks, names in found
+        for block in blocks
+        for name, side in names
+        if (tap := Tap(f"{resume.blocks}.{block}.{name}", side)).module in resume.block_of
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """See `find_confined`."""
+
+    model: "LoadedModel"
+    resume: Resume
+    bases: Slab
+    slots: Tensor
+    whole: Mapping[Tap, Tensor]
+    bound: float
+
+    def of_blocks(self, blocks: Iterable[int]) -> set[tuple[str, Side]]:
+        """The path from the block, and the side, of the taps that are confined in all of `blocks`."""
+        num_tokens = self.bases.extent.num_tokens
+        tokens = [token for token in (num_tokens // 2 - 1, num_tokens // 2) if 0 <= token < num_tokens - 1]
+        found = [
+            {(tap.module.removeprefix(f"{self.resume.blocks}.{block}."), tap.side) for tap in taps}
+            for block in blocks
+            for token in tokens
+            for taps in [self.of_block(block, token)]
+        ]
+        return set.intersection(*found) if found else set()
+
+    def of_block(self, block: int, token: int) -> list[Tap]:
+        """The taps inside a block where a change of `token` stays with it, also if it goes through alone."""
+        taps = self._taps(block)
+        generator = torch.Generator().manual_seed(1)
+        noise = [noise_like(self.whole[tap], generator) for tap in taps]
+        changes = [[added(tap, token, one)] for tap, one in zip(taps, noise, strict=True)]
+        # Adding nothing lays tensors out as adding noise does, and their layout shows in the last bits.
+        nothing = [[added(tap, token, one.mul(0))] for tap, one in zip(taps, noise, strict=True)]
+        clean, _ = self._handed_on(block, range(token, token + 2), nothing)
+        changed, failed = self._handed_on(block, range(token, token + 2), changes)
+        alone, failed_alone = self._handed_on(block, range(token, token + 1), changes)
+        return [
+            tap
+            for row, tap in enumerate(taps)
+            if row not in failed
+            and row not in failed_alone
+            and torch.equal(clean[row, 1], changed[row, 1])
+            and not torch.equal(clean[row, 0], changed[row, 0])
+            and _is_near(alone[row, 0], changed[row, 0], self.bound)
+        ]
+
+    def _taps(self, block: int) -> list[Tap]:
+        """Those of modules inside the block that show every token."""
+        shape = (len(self.slots), self.bases.extent.num_tokens)
+        return [
+            tap
+            for tap, there in self.whole.items()
+            if self.resume.block_of.get(tap.module) == block
+            and tap.module != self.resume.input_of(block).module
+            and there.dim() == 3
+            and there.shape[:2] == shape
+        ]
+
+    def _handed_on(
+        self, block: int, tokens: range, rows: Sequence[Sequence[Change]]
+    ) -> tuple[Tensor, Mapping[int, Exception]]:
+        """What the next block is given, [n, len(tokens), W]; and the rows that could not be changed."""
+        edits = Edits(rows, tokens.stop, holds_nothing, first=tokens.start)
+        slots = self.slots[torch.arange(len(rows), device=self.slots.device) % len(self.slots)]
+        hidden, seen = through(self.model, self.resume, self.bases, slots, block, tokens, edits.visits())
+        return hidden, edits.failures(seen)
+
+
+def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
+    """What a block is made of."""
+    return tuple((name, type(module)) for name, module in block.named_modules())
+
+
+def _is_near(found: Tensor, expected: Tensor, bound: float) -> bool:
+    return bool((found - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-30))
