@@ -17,7 +17,7 @@ from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.replay.base_runs import Slab
 from workers.replay.layers import Before, RunCache
-from workers.replay.resume import Resume, num_rows_at
+from workers.replay.resume import Resume
 
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
@@ -151,11 +151,6 @@ def _inputs(
         positions = torch.arange(first, first + num_tokens, device=slots.device)
         inputs["position_ids"] = positions.expand(batch, -1)
     return inputs
-
-
-def rows_at(resume: Resume, rows: Suffix, tap: Tap) -> int:
-    """How many of the rows a visit at `tap` sees."""
-    return num_rows_at(resume, rows.starts, tap)
 
 
 def _beginner(rows: Suffix, block: int) -> Visit:
