@@ -133,19 +133,26 @@ def _explain(connection: duckdb.DuckDBPyConnection, message: str) -> str:
     at = next((i for i, line in enumerate(rest) if line.startswith("LINE ")), len(rest))
     pointer = "".join(f"\n{line}" for line in rest[at : at + 2])
     if found := _UNKNOWN_COLUMN.search(head):
-        name = found[1] or found[2]
-        columns = _column_names(connection)
-        return f'{head}; "DESCRIBE results" lists a view\'s columns{nearest(name, columns)}{pointer}'
+        name, columns = found[1] or found[2], _columns(connection)
+        views = columns.get(name)
+        hint = f"; there is one in {', '.join(views)}" if views else nearest(name, columns)
+        return f'{head}; "DESCRIBE results" lists a view\'s columns{hint}{pointer}'
     if found := _UNKNOWN_TABLE.search(head):
         views = _view_names(connection)
         return f"{head}; there are {', '.join(views)}{nearest(found[1], views)}{pointer}"
     return head + pointer
 
 
-def _column_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    views = set(_view_names(connection))
-    rows = connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall()
-    return list(dict.fromkeys(column for table, column in rows if table in views))
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """The views that have each column."""
+    known = set(_view_names(connection))
+    views: dict[str, list[str]] = {}
+    for table, column in connection.execute(
+        "SELECT table_name, column_name FROM duckdb_columns()"
+    ).fetchall():
+        if table in known and table not in views.setdefault(column, []):
+            views[column].append(table)
+    return views
 
 
 def _view_names(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -96,6 +96,9 @@ def test_unknown_names_come_with_the_nearest_and_how_to_list_them(
         QueryError, match=r'"layr" not found.*"DESCRIBE results" lists.*did you mean \'layer\''
     ):
         run_query(connection, "SELECT layr FROM results")
+    with pytest.raises(QueryError, match=r'"tier" not found.*there is one in .*results') as error:
+        run_query(connection, "SELECT tier FROM batches")
+    assert "did you mean" not in str(error.value)
     with pytest.raises(QueryError, match=r"there are .*results.*did you mean 'results'\?") as error:
         run_query(connection, "FROM resluts")
     assert "_0_" not in str(error.value)
