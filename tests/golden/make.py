@@ -1,4 +1,4 @@
-"""Making the golden studies. Run once, at commit a55d0fc, transformers 5.23.0, torch 2.13.0.
+"""Making the golden studies. Run once, at commit a55d0fc, with transformers 5.23.0 and torch 2.13.0 on a CPU.
 
     git worktree add --detach /some/where/format1 8e50dd2^      # the last version that wrote plan format 1
     PYTHONPATH=. python -m tests.golden.make /srv/golden /some/where/format1
@@ -13,7 +13,8 @@ finished/    what they showed once the same command had gone on to the end; not 
 ```
 
 Three things are other than for a user: the host is called golden, slices of trainings are short, so that
-there is a middle to be killed in, and files are merged above two where a recipe says so.
+there is a middle to be killed in, and files are merged above two where a recipe says so. (``/srv/golden`` is
+where the autoencoder's file lay: its path is in the plan of ``fits``. Nothing else knows where it was made.)
 """
 
 __all__ = ("main",)
@@ -61,7 +62,7 @@ class Step:
     file: str = "study.yaml"
     env: dict[str, str] = field(default_factory=dict)
     as_text: bool = False
-    """Whether the study is given as text: paths in it stay relative to the current folder."""
+    """Whether the study is given as text, and not as a file."""
     code: int = 0
     older: bool = False
     """Whether the version that wrote plans of format 1 does it."""
