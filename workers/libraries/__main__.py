@@ -1,5 +1,7 @@
 """Tries every place with the versions at hand: a JSON object on stdout, versions and outcomes."""
 
+__all__ = ["main"]
+
 import json
 import sys
 import warnings

@@ -18,7 +18,6 @@ __all__ = [
     "quiet",
     "silent",
     "text_config",
-    "version",
 ]
 
 import importlib
@@ -27,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -178,13 +178,6 @@ def attention_of(module: nn.Module) -> str:
     return str(getattr(config, "_attn_implementation", None) or "unknown")
 
 
-def version() -> str:
-    """Version of the library."""
-    from importlib.metadata import version as version_of
-
-    return version_of("transformers")
-
-
 @contextmanager
 def silent() -> Iterator[None]:
     """Calls without Python's warnings: a keyword that is going away is ours to see, not a user's."""
@@ -298,104 +291,82 @@ def _probe_quiet() -> str | None:
     return None if changed and library.get_verbosity() == before else "its warnings are shown"
 
 
-_SEEN = "5.20.0 to 5.24.0"
+_place = partial(Place, library="transformers", seen_with="5.20.0 to 5.24.0")
 
 PLACES = (
-    Place(
-        library="transformers",
+    _place(
         name="forward(cache=…), before 5.24 forward(past_key_values=…)",
         used_for="handing a forward the keys and values of what comes before the first changed token",
-        seen_with=_SEEN,
         without="another argument that fills a cache is found by calling; else models run hooked, and say so",
         marks=_CACHE_KEYWORDS[1:],
         probe=_keyword_probe(_CACHE_KEYWORDS, "cache", "another keyword, found by calling"),
     ),
-    Place(
-        library="transformers",
+    _place(
         name="forward(use_cache=…)",
         used_for="runs that make no cache where none is wanted",
-        seen_with=_SEEN,
         without="every whole run makes a cache that nobody reads: slower, the same numbers",
         marks=(f'"{_USE_CACHE}"', f"{_USE_CACHE}="),
         probe=_keyword_probe((_USE_CACHE,), "use_cache", "whole runs make a cache that nobody reads"),
     ),
-    Place(
-        library="transformers",
+    _place(
         name="forward(position_ids=…)",
         used_for="telling a resumed forward where its tokens lie",
-        seen_with=_SEEN,
         without="the model counts positions by its cache, which the check at load tries",
         marks=(f'"{_POSITIONS}"', f"{_POSITIONS}="),
         probe=_keyword_probe((_POSITIONS,), "positions", "positions are counted by the cache"),
     ),
-    Place(
-        library="transformers",
+    _place(
         name="forward(inputs_embeds=…)",
         used_for="resumed forwards, whose first hidden states come from the base's clean run",
-        seen_with=_SEEN,
         without="token ids stand in: their embeddings are looked up and thrown away",
         marks=(),
         probe=_keyword_probe((_VECTORS,), "vectors", "token ids stand in"),
     ),
-    Place(
-        library="transformers",
+    _place(
         name="cache_utils.Cache and DynamicLayer; a layer's update, get_seq_length, get_mask_sizes",
         used_for="a cache of our own, whose rows grow from block to block",
-        seen_with=_SEEN,
         without="classes are found by what they do; where none is, nothing is resumed, and the run says so",
         marks=("cache_utils", "DynamicLayer"),
         probe=_probe_classes,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="blocks that return what their own `forward` returns, and mask and rotary tables of one row",
         used_for="skipping the blocks before a job's first changed one; rows that begin at different blocks",
-        seen_with=_SEEN,
         without="models run from one block, or hooked, as the check at load finds, and say so",
         marks=(),
         probe=_probe_resumed,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="output.logits",
         used_for="reading a run",
-        seen_with=_SEEN,
         without="the first tensor [B, T, V] of the output is taken",
         marks=(),
         probe=_probe_output,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="get_output_embeddings, get_input_embeddings",
         used_for="finding the unembedding, and the width of vectors for tokens",
-        seen_with=_SEEN,
         without="the model is refused: it has no unembedding",
         marks=(),
         probe=_probe_embeddings,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="config.get_text_config",
         used_for="the window of sliding attention, and the most positions, of models of text and images",
-        seen_with=_SEEN,
         without="text_config, or the config itself, is read",
         marks=("get_text_config",),
         probe=_probe_config,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="config._attn_implementation",
         used_for="the report of a loaded model",
-        seen_with=_SEEN,
         without="the report calls the attention kernel unknown",
         marks=("_attn_implementation",),
         probe=_probe_attention,
     ),
-    Place(
-        library="transformers",
+    _place(
         name="utils.logging: verbosity and progress bars",
         used_for="loading without lines that are not ours",
-        seen_with=_SEEN,
         without="the library's own lines are shown",
         marks=("set_verbosity_error",),
         probe=_probe_quiet,
