@@ -184,7 +184,7 @@ def show(found: Sequence[StudyStatus]) -> str:
         ]
         for one in found
     ]
-    return table(["study", "jobs done", "", "failed", "parts", "last commit", "models", "driver"], rows)
+    return table(["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"], rows)
 
 
 def _done(one: StudyStatus) -> tuple[str, str]:

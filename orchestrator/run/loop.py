@@ -194,7 +194,7 @@ class Loop:
         Raises:
             RunError: no worker is left that has what is required.
         """
-        name = self._plan.lanes[ready.taken.lane].spec.title
+        name = self._plan.lanes[ready.taken.lane].spec.ref
         self._progress.capability(name, ready.capability)
         lacking = ready.capability.lacking(self._require)
         if not lacking and self._stop.reason is None:

@@ -13,6 +13,7 @@ __all__ = [
     "attention_of",
     "cache_class",
     "find_keywords",
+    "hidden_keyword",
     "layer_class",
     "logits_of",
     "quiet",
@@ -41,6 +42,7 @@ _USE_CACHE, _POSITIONS, _VECTORS, _IDS = "use_cache", "position_ids", "inputs_em
 _NEVER_A_CACHE = frozenset(
     {_IDS, _USE_CACHE, _POSITIONS, _VECTORS, "self", "attention_mask", "labels", "logits_to_keep"}
 )
+_HIDDEN = "hidden_states"
 _CACHE_METHODS = ("update", "get_seq_length", "get_mask_sizes")
 
 
@@ -119,6 +121,21 @@ def find_keywords(
         positions=_POSITIONS if works(**{_IDS: tokens, _POSITIONS: positions, **quiet_run}) else None,
         vectors=_VECTORS if vectors is not None and works(**{_VECTORS: vectors, **quiet_run}) else None,
     )
+
+
+def hidden_keyword(arguments: Mapping[str, Any]) -> str | None:
+    """Name of the argument that is a block's hidden state, among those given by keyword; None where none is.
+
+    ``hidden_states`` in every model seen; elsewhere the only activations [B, T, W] there are.
+    """
+    if isinstance(arguments.get(_HIDDEN), Tensor):
+        return _HIDDEN
+    alike = [
+        name
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3
+    ]
+    return alike[0] if len(alike) == 1 else None
 
 
 def cache_class() -> type:
@@ -258,6 +275,19 @@ def _probe_resumed() -> str | None:
     return "; ".join(lost) or None
 
 
+def _probe_hidden() -> str | None:
+    seen: list[str | None] = []
+
+    def look(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen.append(hidden_keyword(given))
+
+    module = _tiny()
+    module.model.layers[0].self_attn.register_forward_pre_hook(look, with_kwargs=True)
+    with torch.inference_mode():
+        module(input_ids=torch.tensor([[1, 2]]))
+    return None if seen[0] in (None, _HIDDEN) else f"found by its shape: {seen[0]}"
+
+
 def _probe_output() -> str | None:
     with torch.inference_mode():
         output = _tiny()(input_ids=torch.tensor([[1, 2]]))
@@ -335,6 +365,13 @@ PLACES = (
         without="models run from one block, or hooked, as the check at load finds, and say so",
         marks=(),
         probe=_probe_resumed,
+    ),
+    _place(
+        name="forward(hidden_states=…) of modules inside a block",
+        used_for="finding what a module is given, where it is given by keyword",
+        without="the only activations [B, T, W] among the arguments are taken; several are refused",
+        marks=(f'"{_HIDDEN}"', f"{_HIDDEN}:"),
+        probe=_probe_hidden,
     ),
     _place(
         name="output.logits",
