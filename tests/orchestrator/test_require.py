@@ -44,7 +44,7 @@ def run_without_cache(*arguments: object, cwd: Path) -> "subprocess.CompletedPro
 
 def zoo_study(tmp_path: Path, **keys: Any) -> Path:
     model = {"ref": "zoo:gpt", "width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 9, "seed": 0}
-    pairs = [{"base_ids": [1, 2, 3], "source_ids": [4, 5, 6], "label_id": 3, "base_label_id": 4}]
+    pairs = [{"base_ids": [1, 2, 3], "source_ids": [4, 5, 6], "label": 3, "base_label": 4}]
     sweep = [{"sites": ["mlp_output"], "layers": "all", "positions": "all"}]
     path = tmp_path / "zoo.yaml"
     content = {"study": "zoo", "model": model, "pairs": pairs, "sweep": sweep, **keys}
