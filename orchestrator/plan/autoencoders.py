@@ -1,7 +1,7 @@
-"""The files of sparse autoencoders that a study names, and what of them is in the identity of a fit and of a plan.
+"""The files of sparse autoencoders that a study names, and what of them is in identities of fits and plans.
 
-A file that is read as every version read it is in there with its bytes alone. How any other one is read is in there
-as well, so that no study goes on with features that an earlier version read otherwise.
+Of a file that is read as every version read it these are the bytes alone. How any other one is read is in
+there as well, so that no study goes on with features that an earlier version read otherwise.
 """
 
 __all__ = ["Weights", "weights_at", "weights_of"]

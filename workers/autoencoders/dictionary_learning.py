@@ -175,7 +175,11 @@ def _k(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors
 def _check_groups(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors) -> None:
     """The groups of a Matryoshka have to be all of the features, which all are used."""
     said, stored = trainer.get("group_sizes"), config.facts.get("group_sizes")
-    if isinstance(said, list) and sum(said) != tensors.num_features:
+    if said is not None and (
+        not isinstance(said, list)
+        or any(not isinstance(size, int) for size in said)
+        or sum(said) != tensors.num_features
+    ):
         raise wrong(
             config.path, f"{prefix}group_sizes", f"{said} are not the {tensors.num_features} features"
         )

@@ -75,10 +75,12 @@ def read_sae_lens(config: Config) -> Reading:
     """
     where, data = config.path, config.data
     check_keys(where, data, used=_USED, unused=_UNUSED)
+    if not isinstance(data.get("metadata") or {}, Mapping):
+        raise wrong(where, "metadata", f"{data['metadata']!r} is no object")
     _check_no_transcoder(where, data)
     _check_metadata(where, data)
     _check_reshape(where, data)
-    activation, k = _activation(where, data)
+    activation, key, k = _activation(where, data)
     is_rescaled = flag(where, data, "rescale_acts_by_decoder_norm", missing=False)
     if is_rescaled and activation not in ("topk", "batchtopk"):
         name = data.get("architecture", "standard")
@@ -88,7 +90,7 @@ def read_sae_lens(config: Config) -> Reading:
     tensors = _tensors(config, activation)
     check_sizes(where, data, {"d_in": tensors.width, "d_sae": tensors.num_features})
     if k is not None:
-        check_k(where, "k", k, tensors.num_features, is_whole=activation == "topk")
+        check_k(where, key, k, tensors.num_features, is_whole=activation == "topk")
     normalization, scale = _normalization(config)
     kind = Kind(
         activation=activation,
@@ -106,7 +108,7 @@ def read_sae_lens(config: Config) -> Reading:
 def _check_no_transcoder(where: Path, data: Mapping[str, Any]) -> None:
     metadata = data.get("metadata") or {}
     for key in _TRANSCODERS:
-        for name, value in ((key, data.get(key)), (f"metadata.{key}", dict(metadata).get(key))):
+        for name, value in ((key, data.get(key)), (f"metadata.{key}", metadata.get(key))):
             if value not in (None, False, ""):
                 raise wrong(
                     where,
@@ -131,8 +133,8 @@ def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
         raise wrong(where, "reshape_activations", f"{found!r} is not known; known are 'none' and 'hook_z'")
 
 
-def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, float | None]:
-    """What is done to the encoder's output, and the ``k`` that it was trained with."""
+def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, Any]:
+    """What is done to the encoder's output, and the ``k`` that it was trained with, after its key."""
     name = data.get("architecture", "standard")
     if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise wrong(where, "architecture", f"{name!r} is not known; known are {', '.join(_ARCHITECTURES)}")
@@ -142,7 +144,7 @@ def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, float
         for key, k in (("k", data.get("k")), ("activation_fn_kwargs.k", arguments.get("k")))
         if k is not None
     }
-    if len({*given.values()}) > 1:
+    if len(given) > 1 and data["k"] != arguments["k"]:
         raise wrong(where, "k", f"{data['k']!r}, and activation_fn_kwargs has {arguments['k']!r}")
     activation = _ARCHITECTURES[name]
     if function == "topk" and activation == "relu":
@@ -154,7 +156,7 @@ def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, float
             raise wrong(where, key, f"{k!r}, which the architecture {name!r} does not have")
     if activation == "topk" and not given:
         raise wrong(where, "k", "is missing, and a TopK needs it")
-    return activation, next(iter(given.values()), None)
+    return (activation, *next(iter(given.items()), ("k", None)))
 
 
 def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
@@ -163,7 +165,7 @@ def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping
     for key, value in named.items():
         if value not in ("relu", "topk"):
             raise wrong(where, key, f"{value!r} is not known; known are 'relu' and 'topk'")
-    if len({*named.values()}) > 1:
+    if len(set(named.values())) > 1:
         raise wrong(where, _ACTIVATION_KEYS[0], "and activation_fn name two functions; keep one of them")
     arguments = data.get("activation_fn_kwargs") or {}
     if not isinstance(arguments, Mapping):

@@ -27,7 +27,7 @@ _OWN_CONFIGS = ("{}_cfg.json", "{}.cfg.json", "{}_config.json", "{}.config.json"
 """Configs of one file, by its name without the suffix; where there is one, the folder's say nothing."""
 _CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
 _CHECKPOINTS = "checkpoints"
-"""The folder in which dictionary_learning keeps earlier states, below that of the config."""
+"""The folder in which some keep the tensors, below that of the config."""
 _SCALER = "activation_scaler.json"
 _CHUNK_BYTES = 1 << 24
 
@@ -97,7 +97,7 @@ def files_beside(path: Path) -> list[Path]:
     own = [path.parent / name.format(path.stem) for name in _OWN_CONFIGS]
     shared = [path.parent / name for name in _CONFIGS]
     if path.parent.name == _CHECKPOINTS:
-        shared.append(path.parent.parent / "config.json")
+        shared += [path.parent.parent / name for name in _CONFIGS]
     return [one for one in (*own, *shared, path.parent / _SCALER) if one.is_file() and one != path]
 
 
@@ -167,8 +167,7 @@ def _config_of(path: Path, facts: Mapping[str, TensorFacts]) -> Reading | None:
         StudyError: it cannot be followed, or there are two.
     """
     beside = [one for one in files_beside(path) if one.name != _SCALER]
-    shared = {path.parent / name for name in _CONFIGS} | {path.parent.parent / "config.json"}
-    own = [one for one in beside if one not in shared]
+    own = [one for one in beside if one.name not in _CONFIGS]
     found = [config for one in own or beside if (config := _read(one, path, facts)) is not None]
     if len(found) > 1:
         raise StudyError(
