@@ -1,6 +1,11 @@
 """Promise: a study swaps the features of a sparse autoencoder from a file, and keeps what it misses of the
 base; what the study is made of is the file's bytes, wherever it lies."""
 
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import swapyard as sy
+from orchestrator.plan.planner import Planner
+from studies.identity import content_id, lane_identity
 
 W, K = 32, 48
 PLACE = {"site": "block_output", "layer": 1, "position": -1}
@@ -37,8 +44,11 @@ def saved(path: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def study(model: Path, path: Path | str, sweep: list[Any], **more: Any) -> sy.Study:
+    screen = more.pop("screen", None)
     fits = {"S": {"method": "sae", "path": str(path), **more}}
-    return sy.Study(study="sae", model=str(model), pairs=capital_pairs(), fits=fits, sweep=sweep)
+    return sy.Study(
+        study="sae", model=str(model), pairs=capital_pairs(), fits=fits, sweep=sweep, screen=screen
+    )
 
 
 def run(made: sy.Study, store: Path, **options: Any) -> sy.Results:
@@ -50,19 +60,13 @@ def logits(results: sy.Results) -> dict[tuple[str, str], list[float]]:
     return {(subspace, how): found for subspace, how, found in results.sql(query).fetchall()}
 
 
-def by_hand(
-    model: Path, weights: dict[str, Tensor], features: slice, centered: bool, scale: float
-) -> list[float]:
-    """The labels' logits, with a hook of plain torch: the source's features replace, or with a scale are
-    added to, the base's; in the order of the pairs' ids."""
+def by_hand(model: Path, change: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+    """The labels' logits, with a hook of plain torch that makes `change` of the base's and the source's
+    activation [W]; in the order of the pairs' ids."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     network, words = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
     block = network.model.layers[1]
-
-    def encode(x: Tensor) -> Tensor:
-        z = (x - weights["b_dec"] * centered) @ weights["W_enc"] + weights["b_enc"]
-        return z * (z > weights["threshold"])
 
     @torch.no_grad()
     def label_logit(pair: dict[str, str]) -> float:
@@ -72,11 +76,7 @@ def by_hand(
             hidden = (out[0] if isinstance(out, tuple) else out).clone()
             held.append(hidden[0, -1].clone())
             if len(held) > 1:
-                source, base = encode(held[0]), encode(held[1])
-                changed = base.clone()
-                changed[features] = source[features] + scale * base[features]
-                missed = held[1] - base @ weights["W_dec"]
-                hidden[0, -1] = changed @ weights["W_dec"] + missed
+                hidden[0, -1] = change(held[1], held[0])
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         hook = block.register_forward_hook(swap)
@@ -86,6 +86,42 @@ def by_hand(
         return float(runs[1][label[-1]])
 
     return [label_logit(pair) for pair in capital_pairs()]
+
+
+def exchanged(
+    weights: dict[str, Tensor], features: slice, centered: bool, scale: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The source's features replace, or with a scale are added to, the base's."""
+
+    def encode(x: Tensor) -> Tensor:
+        z = (x - weights["b_dec"] * centered) @ weights["W_enc"] + weights["b_enc"]
+        return z * (z > weights["threshold"])
+
+    def change(base: Tensor, source: Tensor) -> Tensor:
+        changed, before = encode(base), encode(base)
+        changed[features] = encode(source)[features] + scale * before[features]
+        return changed @ weights["W_dec"] + (base - before @ weights["W_dec"])
+
+    return change
+
+
+def normalized_topk(weights: dict[str, Tensor], k: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The source's features replace the base's, as an autoencoder of normalised activations has them."""
+
+    def encode(x: Tensor) -> Tensor:
+        x = (x - x.mean()) / (x.std() + 1e-5) - weights["b_dec"]
+        z = x @ weights["W_enc"] + weights["b_enc"]
+        kept = z.argsort(descending=True)[:k]
+        return torch.zeros_like(z).index_copy(0, kept, z[kept].relu())
+
+    def change(base: Tensor, source: Tensor) -> Tensor:
+        before, after = (
+            (encode(x) @ weights["W_dec"] + weights["b_dec"]) * base.std() + base.mean()
+            for x in (base, source)
+        )
+        return after + (base - before)
+
+    return change
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -99,7 +135,7 @@ def test_features_are_swapped_and_what_is_missed_of_the_base_is_kept(
     found = logits(results)
     for subspace, features in (("S", slice(0, K)), ("S[0:16]", slice(0, 16))):
         for how, scale in (("vanilla", 0.0), ("add", 1.0)):
-            wanted = by_hand(tiny_folder, weights, features, centered, scale)
+            wanted = by_hand(tiny_folder, exchanged(weights, features, centered, scale))
             assert sorted(found[subspace, how]) == pytest.approx(sorted(wanted), abs=1e-5)
     assert found["S", "vanilla"] != pytest.approx(found["S[0:16]", "vanilla"], abs=1e-4)
     columns = "name, method, made, seed, rank, position"
@@ -132,6 +168,140 @@ def test_a_file_is_known_by_its_bytes_and_not_by_its_path(tmp_path: Path, tiny_f
     changed = run(study(tiny_folder, moved, sweep), tmp_path, replace=True)
     assert changed.outcome is not None and changed.outcome.num_ran == 12
     assert logits(changed)["S", "vanilla"] != pytest.approx(before["S", "vanilla"], abs=1e-4)
+
+
+def folder_of(path: Path, weights: dict[str, Tensor], **config: Any) -> Path:
+    """A folder of SAELens."""
+    path.mkdir()
+    save_file(weights, path / "sae_weights.safetensors")
+    (path / "cfg.json").write_text(json.dumps({"d_in": W, "d_sae": K, **config}))
+    return path
+
+
+def bare(*names: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in matrices().items() if name not in names}
+
+
+def test_features_of_another_kind_are_swapped_as_its_config_says(tmp_path: Path, tiny_folder: Path) -> None:
+    weights = bare("threshold")
+    said = {
+        "architecture": "topk",
+        "k": 4,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "layer_norm",
+    }
+    path = folder_of(tmp_path / "topk", weights, **said)
+    results = run(
+        study(tiny_folder, path, [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]), tmp_path
+    )
+    wanted = by_hand(tiny_folder, normalized_topk(weights, 4))
+    assert sorted(logits(results)["S", "vanilla"]) == pytest.approx(sorted(wanted), abs=1e-5)
+
+
+def test_the_estimate_of_a_swap_of_features_is_that_of_the_equations(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """To first order: the change of the activation times the gradient of the label's logit."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = bare("threshold")
+    said = {
+        "architecture": "topk",
+        "k": 4,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "layer_norm",
+    }
+    path = folder_of(tmp_path / "topk", weights, **said)
+    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
+    results = run(study(tiny_folder, path, sweep, screen={"method": "attribution", "keep": 1}), tmp_path)
+    network, words = (
+        AutoModelForCausalLM.from_pretrained(tiny_folder).eval(),
+        AutoTokenizer.from_pretrained(tiny_folder),
+    )
+    change = normalized_topk(weights, 4)
+
+    def estimate(pair: dict[str, str]) -> float:
+        held: list[Tensor] = []
+
+        def keep(module: Any, given: Any, out: Any) -> None:
+            held.append(out[0] if isinstance(out, tuple) else out)
+            held[-1].retain_grad()
+
+        hook = network.model.layers[1].register_forward_hook(keep)
+        logits = [
+            network(**words(pair[key], return_tensors="pt")).logits[0, -1] for key in ("source", "base")
+        ]
+        hook.remove()
+        label, other = (
+            words(pair[key], add_special_tokens=False)["input_ids"][-1] for key in ("label", "base_label")
+        )
+        (logits[1][label] - logits[1][other]).backward()
+        source, base = (one[0, -1].detach() for one in held)
+        return float((change(base, source) - base) @ held[1].grad[0, -1])
+
+    found = [value for (value,) in results.sql("SELECT estimated_change FROM screening").fetchall()]
+    wanted = sum(estimate(pair) for pair in capital_pairs()) / 12
+    assert found == [pytest.approx(wanted, abs=1e-5)]
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_features_as_they_always_were_have_the_identity_that_they_always_had(
+    tmp_path: Path, tiny_folder: Path, centered: bool
+) -> None:
+    """Whether nothing, or a config, says what names alone say."""
+    weights = matrices()
+    path = saved(tmp_path / "a" / "w.safetensors", weights)
+    said = folder_of(tmp_path / "b", weights, architecture="jumprelu", apply_b_dec_to_input=centered)
+    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
+    made = study(tiny_folder, path, sweep, **({"centered": True} if centered else {}))
+    ((spec, facts),) = Planner(made, say=lambda line: None).models
+    lane, sha256 = lane_identity(facts, spec), hashlib.sha256(path.read_bytes()).hexdigest()
+    # What version 0.1 hashed.
+    content = {"model": lane, "method": "sae", "site": "block_output", "layer": 1, "heads": None}
+    content |= {"sha256": sha256} | ({"centered": True} if centered else {})
+    identity = content_id("fit", content).hex
+    for number, one in enumerate((made, study(tiny_folder, said, sweep))):
+        assert run(one, tmp_path / str(number)).sql("SELECT fit FROM fits").fetchall() == [(identity,)]
+
+
+def test_a_study_goes_on_with_no_feature_that_was_read_otherwise(tmp_path: Path, tiny_folder: Path) -> None:
+    """What was a plain ReLU, for want of its config, is another fit once the config is there."""
+    path = saved(tmp_path / "a" / "w.safetensors", bare("threshold"))
+    sweep = [{**PLACE, "subspaces": ["all", "S"], "interventions": ["vanilla"]}]
+    fits, numbers = [], []
+    config = {"d_in": W, "d_sae": K, "activation_fn_str": "topk"}
+    for k, num_new in ((None, 24), (4, 12), (5, 12)):
+        if k is not None:
+            said = {**config, "activation_fn_kwargs": {"k": k}}
+            (path.parent / "cfg.json").write_text(json.dumps(said))
+        found = run(study(tiny_folder, path, sweep), tmp_path)
+        assert found.outcome is not None and found.outcome.num_ran == num_new
+        fits += found.sql("SELECT fit FROM fits").fetchall()
+        numbers.append(tuple(logits(found)["S", "vanilla"]))
+    assert len(set(fits)) == len(fits) == len(set(numbers)) == 3
+
+
+def test_a_pickle_is_planned_without_torch(tmp_path: Path, tiny_folder: Path) -> None:
+    weights, path = bare("threshold"), tmp_path / "ae"
+    path.mkdir()
+    named = layers(weights)
+    named["b_dec"] = named.pop("decoder.bias")
+    torch.save({**named, "k": torch.tensor(4)}, path / "ae.pt")
+    trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": W, "dict_size": K, "k": 4}
+    (path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    sweep = [{**PLACE, "subspaces": ["all", f"S[0:{K}]"], "interventions": ["vanilla"]}]
+    made = study(tiny_folder, path, sweep)
+    (tmp_path / "sae.yaml").write_text(made.to_yaml())
+    code = (
+        "import sys; import swapyard as sy; sy.plan(sy.load_study(sys.argv[1]), store=sys.argv[2]);"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "sae.yaml"), str(tmp_path)], check=True)
+    found = logits(run(made, tmp_path))
+    folder = folder_of(tmp_path / "same", weights, architecture="topk", k=4, apply_b_dec_to_input=True)
+    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
+    wanted = logits(run(study(tiny_folder, folder, sweep), tmp_path / "other"))
+    assert found[f"S[0:{K}]", "vanilla"] == pytest.approx(wanted["S", "vanilla"], abs=1e-5)
 
 
 def test_a_path_is_relative_to_the_study_file(tmp_path: Path, tiny_folder: Path) -> None:

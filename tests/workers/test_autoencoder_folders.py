@@ -1,5 +1,5 @@
-"""Promise: an autoencoder is read by the config that lies beside it, from safetensors, npz and pickles alike; a
-planner looks into them without torch, and no pickle is run."""
+"""Promise: an autoencoder is read by the config that lies beside it, from safetensors, npz and pickles alike;
+a planner looks into them without torch, and no pickle is run."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Promise: an autoencoder that is not known, that contradicts its tensors, or that needs what is not stored is
-refused by the name of the key; what is said of training refuses nothing; no file is read as a plain ReLU for want
-of a config."""
+"""Promise: an autoencoder that is not known, that contradicts its tensors, or that needs what is not stored
+is refused by the name of the key; what is said of training refuses nothing; no file is read as a plain ReLU
+for want of a config."""
 
 from pathlib import Path
 from typing import Any
