@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from running import capital_pairs
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import swapyard as sy
+from orchestrator.plan.clean import CachedScorer
 from orchestrator.plan.planner import Planner
 from studies.identity import content_id, lane_identity
 
@@ -60,32 +63,80 @@ def logits(results: sy.Results) -> dict[tuple[str, str], list[float]]:
     return {(subspace, how): found for subspace, how, found in results.sql(query).fetchall()}
 
 
+@lru_cache
+def plain(model: Path) -> tuple[Any, Any]:
+    """The network and its tokeniser."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
+
+
+@lru_cache
+def clean(model: Path, prompt: str) -> Tensor:
+    """What layer 1 writes at the last token [W]."""
+    held: list[Tensor] = []
+
+    def touch(hidden: Tensor) -> Tensor:
+        held.append(hidden[0, -1].detach().clone())
+        return hidden
+
+    last_logits(model, prompt, touch)
+    return held[0]
+
+
+def last_logits(model: Path, prompt: str, touch: Callable[[Tensor], Tensor]) -> Tensor:
+    """The logits [V] at the last token once `touch` was at what layer 1 writes [1, T, W]."""
+    network, words = plain(model)
+
+    def change(module: Any, given: Any, out: Any) -> Any:
+        return (touch(out[0]), *out[1:]) if isinstance(out, tuple) else touch(out)
+
+    hook = network.model.layers[1].register_forward_hook(change)
+    logits: Tensor = network(**words(prompt, return_tensors="pt")).logits[0, -1]
+    hook.remove()
+    return logits
+
+
+def label_of(model: Path, text: str) -> int:
+    return int(plain(model)[1](text, add_special_tokens=False)["input_ids"][-1])
+
+
+@torch.no_grad()
 def by_hand(model: Path, change: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
     """The labels' logits, with a hook of plain torch that makes `change` of the base's and the source's
     activation [W]; in the order of the pairs' ids."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    network, words = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
-    block = network.model.layers[1]
-
-    @torch.no_grad()
     def label_logit(pair: dict[str, str]) -> float:
-        held: list[Tensor] = []
+        source = clean(model, pair["source"])
 
-        def swap(module: Any, given: Any, out: Any) -> Any:
-            hidden = (out[0] if isinstance(out, tuple) else out).clone()
-            held.append(hidden[0, -1].clone())
-            if len(held) > 1:
-                hidden[0, -1] = change(held[1], held[0])
-            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+        def swap(hidden: Tensor) -> Tensor:
+            changed = hidden.clone()
+            changed[0, -1] = change(hidden[0, -1], source)
+            return changed
 
-        hook = block.register_forward_hook(swap)
-        runs = [network(**words(pair[key], return_tensors="pt")).logits[0, -1] for key in ("source", "base")]
-        hook.remove()
-        label = words(pair["label"], add_special_tokens=False)["input_ids"]
-        return float(runs[1][label[-1]])
+        return float(last_logits(model, pair["base"], swap)[label_of(model, pair["label"])])
 
     return [label_logit(pair) for pair in capital_pairs()]
+
+
+def estimated(model: Path, change: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The mean over the pairs of what attribution patching says: the change of the activation times the
+    gradient of the label's logit less the base label's."""
+
+    def estimate(pair: dict[str, str]) -> float:
+        held: list[Tensor] = []
+
+        def keep(hidden: Tensor) -> Tensor:
+            held.append(hidden.detach().requires_grad_(True))
+            return held[0]
+
+        logits = last_logits(model, pair["base"], keep)
+        (logits[label_of(model, pair["label"])] - logits[label_of(model, pair["base_label"])]).backward()
+        base = held[0][0, -1].detach()
+        return float((change(base, clean(model, pair["source"])) - base) @ held[0].grad[0, -1])
+
+    found = [estimate(pair) for pair in capital_pairs()]
+    return sum(found) / len(found)
 
 
 def exchanged(
@@ -182,66 +233,25 @@ def bare(*names: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in matrices().items() if name not in names}
 
 
-def test_features_of_another_kind_are_swapped_as_its_config_says(tmp_path: Path, tiny_folder: Path) -> None:
-    weights = bare("threshold")
-    said = {
-        "architecture": "topk",
-        "k": 4,
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "layer_norm",
-    }
-    path = folder_of(tmp_path / "topk", weights, **said)
-    results = run(
-        study(tiny_folder, path, [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]), tmp_path
-    )
-    wanted = by_hand(tiny_folder, normalized_topk(weights, 4))
-    assert sorted(logits(results)["S", "vanilla"]) == pytest.approx(sorted(wanted), abs=1e-5)
-
-
-def test_the_estimate_of_a_swap_of_features_is_that_of_the_equations(
+def test_features_of_another_kind_are_swapped_and_estimated_as_its_config_says(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
-    """To first order: the change of the activation times the gradient of the label's logit."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     weights = bare("threshold")
-    said = {
-        "architecture": "topk",
-        "k": 4,
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "layer_norm",
-    }
-    path = folder_of(tmp_path / "topk", weights, **said)
+    said = {"architecture": "topk", "k": 4, "normalize_activations": "layer_norm"}
+    path = folder_of(tmp_path / "topk", weights, **said, apply_b_dec_to_input=True)
     sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
-    results = run(study(tiny_folder, path, sweep, screen={"method": "attribution", "keep": 1}), tmp_path)
-    network, words = (
-        AutoModelForCausalLM.from_pretrained(tiny_folder).eval(),
-        AutoTokenizer.from_pretrained(tiny_folder),
+    made = study(tiny_folder, path, sweep, screen={"method": "attribution", "keep": 1})
+    results, change = run(made, tmp_path), normalized_topk(weights, 4)
+    assert sorted(logits(results)["S", "vanilla"]) == pytest.approx(
+        sorted(by_hand(tiny_folder, change)), abs=1e-5
     )
-    change = normalized_topk(weights, 4)
+    found = results.sql("SELECT estimated_change FROM screening").fetchall()
+    assert found == [(pytest.approx(estimated(tiny_folder, change), abs=1e-5),)]
 
-    def estimate(pair: dict[str, str]) -> float:
-        held: list[Tensor] = []
 
-        def keep(module: Any, given: Any, out: Any) -> None:
-            held.append(out[0] if isinstance(out, tuple) else out)
-            held[-1].retain_grad()
-
-        hook = network.model.layers[1].register_forward_hook(keep)
-        logits = [
-            network(**words(pair[key], return_tensors="pt")).logits[0, -1] for key in ("source", "base")
-        ]
-        hook.remove()
-        label, other = (
-            words(pair[key], add_special_tokens=False)["input_ids"][-1] for key in ("label", "base_label")
-        )
-        (logits[1][label] - logits[1][other]).backward()
-        source, base = (one[0, -1].detach() for one in held)
-        return float((change(base, source) - base) @ held[1].grad[0, -1])
-
-    found = [value for (value,) in results.sql("SELECT estimated_change FROM screening").fetchall()]
-    wanted = sum(estimate(pair) for pair in capital_pairs()) / 12
-    assert found == [pytest.approx(wanted, abs=1e-5)]
+def planned_fits(cache: Path, made: sy.Study) -> pa.Table:
+    """The fits of the study's plan, of which no run is known yet."""
+    return Planner(made, say=lambda line: None).draft(CachedScorer(cache, None)).plan.tables["fits"]
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -260,8 +270,8 @@ def test_features_as_they_always_were_have_the_identity_that_they_always_had(
     content = {"model": lane, "method": "sae", "site": "block_output", "layer": 1, "heads": None}
     content |= {"sha256": sha256} | ({"centered": True} if centered else {})
     identity = content_id("fit", content).hex
-    for number, one in enumerate((made, study(tiny_folder, said, sweep))):
-        assert run(one, tmp_path / str(number)).sql("SELECT fit FROM fits").fetchall() == [(identity,)]
+    for one in (made, study(tiny_folder, said, sweep)):
+        assert planned_fits(tmp_path, one)["fit"].to_pylist() == [identity]
 
 
 def test_a_study_goes_on_with_no_feature_that_was_read_otherwise(tmp_path: Path, tiny_folder: Path) -> None:
@@ -297,11 +307,8 @@ def test_a_pickle_is_planned_without_torch(tmp_path: Path, tiny_folder: Path) ->
         "assert not {'torch', 'ray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "sae.yaml"), str(tmp_path)], check=True)
-    found = logits(run(made, tmp_path))
-    folder = folder_of(tmp_path / "same", weights, architecture="topk", k=4, apply_b_dec_to_input=True)
-    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
-    wanted = logits(run(study(tiny_folder, folder, sweep), tmp_path / "other"))
-    assert found[f"S[0:{K}]", "vanilla"] == pytest.approx(wanted["S", "vanilla"], abs=1e-5)
+    (spec,) = planned_fits(tmp_path, made)["spec"].to_pylist()
+    assert json.loads(spec)["kind"] == {"activation": "topk", "k": 4} and json.loads(spec)["centered"]
 
 
 def test_a_path_is_relative_to_the_study_file(tmp_path: Path, tiny_folder: Path) -> None:

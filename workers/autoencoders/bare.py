@@ -78,8 +78,8 @@ def _plain(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
 
 
 def _of(activation: Activation, where: str, facts: Mapping[str, TensorFacts], what: str) -> Reading:
-    roles = ROLES[activation]
-    tensors = tensors_of(where, facts, roles - {*_BIASES}, what=what, optional=_BIASES)
+    roles = [role for role in ROLES[activation] if role not in _BIASES]
+    tensors = tensors_of(where, facts, roles, what=what, optional=_BIASES)
     return Reading(kind=Kind(activation=activation), tensors=tensors, centered=None)
 
 

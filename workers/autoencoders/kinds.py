@@ -107,13 +107,11 @@ _LAYERS: tuple[Role, ...] = ("encoder", "decoder", "encoder_bias", "decoder_bias
 _LINEAR = frozenset(("encoder.weight", "decoder.weight"))
 """Weights of linear layers, [out, in]; all other matrices are [in, out]."""
 
-ROLES: Mapping[Activation, frozenset[Role]] = MappingProxyType(
+ROLES: Mapping[Activation, tuple[Role, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(("relu", "topk"), frozenset(_LAYERS)),
-        **dict.fromkeys(("jumprelu", "batchtopk"), frozenset((*_LAYERS, "threshold"))),
-        "gated": frozenset(
-            ("encoder", "decoder", "decoder_bias", "log_magnitude", "gate_bias", "magnitude_bias")
-        ),
+        **dict.fromkeys(("relu", "topk"), _LAYERS),
+        **dict.fromkeys(("jumprelu", "batchtopk"), (*_LAYERS, "threshold")),
+        "gated": ("encoder", "decoder", "decoder_bias", "log_magnitude", "gate_bias", "magnitude_bias"),
     }
 )
 """The tensors that each activation has in both libraries."""
