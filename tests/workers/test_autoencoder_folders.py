@@ -16,6 +16,7 @@ from autoencoder_files import K, W, dictionary, draw, layers, matrices, refused,
 from safetensors.torch import save_file
 
 from workers.autoencoders.files import tensor_facts
+from workers.autoencoders.kinds import Kind
 from workers.autoencoders.weights import read_weights, weights_path
 from workers.change.features import SparseAutoencoder
 from workers.errors import StudyError
@@ -53,6 +54,26 @@ def test_checkpoints_of_dictionary_learning_are_read_by_the_config_above(tmp_pat
     (path / "checkpoints").mkdir()
     moved = (path / "ae.pt").rename(path / "checkpoints" / "ae_100.pt")
     assert SparseAutoencoder.from_file(moved).k == 4
+
+
+def test_what_changes_no_number_is_no_kind(tmp_path: Path) -> None:
+    """So that a study which names alone read right before goes on."""
+    threshold = draw(K, seed=1).abs()
+    ones, batch = {"scaling_factor": torch.ones(K)}, {"architecture": "batchtopk", "k": 3}
+    made = [
+        sae_lens(tmp_path / "a", matrices(**ones), **PLAIN),
+        sae_lens(tmp_path / "b", matrices(threshold=threshold), **{**PLAIN, "architecture": "jumprelu"}),
+        sae_lens(tmp_path / "c", matrices(threshold=threshold), **{**PLAIN, **batch}),
+        dictionary(tmp_path / "d", layers(**{"decoder.bias": draw(W, seed=0)}), dict_class="AutoEncoderNew"),
+        dictionary(tmp_path / "e", matrices(threshold=threshold), dict_class="JumpReluAutoEncoder"),
+    ]
+    save_file(matrices(**ones, log_sparsity=torch.ones(K)), tmp_path / "f.safetensors")
+    save_file(matrices(threshold=-threshold), tmp_path / "g.safetensors")
+    made += [tmp_path / "f.safetensors", tmp_path / "g.safetensors"]
+    assert [read_weights(weights_path(path)).kind for path in made] == [None] * 7
+    negative = {"architecture": "jumprelu", "d_in": W, "d_sae": K}
+    (tmp_path / "g.json").write_text(json.dumps(negative))
+    assert read_weights(tmp_path / "g.safetensors").kind == Kind(activation="jumprelu")
 
 
 @pytest.mark.parametrize("names", [(), ("ae.pt", "params.npz")])

@@ -289,7 +289,7 @@ def test_what_is_said_of_training_refuses_nothing(tmp_path: Path) -> None:
             "holds 'log_jumprelu_threshold', which this version",
         ),
         (matrices(W_skip=torch.ones(W, W)), "holds 'W_skip', which this version does not know"),
-        (matrices(scaling_factor=torch.ones(K)), "holds 'scaling_factor'"),
+        (matrices(scaling_factor=torch.full((K,), 2.0)), "holds 'scaling_factor'"),
         (gated(), r"does not say whether the decoder's bias is taken off .* write centered: true or false"),
         (
             matrices(k=COUNT, threshold=torch.tensor(-1.0), group_sizes=torch.tensor([K])),

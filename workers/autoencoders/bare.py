@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from workers.autoencoders.dictionary_learning import check_threshold
 from workers.autoencoders.files import TensorFacts
 from workers.autoencoders.kinds import (
+    FACTORS,
     PLAIN,
     ROLES,
     Activation,
@@ -69,7 +70,9 @@ def _plain(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
     if "threshold" in names and facts["threshold"].shape == ():
         raise _needs_config(where, "threshold, of no dimension,", "a BatchTopK", "config.json")
     for name in facts:
-        if name not in names.values() and not is_said_in_training(name):
+        # Early versions of SAELens wrote factors of 1 always.
+        is_nothing = is_said_in_training(name) or (name in FACTORS and facts[name].is_ones)
+        if name not in names.values() and not is_nothing:
             raise StudyError(
                 f"{where} holds {name!r}, which this version does not know and the features may hang on;"
                 " put the config of the autoencoder beside it, or save it without"

@@ -52,6 +52,9 @@ _DAMAGED = (
 """What a file of another form, or half of one, gives rise to."""
 
 
+_AS_GOOD_AS_1 = 1e-5
+
+
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
     """Shape of one tensor, and the range of its numbers where it has at most one dimension."""
@@ -69,6 +72,11 @@ class TensorFacts:
             return cls(shape)
         wide = numbers.astype(np.float64)
         return cls(shape, float(wide.min()), float(wide.max()), float(wide.sum()))
+
+    @property
+    def is_ones(self) -> bool:
+        """Whether all numbers are 1, as far as SAELens tells factors from none."""
+        return max(abs(self.least - 1), abs(self.greatest - 1)) <= _AS_GOOD_AS_1
 
     @property
     def num_numbers(self) -> int:

@@ -4,6 +4,7 @@ Shapes: W width of the place, K features.
 """
 
 __all__ = [
+    "FACTORS",
     "FORMS",
     "PLAIN",
     "ROLES",
@@ -87,6 +88,9 @@ FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """The names that plain files have."""
 
+FACTORS = ("scaling_factor", "finetuning_scaling_factor")
+"""What SAELens calls the factors of features before decoding."""
+
 _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
         "encoder": ("encoder.weight", "W_enc", "w_enc"),
@@ -98,7 +102,7 @@ _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "log_magnitude": ("r_mag",),
         "gate_bias": ("b_gate", "gate_bias"),
         "magnitude_bias": ("b_mag", "mag_bias"),
-        "factor": ("scaling_factor", "finetuning_scaling_factor"),
+        "factor": FACTORS,
     }
 )
 """What libraries call each tensor."""

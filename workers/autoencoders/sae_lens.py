@@ -32,9 +32,6 @@ _TRANSCODERS = ("d_out", "hook_name_out", "hook_point_out", "is_transcoder")
 _SCALER = "activation_scaler.json"
 """Where a checkpoint of version 6 keeps the factor of expected-average normalisation."""
 
-_AS_GOOD_AS_1 = 1e-5
-"""What SAELens takes for no factor."""
-
 _USED = words(
     """activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_sae
     finetuning_scaling_factor k metadata normalize_activations rescale_acts_by_decoder_norm
@@ -242,7 +239,7 @@ def _is_finetuned(config: Config, tensors: Tensors) -> bool:
             raise wrong(config.path, key, f"true, and {config.weights.name} does not hold the factors")
         return False
     about = config.facts[name]
-    if max(abs(about.least - 1), abs(about.greatest - 1)) <= _AS_GOOD_AS_1:
+    if about.is_ones:
         return False
     if not said:
         raise wrong(config.path, key, f"false or missing, and {config.weights.name} holds factors, {name!r}")

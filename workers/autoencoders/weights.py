@@ -9,7 +9,7 @@ __all__ = ["WeightsFile", "digest_of", "files_beside", "read_weights", "weights_
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +148,20 @@ def _unreadable(path: Path, error: OSError) -> StudyError:
 
 def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> Kind | None:
     """The kind; None where the features are those that names alone always gave."""
-    is_the_same = reading.tensors.names == old_form(facts)
-    threshold = reading.tensors.names.get("threshold")
-    if is_the_same and is_bare and reading.kind == PLAIN:
-        return None
-    if is_the_same and reading.kind == PLAIN and threshold is None:
+    kind, names = reading.kind, dict(reading.tensors.names)
+    threshold = facts[names["threshold"]] if "threshold" in names else None
+    if kind.activation == "batchtopk" and threshold and threshold.shape == (reading.tensors.num_features,):
+        kind = replace(kind, activation="jumprelu")
+    if not kind.is_finetuned:
+        names.pop("factor", None)
+    if names != old_form(facts):
+        return kind
+    if kind == PLAIN and (is_bare or threshold is None):
         return None
     # Both libraries take the ReLU as well: below 0 a threshold does nothing there.
-    if is_the_same and reading.kind == Kind(activation="jumprelu") and facts[str(threshold)].least >= 0:
+    if kind == Kind(activation="jumprelu") and threshold and threshold.least >= 0:
         return None
-    return reading.kind
+    return kind
 
 
 def _config_of(path: Path, facts: Mapping[str, TensorFacts]) -> Reading | None:
