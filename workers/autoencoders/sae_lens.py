@@ -38,27 +38,30 @@ _USED = words(
     reshape_activations"""
 ) | {*_TRANSCODERS}
 _UNUSED = words(
-    """act_store_device adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient b_dec_init_method
-    cached_activations_path checkpoint_path compile_llm compile_sae context_size dataset_path
-    dataset_trust_remote_code dead_feature_estimation_method dead_feature_threshold dead_feature_window
-    decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init device
-    disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens
-    expansion_factor feature_reinit_scale feature_sampling_method feature_sampling_window
-    finetuning_method finetuning_tokens from_pretrained_path hook_eval hook_head_index hook_head_index_out
-    hook_layer hook_layer_out hook_name hook_point hook_point_eval hook_point_head_index hook_point_layer
+    """act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm
+    aux_loss_coefficient b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae
+    context_size dataset_path dataset_trust_remote_code dead_feature_estimation_method
+    dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_heuristic_init_norm
+    decoder_init_norm decoder_orthogonal_init device disable_concat_sequences dtype
+    eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens expansion_factor
+    feature_reinit_scale feature_sampling_method feature_sampling_window finetuning_method
+    finetuning_tokens from_pretrained_path hook_eval hook_head_index hook_head_index_out hook_layer
+    hook_layer_out hook_name hook_point hook_point_eval hook_point_head_index hook_point_layer
     init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth jumprelu_init_threshold
-    jumprelu_sparsity_loss_mode jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient
-    l1_warm_up_steps layer llm_compilation_mode log_activations_store_to_wandb
-    log_optimizer_state_to_wandb log_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name
-    lr_warm_up_steps matryoshka_widths model_batch_size model_class_name model_from_pretrained_kwargs
-    model_kwargs model_name mse_loss_normalization n_batches_in_buffer n_checkpoints n_eval_batches
-    n_restart_cycles n_train_batch_per_buffer neuronpedia_id noise_scale normalize_sae_decoder output_path
-    pre_act_loss_coefficient prepend_bos resample_batches resume resume_from_checkpoint run_name
-    sae_compilation_mode sae_lens_training_version sae_lens_version save_final_checkpoint
-    scale_sparsity_penalty_by_decoder_norm seed seqpos_slice sequence_separator_token store_batch_size
-    store_batch_size_prompts streaming tokens_per_buffer topk_threshold_lr total_training_samples
-    total_training_steps total_training_tokens train_batch_size train_batch_size_samples
-    train_batch_size_tokens training_tokens use_cached_activations use_error_term use_ghost_grads
+    jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale l0_coefficient l0_warm_up_steps
+    l1_coefficient l1_warm_up_steps layer llm_compilation_mode llm_device log_activations_store_to_wandb
+    log_optimizer_state_to_wandb log_to_wandb log_weights_to_wandb logger lp_norm lr lr_decay_steps lr_end
+    lr_scheduler_name lr_warm_up_steps matryoshka_widths model_batch_size model_class_name
+    model_from_pretrained_kwargs model_kwargs model_name mse_loss_normalization
+    n_batches_for_norm_estimate n_batches_in_buffer n_checkpoints n_eval_batches n_restart_cycles
+    n_train_batch_per_buffer neuronpedia_id noise_scale normalize_sae_decoder output_path
+    pre_act_loss_coefficient prefetch_llm_batches prepend_bos resample_batches resume
+    resume_from_checkpoint run_name sae_compilation_mode sae_lens_training_version sae_lens_version
+    save_final_checkpoint scale_sparsity_penalty_by_decoder_norm seed seqpos_slice
+    sequence_separator_token store_batch_size store_batch_size_prompts streaming target_l0
+    tokens_per_buffer topk_threshold_lr total_training_samples total_training_steps total_training_tokens
+    train_batch_size train_batch_size_samples train_batch_size_tokens training_tokens
+    use_cached_activations use_chat_formatting use_error_term use_ghost_grads use_matryoshka_aux_loss
     use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project"""
 )
 """What some version writes and no feature hangs on: the data, the training, and how it was run."""
@@ -71,6 +74,7 @@ def read_sae_lens(config: Config) -> Reading:
         StudyError: naming the key that is not known, contradicts the tensors, or needs what is not stored.
     """
     where, data = config.path, config.data
+    _check_architecture(where, data)  # first: it says more than the first of its keys
     check_keys(where, data, used=_USED, unused=_UNUSED)
     if not isinstance(data.get("metadata") or {}, Mapping):
         raise wrong(where, "metadata", f"{data['metadata']!r} is no object")
@@ -100,6 +104,12 @@ def read_sae_lens(config: Config) -> Reading:
     centered = flag(where, data, "apply_b_dec_to_input", missing=True)
     said = f"apply_b_dec_to_input of {where}"
     return Reading(kind=kind, tensors=tensors, centered=centered, centered_by=said)
+
+
+def _check_architecture(where: Path, data: Mapping[str, Any]) -> None:
+    name = data.get("architecture", "standard")
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
+        raise wrong(where, "architecture", f"{name!r} is not known; known are {', '.join(_ARCHITECTURES)}")
 
 
 def _check_no_transcoder(where: Path, data: Mapping[str, Any]) -> None:
@@ -133,8 +143,6 @@ def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
 def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, Any]:
     """What is done to the encoder's output, and the ``k`` that it was trained with, after its key."""
     name = data.get("architecture", "standard")
-    if not isinstance(name, str) or name not in _ARCHITECTURES:
-        raise wrong(where, "architecture", f"{name!r} is not known; known are {', '.join(_ARCHITECTURES)}")
     function, arguments = _function(where, data)
     given = {
         key: k
