@@ -289,6 +289,7 @@ def test_what_is_said_of_training_refuses_nothing(tmp_path: Path) -> None:
             "holds 'log_jumprelu_threshold', which this version",
         ),
         (matrices(W_skip=torch.ones(W, W)), "holds 'W_skip', which this version does not know"),
+        (without(matrices(bias=draw(W, seed=0)), "b_dec"), "holds 'bias', which this version does not know"),
         (matrices(scaling_factor=torch.full((K,), 2.0)), "holds 'scaling_factor'"),
         (gated(), r"does not say whether the decoder's bias is taken off .* write centered: true or false"),
         (

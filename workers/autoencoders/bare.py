@@ -50,7 +50,7 @@ def read_bare(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
         return _matryoshka(where, facts)
     if "topk_threshold" in facts:
         raise _needs_config(where, "topk_threshold", "a BatchTopK of SAELens", "cfg.json")
-    if "bias" in facts:
+    if "bias" in facts and "encoder.weight" in facts:
         return _dictionary(where, facts)
     if "log_threshold" in facts:
         return _of("jumprelu", where, facts, "a JumpReLU")

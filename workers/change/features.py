@@ -242,7 +242,7 @@ class SparseAutoencoder(Subspace):
         """``change @ decoder``."""
         return change @ self.decoder
 
-    def scale(self, values: Tensor) -> Tensor | None:
+    def effect_scale(self, values: Tensor) -> Tensor | None:
         """What normalisation divided by, and decoding multiplies by: [N, 1]; None where there is none."""
         if self.normalization == "layer_norm":
             return values.float().std(-1, keepdim=True)
@@ -252,7 +252,7 @@ class SparseAutoencoder(Subspace):
         return None
 
     def _normalised(self, values: Tensor) -> Tensor:
-        scale = self.scale(values)
+        scale = self.effect_scale(values)
         if scale is None:
             return values
         if self.normalization == "layer_norm":

@@ -81,7 +81,7 @@ def exchange(subspace: Coordinated | None, operation: Operation, old: Tensor, ot
     gates = space.gates()
     if gates is not None:
         mixed = before + gates * (mixed - before)
-    effect, scale = space.effect(mixed - before), space.scale(old)
+    effect, scale = space.effect(mixed - before), space.effect_scale(old)
     return (old.float() + (effect if scale is None else scale * effect)).to(old.dtype)
 
 

@@ -9,7 +9,7 @@ normalised activations::
     b, s = base activation, value                               [N, W]
     u, v = coordinates(b), coordinates(s)                       [N, K]
     m    = u + gates * (operation(u, v) - u)                    [N, K]
-    new  = b + scale(b) * effect(m - u)                         [N, W]
+    new  = b + effect_scale(b) * effect(m - u)                  [N, W]
 
 Outside the part that a unit names, ``m = u``. What the coordinates do not describe stays the base's, and
 where ``m = u`` nothing changes at all.
@@ -78,7 +78,7 @@ class Subspace(nn.Module, ABC):
     def effect(self, change: Tensor) -> Tensor:
         """What a change of the coordinates [N, K] adds to the activation [N, W]; linear."""
 
-    def scale(self, values: Tensor) -> Tensor | None:
+    def effect_scale(self, values: Tensor) -> Tensor | None:
         """What the effect is multiplied by at activations [N, W]: [N, 1]; None for 1."""
         return None
 
