@@ -353,6 +353,15 @@ def test_of_equal_features_the_first_are_kept_whatever_runs_beside_them() -> Non
     assert torch.equal(sae.coordinates(rows[1:2]), sae.coordinates(rows)[1:2])
 
 
+@pytest.mark.parametrize("name", ["AutoEncoder", "TopK of version 6", "gated", "constant norm"])
+def test_no_features_are_made_of_what_is_no_number(name: str, tmp_path: Path) -> None:
+    sae = SparseAutoencoder.from_file(CASES[name](tmp_path / "a")[0])
+    values = draw(2, W, seed=0)
+    values[1] = 0 if name == "constant norm" else torch.nan
+    found = sae.coordinates(values)
+    assert found[0].isfinite().all() and found[1].isnan().all()
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickles_of_old_and_new_torch_are_read_and_numbers_are_tensors(legacy: bool, tmp_path: Path) -> None:
     path, _ = CASES["AutoEncoderTopK"](tmp_path / "a")

@@ -104,7 +104,7 @@ class SparseAutoencoder(Subspace):
 
     - ``layer_norm``: ``(x - mean(x)) / (std(x) + 1e-5)``, and s is ``std(b)``, of W - 1 degrees of freedom;
     - ``constant_norm_rescale``: ``x sqrt(W) / |x|``, and s is ``|b| / sqrt(W)``; an activation of zeros has
-      no features, and gives no finite number.
+      no features, and gives no number.
 
     Args:
         encoder: [W, K].
@@ -229,14 +229,15 @@ class SparseAutoencoder(Subspace):
         if self.centered:
             values = values - self.decoder_bias
         before = values @ self.encoder
+        # What is not finite stays so, where a comparison would make zeros of it.
         if self.is_gated:
             magnitudes = torch.relu(self.log_magnitude.exp() * before + self.encoder_bias)
-            return torch.where(before + self.gate_bias > 0, magnitudes, torch.zeros_like(before))
+            return torch.where(before + self.gate_bias <= 0, torch.zeros_like(before), magnitudes)
         before = before + self.encoder_bias
-        is_kept = before > self.threshold
+        is_off = before <= self.threshold
         if self.k is not None:
-            is_kept = is_kept & _largest(before, self.k)
-        return torch.where(is_kept, before, torch.zeros_like(before))
+            is_off = is_off | ~(_largest(before, self.k) | before.isnan())
+        return torch.where(is_off, torch.zeros_like(before), before)
 
     def effect(self, change: Tensor) -> Tensor:
         """``change @ decoder``."""
