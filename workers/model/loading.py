@@ -5,19 +5,17 @@ Shapes: B rows, T tokens, E width of an input vector, R read positions, W width,
 
 __all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.model.checkpoint import read_checkpoint
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
@@ -145,12 +143,13 @@ def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> Lo
     """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched), or make a built-in model.
 
     Args:
-        spec: dtype, attention and device; code from the folder runs only with ``trust_remote_code``.
+        spec: dtype, attention, device, and whether weights may be missing; code from the folder runs only
+            with ``trust_remote_code``.
         facts: what is known of the model.
         device: overrides the spec's; ``auto`` is a CUDA device where there is one.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the folder cannot be loaded, or its weights are not those of its config's model.
     """
     return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
 
@@ -202,41 +201,7 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
     if is_zoo(spec.ref):
         return build(config_of(zoo_name(spec.ref), spec.options)).to(getattr(torch, spec.dtype))
     assert facts.folder is not None
-    return _from_folder(facts.folder, spec)
-
-
-def _from_folder(folder: Path, spec: ModelSpec) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with _quiet():
-        try:
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, spec.dtype),
-                attn_implementation=spec.attention,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-            )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's warnings and progress bars; the caller's settings come back."""
-    from transformers.utils import logging
-
-    library: Any = logging
-    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(verbosity)
-        if bars:
-            library.enable_progress_bar()
+    return read_checkpoint(facts.folder, spec)
 
 
 def _family(module: nn.Module, facts: ModelFacts) -> Family | None:

@@ -1,0 +1,172 @@
+"""A checkpoint's weights in the model that its config describes: every tensor of it has its place, or it is
+refused with a list; what a checkpoint lacks is drawn from a seed only where the model's spec says so."""
+
+__all__ = ["Differences", "read_checkpoint"]
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from workers.errors import ModelError
+from workers.model.initialise import Steps, draw
+from workers.vocabulary import ModelSpec
+
+_MOST_NAMED = 10
+"""Tensors of one kind that a message names."""
+
+_CONSTANTS = re.compile(
+    r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$"
+    r"|(^|\.)(rotary\w*|rope)\.(inv_freq|cos_cached|sin_cached)$"
+    r"|(^|\.)position_ids$"
+)
+"""What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
+numbers. The library leaves most of them out of its lists, but not for each family."""
+
+_log = logging.getLogger(__name__)
+
+_MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differences:
+    """Tensors in which a checkpoint and the model of its config differ, as the model names them."""
+
+    missing: tuple[str, ...] = ()
+    """The model has them, the checkpoint has not."""
+    unexpected: tuple[str, ...] = ()
+    """The checkpoint has them, the model has no place for them."""
+    mismatched: tuple[tuple[str, Sequence[int], Sequence[int]], ...] = ()
+    """Both have them: the name, the shape in the checkpoint, the shape in the model."""
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Self:
+        """From what the library says of a load, without the constants that it computes itself."""
+        return cls(
+            missing=tuple(sorted(info["missing_keys"])),
+            unexpected=tuple(sorted(key for key in info["unexpected_keys"] if not _CONSTANTS.search(key))),
+            mismatched=tuple(sorted((n, tuple(has), tuple(is_)) for n, has, is_ in info["mismatched_keys"])),
+        )
+
+    @property
+    def without_value(self) -> tuple[str, ...]:
+        """The model's tensors that the checkpoint gives no value."""
+        return (*self.missing, *(name for name, _, _ in self.mismatched))
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        """How many of each kind, and the first of them by name."""
+        shapes = [f"{name} ({list(has)}, the model's {list(is_)})" for name, has, is_ in self.mismatched]
+        kinds = [
+            (self.missing, "missing in the checkpoint"),
+            (self.unexpected, "unexpected, without a place in the model"),
+            (shapes, "mismatched in shape"),
+        ]
+        return "; ".join(_listed(names, what) for names, what in kinds if names)
+
+
+def read_checkpoint(folder: Path, spec: ModelSpec) -> nn.Module:
+    """The causal language model in `folder`, on the CPU (safetensors only, nothing is fetched).
+
+    Raises:
+        ModelError: it cannot be read, or has not exactly the model's tensors and `spec` does not say
+            ``missing_weights: initialise``.
+    """
+    if spec.missing_weights is None:
+        module, differences = _load(folder, spec)
+        if differences:
+            raise ModelError(_refusal(folder, spec, module, differences))
+        return module
+    assert spec.seed is not None, "a spec has both or none"
+    steps = Steps()
+    with _seeded(spec.seed), steps:
+        module, differences = _load(folder, spec)
+    draw(module, differences.without_value, steps, spec.seed)
+    _log.warning("%s: drawn from seed %d, or left out: %s", spec.ref, spec.seed, differences or "nothing")
+    return module
+
+
+def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
+    from transformers import AutoModelForCausalLM
+
+    library: Any = AutoModelForCausalLM
+    try:
+        with _quiet():
+            module, info = library.from_pretrained(
+                folder,
+                dtype=getattr(torch, spec.dtype),
+                attn_implementation=spec.attention,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
+                # So that all that differs is told: without it this kind is an error without names.
+                ignore_mismatched_sizes=True,
+            )
+    except _MEMORY_ERRORS:
+        raise
+    except Exception as error:  # A config that makes no model raises whatever the model's own code raises.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelError(
+            f"{spec.ref} cannot be loaded from {folder}: {reason}; check config.json and the weights, or save"
+            " the model again (save_pretrained)"
+        ) from error
+    return module, Differences.of(info)
+
+
+def _refusal(folder: Path, spec: ModelSpec, module: nn.Module, found: Differences) -> str:
+    name = type(module).__name__
+    # As it is written in the file: the library puts the class that was loaded into the model's config.
+    saved_as = _architectures(folder)
+    of = f" (config.json was saved with {', '.join(saved_as)})" if saved_as and name not in saved_as else ""
+    return (
+        f"{spec.ref} cannot be loaded from {folder} as {name}{of}: its weights are not this model's: {found};"
+        " give a checkpoint of this model or correct its config.json; to draw what has no value at random and"
+        " leave out what is unexpected, add missing_weights: initialise and a seed to the model, as in"
+        f" {{ref: {spec.ref}, missing_weights: initialise, seed: 0}}"
+    )
+
+
+def _architectures(folder: Path) -> list[str]:
+    written = json.loads((folder / "config.json").read_text("utf-8")).get("architectures")
+    return [str(name) for name in written] if isinstance(written, list) else []
+
+
+def _listed(names: Sequence[str], what: str) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{len(names)} {what}: {', '.join(names[:_MOST_NAMED])}{more}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """For what a class draws beside the tensor itself; the caller's random state comes back."""
+    with torch.random.fork_rng(devices=[]):
+        # Not `torch.manual_seed`, which seeds accelerators too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's warnings and progress bars; the caller's settings come back."""
+    from transformers.utils import logging
+
+    library: Any = logging
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
