@@ -79,6 +79,7 @@ SOURCES: dict[str, WheelSource] = {
                 "hidden_act": "silu",
                 "rms_norm_eps": 9.999999747378752e-06,
                 "rope_theta": 100000.0,
+                "rope_type": "default",
                 "tie_word_embeddings": True,
             },
             seen_with="transformers 5.20.0 to 5.24.0, gguf 0.17.0 to 0.19.0, tokenizers 0.23.1 to 0.23.3",

@@ -143,7 +143,10 @@ def _tensors(file: Path) -> Iterator[tuple[str, tuple[Path, int, int, str]]]:
     """Name, place in the file, size in bytes, and dtype with shape, of each tensor of a safetensors file."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
+        # The format's own limit is 100 MB; what a damaged file says may be any number.
+        header = json.loads(stream.read(min(length, 10**8)))
+    if not isinstance(header, dict):
+        raise ValueError(f"{file.name} has no header")
     for name, entry in header.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
@@ -165,8 +168,10 @@ def _hash_part(file: Path, start: int, size: int) -> str:
 def _config_numbers(file: Path, pinned: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """What `file` says under each pinned key, and what it should say."""
     written = json.loads(file.read_text("utf-8"))
-    # Rotary embeddings have their own mapping in newer releases, and lay at the top in older ones.
-    flat = {**written, **(written.get("rope_parameters") or {})}
+    # Rotary embeddings have their own mapping in newer releases; in older ones their base lay at the top, and
+    # what scales them in a mapping where there was any.
+    rotary = written.get("rope_parameters") or written.get("rope_scaling") or {}
+    flat = {"rope_type": rotary.get("type", "default"), **written, **rotary}
     for key, value in pinned.items():
         yield f"{key} of {file.name}", flat.get(key), value
 
