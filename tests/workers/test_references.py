@@ -6,21 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from workers.errors import ModelError, NotYetError
 from workers.model.cache import cache_folder, clear, content_hash, size_bytes
 from workers.model.fetch import SOURCES
-from workers.model.pinned import Pin, tensors_digest, tokenizer_digest
 from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
@@ -78,19 +72,6 @@ MIXTRAL = {
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("SWAPYARD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-SMALL = {**LLAMA, "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}}
-
-
-def save_small(folder: Path) -> Path:
-    """Two tensors, a tokeniser of a few tokens, and a config."""
-    model(folder, SMALL)
-    save_file({"a": np.arange(6.0).reshape(2, 3), "b": np.ones(4, np.float32)}, folder / "model.safetensors")
-    words = Tokenizer(BPE({"a": 0, "b": 1, " ": 2, "c": 3, " c": 4}, [(" ", "c")]))
-    words.add_special_tokens(["<|im_start|>"])
-    words.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def model(folder: Path, config: dict[str, object] = LLAMA) -> Path:
@@ -271,100 +252,6 @@ def test_every_alias_is_a_hub_model_or_can_be_made() -> None:
     assert {name for name, alias in ALIASES.items() if alias.hub is None} == set(SOURCES)
 
 
-def test_without_fetching_a_missing_alias_says_how_to_get_it() -> None:
-    with pytest.raises(ModelError, match="get it with 'swapyard models fetch smollm2-135m'"):
-        resolve(ModelSpec(ref="smollm2-135m"), fetch=False)
-
-
-@pytest.fixture
-def fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small model where a fetched one lies, pinned as what it is, under the name of its files."""
-    folder = save_small(cache / "models" / "smollm2-135m")
-    pin = Pin(
-        revision=content_hash(folder),
-        tensors=tensors_digest(folder),
-        tokenizer=tokenizer_digest(folder / "tokenizer.json"),
-        config={"num_hidden_layers": 30, "rope_theta": 1e5, "rope_type": "default"},
-        seen_with="",
-    )
-    monkeypatch.setitem(SOURCES, "smollm2-135m", replace(SOURCES["smollm2-135m"], pin=pin))
-    return folder
-
-
-def fetched_revision(pinned: str | None = None) -> str:
-    return resolve(ModelSpec(ref="smollm2-135m", revision=pinned), fetch=False).revision
-
-
-def test_a_fetched_model_keeps_its_name_whatever_release_wrote_its_files(fetched: Path) -> None:
-    """As an older release writes them, and one to come might."""
-    name, weights = content_hash(fetched), fetched / "model.safetensors"
-    assert fetched_revision() == name
-    older = {**LLAMA, "rope_theta": 100000.0, "rope_scaling": None, "torch_dtype": "float32"}
-    newer = {**SMALL, "transformers_version": "5.99.0", "layer_types": ["full_attention"] * 30}
-    for config in (older, newer):
-        model(fetched, config)
-        (fetched / "tokenizer_config.json").write_text(json.dumps({"backend": "another"}), "utf-8")
-        save_file(load_file(weights), weights, metadata={"format": "pt"})
-        assert content_hash(fetched) != name == fetched_revision()
-        assert fetched_revision(name[:12]) == name
-
-
-def test_a_study_that_pins_the_files_of_a_fetched_model_goes_on_under_their_hash(fetched: Path) -> None:
-    model(fetched, {**SMALL, "transformers_version": "5.99.0"})
-    files = content_hash(fetched)
-    assert fetched_revision(files) == files != fetched_revision()
-    with pytest.raises(ModelError, match=f"pins revision abc, but this model's is {fetched_revision()[:12]}"):
-        fetched_revision("abc")
-
-
-def flip(folder: Path) -> None:
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-
-
-def split_blanks(folder: Path) -> None:
-    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    (folder / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": {"type": "Whitespace"}}))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (flip, "the tensors' digest is"),
-        (split_blanks, "the tokeniser's digest is"),
-        (lambda folder: model(folder, LLAMA), "rope_theta of config.json is None, pinned is 100000.0"),
-        (
-            lambda folder: model(
-                folder, {**SMALL, "rope_scaling": {"type": "linear"}, "rope_parameters": {}}
-            ),
-            "rope_type of config.json is linear, pinned is default",
-        ),
-    ],
-    ids=["tensors", "tokeniser", "config", "scaled"],
-)
-def test_a_fetched_model_that_became_another_one_is_refused(
-    fetched: Path, change: Callable[[Path], object], said: str
-) -> None:
-    change(fetched)
-    for _ in range(2):  # What was found wrong is not remembered as right.
-        with pytest.raises(ModelError, match=f"is not the pinned model: .*{said}.*models clear smollm2-135m"):
-            fetched_revision()
-
-
-def test_a_fetched_model_is_checked_once(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model(fetched, {**SMALL, "transformers_version": "5.99.0"})
-    name = fetched_revision()
-    monkeypatch.setattr("workers.model.pinned.differences", lambda folder, pin: ["read again"])
-    assert fetched_revision() == name
-
-
-def test_every_model_that_is_made_here_is_pinned() -> None:
-    for name, source in SOURCES.items():
-        digests = {source.pin.revision, source.pin.tensors, source.pin.tokenizer}
-        assert len(digests) == 3 and all(len(bytes.fromhex(digest)) == 32 for digest in digests), name
-
-
 def test_weights_that_are_only_pickled_are_refused_when_a_study_is_planned(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
     (folder / "pytorch_model.bin").touch()
@@ -450,7 +337,6 @@ def hub() -> Iterator[str]:
 CODE = """
 import json, sys
 from workers.errors import ModelError
-from workers.model.pinned import Pin, tensors_digest, tokenizer_digest
 from workers.model.references import find, resolve
 from workers.vocabulary import ModelSpec
 def say(line):
