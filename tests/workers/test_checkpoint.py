@@ -100,6 +100,22 @@ def test_an_expert_less_than_the_config_says_is_a_mismatch(tmp_path: Path) -> No
     assert "mlp.experts.down_proj ([2, 32, 48], the model's [3, 32, 48])" in refusal(tmp_path, module)
 
 
+def test_experts_that_cannot_be_put_together_are_named(tmp_path: Path) -> None:
+    """The library names them only in its log."""
+    module = saved(tmp_path, "mixtral", num_local_experts=3)
+    name = "model.layers.1.block_sparse_moe.experts"
+
+    def change(weights: Weights) -> None:
+        weights[f"{name}.2.w2.weight"] = torch.zeros(3, 5)
+        del weights[f"{name}.0.w1.weight"]
+
+    edit(tmp_path, change)
+    said = refusal(tmp_path, module)
+    assert (
+        f"2 that may be wrong: {name}.0.w1.weight (missing), {name}.2.w2.weight ([3, 5], the others [32, 48])"
+    ) in said
+
+
 def cut_prefix(weights: Weights) -> None:
     """As a model without its head is saved."""
     for name in [*weights]:
@@ -203,7 +219,10 @@ def test_a_config_that_makes_no_model_is_one_line(tmp_path: Path, changes: Any, 
     configure(tmp_path, **changes)
     text = refusal(tmp_path, module)
     assert text.startswith(f"m cannot be loaded from {tmp_path}: ") and said in text and "\n" not in text
-    assert text.endswith("; check config.json and the weights, or save the model again (save_pretrained)")
+    assert text.endswith(
+        "; check config.json, the weights and the memory that is free, or save the model"
+        " again (save_pretrained)"
+    )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ __all__ = ["Differences", "read_checkpoint"]
 import json
 import logging
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from workers.errors import ModelError
+from workers.model.headers import odd_ones, stored_tensors
 from workers.model.initialise import Steps, draw
 from workers.vocabulary import ModelSpec
 
@@ -26,9 +28,10 @@ _CONSTANTS = re.compile(
     r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$"
     r"|(^|\.)(rotary\w*|rope)\.(inv_freq|cos_cached|sin_cached)$"
     r"|(^|\.)position_ids$"
+    r"|(^|\.)embed_positions\.(weights|_float_tensor)$"
 )
 """What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
-numbers. The library leaves most of them out of its lists, but not for each family."""
+numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each family."""
 
 _log = logging.getLogger(__name__)
 
@@ -116,11 +119,22 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
         raise
     except Exception as error:  # A config that makes no model raises whatever the model's own code raises.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        odd = _odd_ones(folder) if isinstance(error, RuntimeError) else ""
         raise ModelError(
-            f"{spec.ref} cannot be loaded from {folder}: {reason}; check config.json and the weights, or save"
-            " the model again (save_pretrained)"
+            f"{spec.ref} cannot be loaded from {folder}: {reason}{odd}; check config.json, the weights and"
+            " the memory that is free, or save the model again (save_pretrained)"
         ) from error
     return module, Differences.of(info)
+
+
+def _odd_ones(folder: Path) -> str:
+    """Tensors that may be why those of a file could not be put together to the model's, as of its experts:
+    the library says which only in its log."""
+    try:
+        found = odd_ones(stored_tensors(folder))
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return ""
+    return f"; {_listed(found, 'that may be wrong')}" if found else ""
 
 
 def _refusal(folder: Path, spec: ModelSpec, module: nn.Module, found: Differences) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.model.cache import content_hash, is_known, keep_known
+from workers.model.headers import Stored, stored_tensors
 
 _LIBRARIES = ("transformers", "gguf", "tokenizers", "safetensors", "torch")
 """Those that have a say in what is written."""
@@ -103,10 +104,10 @@ def tensors_digest(folder: Path) -> str:
         ValueError, KeyError, struct.error: it is damaged.
     """
     total = hashlib.sha256()
-    tensors = {name: entry for file in folder.glob("*.safetensors") for name, entry in _tensors(file)}
+    tensors = stored_tensors(folder)
     for name in sorted(tensors):
-        file, start, size, kind = tensors[name]
-        total.update(f"{name}\0{kind}\0{_hash_part(file, start, size)}\n".encode())
+        what = f"{tensors[name].dtype} {list(tensors[name].shape)}"
+        total.update(f"{name}\0{what}\0{_hash_numbers(tensors[name])}\n".encode())
     return total.hexdigest()
 
 
@@ -139,29 +140,15 @@ def tokenizer_digest(file: Path) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, tuple[Path, int, int, str]]]:
-    """Name, place in the file, size in bytes, and dtype with shape, of each tensor of a safetensors file."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        # The format's own limit is 100 MB; what a damaged file says may be any number.
-        header = json.loads(stream.read(min(length, 10**8)))
-    if not isinstance(header, dict):
-        raise ValueError(f"{file.name} has no header")
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            yield name, (file, 8 + length + start, end - start, f"{entry['dtype']} {entry['shape']}")
-
-
-def _hash_part(file: Path, start: int, size: int) -> str:
-    digest, left = hashlib.sha256(), size
-    with file.open("rb") as stream:
-        stream.seek(start)
+def _hash_numbers(tensor: Stored) -> str:
+    digest, left = hashlib.sha256(), tensor.num_bytes
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.start)
         while left and (chunk := stream.read(min(left, _CHUNK_BYTES))):
             digest.update(chunk)
             left -= len(chunk)
     if left:
-        raise ValueError(f"{file.name} ends too early")
+        raise ValueError(f"{tensor.file.name} ends too early")
     return digest.hexdigest()
 
 
