@@ -1,4 +1,4 @@
-"""Promise: among tensors of one kind those of another shape and those that are missing stand out, no others."""
+"""Promise: among tensors of one kind those of another shape and those that lack stand out, and no others."""
 
 from pathlib import Path
 
