@@ -112,8 +112,21 @@ def test_experts_that_cannot_be_put_together_are_named(tmp_path: Path) -> None:
     edit(tmp_path, change)
     said = refusal(tmp_path, module)
     assert (
-        f"2 that may be wrong: {name}.0.w1.weight (missing), {name}.2.w2.weight ([3, 5], the others [32, 48])"
+        "; 2 that the checkpoint has not all parts of, or in other shapes:"
+        f" model.layers.1.mlp.experts.down_proj, model.layers.1.mlp.experts.gate_up_proj; 2 that stand out in it: {name}.0.w1.weight (missing),"
+        f" {name}.2.w2.weight ([3, 5], the others [32, 48]); check config.json"
     ) in said
+
+
+def test_a_part_of_all_experts_that_is_missing_is_named(tmp_path: Path) -> None:
+    module = saved(tmp_path, "mixtral", num_local_experts=3)
+
+    def change(weights: Weights) -> None:
+        for name in [name for name in weights if name.endswith("w3.weight")]:
+            del weights[name]
+
+    edit(tmp_path, change)
+    assert ".mlp.experts.gate_up_proj; check config.json" in refusal(tmp_path, module)
 
 
 def cut_prefix(weights: Weights) -> None:

@@ -1,4 +1,4 @@
-"""Promise: among tensors of one kind those of another shape and those that lack stand out, and no others."""
+"""Promise: among tensors of one kind those of another shape and absent ones stand out, and no others."""
 
 from pathlib import Path
 

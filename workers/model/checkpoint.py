@@ -33,6 +33,11 @@ _CONSTANTS = re.compile(
 """What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
 numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each family."""
 
+_APART = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION\b", re.MULTILINE)
+"""A row of the library's report of a load, as transformers 5.20 to 5.24 write it."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 _log = logging.getLogger(__name__)
 
 _MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
@@ -102,8 +107,9 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
     from transformers import AutoModelForCausalLM
 
     library: Any = AutoModelForCausalLM
+    said: list[str] = []
     try:
-        with _quiet():
+        with _quiet(said):
             module, info = library.from_pretrained(
                 folder,
                 dtype=getattr(torch, spec.dtype),
@@ -119,22 +125,27 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
         raise
     except Exception as error:  # A config that makes no model raises whatever the model's own code raises.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        odd = _odd_ones(folder) if isinstance(error, RuntimeError) else ""
+        apart = _apart(folder, said) if isinstance(error, RuntimeError) else ""
         raise ModelError(
-            f"{spec.ref} cannot be loaded from {folder}: {reason}{odd}; check config.json, the weights and"
+            f"{spec.ref} cannot be loaded from {folder}: {reason}{apart}; check config.json, the weights and"
             " the memory that is free, or save the model again (save_pretrained)"
         ) from error
     return module, Differences.of(info)
 
 
-def _odd_ones(folder: Path) -> str:
-    """Tensors that may be why those of a file could not be put together to the model's, as of its experts:
-    the library says which only in its log."""
+def _apart(folder: Path, said: Sequence[str]) -> str:
+    """Which of the model's tensors could not be put together from a file's, as those of all experts are, and
+    which of the file's stand out; the library says it only in its log, and without it the second is left."""
+    names = _APART.findall(_COLOUR.sub("", "\n".join(said)))
     try:
-        found = odd_ones(stored_tensors(folder))
+        odd = odd_ones(stored_tensors(folder))
     except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return ""
-    return f"; {_listed(found, 'that may be wrong')}" if found else ""
+        odd = []
+    kinds = [
+        (names, "that the checkpoint has not all parts of, or in other shapes"),
+        (odd, "that stand out in it"),
+    ]
+    return "".join(f"; {_listed(found, what)}" for found, what in kinds if found)
 
 
 def _refusal(folder: Path, spec: ModelSpec, module: nn.Module, found: Differences) -> str:
@@ -170,17 +181,34 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's warnings and progress bars; the caller's settings come back."""
-    from transformers.utils import logging
+def _quiet(said: list[str]) -> Iterator[None]:
+    """Without the library's warnings, which are added to `said`, and its progress bars; the caller's settings
+    come back."""
+    from transformers.utils import logging as library_logging
 
-    library: Any = logging
-    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
+    library: Any = library_logging
+    logger, bars = logging.getLogger("transformers"), library.is_progress_bar_enabled()
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [_Kept(said, handlers)], False
+    logger.setLevel(logging.WARNING)
     library.disable_progress_bar()
     try:
         yield
     finally:
-        library.set_verbosity(verbosity)
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
         if bars:
             library.enable_progress_bar()
+
+
+class _Kept(logging.Handler):
+    """Keeps warnings; errors go where they went."""
+
+    def __init__(self, said: list[str], others: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self._said, self._others = said, others
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(record.getMessage())
+        for handler in self._others if record.levelno >= logging.ERROR else ():
+            handler.handle(record)
