@@ -16,6 +16,8 @@ from workers.vocabulary import ModelSpec
 
 _FILTERS = ("both_correct", "none")
 _MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
+_MADE = ("zoo:", "artifact:")
+"""What models begin with that are made here: their seed is an option, or an axis."""
 
 
 def check_model(value: Any) -> ModelSpec:
@@ -27,12 +29,17 @@ def check_model(value: Any) -> ModelSpec:
         return ModelSpec(ref=value)
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
-    others = [key for key in value if key not in (*_MODEL_KEYS, "options")]
-    if others and not value["ref"].startswith(("zoo:", "artifact:")):
-        raise ProblemsError([_unknown_key(key, _MODEL_KEYS) for key in others])
+    is_made = value["ref"].startswith(_MADE)
+    keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
+    others = [key for key in value if key not in (*keys, "options")]
+    if others and not is_made:
+        raise ProblemsError([_unknown_key(key, keys) for key in others])
     options = {**value.get("options", {}), **{key: value[key] for key in others}}
+    given = {key: value[key] for key in keys if key in value}
+    if given.get("seed") is not None:
+        given["seed"] = check_seed(given["seed"])
     try:
-        return ModelSpec(**{key: value[key] for key in _MODEL_KEYS if key in value}, options=freeze(options))
+        return ModelSpec(**given, options=freeze(options))
     except ValidationError as error:
         raise ProblemsError([_from_model(entry) for entry in error.errors()]) from None
 
@@ -109,6 +116,8 @@ def _unknown_key(key: str, allowed: Any) -> Problem:
 
 def _from_model(entry: Any) -> Problem:
     """One of pydantic's entries about a `ModelSpec`, in our words."""
+    if entry["type"] == "weights":  # of keys that do not go together, in our words already
+        return Problem((), entry["msg"])
     wanted = entry["msg"].removeprefix("Input should be ")
     hint = nearest(str(entry["input"]), entry.get("ctx", {}).get("expected", "").replace("'", "").split(", "))
     return Problem(tuple(entry["loc"]), f"{entry['input']!r} is not allowed here; allowed: {wanted}{hint}")

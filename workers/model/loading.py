@@ -8,11 +8,9 @@ __all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.capability import Ability, Capability
@@ -25,8 +23,8 @@ from workers.libraries.transformers import (
     attention_of,
     find_keywords,
     logits_of,
-    quiet,
 )
+from workers.model.checkpoint import read_checkpoint
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
@@ -168,12 +166,13 @@ def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> Lo
     """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched), or make a built-in model.
 
     Args:
-        spec: dtype, attention and device; code from the folder runs only with ``trust_remote_code``.
+        spec: dtype, attention, device, and whether weights may be missing; code from the folder runs only
+            with ``trust_remote_code``.
         facts: what is known of the model.
         device: overrides the spec's; ``auto`` is a CUDA device where there is one.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the folder cannot be loaded, or its weights are not those of its config's model.
     """
     return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
 
@@ -225,24 +224,7 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
     if is_zoo(spec.ref):
         return build(config_of(zoo_name(spec.ref), spec.options)).to(getattr(torch, spec.dtype))
     assert facts.folder is not None
-    return _from_folder(facts.folder, spec)
-
-
-def _from_folder(folder: Path, spec: ModelSpec) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with quiet():
-        try:
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, spec.dtype),
-                attn_implementation=spec.attention,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-            )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
+    return read_checkpoint(facts.folder, spec)
 
 
 def _embedding_width(module: nn.Module) -> int | None:

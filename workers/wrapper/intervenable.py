@@ -13,7 +13,7 @@ __all__ = ["IntervenableModel", "Intervened"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from workers.wrapper.runs import Runs
 from workers.wrapper.saving import read_units, save_units
 from workers.wrapper.units import Unit, is_input
 from workers.zoo.base import ZooModel
+from workers.zoo.configs import is_zoo
 
 Collection = Tensor | tuple[Tensor | None, ...]
 
@@ -96,6 +97,8 @@ class IntervenableModel(nn.Module):
         *,
         dtype: str = "float32",
         device: str = "auto",
+        missing_weights: Literal["initialise"] | None = None,
+        seed: int | None = None,
         **options: Any,
     ) -> Self:
         """A model by an alias, a hub id, a folder or ``zoo:NAME``, with its tokenizer; fetched if need be.
@@ -105,16 +108,24 @@ class IntervenableModel(nn.Module):
             units: as above.
             dtype: ``float32``, ``bfloat16`` or ``float16``.
             device: ``auto`` is a CUDA device where there is one.
+            missing_weights: ``initialise`` draws the weights that a checkpoint lacks from the seed; without
+                it a checkpoint that has not exactly the model's weights is refused.
+            seed: of a built-in model, or of ``missing_weights``.
             options: what a built-in model is made of, ``width=32, num_layers=1, outputs=2, seed=0``.
 
         Raises:
             ModelError: it cannot be found, fetched or loaded.
         """
+        if seed is not None and is_zoo(ref):
+            options, seed = {**options, "seed": seed}, None
         given = {"ref": ref, "dtype": dtype, "device": device, "options": options}
+        drawn = {"missing_weights": missing_weights, "seed": seed}
         try:
-            spec = ModelSpec.model_validate(given)
+            spec = ModelSpec.model_validate({**given, **drawn})
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == "weights":  # of keys that do not go together, in our words already
+                raise ModelError(f"model {ref!r}: {first['msg']}") from None
             where = ".".join(map(str, first["loc"]))
             raise ModelError(f"{where} {first['input']!r}: {first['msg'].lower()}") from None
         facts = resolve(spec)
