@@ -7,7 +7,7 @@ __all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.identities import Identities
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import find_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
@@ -53,6 +55,8 @@ class LoadedModel:
     """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
     """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
+    identities: Identities = field(default_factory=Identities)
+    """Whether its named sites hold what their names promise, and which are refused."""
     tier_reason: str = ""
     """Why jobs run as they do: resumed, or hooked."""
     output: str | None = None
@@ -84,6 +88,8 @@ class LoadedModel:
             is_causal=_is_causal(module, family, facts),
             has_plain_head=_has_plain_head(module, head, facts),
         )
+        found = _identities(model)
+        model = replace(model, identities=found, places=replace(model.places, identities=lambda: found))
         resume, reason = find_resume(model)
         return replace(model, resume=resume, tier_reason=reason)
 
@@ -132,13 +138,21 @@ class LoadedModel:
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
-    def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
-        """The columns of the tensor that a place means.
+    def target(
+        self,
+        site: str,
+        layer: int | None,
+        heads: Heads | None,
+        dims: Dims | None,
+        *,
+        changes: bool = True,
+    ) -> Target:
+        """The columns of the tensor that a place means, which is changed there, or only read.
 
         Raises:
-            ModelError: the model has no such site, layer, head or module.
+            ModelError: the model has no such site, layer, head or module, or the site is refused.
         """
-        return self.places.target(site, layer, heads, dims)
+        return self.places.target(site, layer, heads, dims, changes=changes)
 
 
 def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> LoadedModel:
@@ -254,6 +268,20 @@ def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     if found != facts.num_layers:
         raise ModelError(f"{facts.ref} has {found} blocks, but its config says {facts.num_layers}")
     return family
+
+
+@torch.inference_mode()
+def _identities(model: LoadedModel) -> Identities:
+    """The report on the model's named sites; see `find_identities`."""
+    places = model.places
+    if places.family is None:
+        return Identities()
+
+    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+        reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=prompts.device)
+        return model.forward(prompts, reads, visits)[1]
+
+    return find_identities(places, run)
 
 
 def _inputs(module: nn.Module, prompts: Tensor) -> dict[str, Any]:

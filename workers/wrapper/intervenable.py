@@ -11,7 +11,8 @@ Shapes: B examples, T tokens, P positions of a unit, C columns of its place, V v
 __all__ = ["IntervenableModel", "Intervened"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -23,10 +24,13 @@ from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
+from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import find_identities
 from workers.model.loading import facts_of, load
 from workers.model.places import Places, blocks_path
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
+from workers.wrapper.forwards import evaluating
 from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
 from workers.wrapper.nexttokens import format_token, last_logits
 from workers.wrapper.runs import Runs
@@ -283,7 +287,16 @@ def _places_of(module: nn.Module) -> Places:
     blocks = blocks_path(module, family)
     if blocks is None:
         return Places(module=module, name=name, facts=facts)
-    return Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+    places = Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+
+    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+        name = "inputs_embeds" if prompts.is_floating_point() else "input_ids"
+        with torch.no_grad(), evaluating(module), visiting(module, visits) as seen:
+            module(**{name: prompts})
+        return seen
+
+    # At the first call that names a site: whoever names module paths alone pays nothing.
+    return replace(places, identities=cache(lambda: find_identities(places, run)))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
