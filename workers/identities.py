@@ -6,7 +6,20 @@ fails is refused, with the reason and with what to name instead; what the tables
 refused before anything is loaded.
 """
 
-__all__ = ["IDENTITIES", "Finding", "Identities", "Refusal", "known_refusals", "promised"]
+__all__ = [
+    "ADDED",
+    "HEADS",
+    "IDENTITIES",
+    "MADE",
+    "PROJECTED",
+    "TOTAL",
+    "Finding",
+    "Identities",
+    "Refusal",
+    "known_refusals",
+    "may_refuse",
+    "promised",
+]
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -146,6 +159,19 @@ class Identities:
             words = ["refused"]
         return ", ".join(words)
 
+    def lines(self, dtype: str) -> list[str]:
+        """What the words of `shown` mean, how they were found, and what is refused, for people."""
+        words = dict.fromkeys(one.identity for one in self.findings)
+        lines = [str(refusal) for refusal in self.refusals.values()]
+        lines += [f"{word}: {IDENTITIES[word]}" for word in IDENTITIES if word in words]
+        if self.findings:
+            blocks = ", ".join(map(str, self.findings[0].blocks))
+            bound = self.findings[0].bound
+            lines.append(f"tried on the loaded model, in {dtype} (to {bound:.0e}), in blocks {blocks}")
+        if self.untried:
+            lines.append(f"not tried on the loaded model: {self.untried}")
+        return lines
+
     def to_json(self) -> str:
         """The report as one line of JSON."""
         return json.dumps(asdict(self))
@@ -177,6 +203,19 @@ def promised(family: Family) -> dict[str, tuple[str, ...]]:
     own["attention_output"] = (PROJECTED, *is_added["attention_output"])
     own["mlp_output"] = is_added["mlp_output"] or (MADE,)
     return {site: own[site] for site in family.sites if site in own}
+
+
+def may_refuse(family: Family, site: str, *, heads: bool, changes: bool) -> bool:
+    """Whether the place of a family may be refused at all, whatever its models do.
+
+    Args:
+        family: its table.
+        site: the place's name.
+        heads: whether it names heads.
+        changes: whether it is changed there, or only read.
+    """
+    names = _REFUSES.intersection(promised(family).get(site, ()))
+    return bool(names - {HEADS}) or (HEADS in names and heads and changes)
 
 
 def known_refusals(facts: ModelFacts, family: Family) -> dict[str, Refusal]:

@@ -102,7 +102,7 @@ class Verdict(NamedTuple):
 
 
 def returning(held: Held, site: str) -> set[str]:
-    """Modules right inside the block that return, where a site adds noise, as much more as leaves the block."""
+    """Modules right inside the block that return, where a site adds noise, what more leaves the block."""
     gained, scale = held.gained(site)
     row, nothing = held.row_of(site), held.rows.index(NOTHING)
     if not bool(gained.abs().max() > 0):

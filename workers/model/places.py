@@ -10,7 +10,7 @@ from torch import nn
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of, sites_of
-from workers.identities import Identities
+from workers.identities import Identities, may_refuse
 from workers.model.hooks import Tap
 from workers.model.layout import WHOLE, Dims, Heads, Target, layout_of
 from workers.sites import SITES, check_site, is_module_path, num_heads, split_path
@@ -65,7 +65,9 @@ class Places:
 
     def why_refused(self, site: str, heads: Heads | None, *, changes: bool) -> str | None:
         """Why a named site is refused, and what to name instead; None where it is not, or has no table."""
-        if self.facts is None or self.family is None or site not in self.family.sites:
+        if self.facts is None or self.family is None:
+            return None
+        if not may_refuse(self.family, site, heads=heads is not None, changes=changes):
             return None
         count = num_heads(site, self.facts)
         refusal = self.identities().refusal(site, heads=heads, num_heads=count, changes=changes)

@@ -8,7 +8,7 @@
 Shapes: B examples, T tokens, P positions of a unit, C columns of its place, V vocabulary.
 """
 
-__all__ = ["IntervenableModel", "Intervened"]
+__all__ = ["IntervenableModel", "Intervened", "places_of"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +90,7 @@ class IntervenableModel(nn.Module):
         self.tokenizer = tokenizer
         learned = dict.fromkeys(found for unit in self.units for found in unit.subspaces())
         self.subspaces = nn.ModuleList(learned)
-        self._places = _places_of(module)
+        self._places = places_of(module)
 
     @classmethod
     def load(
@@ -274,7 +274,7 @@ def _joined(rows: Sequence[Tensor | None]) -> Collection:
     return torch.stack(found) if is_regular else tuple(rows)
 
 
-def _places_of(module: nn.Module) -> Places:
+def places_of(module: nn.Module) -> Places:
     """The places of a module: named ones too, where its config names a known family."""
     name = type(module).__name__
     if not isinstance(module, ZooModel) and not hasattr(getattr(module, "config", None), "to_dict"):
@@ -295,7 +295,7 @@ def _places_of(module: nn.Module) -> Places:
             module(**{name: prompts})
         return seen
 
-    # At the first call that names a site: whoever names module paths alone pays nothing.
+    # At the first call that names a site which may be refused; all others pay nothing.
     return replace(places, identities=cache(lambda: find_identities(places, run)))
 
 
