@@ -51,12 +51,12 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    identities: Identities = field(default_factory=Identities)
+    """Whether its named sites hold what their names promise, and which are refused."""
     has_plain_head: bool = False
     """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
     """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
-    identities: Identities = field(default_factory=Identities)
-    """Whether its named sites hold what their names promise, and which are refused."""
     tier_reason: str = ""
     """Why jobs run as they do: resumed, or hooked."""
     output: str | None = None
@@ -88,10 +88,8 @@ class LoadedModel:
             is_causal=_is_causal(module, family, facts),
             has_plain_head=_has_plain_head(module, head, facts),
         )
-        found = _identities(model)
-        model = replace(model, identities=found, places=replace(model.places, identities=lambda: found))
         resume, reason = find_resume(model)
-        return replace(model, resume=resume, tier_reason=reason)
+        return replace(model, resume=resume, tier_reason=reason)._with_identities()
 
     def forward(
         self,
@@ -137,6 +135,17 @@ class LoadedModel:
             made: Tensor = found.logits if self.output is None else found.heads[self.output]
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
+
+    def _with_identities(self) -> Self:
+        """The same, once its named sites were tried; see `find_identities`."""
+
+        def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+            reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=self.device)
+            return self.forward(prompts, reads, visits)[1]
+
+        found = find_identities(self.places, run)
+        places = replace(self.places, identities=lambda: found)
+        return replace(self, identities=found, places=places)
 
     def target(
         self,
@@ -268,20 +277,6 @@ def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     if found != facts.num_layers:
         raise ModelError(f"{facts.ref} has {found} blocks, but its config says {facts.num_layers}")
     return family
-
-
-@torch.inference_mode()
-def _identities(model: LoadedModel) -> Identities:
-    """The report on the model's named sites; see `find_identities`."""
-    places = model.places
-    if places.family is None:
-        return Identities()
-
-    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
-        reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=prompts.device)
-        return model.forward(prompts, reads, visits)[1]
-
-    return find_identities(places, run)
 
 
 def _inputs(module: nn.Module, prompts: Tensor) -> dict[str, Any]:
