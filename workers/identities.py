@@ -123,13 +123,17 @@ class Identities:
         """
         failed = [one for one in findings if not one.holds and one.identity in _REFUSES]
         good = family.sites.keys() - {one.site for one in failed}
-        refusals = dict(known_refusals(facts, family))
-        for one in failed:
-            known = refusals.get(one.site)
-            reason = one.said if known is None else f"{known.reason} (tried at load: {one.said})"
-            single = one.identity == HEADS and (known is None or known.single_heads)
-            advice = _advice(one.site, one.identity, family, good, returned or {})
-            refusals[one.site] = Refusal(site=one.site, reason=reason, advice=advice, single_heads=single)
+        refusals = known_refusals(facts, family)
+        for site in dict.fromkeys(one.site for one in failed):
+            own, known = [one for one in failed if one.site == site], refusals.get(site)
+            said = " and ".join(one.said for one in own)
+            names = {one.identity for one in own}
+            refusals[site] = Refusal(
+                site=site,
+                reason=said if known is None else f"{known.reason} (tried at load: {said})",
+                advice=_advice(site, family, good, returned or {}, heads=names == {HEADS}),
+                single_heads=names == {HEADS} and _has_own_module(family, site),
+            )
         return cls(findings=tuple(findings), refusals=refusals, untried=untried)
 
     def refusal(
@@ -215,7 +219,8 @@ def may_refuse(family: Family, site: str, *, heads: bool, changes: bool) -> bool
         changes: whether it is changed there, or only read.
     """
     names = _REFUSES.intersection(promised(family).get(site, ()))
-    return bool(names - {HEADS}) or (HEADS in names and heads and changes)
+    is_wrong_share = HEADS in names and not _has_own_module(family, site)
+    return bool(names - {HEADS}) or is_wrong_share or (HEADS in names and heads and changes)
 
 
 def known_refusals(facts: ModelFacts, family: Family) -> dict[str, Refusal]:
@@ -228,23 +233,30 @@ def known_refusals(facts: ModelFacts, family: Family) -> dict[str, Refusal]:
             found[site] = Refusal(
                 site=site,
                 reason=f"it is not what is added: the block multiplies it by its {spot.times}, {by:g}, first",
-                advice=_advice(site, ADDED, family, family.sites.keys(), {}),
+                advice=_advice(site, family, family.sites.keys(), {}, heads=False),
             )
     for site in family.norm_of_heads:
         found[site] = Refusal(
             site=site,
             reason="a norm over all heads follows, so that a change of one head changes the others too",
-            advice=_advice(site, HEADS, family, family.sites.keys(), {}),
+            advice=_advice(site, family, family.sites.keys(), {}, heads=True),
             single_heads=True,
         )
     return found
 
 
+def _has_own_module(family: Family, site: str) -> bool:
+    """Whether a site is no share of a projection that makes several: where the heads of a share are not where
+    the table says, the share itself is not either."""
+    return family.sites[site].part is None
+
+
 def _advice(
-    site: str, identity: str, family: Family, good: Collection[str], returned: Mapping[str, str]
+    site: str, family: Family, good: Collection[str], returned: Mapping[str, str], *, heads: bool
 ) -> str:
     """What to name instead, of the sites that are `good`; a module's path promises nothing."""
-    if identity == HEADS:
+    spot = family.sites[site]
+    if heads and _has_own_module(family, site):
         better = family.norm_of_heads.get(site)
         whole = "leave 'head' out: the whole site may be changed"
         return f"name heads at {better}, or {whole}" if better in good else whole
@@ -253,7 +265,6 @@ def _advice(
         return f"take {better}"
     if better in returned:
         return f"what is added is what {family.blocks}.$layer.{returned[better]} returns: name that path"
-    spot = family.sites[site]
     path = ".".join(filter(None, (family.blocks, "$layer", spot.module)))
     side = ":input" if spot.side == "input" else ""
     return f"no named site has it; what the module itself holds is {path}{side}"

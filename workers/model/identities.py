@@ -77,10 +77,9 @@ def find_identities(places: "Places", run: Run) -> Identities:
 class _Kept:
     """What was kept of one block so far; see `Held`."""
 
-    clean: dict[str, Tensor] = field(default_factory=dict)
+    sites: dict[str, Tensor] = field(default_factory=dict)
     children: dict[str, Tensor] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)
-    """``mixed``, ``left``, ``noise``."""
+    noise: Tensor | None = None
 
 
 class _Trial:
@@ -129,12 +128,12 @@ class _Trial:
                 block=block,
                 rows=self._rows,
                 bound=self._bound,
-                clean=found.clean,
+                sites=found.sites,
                 children=found.children,
-                **found.others,
+                noise=found.noise,
             )
             for block, found in kept.items()
-            if _is_finite(found)
+            if found.noise is not None and _is_finite(found)
         ]
 
     def findings(self) -> list[Finding]:
@@ -206,21 +205,18 @@ class _Trial:
 
         def enter(hidden: Tensor, _: int) -> Tensor:
             noise = torch.randn(hidden.shape[1:], generator=generator) * float(hidden.float().std())
-            kept.others["noise"] = noise.to(hidden)
+            kept.noise = noise.to(hidden)
             return hidden.repeat(grow_by, 1, 1)
 
-        def leave(hidden: Tensor, _: int) -> Tensor | None:
-            kept.others["left"] = hidden.clone()
-            return hidden[:1] if grow_by > 1 else None
+        def leave(hidden: Tensor, _: int) -> Tensor:
+            return hidden[: len(hidden) // grow_by]
 
-        mixed = self._at("attention_value_output", block).tap
         children = self._places.module.get_submodule(path).named_children()
         return [
             (Tap(path, "input"), enter),
             *self._shouts(block, generator),
             *self._additions(block, kept),
-            *((self._at(site, block).tap, _keeper(kept.clean, site, 1)) for site in self._promised),
-            (mixed, _keeper(kept.others, "mixed")),
+            *((self._at(site, block).tap, _keeper(kept.sites, site)) for site in self._promised),
             *((Tap(f"{path}.{name}", "output"), _keeper(kept.children, name)) for name, _ in children),
             (Tap(path, "output"), leave),
         ]
@@ -256,7 +252,8 @@ class _Trial:
             def add(tensor: Tensor, _: int, own: Any = own, others: Any = others) -> Tensor:
                 new = tensor.clone()
                 new[others] = 0
-                new[own] = kept.others["noise"].to(new)
+                assert kept.noise is not None
+                new[own] = kept.noise.to(new)
                 return new
 
             yield tap, add
@@ -293,18 +290,18 @@ def _some(count: int) -> list[int]:
     return sorted({0, min(1, count - 1), count // 2, count - 1})[:_MOST_HEADS]
 
 
-def _keeper(kept: dict[str, Tensor], name: str, num_rows: int | None = None) -> Visit:
-    """Keeps the first rows of a tensor, or all; what comes later may write into it."""
+def _keeper(kept: dict[str, Tensor], name: str) -> Visit:
+    """Keeps a copy of a tensor; what comes later may write into it."""
 
     def keep(tensor: Tensor, _: int) -> None:
-        kept[name] = tensor[:num_rows].clone()
+        kept[name] = tensor.clone()
 
     return keep
 
 
 def _is_finite(kept: _Kept) -> bool:
     """Whether a block's clean row holds numbers: of infinities nothing can be told."""
-    return all(bool(tensor.isfinite().all()) for tensor in (*kept.clean.values(), kept.others["left"][0]))
+    return all(bool(tensor[0].isfinite().all()) for tensor in kept.sites.values())
 
 
 def _full_precision(module: nn.Module) -> AbstractContextManager[Any]:

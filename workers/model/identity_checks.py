@@ -49,16 +49,21 @@ class Held:
     rows: Sequence[Row]
     bound: float
     """Largest share of a number that rounding may make of it."""
-    clean: Mapping[str, Tensor]
-    """By site the tensor of its module in the clean row [1, T, …], multiplied where the site is a product."""
-    mixed: Tensor
-    """``attention_value_output`` in all rows, [R, T, H · D]."""
-    left: Tensor
-    """``block_output`` in all rows, [R, T, W]."""
+    sites: Mapping[str, Tensor]
+    """By site the tensor of its module [R, T, …], multiplied where the site is a product."""
     noise: Tensor
     """What a part of the block was set to add, [T, W]."""
     children: Mapping[str, Tensor]
     """What modules right inside the block return, by name, in all rows."""
+
+    @property
+    def left(self) -> Tensor:
+        """What leaves the block, [R, T, W]."""
+        return self.sites["block_output"]
+
+    def clean(self, site: str) -> Tensor:
+        """A site's tensor in the clean row, [1, T, …]."""
+        return self.sites[site][:1]
 
     def target(self, site: str, head: int | None = None) -> Target:
         """The columns of a site, or of one of its heads."""
@@ -77,7 +82,7 @@ class Held:
     def row_of(self, site: str) -> int:
         """The row in which what the site adds is noise: sites that are one tensor share it."""
         taps = {
-            row.site: self.tap(row.site) for row in self.rows if row.head is None and row.site in self.clean
+            row.site: self.tap(row.site) for row in self.rows if row.head is None and row.site in self.sites
         }
         same = [other for other, tap in taps.items() if tap == self.tap(site)]
         return next(number for number, row in enumerate(self.rows) if row.head is None and row.site in same)
@@ -128,9 +133,9 @@ def _added(held: Held, site: str) -> Verdict:
 
 
 def _total(held: Held, site: str) -> Verdict:
-    before, after = held.clean["block_input"][0].float(), held.left[0].float()
+    before, after = held.clean("block_input")[0].float(), held.left[0].float()
     bare = held.left[held.rows.index(NOTHING)].float()
-    attention, mlp = (held.clean[name][0].float() for name in ("attention_added", "mlp_added"))
+    attention, mlp = (held.clean(name)[0].float() for name in ("attention_added", "mlp_added"))
     scale = before.abs() + after.abs() + attention.abs() + mlp.abs()
     share = max(_share(after - before - attention - mlp, scale), _share(bare - before, scale))
     return Verdict(share, share <= held.bound, "the block adds more than attention_added and mlp_added")
@@ -138,7 +143,7 @@ def _total(held: Held, site: str) -> Verdict:
 
 def _heads(held: Held, site: str) -> Verdict:
     """Noise in a head, at the token that is looked at or at one that it sees."""
-    last = held.mixed[:, -1].float()  # [R, H · D]
+    last = held.sites[MIXED][:, -1].float()  # [R, H · D]
     num_heads = held.target(site).layout.num_heads
     worst, said = 0.0, ""
     for number, row in enumerate(held.rows):
@@ -162,7 +167,7 @@ def _by_head(held: Held, moved: Tensor, clean: Tensor) -> Iterator[float]:
 
 
 def _projected(held: Held, site: str) -> Verdict:
-    mixed, wanted = held.clean[MIXED][0, -1], held.clean["attention_output"][0, -1].float()
+    mixed, wanted = held.clean(MIXED)[0, -1], held.clean("attention_output")[0, -1].float()
     num_heads = held.target(MIXED).layout.num_heads
     each = mixed.new_zeros(num_heads + 1, 1, len(mixed))
     for head in range(num_heads):
@@ -182,12 +187,12 @@ def _made(held: Held, site: str) -> Verdict:
     """Modules, given what the block held at a site, return what it held at the sites after it."""
     if site == "attention_input":
         after = ("query_output", "key_output", "value_output")
-        made = {name: held.made_by(name, held.clean[site]) for name in after}
+        made = {name: held.made_by(name, held.clean(site)) for name in after}
     else:
         by = site if site == "mlp_activation" else "mlp_output"
-        made = {"mlp_output": held.made_by(by, held.clean["mlp_input" if site == "mlp_output" else site])}
+        made = {"mlp_output": held.made_by(by, held.clean("mlp_input" if site == "mlp_output" else site))}
     off = max(
-        _of_largest(tensor - held.clean[name].float(), held.clean[name]) for name, tensor in made.items()
+        _of_largest(tensor - held.clean(name).float(), held.clean(name)) for name, tensor in made.items()
     )
     return Verdict(off, off <= held.bound, f"{' and '.join(made)} are made of more than {site}")
 
