@@ -1,5 +1,7 @@
 """As a program: a model's spec on stdin, the report on its named sites on stdout."""
 
+__all__ = ["main"]
+
 import sys
 
 from workers.errors import SwapyardError
