@@ -7,13 +7,13 @@ few tokens.
 Shapes: R rows, T tokens, E width of an input vector, W width of the residual stream.
 """
 
-__all__ = ["Run", "find_identities"]
+__all__ = ["Run", "find_identities", "with_identities"]
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,10 @@ from workers.model.layout import Target
 from workers.replay.bounds import AGREEMENT, IN_BLOCK
 
 if TYPE_CHECKING:
+    from workers.model.loading import LoadedModel
     from workers.model.places import Places
+
+_Model = TypeVar("_Model", bound="LoadedModel")
 
 Run = Callable[[Tensor, Sequence[tuple[Tap, Visit]]], Visits]
 """Runs prompts, token ids [B, T] or vectors [B, T, E], and shows their tensors to visits."""
@@ -40,6 +43,17 @@ _LOUD = 8.0
 """Noise in one head, in standard deviations of what the site holds: a norm over all heads then shows."""
 
 _log = logging.getLogger("swapyard.model")
+
+
+def with_identities(model: _Model) -> _Model:
+    """A loaded model with the report on its named sites, which refuses those that fail."""
+
+    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+        reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
+        return model.forward(prompts, reads, visits)[1]
+
+    found = find_identities(model.places, run)
+    return replace(model, identities=found, places=replace(model.places, identities=lambda: found))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from workers.families import Family, family_of
 from workers.identities import Identities
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
-from workers.model.identities import find_identities
+from workers.model.identities import with_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
@@ -89,7 +89,7 @@ class LoadedModel:
             has_plain_head=_has_plain_head(module, head, facts),
         )
         resume, reason = find_resume(model)
-        return replace(model, resume=resume, tier_reason=reason)._with_identities()
+        return with_identities(replace(model, resume=resume, tier_reason=reason))
 
     def forward(
         self,
@@ -135,17 +135,6 @@ class LoadedModel:
             made: Tensor = found.logits if self.output is None else found.heads[self.output]
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
-
-    def _with_identities(self) -> Self:
-        """The same, once its named sites were tried; see `find_identities`."""
-
-        def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
-            reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=self.device)
-            return self.forward(prompts, reads, visits)[1]
-
-        found = find_identities(self.places, run)
-        places = replace(self.places, identities=lambda: found)
-        return replace(self, identities=found, places=places)
 
     def target(
         self,
