@@ -147,6 +147,21 @@ def test_the_engine_gives_rows_of_hooks_by_hand_in_both_tiers(model_type: str) -
                 np.testing.assert_allclose(found, expected[0, 4, pair.label_ids[0]], rtol=1e-4, atol=1e-4)
 
 
+def test_a_job_at_a_refused_place_is_a_failure_that_says_so() -> None:
+    """Whoever runs cells without a plan's checks meets the same refusal."""
+    cells = [
+        swap("query_output", LAYER, (TOKEN,), heads=(2,)),
+        swap("query_output", LAYER, (TOKEN,)),
+        swap("query_output", LAYER, (TOKEN,), heads=(2,), operation="collect", run="zero"),
+        swap("query_norm_output", LAYER, (TOKEN,), heads=(2,)),
+    ]
+    batch = Batch(cells=list(enumerate(cells)), pairs=pairs(1), families=("logits",))
+    outcome = Engine(model_of("olmo2"), capture_budget_bytes=1 << 28, shortcut=False).run(batch)
+    refused, *others = outcome.columns["error"]
+    assert others == [None, None, None]
+    assert "single heads of query_output are refused" in refused
+
+
 def test_a_product_that_no_visit_changes_stays_to_the_last_bit() -> None:
     module, tap = module_of("granite"), Tap(f"model.layers.{LAYER}.mlp", "output", scale=BY)
     seen: list[Tensor] = []
