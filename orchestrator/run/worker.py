@@ -20,6 +20,7 @@ from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
+from orchestrator.run.refused import check_loaded
 from orchestrator.run.selected import run_lost, run_selected
 from orchestrator.run.trained import failure_of
 from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
@@ -84,6 +85,8 @@ class StudyWorker:
         self._epoch = epoch
         self._engines = engines
         self._has_own_process = has_own_process
+        self._accepted: set[int] = set()
+        """Lanes whose loaded models hold what the sites of their cells promise."""
 
     def hello(self, question: str, answer: str) -> Hello:
         """Read the file `question` in the study's folder and write what it says to the file `answer`."""
@@ -105,7 +108,8 @@ class StudyWorker:
             What the loaded model can do; None where the slice needs none.
 
         Raises:
-            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+            ModelError: the model is not on this machine, is not the one that the plan was made for, or
+                refuses a site that the plan's cells name.
             StoreError: a fit cannot be read or written.
         """
         if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
@@ -226,7 +230,11 @@ class StudyWorker:
 
     def _engine(self, lane: int) -> "Engine":
         self._engines.root, self._engines.fits = self._store.root, self._fits
-        return self._engines.of(self._plan.lanes[lane])
+        engine = self._engines.of(self._plan.lanes[lane])
+        if lane not in self._accepted:
+            check_loaded(self._plan, lane, engine.model)
+            self._accepted.add(lane)
+        return engine
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
         """The cells of a slice with their numbers, the pairs of its tile, and all cells of its tile."""

@@ -76,7 +76,8 @@ class _Place:
 
     def __init__(self, spec: FitSpec, model: LoadedModel) -> None:
         self.model = model
-        self.target = model.target(spec.site, spec.layer, spec.heads, None)
+        # Where a fit is used, its place is changed; here it may only be read.
+        self.target = model.target(spec.site, spec.layer, spec.heads, None, changes=False)
         self._num_heads = 1 if spec.heads is None else len(spec.heads)
         self._captures = Captures(model, budget_bytes=_CAPTURE_BYTES)
 

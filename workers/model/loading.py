@@ -17,6 +17,7 @@ from workers.capability import Ability, Capability
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.identities import Identities
 from workers.libraries.transformers import (
     NO_KEYWORDS,
     Keywords,
@@ -27,6 +28,7 @@ from workers.libraries.transformers import (
 from workers.model.checkpoint import read_checkpoint
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import with_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
@@ -57,6 +59,8 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    identities: Identities = field(default_factory=Identities)
+    """Whether its named sites hold what their names promise, and which are refused."""
     has_plain_head: bool = False
     """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
@@ -101,7 +105,8 @@ class LoadedModel:
             embedding_width=width,
         )
         resume, abilities = find_resume(model)
-        return replace(model, resume=resume, capability=_capability(model, abilities))
+        report = _capability(model, abilities)
+        return with_identities(replace(model, resume=resume, capability=report))
 
     @property
     def tier_reason(self) -> str:
@@ -153,13 +158,21 @@ class LoadedModel:
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
-    def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
-        """The columns of the tensor that a place means.
+    def target(
+        self,
+        site: str,
+        layer: int | None,
+        heads: Heads | None,
+        dims: Dims | None,
+        *,
+        changes: bool = True,
+    ) -> Target:
+        """The columns of the tensor that a place means, which is changed there, or only read.
 
         Raises:
-            ModelError: the model has no such site, layer, head or module.
+            ModelError: the model has no such site, layer, head or module, or the site is refused.
         """
-        return self.places.target(site, layer, heads, dims)
+        return self.places.target(site, layer, heads, dims, changes=changes)
 
 
 def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> LoadedModel:

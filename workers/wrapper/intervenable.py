@@ -8,10 +8,11 @@
 Shapes: B examples, T tokens, P positions of a unit, C columns of its place, V vocabulary.
 """
 
-__all__ = ["IntervenableModel", "Intervened"]
+__all__ = ["IntervenableModel", "Intervened", "places_of"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -23,10 +24,13 @@ from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
+from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import find_identities
 from workers.model.loading import facts_of, load
 from workers.model.places import Places, blocks_path
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
+from workers.wrapper.forwards import evaluating
 from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
 from workers.wrapper.nexttokens import format_token, last_logits
 from workers.wrapper.runs import Runs
@@ -87,7 +91,7 @@ class IntervenableModel(nn.Module):
         self.tokenizer = tokenizer
         learned = dict.fromkeys(found for unit in self.units for found in unit.subspaces())
         self.subspaces = nn.ModuleList(learned)
-        self._places = _places_of(module)
+        self._places = places_of(module)
 
     @classmethod
     def load(
@@ -281,7 +285,7 @@ def _joined(rows: Sequence[Tensor | None]) -> Collection:
     return torch.stack(found) if is_regular else tuple(rows)
 
 
-def _places_of(module: nn.Module) -> Places:
+def places_of(module: nn.Module) -> Places:
     """The places of a module: named ones too, where its config names a known family."""
     name = type(module).__name__
     if not isinstance(module, ZooModel) and not hasattr(getattr(module, "config", None), "to_dict"):
@@ -294,7 +298,16 @@ def _places_of(module: nn.Module) -> Places:
     blocks = blocks_path(module, family)
     if blocks is None:
         return Places(module=module, name=name, facts=facts)
-    return Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+    places = Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+
+    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+        name = "inputs_embeds" if prompts.is_floating_point() else "input_ids"
+        with torch.no_grad(), evaluating(module), visiting(module, visits) as seen:
+            module(**{name: prompts})
+        return seen
+
+    # At the first call that names a site which may be refused; all others pay nothing.
+    return replace(places, identities=cache(lambda: find_identities(places, run)))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
