@@ -1,8 +1,8 @@
 """Subspaces as plain data: their kind, what makes an equal one, their numbers, and one made of these.
 
-A file's tensors are plain matrices with names of our own: ``rotation`` [W, K], orthonormal columns, of learned
-directions, ``mask`` [K], ``boundary``, ``components`` [W, K] and ``mean`` [W] of a PCA; those of a subspace
-inside another one begin with ``of.``.
+A file's tensors are plain matrices with names of our own: ``rotation`` [W, K], orthonormal columns, of
+learned directions, ``mask`` [K], ``boundary``, ``components`` [W, K] and ``mean`` [W] of a PCA; those of a
+subspace inside another one begin with ``of.``.
 """
 
 __all__ = ["filled_space", "is_trained", "space_config", "space_tensors"]
@@ -49,7 +49,8 @@ def space_config(space: Subspace) -> dict[str, Any]:
 def space_tensors(space: Subspace, *, is_trained_on: bool = False) -> dict[str, Tensor]:
     """Its numbers by our names, in main memory; those of a subspace inside it begin with ``of.``.
 
-    With `is_trained_on` also what a training goes on from: ``rotation_start`` [W, W], ``rotation_step`` [W, K].
+    With `is_trained_on` also what a training goes on from: ``rotation_start`` [W, W] and ``rotation_step``
+    [W, K].
     """
     return {
         f"{path}.{name}" if path else name: tensor.detach().cpu().contiguous()

@@ -196,7 +196,7 @@ class Directions(Subspace):
         return {name: tensor for name, tensor in super().tensors().items() if name != "weight"}
 
     def fill(self, tensors: Mapping[str, Tensor], *, is_trained_on: bool) -> None:
-        """As `Subspace.fill`: ``weight`` is ``rotation`` to the last bit, and stays orthonormal if trained."""
+        """As `Subspace.fill`: ``weight`` is ``rotation`` to the last bit, orthonormal also when trained."""
         rotation = _shaped("rotation", tensors["rotation"], (self.width, self.num_coordinates))
         if is_trained_on:
             set_rotation(self, tensors)

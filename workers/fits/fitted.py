@@ -48,7 +48,7 @@ class Fitted:
 
 
 def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
-    """Its tensors as a safetensors file, and all else as plain data; `workers.change.spaces` has the names."""
+    """Its tensors as a safetensors file, named as in `workers.change.spaces`, and all else as plain data."""
     content, report = fitted.content, asdict(fitted.report)
     if isinstance(content, Tensor):
         return save({_VECTOR: content.detach().cpu().contiguous()}), {"space": None, "report": report}

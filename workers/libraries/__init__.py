@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 TORCH_FREE = (
-    *("click", "duckdb", "huggingface_hub", "pyarrow", "pydantic", "python", "ray", "safetensors"),
+    *("click", "duckdb", "huggingface_hub", "pyarrow", "pydantic", "python", "ray"),
     *("tokenizers", "yaml"),
 )
 """Those whose file loads no torch: what never runs a model may import it."""
 
 LIBRARIES = ("transformers", "torch", "gguf", *TORCH_FREE)
-"""Libraries that the project leans on by more than their documented calls; each has a file here, and what does
-not fit into it stands in one that begins with its name."""
+"""Libraries that the project leans on by more than their documented calls; each has a file here, and what
+does not fit into it stands in one that begins with its name."""
 
 _PACKAGES = {"yaml": "PyYAML"}
 """What packages are called where the module is called otherwise."""

@@ -1,5 +1,5 @@
 """Names of torch that may move: texts of its errors, how a checkpoint saves tensors, moves between dtypes,
-numbers that it draws from a seed. Learned rotations and optimisers have files of their own beside this one."""
+numbers that it draws from a seed. Learned rotations and optimisers have files of their own."""
 
 __all__ = [
     "PLACES",

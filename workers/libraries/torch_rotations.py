@@ -7,11 +7,13 @@ __all__ = ["PLACES", "learn_rotation", "plain_rotations", "rotation_tensors", "s
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from workers.errors import RunError
 from workers.libraries import Place
 
 _NAME = "weight"
@@ -31,9 +33,17 @@ def learn_rotation(module: nn.Module, seed: int) -> None:
     Args:
         module: with a parameter ``weight``.
         seed: of the numbers with which a tall matrix is completed to a basis.
+
+    Raises:
+        RunError: this torch cannot be told which map it takes.
     """
     width, rank = getattr(module, _NAME).shape
-    wanted = {_MAP: _SQUARE if width == rank else _TALL, _TRIVIALISED: True}
+    wanted: dict[str, Any] = {_MAP: _SQUARE if width == rank else _TALL, _TRIVIALISED: True}
+    if gone := _not_taken():
+        raise RunError(
+            f"torch {torch.__version__} cannot be told how to learn a rotation ({', '.join(gone)} gone): what"
+            " it learns would not be what its identity names; install an older torch"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         orthogonal(module, _NAME, **wanted)
@@ -48,6 +58,12 @@ def rotation_tensors(module: nn.Module) -> dict[str, Tensor]:
     kept = {name: tensor for name, tensor in module.state_dict().items() if name in (_ORIGINAL, _BASE)}
     parts = {"rotation_start": kept[_BASE], "rotation_step": kept[_ORIGINAL]} if len(kept) == 2 else {}
     return {"rotation": getattr(module, _NAME), **parts}
+
+
+def _not_taken() -> list[str]:
+    """Options of the map that are gone."""
+    known = inspect.signature(orthogonal).parameters
+    return [name for name in (_MAP, _TRIVIALISED) if name not in known]
 
 
 def set_rotation(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -103,7 +119,8 @@ def _rotation(original: Tensor, base: Tensor) -> Tensor:
     reflections = original.tril(diagonal=-1)
     scales = 2.0 / (1.0 + (reflections * reflections).sum(dim=-2))
     product = torch.linalg.householder_product(reflections, scales)
-    return base @ (product * original.diagonal(dim1=-2, dim2=-1).int().unsqueeze(-2))
+    made: Tensor = base @ (product * original.diagonal(dim1=-2, dim2=-1).int().unsqueeze(-2))
+    return made
 
 
 def _learned(width: int, rank: int) -> nn.Module:
@@ -115,19 +132,20 @@ def _learned(width: int, rank: int) -> nn.Module:
     learn_rotation(module, 0)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.1 * torch.randn(width, rank, generator=generator)
+            parameter.add_(torch.randn(width, rank, generator=generator), alpha=0.1)
     return module
 
 
+def _matrix(module: nn.Module) -> Tensor:
+    made: Tensor = getattr(module, _NAME)
+    return made.detach()
+
+
 def _probe_map() -> str | None:
-    known = inspect.signature(orthogonal).parameters
-    gone = [name for name in (_MAP, _TRIVIALISED) if name not in known]
-    if gone:
-        raise AttributeError(f"orthogonal no longer takes {' and '.join(gone)}")
     for width, rank in ((6, 6), (6, 2)):
         module = _learned(width, rank)
         state = {_NAME: next(iter(module.parameters())), "base": next(iter(module.buffers()))}
-        if not torch.allclose(_rotation(state[_NAME], state["base"]), module.weight, atol=1e-6):
+        if not torch.allclose(_rotation(state[_NAME], state["base"]), _matrix(module), atol=1e-6):
             raise ArithmeticError("its maps give other matrices than those that fits were learned with")
     return None
 
@@ -138,11 +156,11 @@ def _probe_names() -> str | None:
         state = module.state_dict()
         if set(state) != {_ORIGINAL, _BASE}:
             return f"other names ({', '.join(sorted(state))}): old files are read by our own equations alone"
-        found, matrix = plain_rotations(state), module.weight
+        found, matrix = plain_rotations(state), _matrix(module)
         if not torch.equal(found["rotation"], matrix):
             return "matrices of old files differ in the last bits from those that torch makes of them"
-        set_rotation(module, {"rotation": matrix.detach()})
-        if not torch.equal(matrix, module.weight):
+        set_rotation(module, {"rotation": matrix})
+        if not torch.equal(matrix, _matrix(module)):
             return "a rotation that is trained on begins with a matrix that is rounded anew"
     return None
 
@@ -153,7 +171,7 @@ PLACES = (
         name="parametrizations.orthogonal: its default map and trivialisation",
         used_for="learning rotations: the map decides what a fit learns",
         seen_with="2.13.0",
-        without="we name the map, so a new default changes nothing; without these options fits fail, and say so",
+        without="the map is named, so a new default changes nothing; without these options fits fail",
         marks=(_MAP, _TRIVIALISED, _SQUARE, _TALL),
         probe=_probe_map,
     ),

@@ -199,7 +199,7 @@ PLACES = (
         used_for="going on with a training that was stopped, bit for bit",
         seen_with="2.13.0",
         without="the training fails, and names the version that kept it; it can be begun anew",
-        marks=(".load_state_dict(",),
+        marks=(),
         probe=_probe_states,
     ),
 )

@@ -18,6 +18,7 @@ __all__ = [
     "quiet",
     "silent",
     "text_config",
+    "tiny",
 ]
 
 import importlib
@@ -211,7 +212,7 @@ def quiet() -> Iterator[None]:
 # What is tried by `make versions`
 
 
-def _tiny() -> Any:
+def tiny() -> Any:
     """A decoder of two blocks, made from a config."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -232,7 +233,7 @@ def _tiny() -> Any:
 def _loaded() -> Any:
     from workers.model.loading import LoadedModel, facts_of
 
-    module = _tiny()
+    module = tiny()
     return LoadedModel.wrap(module, facts_of(module))
 
 
@@ -260,25 +261,25 @@ def _probe_resumed() -> str | None:
 
 def _probe_output() -> str | None:
     with torch.inference_mode():
-        output = _tiny()(input_ids=torch.tensor([[1, 2]]))
+        output = tiny()(input_ids=torch.tensor([[1, 2]]))
     logits_of(output)
     return None if hasattr(output, "logits") else "logits found by their shape"
 
 
 def _probe_embeddings() -> str | None:
-    module = _tiny()
+    module = tiny()
     if module.get_output_embeddings() is not module.lm_head:
         raise AttributeError("get_output_embeddings is not the unembedding")
     return None if module.get_input_embeddings() is module.model.embed_tokens else "vectors for tokens"
 
 
 def _probe_config() -> str | None:
-    config = _tiny().config
+    config = tiny().config
     return None if callable(getattr(config, "get_text_config", None)) else "text_config is read instead"
 
 
 def _probe_attention() -> str | None:
-    return "the report says 'unknown'" if attention_of(_tiny()) == "unknown" else None
+    return "the report says 'unknown'" if attention_of(tiny()) == "unknown" else None
 
 
 def _probe_quiet() -> str | None:

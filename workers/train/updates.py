@@ -71,7 +71,7 @@ def _made(what: str, found: Any, chosen: Chosen, given: Any, options: Mapping[st
     try:
         return found(given, **options)
     except Exception as error:
-        takes = list(inspect.signature(found).parameters)[1:]
+        takes = ", ".join(list(inspect.signature(found).parameters)[1:])
         raise StudyError(
-            f"the {what} {chosen.name} with {_tupled(chosen.options)}: {error}; its options are {', '.join(takes)}"
+            f"the {what} {chosen.name} with {_tupled(chosen.options)}: {error}; its options are {takes}"
         ) from error

@@ -23,6 +23,7 @@ from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
+from workers.libraries.pydantic import faults
 from workers.model.loading import facts_of, load
 from workers.model.places import Places, blocks_path
 from workers.model.references import resolve
@@ -114,9 +115,9 @@ class IntervenableModel(nn.Module):
         try:
             spec = ModelSpec.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ModelError(f"{where} {first['input']!r}: {first['msg'].lower()}") from None
+            first = faults(error)[0]
+            where = ".".join(map(str, first.where))
+            raise ModelError(f"{where} {first.given!r} is not allowed; allowed: {first.wanted}") from None
         facts = resolve(spec)
         tokenizer = None if facts.folder is None else _tokenizer(facts.folder)
         return cls(load(spec, facts).module, units, tokenizer=tokenizer)

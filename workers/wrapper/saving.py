@@ -1,7 +1,7 @@
 """Units as files: ``units.json`` says what they are, ``units.safetensors`` holds their numbers.
 
-Numbers of a subspace are plain matrices with names of our own, which `workers.change.spaces` lists. A subspace
-that several units share is written once, and shared again when it is read.
+Numbers of a subspace are plain matrices with names of our own, which `workers.change.spaces` lists. One that
+several units share is written once, and shared again when it is read.
 """
 
 __all__ = ["read_units", "save_units"]
