@@ -5,7 +5,7 @@ library may change in its next version. Where a name is gone, the functions of t
 trying, or say what is lost; `python -m workers.libraries` tries every place with the versions at hand.
 """
 
-__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "tried", "versions"]
+__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
 
 import importlib
 import platform
@@ -60,10 +60,32 @@ class Outcome:
 
 def all_places() -> tuple[Place, ...]:
     """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
+    return tuple(place for _, file in _files() for place in _places(file))
+
+
+def outcomes() -> list[Outcome]:
+    """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
+    found: list[Outcome] = []
+    for library, file in _files():
+        try:
+            places = _places(file)
+        except Exception as error:
+            name = f"what workers/libraries/{file}.py needs of it"
+            found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
+        else:
+            found += [tried(place) for place in places]
+    return found
+
+
+def _files() -> list[tuple[str, str]]:
+    """Each library with each of its files, without their ending."""
     stems = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
-    files = [stem for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
-    found = (importlib.import_module(f"workers.libraries.{stem}") for stem in files)
-    return tuple(place for module in found for place in module.PLACES)
+    return [(one, stem) for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
+
+
+def _places(file: str) -> tuple[Place, ...]:
+    places: tuple[Place, ...] = importlib.import_module(f"workers.libraries.{file}").PLACES
+    return places
 
 
 def tried(place: Place) -> Outcome:
@@ -71,11 +93,15 @@ def tried(place: Place) -> Outcome:
     try:
         lost = place.probe()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        told = f"{type(error).__name__}: {lines[0][:200]}"
-        return Outcome(library=place.library, name=place.name, state="error", told=told)
+        return Outcome(library=place.library, name=place.name, state="error", told=_told(error))
     state: Literal["ok", "degraded"] = "ok" if lost is None else "degraded"
     return Outcome(library=place.library, name=place.name, state=state, told=lost or "")
+
+
+def _told(error: Exception) -> str:
+    """The exception's type and first line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def versions() -> dict[str, str]:

@@ -3,18 +3,18 @@
 __all__ = ["main"]
 
 import json
-import sys
 import warnings
 from dataclasses import asdict
 
-from workers.libraries import all_places, tried, versions
+from workers.libraries import outcomes, versions
 
 
 def main() -> None:
     """Print versions of the libraries and how every place fares."""
     warnings.simplefilter("ignore")
-    outcomes = [asdict(tried(place)) for place in all_places()]
-    json.dump({"versions": versions(), "outcomes": outcomes}, sys.stdout)
+    found = [asdict(outcome) for outcome in outcomes()]
+    # On a line of its own: what a library prints is none of it.
+    print("\n" + json.dumps({"versions": versions(), "outcomes": found}))
 
 
 if __name__ == "__main__":

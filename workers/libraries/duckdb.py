@@ -295,7 +295,7 @@ PLACES = (
         used_for="refusing queries that do more than read",
         seen_with=_SEEN,
         without="no query is answered, and the message says why",
-        marks=("json_serialize_sql", "SELECT_NODE", "function_name", "SHOW_REF"),
+        marks=("json_serialize_sql", "SELECT_NODE", '"function_name"', "SHOW_REF"),
         probe=_probe_tree,
     ),
     Place(

@@ -21,7 +21,7 @@ def commit_of(snapshot: Path) -> str:
     if not _COMMIT.fullmatch(snapshot.name):
         raise ModelError(
             f"the hub's client keeps models where their revision cannot be told ({snapshot}); give the folder"
-            ' itself as the model, or install another client: pip install "huggingface_hub>=2,<3"'
+            " itself as the model, or install an older huggingface_hub"
         )
     return snapshot.name
 

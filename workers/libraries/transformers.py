@@ -122,17 +122,36 @@ def find_keywords(
     )
 
 
+class _NoCache:
+    """What stands in where the library has no cache with layers: no model fills it, so none is resumed."""
+
+    def __init__(self, layers: Any) -> None:
+        self.layers = layers
+
+
 def cache_class() -> type:
-    """Class that the library takes for a key/value cache, with a list of layers."""
-    return _by_name_or_role("Cache", lambda kind: "layers" in inspect.signature(kind.__init__).parameters)
+    """Class that the library takes for a key/value cache, with a list of layers; a stand-in without one."""
+    try:
+        return _by_name_or_role("Cache", lambda kind: "layers" in inspect.signature(kind.__init__).parameters)
+    except (LookupError, ImportError):
+        return _NoCache
 
 
 def layer_class() -> type:
     """Class of one layer of a cache that keeps every token; `object` where the library has none."""
     try:
-        return _by_name_or_role("DynamicLayer", lambda kind: not inspect.isabstract(kind))
-    except LookupError:
+        return _by_name_or_role("DynamicLayer", _is_layer)
+    except (LookupError, ImportError):
         return object
+
+
+def _is_layer(kind: Any) -> bool:
+    """Whether it is one layer that grows as it likes: made of nothing, and no cache of several."""
+    try:
+        kind()
+    except Exception:
+        return False
+    return not issubclass(kind, cache_class())
 
 
 def _by_name_or_role(name: str, fits: Callable[[Any], bool]) -> type:
@@ -248,8 +267,8 @@ def _keyword_probe(names: tuple[str, ...], kind: str, lost: str) -> Callable[[],
 def _probe_classes() -> str | None:
     module = importlib.import_module(_CACHE_MODULE)
     gone = [name for name in ("Cache", "DynamicLayer") if not isinstance(getattr(module, name, None), type)]
-    cache_class()
-    layer_class()
+    if cache_class() is _NoCache or layer_class() is object:
+        return "no class does what they did: nothing is resumed"
     return f"{', '.join(gone)} found by what it does" if gone else None
 
 

@@ -241,7 +241,7 @@ def _from_folder(folder: Path, spec: ModelSpec) -> Any:
                 use_safetensors=True,
                 trust_remote_code=spec.trust_remote_code,
             )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
             raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
 
 
