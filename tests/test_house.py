@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "orchestrator": {"orchestrator", "studies", "workers"},
 }
 VOCABULARY = [
-    f"workers.{name}" for name in ("boxes", "causal", "errors", "facts", "libraries", "sites", "vocabulary")
+    f"workers.{name}"
+    for name in ("boxes", "capability", "causal", "errors", "facts", "libraries", "sites", "vocabulary")
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
 HEAVY = {"torch", "transformers", "ray"}
@@ -98,10 +99,8 @@ def test_studies_know_only_the_vocabulary_of_workers() -> None:
         f"{name_of(path)} imports {'.'.join(name)}"
         for path in FILES["studies"]
         for name in imported(path)
-        if name[0] == "workers"
-        and ".".join(name[:2]) not in VOCABULARY
-        or name[:2] == ["workers", "libraries"]
-        and name[2] not in TORCH_FREE
+        if (name[0] == "workers" and ".".join(name[:2]) not in VOCABULARY)
+        or (name[:2] == ["workers", "libraries"] and name[2] not in TORCH_FREE)
     ]
     assert wrong == []
 

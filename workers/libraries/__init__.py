@@ -84,8 +84,7 @@ def _files() -> list[tuple[str, str]]:
 
 
 def _places(file: str) -> tuple[Place, ...]:
-    places: tuple[Place, ...] = importlib.import_module(f"workers.libraries.{file}").PLACES
-    return places
+    return tuple(getattr(importlib.import_module(f"workers.libraries.{file}"), "PLACES", ()))
 
 
 def tried(place: Place) -> Outcome:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workers.libraries import Place
-from workers.libraries.transformers import quiet, tiny
+from workers.libraries.transformers import quiet
+from workers.libraries.transformers_places import tiny
 
 _AMISS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from workers.libraries.transformers import logits_of
+from workers.libraries.transformers import hidden_keyword, logits_of
 from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.replay.base_runs import Slab
@@ -176,8 +176,8 @@ def _skipping(module: nn.Module, resume: Resume, blocks: Collection[int]) -> Ite
     skipped, num_returned = [listed[block] for block in blocks], resume.num_returned
     before = [vars(block).get("forward") for block in skipped]
 
-    def skip(*args: Any, hidden_states: Tensor | None = None, **_: Any) -> Any:
-        hidden = args[0] if args else hidden_states
+    def skip(*args: Any, **given: Any) -> Any:
+        hidden = args[0] if args else given[hidden_keyword(given) or next(iter(given))]
         return (hidden, *[None] * (num_returned - 1)) if num_returned else hidden
 
     try:

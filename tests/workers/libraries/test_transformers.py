@@ -1,4 +1,4 @@
-"""Promise: where transformers renames what a resumed run leans on, it is found by trying, or its loss is told."""
+"""Promise: where transformers renames what a run leans on, it is found by trying, or its loss is told."""
 
 import importlib
 import inspect
@@ -15,12 +15,13 @@ from transformers.utils import logging
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import ModelError
 from workers.libraries import transformers as library
-from workers.libraries import transformers_loading
+from workers.libraries import transformers_loading, transformers_places
+from workers.libraries.transformers_places import tiny
 from workers.model.loading import LoadedModel, facts_of, load_module
 from workers.vocabulary import ModelSpec
 
 TOKENS = torch.tensor([[1, 2, 3]])
-CACHE = LoadedModel.wrap(library.tiny(), facts_of(library.tiny())).keywords.cache or ""
+CACHE = LoadedModel.wrap(tiny(), facts_of(tiny())).keywords.cache or ""
 """What the installed version calls it."""
 ALL = {name: name for name in ("input_ids", "use_cache", "position_ids", "inputs_embeds")} | {CACHE: CACHE}
 
@@ -36,7 +37,7 @@ def taking(names: Mapping[str, str]) -> Any:
 
     parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in names]
     Other.forward.__signature__ = inspect.Signature([inspect.Parameter("self", 1), *parameters])
-    module = library.tiny()
+    module = tiny()
     module.__class__ = Other
     return module
 
@@ -56,7 +57,7 @@ def wrapped(module: Any) -> LoadedModel:
 @pytest.fixture
 def tiny_is(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets the probes try another model."""
-    return lambda module: monkeypatch.setattr(library, "tiny", lambda: module)
+    return lambda module: monkeypatch.setattr(transformers_places, "tiny", lambda: module)
 
 
 @without("transformers", "forward(cache=")
@@ -101,7 +102,7 @@ def test_a_model_without_a_keyword_resumes_with_the_same_logits(
     assert getattr(model.keywords, keyword) is None
     assert model.capability.ability("resumed").has
     logits, _ = model.forward(TOKENS, torch.tensor([[2]]))
-    whole = wrapped(library.tiny()).forward(TOKENS, torch.tensor([[2]]))[0]
+    whole = wrapped(tiny()).forward(TOKENS, torch.tensor([[2]]))[0]
     torch.testing.assert_close(logits, whole, rtol=0, atol=0)
     tiny_is(module)
     assert outcome("transformers", f"forward({name}=").told == told
@@ -126,8 +127,33 @@ def test_without_any_cache_class_nothing_is_resumed_and_nothing_breaks(
     monkeypatch.setattr(library, "_CACHE_MODULE", "transformers.no_such_module")
     stand_in = library.cache_class()
     assert library.layer_class() is object
-    found = library.find_keywords(library.tiny(), TOKENS, 16, lambda filled: stand_in(layers=[]))
+    found = library.find_keywords(tiny(), TOKENS, 16, lambda filled: stand_in(layers=[]))
     assert (found.cache, found.use_cache, found.vectors) == (None, "use_cache", "inputs_embeds")
+
+
+class Streaming(torch.nn.Module):
+    """An attention that is called with ``stream`` instead of ``hidden_states``."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def __call__(self, hidden_states: Any, **others: Any) -> Any:
+        return super().__call__(stream=hidden_states, **others)
+
+    def forward(self, stream: Any, **others: Any) -> Any:
+        return self.attention(hidden_states=stream, **others)
+
+
+@without("transformers", "forward(hidden_states=")
+def test_a_hidden_state_of_another_name_is_found_by_its_shape(tiny_is: Any) -> None:
+    states, mask = torch.randn(1, 3, 16), torch.ones(1, 1, 3, 3)
+    assert library.hidden_keyword({"stream": states, "mask": mask}) == "stream"
+    assert library.hidden_keyword({"stream": states, "other": states}) is None
+    module = tiny()
+    module.model.layers[0].self_attn = Streaming(module.model.layers[0].self_attn)
+    tiny_is(module)
+    assert outcome("transformers", "forward(hidden_states=").state == "degraded"
 
 
 @without("transformers", "output.logits")
@@ -138,7 +164,7 @@ def test_logits_of_another_name_are_found_by_their_shape(tiny_is: Any) -> None:
         def forward(self, *given: Any, **named: Any) -> Any:
             return {"loss": None, "scores": super().forward(*given, **named).logits}
 
-    module = library.tiny()
+    module = tiny()
     module.__class__ = Renamed
     assert library.logits_of({"hidden": torch.ones(3), "scores": scores}) is scores
     tiny_is(module)
@@ -149,7 +175,7 @@ def test_logits_of_another_name_are_found_by_their_shape(tiny_is: Any) -> None:
 
 @without("transformers", "get_output_embeddings")
 def test_a_model_without_an_unembedding_is_refused(tiny_is: Any) -> None:
-    module = library.tiny()
+    module = tiny()
     module.get_output_embeddings = None
     with pytest.raises(ModelError, match="has no unembedding: only language models can be read"):
         wrapped(module)
@@ -169,7 +195,7 @@ def test_without_get_text_config_the_text_models_config_is_read(tiny_is: Any) ->
 @without("transformers", "config._attn_implementation")
 def test_an_attention_kernel_that_is_not_said_is_unknown(tiny_is: Any) -> None:
     tiny_is(torch.nn.Linear(1, 1))
-    assert library.attention_of(library.tiny()) == "unknown"
+    assert library.attention_of(torch.nn.Linear(1, 1)) == "unknown"
     assert outcome("transformers", "config._attn").told == "the report says 'unknown'"
 
 
@@ -191,10 +217,10 @@ def refusing(*args: Any, **given: Any) -> Any:
 def test_a_library_that_loads_otherwise_refuses_the_model_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    module = library.tiny()
+    module = tiny()
     module.save_pretrained(tmp_path)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refusing)
-    with pytest.raises(ModelError, match="cannot be loaded from .*: .*unexpected keyword argument 'dtype'"):
+    with pytest.raises(ModelError, match=r"cannot be loaded from .*: .*unexpected keyword argument 'dtype'"):
         load_module(ModelSpec(ref="tiny"), facts_of(module).__class__(**facts_with(module, tmp_path)))
     assert outcome("transformers", "from_pretrained(").state == "error"
 
@@ -206,7 +232,7 @@ def facts_with(module: Any, folder: Path) -> dict[str, Any]:
 
 @without("transformers", "output_loading_info")
 def test_a_library_that_does_not_say_what_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformers_loading, "_loaded", lambda *_, **__: (library.tiny(), {}))
+    monkeypatch.setattr(transformers_loading, "_loaded", lambda *_, **__: (tiny(), {}))
     found = outcome("transformers", "output_loading_info")
     assert found.state == "error"
     assert "weights that are amiss are not told: missing_keys, unexpected_keys" in found.told
@@ -214,8 +240,7 @@ def test_a_library_that_does_not_say_what_is_missing_is_an_error(monkeypatch: py
 
 @without("transformers", "from_config on the meta device")
 def test_a_library_that_makes_weights_for_paths_of_modules_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda config: library.tiny().to("cpu"))
-    real = library.tiny()
+    real = tiny()
     monkeypatch.setattr(transformers_loading, "tiny", lambda: real)
     monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda config: real)
     told = outcome("transformers", "from_config").told
