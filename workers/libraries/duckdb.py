@@ -166,7 +166,8 @@ def lock(connection: Connection, folders: Sequence[str]) -> None:
     _set(connection, "SET allowed_directories = ?", [list(folders)])
     confine(connection)
     _set(connection, "SET lock_configuration = true")
-    if _succeeds(connection, "SET enable_external_access = true"):
+    # A locked one takes no setting any more, this one neither.
+    if _succeeds(connection, "SET lock_configuration = true"):
         raise _unlocked("it can be opened again")
 
 

@@ -111,7 +111,11 @@ def plain_rotations(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _rotation(original: Tensor, base: Tensor) -> Tensor:
-    """The matrix [W, K] of a parameter [W, K] and its start [W, W]; see `learn_rotation`."""
+    """The matrix [W, K] of a parameter [W, K] and its start [W, W]; see `learn_rotation`.
+
+    A product hangs in its last bits on how its factors lie in memory: here as they did where torch made them,
+    a start that was completed to a basis by columns.
+    """
     width, rank = original.shape
     if width == rank:
         lower = original.tril()
@@ -119,20 +123,23 @@ def _rotation(original: Tensor, base: Tensor) -> Tensor:
     reflections = original.tril(diagonal=-1)
     scales = 2.0 / (1.0 + (reflections * reflections).sum(dim=-2))
     product = torch.linalg.householder_product(reflections, scales)
-    made: Tensor = base @ (product * original.diagonal(dim1=-2, dim2=-1).int().unsqueeze(-2))
+    by_columns = base.mT.contiguous().mT
+    made: Tensor = by_columns @ (product * original.diagonal(dim1=-2, dim2=-1).int().unsqueeze(-2))
     return made
 
 
 def _learned(width: int, rank: int) -> nn.Module:
-    """A rotation away from its start."""
+    """A rotation after a step of training."""
     module = nn.Module()
     generator = torch.Generator().manual_seed(0)
     start = nn.init.orthogonal_(torch.empty(width, rank), generator=generator)
     module.register_parameter(_NAME, nn.Parameter(start))
     learn_rotation(module, 0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(width, rank, generator=generator), alpha=0.1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with torch.inference_mode(False), torch.enable_grad():
+        product = getattr(module, _NAME) * torch.randn(width, rank, generator=generator)
+        product.sum().backward()
+    optimizer.step()
     return module
 
 
