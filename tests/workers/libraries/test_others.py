@@ -1,4 +1,4 @@
-"""Promise: the loss of what Python, click, PyYAML, the hub, tokenisers and GGUF files promise is told or mended."""
+"""Promise: the loss of what Python, click, PyYAML, the hub, tokenisers and GGUF do is told or mended."""
 
 import atexit
 import random
