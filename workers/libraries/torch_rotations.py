@@ -185,7 +185,7 @@ PLACES = (
     Place(
         library="torch",
         name="parametrizations.weight.original and .0.base in a state_dict",
-        used_for="reading fits and units of before 0.2; since then files hold plain matrices with our names",
+        used_for="reading fits and units of format 1; since then files hold plain matrices with our names",
         seen_with="2.13.0",
         without="nothing: matrices come from our own equations, and old files keep the names they have",
         marks=("parametrizations.weight",),
