@@ -9,9 +9,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from studies.base import Spec
 from studies.fields import Count, check_name, check_seed, checked, freeze, one_of, required
-from studies.problems import Problem, ProblemsError, refuse
+from studies.problems import Problem, ProblemsError, problems_of, refuse
 from studies.tasks import TASKS
 from workers.errors import nearest
+from workers.libraries.pydantic import Fault, faults
 from workers.vocabulary import ModelSpec
 
 _FILTERS = ("both_correct", "none")
@@ -41,7 +42,7 @@ def check_model(value: Any) -> ModelSpec:
     try:
         return ModelSpec(**given, options=freeze(options))
     except ValidationError as error:
-        raise ProblemsError([_from_model(entry) for entry in error.errors()]) from None
+        raise ProblemsError([_from_model(fault) for fault in faults(error)]) from None
 
 
 def plain_model(model: ModelSpec) -> Any:
@@ -96,7 +97,7 @@ def check_task(value: Any) -> Task:
     try:
         return Task.model_validate(data)
     except ValidationError as error:
-        raise ProblemsError([problem for entry in error.errors() for problem in _from_task(entry)]) from None
+        raise ProblemsError([problem for fault in faults(error) for problem in problems_of(fault)]) from None
 
 
 def plain_task(task: Task) -> Any:
@@ -114,20 +115,12 @@ def _unknown_key(key: str, allowed: Any) -> Problem:
     return Problem((key,), text)
 
 
-def _from_model(entry: Any) -> Problem:
-    """One of pydantic's entries about a `ModelSpec`, in our words."""
-    if entry["type"] == "weights":  # of keys that do not go together, in our words already
-        return Problem((), entry["msg"])
-    wanted = entry["msg"].removeprefix("Input should be ")
-    hint = nearest(str(entry["input"]), entry.get("ctx", {}).get("expected", "").replace("'", "").split(", "))
-    return Problem(tuple(entry["loc"]), f"{entry['input']!r} is not allowed here; allowed: {wanted}{hint}")
-
-
-def _from_task(entry: Any) -> list[Problem]:
-    if entry["type"] == "missing":
-        return [Problem((), f"the key {entry['loc'][-1]!r} is missing; it is required here")]
-    problems: list[Problem] = entry["ctx"]["problems"]
-    return [Problem((*entry["loc"], *problem.path), problem.text) for problem in problems]
+def _from_model(fault: Fault) -> Problem:
+    """What pydantic finds wrong with a `ModelSpec`, in our words."""
+    if fault.kind == "carried":  # of keys that do not go together, in our words already
+        return Problem((), fault.wanted)
+    hint = nearest(str(fault.given), fault.choices)
+    return Problem(fault.where, f"{fault.given!r} is not allowed here; allowed: {fault.wanted}{hint}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+
+from workers.libraries.pydantic import CarryingError
 
 
 class ModelSpec(BaseModel):
@@ -48,7 +49,7 @@ class ModelSpec(BaseModel):
     def _check_weights(self) -> Self:
         """Whether weights may be missing at all, and what is drawn in their place."""
         if wrong := _why_not_drawn(self.ref, self.missing_weights, self.seed):
-            raise PydanticCustomError("weights", "{wrong}", {"wrong": wrong})
+            raise CarryingError(wrong, "weights")
         return self
 
     @model_serializer(mode="wrap")

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
-from orchestrator.run.local_ray import LocalRay, plain_error, resources
+from orchestrator.run.local_ray import LocalRay, resources
 from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
 from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
+from workers.libraries.ray import cause_of, last_line
 
 JOIN_TIMEOUT_S = 300.0
 """How long a worker may take to come up and find the study."""
@@ -193,14 +194,15 @@ class RayExecutor:
         try:
             found = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SwapyardError):
-                raise type(error.cause)(str(error.cause)) from None
+            cause = cause_of(error)
+            if isinstance(cause, SwapyardError):
+                raise type(cause)(str(cause)) from None
             # What a call left behind in its process is not known: a fresh one takes its place.
-            return [self._died(number, plain_error(error))]
+            return [self._died(number, last_line(error))]
         except ray.exceptions.RayError as error:
             self._refuse_never_started(error)
             # Died or unreachable: either way nobody knows what became of the slice.
-            return [self._died(number, plain_error(error).partition(". ")[0])]
+            return [self._died(number, last_line(error).partition(". ")[0])]
         if not seat.has_joined:
             seat.nonce.check(found)
             seat.has_joined = self._has_joined = True
@@ -225,7 +227,7 @@ class RayExecutor:
         """One that dies before it comes up may have been killed; several show that none can."""
         self._num_stillborn += not self._has_joined
         if not self._has_joined and self._num_stillborn >= MOST_STILLBORN:
-            raise RunError(f"workers could not start: {plain_error(error)}") from error
+            raise RunError(f"workers could not start: {last_line(error)}") from error
 
     def _overdue(self) -> list[Event]:
         """End the workers whose call takes too long."""

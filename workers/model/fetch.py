@@ -254,23 +254,10 @@ def _sync(folder: Path) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model and tokeniser in `gguf` (SmolLM2's) as float32 safetensors into `folder`."""
-    import torch
-    from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from workers.libraries.gguf import read_model, read_tokenizer, save_model
 
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # `save_pretrained` refuses a model that says it is quantised; its weights no longer are.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The library's GGUF reader drops the splitting of digits that SmolLM2 was trained with, which shows
-    # only where several blanks or newlines come before a number.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.save_pretrained(folder)
+    save_model(read_model(gguf), folder)
+    read_tokenizer(gguf).save_pretrained(folder)
     for name, keys in _VOLATILE.items():
         _drop_keys(folder / name, keys)
 

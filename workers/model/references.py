@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
+from workers.libraries.huggingface_hub import commit_of
 from workers.model.cache import content_hash, models_folder
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
@@ -80,8 +81,7 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
     folder, repo = _locate(spec.ref)
     if repo is not None:
         folder = _hub_folder(spec.ref, repo, spec.revision, fetch, say)
-        # The cache of the hub's client names a snapshot's folder after its commit.
-        return _facts(spec, folder, revision=folder.name)
+        return _facts(spec, folder, revision=commit_of(folder))
     if spec.ref in SOURCES and not is_fetched(spec.ref):
         folder = _fetch_alias(spec.ref, fetch, say)
     assert folder is not None

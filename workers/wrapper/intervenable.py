@@ -24,6 +24,7 @@ from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
+from workers.libraries.pydantic import faults
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.identities import find_identities
 from workers.model.loading import facts_of, load
@@ -127,11 +128,11 @@ class IntervenableModel(nn.Module):
         try:
             spec = ModelSpec.model_validate({**given, **drawn})
         except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == "weights":  # of keys that do not go together, in our words already
-                raise ModelError(f"model {ref!r}: {first['msg']}") from None
-            where = ".".join(map(str, first["loc"]))
-            raise ModelError(f"{where} {first['input']!r}: {first['msg'].lower()}") from None
+            first = faults(error)[0]
+            if first.kind == "carried":  # of keys that do not go together, in our words already
+                raise ModelError(f"model {ref!r}: {first.wanted}") from None
+            where = ".".join(map(str, first.where))
+            raise ModelError(f"{where} {first.given!r} is not allowed; allowed: {first.wanted}") from None
         facts = resolve(spec)
         tokenizer = None if facts.folder is None else _tokenizer(facts.folder)
         return cls(load(spec, facts).module, units, tokenizer=tokenizer)
