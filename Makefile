@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # How often `make torture` kills.
 KILLS ?= 20
 
 # The bundled studies that train, which take minutes each.
 TRAININGS := digit-sum digit-sum-part digit-sum-gpt hierarchical-equality
 
-.PHONY: demo studies test lint types check bench bench-peers torture clean
+.PHONY: demo studies test lint types check overlays versions legs night lock bench bench-peers torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
@@ -32,6 +33,26 @@ types: $(STAMP)
 
 check: lint types test
 
+# The oldest and the newest allowed versions of what moves under us, over the torch of .venv: the newest is today's.
+overlays: $(STAMP)
+	$(VENV)/bin/python -m tests.overlays
+
+versions: overlays
+	$(VENV)/bin/python -m tests.versions
+
+legs: overlays
+	.overlays/oldest/bin/python -m pytest -m "versions and not night" -p no:cacheprovider
+	.overlays/newest/bin/python -m pytest -m "versions and not night" -p no:cacheprovider
+
+# The versions that .venv gets, the newest allowed on every Python that swapyard supports.
+lock: .lock/bin/uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	    --extra dev --no-annotate --output-file constraints.txt pyproject.toml
+
+.lock/bin/uv:
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.plan
 	$(VENV)/bin/python -m benchmarks.store
@@ -49,10 +70,12 @@ bench-peers: $(STAMP) .peers/bin/pip
 torture: $(STAMP)
 	$(VENV)/bin/python -m tests.torture --kills $(KILLS)
 
-$(STAMP): pyproject.toml
+# The build back-end is locked like the rest, so that it is installed first and not taken from elsewhere.
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) setuptools
+	$(INSTALL) --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .overlays .lock .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
