@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ABREAST := -n auto --maxprocesses 4 --dist loadfile
 # How often `make torture` kills.
 KILLS ?= 20
 
@@ -21,7 +22,8 @@ studies: $(STAMP)
 	    WHERE subspace = 'das' GROUP BY ALL ORDER BY ALL" --study hierarchical-equality
 
 test: $(STAMP)
-	$(VENV)/bin/pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/pytest -m "not kills and not alone" $(ABREAST)
+	$(VENV)/bin/pytest -m kills $(ABREAST)
 	$(VENV)/bin/pytest -m alone
 
 lint: $(STAMP)
@@ -41,8 +43,8 @@ versions: overlays
 	$(VENV)/bin/python -m tests.versions
 
 legs: overlays
-	.overlays/oldest/bin/python -m pytest -m "versions and not night" -p no:cacheprovider
-	.overlays/newest/bin/python -m pytest -m "versions and not night" -p no:cacheprovider
+	.overlays/oldest/bin/python -m pytest -m versions $(ABREAST)
+	.overlays/newest/bin/python -m pytest -m versions $(ABREAST)
 
 # The versions that .venv gets, the newest allowed on every Python that swapyard supports.
 lock: .lock/bin/uv
@@ -66,6 +68,10 @@ bench-peers: $(STAMP) .peers/bin/pip
 .peers/bin/pip: benchmarks/peers.txt
 	PYTHON=$(PYTHON) sh benchmarks/peers.sh
 	touch $@
+
+# What takes too long for every day.
+night: $(STAMP) torture
+	$(VENV)/bin/pytest -m night $(ABREAST)
 
 torture: $(STAMP)
 	$(VENV)/bin/python -m tests.torture --kills $(KILLS)

@@ -27,6 +27,7 @@ from running import (
     in_shell,
     long_pairs,
     num_parts,
+    own_cores,
     rows,
     start,
     swapyard,
@@ -41,7 +42,7 @@ from orchestrator.cli import cli
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.kills
 
 NUM_PAIRS, NUM_TOKENS = 64, 40
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
@@ -112,6 +113,7 @@ def test_a_second_run_does_nothing_and_says_so(world: World) -> None:
     assert num_parts(world.folder / "undisturbed" / "long") == parts
 
 
+@pytest.mark.versions
 def test_results_equal_plain_torch(world: World) -> None:
     """Hooks written here, on a few jobs drawn at random."""
     import torch
@@ -362,7 +364,7 @@ swapyard query 'SELECT count(*) AS jobs, count(DISTINCT job_id) AS ids FROM resu
 def test_a_full_disk_ends_it_with_code_4_and_it_goes_on_when_there_is_room(
     world: World, tmp_path: Path
 ) -> None:
-    core = str(min(os.sched_getaffinity(0)))
+    core = str(own_cores()[0])
     forget_speed(world.cache)
     done = subprocess.run(
         [*in_tmpfs(tmp_path, "size=4m"), "sh", "-c", f'cd "{tmp_path}"\n{FILL_THE_DISK}', "sh", core],
