@@ -10,7 +10,7 @@ KILLS ?= 20
 # The bundled studies that train, which take minutes each.
 TRAININGS := digit-sum digit-sum-part digit-sum-gpt hierarchical-equality
 
-.PHONY: demo studies test lint types check overlays versions legs night lock bench bench-peers torture clean
+.PHONY: demo studies test lint types check overlays versions legs night lock bench bench-peers gpu torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
@@ -64,6 +64,10 @@ bench: $(STAMP)
 
 bench-peers: $(STAMP) .peers/bin/pip
 	$(VENV)/bin/python -m benchmarks.peers
+
+# On a machine with a GPU: everything that has to be seen there, within eight minutes, into gpu-results/.
+gpu: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.gpu
 
 .peers/bin/pip: benchmarks/peers.txt
 	PYTHON=$(PYTHON) sh benchmarks/peers.sh

@@ -16,6 +16,7 @@ from studies.models import ModelSpec, Task
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
+from studies.require import Required
 from studies.scope import find_problems
 from studies.screen import Screened
 from studies.train import Train
@@ -58,6 +59,8 @@ class Study(Settings):
     """Which pairs are kept: the task's default where not said."""
     metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
     """What is measured; without it everything but ``generated``."""
+    require: Required = None
+    """Abilities that a worker's loaded model must have, such as ``resumed``; without them it gets no job."""
     screen: Screened = None
     """Which cells run, where all are too many; without it all do."""
     generate: Generate | None = None

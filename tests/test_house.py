@@ -20,7 +20,9 @@ MAY_IMPORT = {
     "studies": {"studies", "workers"},
     "orchestrator": {"orchestrator", "studies", "workers"},
 }
-VOCABULARY = [f"workers.{name}" for name in ("boxes", "causal", "errors", "facts", "sites", "vocabulary")]
+VOCABULARY = [
+    f"workers.{name}" for name in ("boxes", "capability", "causal", "errors", "facts", "sites", "vocabulary")
+]
 """All that studies know of workers."""
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400

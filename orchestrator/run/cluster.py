@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.run.executors import Died, Event, Finished, Joined
+from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
 from orchestrator.run.local_ray import LocalRay, plain_error, resources
 from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
@@ -136,6 +136,16 @@ class RayExecutor:
         seat.ref = seat.actor.prepare.remote(taken)
         seat.until = time.monotonic() + self._load_timeout_s + (FITS_TIMEOUT_S if self._has_fits else 0.0)
 
+    def proceed(self, worker: int) -> None:
+        """As `Executor.proceed`."""
+        seat = self._seats[worker]
+        assert seat.taken is not None
+        self._run(worker, seat, seat.taken)
+
+    def retire(self, worker: int) -> None:
+        """As `Executor.retire`."""
+        self._drop(worker)
+
     def wait(self, timeout_s: float) -> list[Event]:
         """As `Executor.wait`.
 
@@ -202,7 +212,10 @@ class RayExecutor:
         taken = seat.taken
         assert taken is not None
         if seat.is_preparing:
+            is_new = seat.lane != taken.lane
             seat.is_preparing, seat.lane = False, taken.lane
+            if is_new and found is not None and isinstance(taken, Slice):
+                return [Ready(number, taken, found)]
             self._run(number, seat, taken)
             return []
         seat.taken = None

@@ -26,6 +26,7 @@ from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from workers.capability import Capability
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
@@ -95,22 +96,26 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def prepare(self, taken: Slice | TrainSlice) -> None:
+    def prepare(self, taken: Slice | TrainSlice) -> Capability | None:
         """Load the slice's model, and make those of its fits that nobody has made.
 
         A fit that cannot be made says so again when the slice runs, and its rows become failures.
+
+        Returns:
+            What the loaded model can do; None where the slice needs none.
 
         Raises:
             ModelError: the model is not on this machine, or is not the one that the plan was made for.
             StoreError: a fit cannot be read or written.
         """
         if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
-            return
+            return None
         engine = self._engine(taken.lane)
         if self._plan.has_fits:
             for fit in self._fits_of(taken):
                 with suppress(RunError):
                     self._fits.of(fit, engine.model)
+        return engine.capability
 
     def _fits_of(self, taken: Slice) -> list[str]:
         """The fits that the slice's cells use, each once."""
@@ -175,6 +180,7 @@ class StudyWorker:
         attempts = np.full(num_rows, attempt, np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempts}, taken.families)
         written = self._store.write_part(self._epoch, str(taken.lane), body)
+        capability = None if self._lost(taken) is not None else self._engine(taken.lane).capability
         reach("worker.written")
         num_pairs = len(self._plan.tiles[taken.tile].pairs)
         k_hi = taken.k_lo + outcome.num_cells
@@ -190,7 +196,8 @@ class StudyWorker:
             rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
-            tier_reason="" if self._lost(taken) is not None else self._engine(taken.lane).model.tier_reason,
+            tier_reason="" if capability is None else capability.tier,
+            capability="" if capability is None else capability.to_json(),
             timings={
                 "total_s": time.perf_counter() - started,
                 "model_s": outcome.model_s,

@@ -240,7 +240,7 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         **SETTINGS,
         "resolved into pairs": {"pairs", "label_tokens", "filter"},
         # What is screened runs a part of the cells, each with the id that it has anyway.
-        "provenance": {"study", "metrics", "plots", "screen"},
+        "provenance": {"study", "metrics", "plots", "screen", "require"},
         "blocks": {"sweep"},
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},

@@ -193,7 +193,7 @@ def test_a_resumed_run_that_raises_is_run_whole_and_leaves_the_model_as_it_was(o
     handle = own.module.register_forward_pre_hook(only_ids, with_kwargs=True)
     before = hooks_and_forwards(own)
     outcome = check_tiers(own, CELLS_OF_TWO_BLOCKS, pairs(3))
-    assert outcome.tiers == {"hooked": 6}
+    assert outcome.tiers == {"rerun": 6}
     assert hooks_and_forwards(own) == before
     handle.remove()
 
@@ -349,7 +349,7 @@ def test_rows_that_cannot_be_changed_alone_run_whole_and_say_why_among_those_tha
     ]
     outcome = check_tiers(tiny("llama"), cells, some)
     assert outcome.num_failed == 2
-    assert outcome.tiers == {"resumed": 14, "hooked": 2}
+    assert outcome.tiers == {"resumed": 14, "rerun": 2}
 
 
 def test_what_skips_collects_or_is_noise_at_one_token_equals_the_whole_run() -> None:

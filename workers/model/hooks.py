@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from workers.errors import ModelError
+from workers.libraries.transformers import hidden_keyword
 from workers.sites import Side
 
 
@@ -136,8 +137,8 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
             return args, kwargs
         if args and isinstance(args[0], Tensor):
             return (see(args[0]), *args[1:]), kwargs
-        if isinstance(kwargs.get("hidden_states"), Tensor):
-            return args, {**kwargs, "hidden_states": see(kwargs["hidden_states"])}
+        if (name := hidden_keyword(kwargs)) is not None:
+            return args, {**kwargs, name: see(kwargs[name])}
         counts.without_tensor.add(tap)
         return args, kwargs
 
