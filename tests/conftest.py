@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
+
+def keep_to_own_cores(worker: str, num_workers: int) -> None:
+    """This process, with all that it starts, on its share of the machine's cores, and on one at least."""
+    cores = sorted(os.sched_getaffinity(0))
+    first = int(worker.removeprefix("gw")) % len(cores)
+    os.sched_setaffinity(0, cores[first::num_workers])
+
+
 os.environ["OMP_NUM_THREADS"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many torch threads as cores, in each of these processes, would be in each other's way.
+    keep_to_own_cores(os.environ["PYTEST_XDIST_WORKER"], int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     # Nobody reads how such a process ends, and DuckDB's bindings would list whatever a test has left open.
     atexit.register(os._exit, 0)
 

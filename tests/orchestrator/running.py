@@ -68,7 +68,7 @@ def start(
     *arguments: object, cwd: Path, cache: Path, num_cores: int | None = 1, **options: Any
 ) -> "subprocess.Popen[str]":
     """A real `swapyard` in the folder `cwd`, on so many cores (None: all), in a session of its own."""
-    cores = own_cores()[:num_cores]
+    cores = sorted(os.sched_getaffinity(0))[:num_cores]
     defaults = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
@@ -78,13 +78,6 @@ def start(
     }
     command = [str(SWAPYARD), *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **{**defaults, **options})
-
-
-def own_cores() -> list[int]:
-    """This machine's cores, first the one that no other process of pytest-xdist begins with."""
-    cores = sorted(os.sched_getaffinity(0))
-    turn = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(cores)
-    return cores[turn:] + cores[:turn]
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
@@ -108,7 +101,7 @@ def swapyard(
 
 def in_shell(command: str, *, cwd: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
     """What happens when `command` is pasted into a shell, on one core."""
-    core = own_cores()[0]
+    core = min(os.sched_getaffinity(0))
     return subprocess.run(
         ["sh", "-c", command],
         cwd=cwd,

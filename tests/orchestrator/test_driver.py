@@ -27,7 +27,6 @@ from running import (
     in_shell,
     long_pairs,
     num_parts,
-    own_cores,
     rows,
     start,
     swapyard,
@@ -364,7 +363,7 @@ swapyard query 'SELECT count(*) AS jobs, count(DISTINCT job_id) AS ids FROM resu
 def test_a_full_disk_ends_it_with_code_4_and_it_goes_on_when_there_is_room(
     world: World, tmp_path: Path
 ) -> None:
-    core = str(own_cores()[0])
+    core = str(min(os.sched_getaffinity(0)))
     forget_speed(world.cache)
     done = subprocess.run(
         [*in_tmpfs(tmp_path, "size=4m"), "sh", "-c", f'cd "{tmp_path}"\n{FILL_THE_DISK}', "sh", core],

@@ -14,6 +14,8 @@ import pytest
 
 import orchestrator
 
+pytestmark = pytest.mark.night
+
 PACKAGES = ("orchestrator", "studies", "workers")
 CODE = Path(orchestrator.__file__).parents[1]
 HERE = Path(__file__).parent
