@@ -31,7 +31,7 @@ def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A run of the tests of one mark imports no file without it: importing all takes a quarter of a minute."""
+    """A run of the tests of one mark imports no file without it: all take a quarter of a minute."""
     expression = config.option.markexpr
     if collection_path.suffix != ".py" or not re.fullmatch(r"\w+( and not \w+)*", expression):
         return None

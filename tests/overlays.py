@@ -1,7 +1,7 @@
-"""Overlays of `.venv` with the oldest and the newest allowed versions of what swapyard leans on, made by `make overlays`.
+"""Overlays of `.venv` with the oldest and the newest allowed versions of what moves under swapyard.
 
-`python -m tests.overlays` makes `.overlays/oldest` and `.overlays/newest`: environments that see everything in `.venv`,
-torch among it, behind what they hold themselves. The ranges are those of `pyproject.toml`.
+`python -m tests.overlays`, which is `make overlays`, makes `.overlays/oldest` and `.overlays/newest`:
+environments that see all of `.venv`, torch among it, behind what they hold themselves.
 """
 
 import json
@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".overlays"
@@ -71,12 +74,31 @@ def make(which: str) -> dict[str, str]:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     _see_base(python)
-    # pip counts what it sees in the base as installed, but changes only what lies in the overlay itself.
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "--upgrade", "--constraint", _base_torch(folder), *wanted(which)], check=True)
-    # Its own `swapyard` command, which starts its own Python.
-    subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", ROOT], check=True)
+    if not python.with_name("swapyard").exists():
+        # Its own command, which starts its own Python.
+        _install(python, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    if which == "newest" or not _is_oldest(installed(python)):
+        # pip counts what it sees in the base as installed, but changes only what lies in the overlay itself.
+        _install(python, "--upgrade", "--constraint", str(_base_torch(folder)), *wanted(which))
     return installed(python)
+
+
+def _is_oldest(found: dict[str, str]) -> bool:
+    return all(Version(one) == Version(ranges()[name].oldest) for name, one in found.items())
+
+
+def _install(python: Path, *what: str) -> None:
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
+    subprocess.run([*pip, *what], check=True)
 
 
 def _see_base(python: Path) -> None:
@@ -89,8 +111,6 @@ def _see_base(python: Path) -> None:
 
 def _base_torch(folder: Path) -> Path:
     """Constraint that keeps the base's torch, some gigabytes, from being installed once more."""
-    from importlib.metadata import version
-
     path = folder / "constraints.txt"
     path.write_text(f"torch=={version('torch')}\n", encoding="utf-8")
     return path
