@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Python compiles what it imports, a small part of all this.
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 ABREAST := -n auto --maxprocesses 4 --dist loadfile
 # How often `make torture` kills.
 KILLS ?= 20
