@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 # Python compiles what it imports, a small part of all this.
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-ABREAST := -n auto --maxprocesses 4 --dist loadfile
+ABREAST := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # How often `make torture` kills.
 KILLS ?= 20
 
