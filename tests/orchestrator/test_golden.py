@@ -79,6 +79,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
+@pytest.mark.versions
 @each(ALL)
 def test_every_view_shows_what_it_showed_and_reading_writes_nothing(study: Path) -> None:
     before = files(study / "store")
@@ -88,6 +89,7 @@ def test_every_view_shows_what_it_showed_and_reading_writes_nothing(study: Path)
     assert files(study / "store") == before
 
 
+@pytest.mark.versions
 @each(HALF_DONE)
 def test_the_same_command_goes_on_and_ends_as_it_would_have(study: Path) -> None:
     before = files(study / "store")

@@ -16,6 +16,8 @@ from workers.errors import StudyError
 from workers.train.spec import Chosen, Draw, TrainSpec
 from workers.train.updates import optimizer_of, schedule_of
 
+pytestmark = pytest.mark.versions
+
 HEAD = """
 study: x
 task: {name: digit_sum, num_train: 20, num_test: 5, seed: 0}

@@ -16,6 +16,8 @@ from workers.model.loading import facts_of
 from workers.model.shapes import facts_of_config
 from workers.sites import SITES, width_of
 
+pytestmark = pytest.mark.versions
+
 MODEL_TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
 TOKENS = (5, 9, 33, 7)
 

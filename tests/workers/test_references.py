@@ -18,6 +18,8 @@ from workers.model.fetch import SOURCES
 from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
+pytestmark = pytest.mark.versions
+
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 30,

@@ -152,11 +152,22 @@ def run_tests(code: Path, tests: set[str]) -> "subprocess.CompletedProcess[str]"
     )
 
 
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_line_that_is_changed_is_still_there(name: str) -> None:
+    """By day, so that the night finds what it looks for."""
+    mutant = MUTANTS[name]
+    assert (CODE / "orchestrator" / "store" / mutant.file).read_text("utf-8").count(mutant.text) == 1
+    file, _, test = mutant.test.partition("::")
+    assert f"def {test}" in (HERE / file).read_text("utf-8")
+
+
+@pytest.mark.night
 def test_without_a_change_all_of_these_tests_pass(tmp_path: Path) -> None:
     done = run_tests(copy(tmp_path), {mutant.test for mutant in MUTANTS.values()})
     assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
 
 
+@pytest.mark.night
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_change_is_noticed(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
