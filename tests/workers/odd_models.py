@@ -8,8 +8,6 @@ import torch
 from tiny import tiny_module
 from torch import Tensor, nn
 
-Add = Callable[[Any, Tensor], Tensor]
-
 
 def layer_scaled(make: Callable[[], nn.Module] | None) -> Any:
     """A Llama whose blocks scale what they add: by a module of their own, or by a number."""
