@@ -111,11 +111,11 @@ def test_experts_that_cannot_be_put_together_are_named(tmp_path: Path) -> None:
 
     edit(tmp_path, change)
     said = refusal(tmp_path, module)
+    fused, shapes = "model.layers.1.mlp.experts", "([3, 5], the others [32, 48])"
     assert (
         "; 2 that the checkpoint has not all parts of, or in other shapes:"
-        " model.layers.1.mlp.experts.down_proj, model.layers.1.mlp.experts.gate_up_proj;"
-        f" 2 that stand out in it: {name}.0.w1.weight (missing),"
-        f" {name}.2.w2.weight ([3, 5], the others [32, 48]); check config.json"
+        f" {fused}.down_proj, {fused}.gate_up_proj;"
+        f" 2 that stand out in it: {name}.0.w1.weight (missing), {name}.2.w2.weight {shapes}; check config"
     ) in said
 
 
