@@ -17,6 +17,7 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
+from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
 from orchestrator.store import CommitLog, PlanRef, StudyStore, explained
 from orchestrator.store.commit import commit_name
@@ -46,6 +47,8 @@ class StudyStatus:
     """The folder of its logs, of which older runs may have made none."""
     error: str | None
     """What ended the last driver; None where it was no error, or it was killed."""
+    left_s: float | None = None
+    """How long the driver at work takes the rest to last; None where nobody knows, or is at it."""
 
     @property
     def is_complete(self) -> bool:
@@ -97,6 +100,7 @@ class StatusReader:
             is_running=running,
             logs=str(logs),
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
+            left_s=read_left(logs / str(state.epoch)) if running else None,
         )
 
     def _log(self, folder: Path) -> CommitLog:
@@ -167,10 +171,14 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{one.num_parts:,}",
             f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
             one.activity,
+            left_text(one.left_s) if one.is_running else "",
         ]
         for one in found
     ]
-    return table(["study", "jobs done", "", "failed", "parts", "last commit", "driver"], rows)
+    names = ["study", "jobs done", "", "failed", "parts", "last commit", "driver"]
+    if any(row[-1] for row in rows):
+        return table([*names, ""], rows)
+    return table(names, [row[:-1] for row in rows])
 
 
 def _done(one: StudyStatus) -> tuple[str, str]:

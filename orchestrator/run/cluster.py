@@ -15,6 +15,7 @@ import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined
 from orchestrator.run.local_ray import LocalRay, plain_error, resources
+from orchestrator.run.making import Making
 from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice
@@ -133,7 +134,7 @@ class RayExecutor:
             self._run(worker, seat, taken)
             return
         seat.is_preparing = True
-        seat.ref = seat.actor.prepare.remote(taken)
+        seat.ref = seat.actor.prepare.remote(taken, worker)
         seat.until = time.monotonic() + self._load_timeout_s + (FITS_TIMEOUT_S if self._has_fits else 0.0)
 
     def wait(self, timeout_s: float) -> list[Event]:
@@ -250,6 +251,7 @@ class RayExecutor:
         seat = self._seats[number]
         taken, was_running = seat.taken, seat.taken is not None and not seat.is_preparing
         self._drop(number)
+        Making(self._root, self._epoch).forget(number)
         trial = Trial(self._root, self._epoch, number)
         job = trial.job if was_running and taken is not None and taken.careful else None
         trial.clear()

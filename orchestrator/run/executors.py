@@ -83,6 +83,8 @@ class InlineExecutor:
         self._number = -1
         self._joining = False
         self._waiting: tuple[Slice | TrainSlice, float] | None = None
+        self.pulse: Callable[[], None] = lambda: None
+        """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
 
     def start(self) -> list[int]:
         """As `Executor.start`."""
@@ -91,6 +93,7 @@ class InlineExecutor:
     def add(self, share: float) -> int:
         """As `Executor.add`."""
         self._worker = self._make(share)
+        self._worker.pulse = lambda: self.pulse()
         self._number += 1
         self._joining = True
         return self._number
