@@ -43,7 +43,6 @@ class Forecast:
     Args:
         schedule: what is open, and how long slices of it are.
         rates: of each lane, the units per second that a worker is expected to do on it.
-        known: the lanes whose rates were measured on this machine before.
         num_workers: how many there will be; None for as many as join.
         fits: those that are still to be made; None where there are none.
         later: for each lane, what comes after this stage.
@@ -58,7 +57,6 @@ class Forecast:
         schedule: Schedule,
         rates: Mapping[int, float],
         *,
-        known: Iterable[int] = (),
         num_workers: int | None = 1,
         fits: FitsLeft | None = None,
         later: Mapping[int, Load] | None = None,
@@ -69,7 +67,6 @@ class Forecast:
         self._schedule = schedule
         self._jobs = {lane: Pace(1.0 / rate) for lane, rate in rates.items()}
         self._captures = {lane: Pace(1.0 / rate, row_s=0.0) for lane, rate in rates.items()}
-        self._known = frozenset(known)
         self._num_expected = num_workers
         self._fits = fits
         self._later = later or {}
@@ -135,12 +132,10 @@ class Forecast:
         return starting_s + max(work_s / num, longest_s, *in_hand, 0.0)
 
     def _is_known(self) -> bool:
-        """Whether anything tells how fast this run is."""
+        """Whether anything tells how fast this run is: how fast others were is too rough a guess."""
         if any(pace.is_measured for pace in self._jobs.values()):
             return True
-        if self.assumed is not None or (self._fits is not None and self._fits.is_measured):
-            return True
-        return self._known.issuperset(self._schedule.remaining) and self._fits is None
+        return self.assumed is not None or (self._fits is not None and self._fits.is_measured)
 
     def _in_hand_s(self, one: _InHand, now: float) -> float:
         """How long a worker will still be at what it has in hand, its fits aside."""

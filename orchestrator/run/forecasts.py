@@ -12,7 +12,7 @@ from orchestrator.run.fits_left import FitsLeft
 from orchestrator.run.forecast import START_S, Forecast
 from orchestrator.run.making import Making
 from orchestrator.run.pace import NOTHING, Load
-from orchestrator.run.rates import estimate_rate, known_rate
+from orchestrator.run.rates import estimate_rate
 from orchestrator.run.schedule import Schedule
 from orchestrator.store import StudyStore
 
@@ -34,7 +34,6 @@ def forecast_of(
     return Forecast(
         schedule,
         rates,
-        known=[lane.lane for lane in plan.lanes.values() if known_rate(lane, threads) is not None],
         num_workers=num_workers,
         fits=fits if fits is not None and fits.num else None,
         later=later_loads(plan),

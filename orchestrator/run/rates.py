@@ -4,7 +4,7 @@ In the cache `rates.json` has the cost units per second of one worker (see `orch
 `paces.json` how much one forward took. A memory that is damaged or cannot be written only costs time.
 """
 
-__all__ = ["estimate_rate", "known_pace", "known_rate", "remember_pace", "remember_rate"]
+__all__ = ["estimate_rate", "known_pace", "remember_pace", "remember_rate"]
 
 import json
 import os
@@ -23,14 +23,10 @@ _RATES, _PACES = "rates.json", "paces.json"
 
 def estimate_rate(lane: Lane, threads: int) -> float:
     """Cost units per second that one worker does on the lane's model."""
-    known = known_rate(lane, threads)
-    return threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters)) if known is None else known
-
-
-def known_rate(lane: Lane, threads: int) -> float | None:
-    """What `remember_rate` kept; None where nothing was."""
     known = _read(_RATES).get(_rate_key(lane, threads))
-    return float(known) if isinstance(known, int | float) and 0 < known < float("inf") else None
+    if isinstance(known, int | float) and 0 < known < float("inf"):
+        return float(known)
+    return threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
 
 
 def remember_rate(lane: Lane, threads: int, rate: float) -> None:

@@ -140,7 +140,7 @@ class TrainingLoop:
                     taken.training,
                     report.step,
                     report.num_steps,
-                    time.monotonic(),
+                    report.seconds,
                     is_over=report.is_over,
                 )
                 if report.is_over or self._stop.reason is not None:
@@ -174,7 +174,7 @@ class TrainingLoop:
                 message = f"workers died of it again and again, the last one so: {death.message}"
                 self._folder.give_up(taken.training, "WorkerDied", message)
                 step = self._folder.status(taken.training).step
-                self._left.took(taken.training, step, step, time.monotonic(), is_over=True)
+                self._left.took(taken.training, step, step, 0.0, is_over=True)
                 self._tell(taken, TrainReport(step, step, 0.0, is_over=True, failure=message))
             else:
                 self._waiting.appendleft(taken)

@@ -66,10 +66,10 @@ class TrainingsLeft:
         """A worker goes on with a training."""
         self._begun[training] = now
 
-    def took(self, training: str, step: int, num_steps: int, now: float, *, is_over: bool) -> None:
-        """A training is at `step` of so many."""
+    def took(self, training: str, step: int, num_steps: int, seconds: float, *, is_over: bool) -> None:
+        """A training is at `step` of so many, and those of its last slice took so many seconds."""
         num_made = step - self._done.get(training, 0)
-        seconds = now - self._begun.pop(training, now)
+        self._begun.pop(training, None)
         if num_made > 0 and seconds > 0:
             self._paces[self._names[training]].record(
                 self._step_loads[training].times(num_made)._replace(calls=1.0), seconds
