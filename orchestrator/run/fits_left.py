@@ -92,16 +92,25 @@ class FitsLeft:
                 self._paces[lane, method].record(load, self._seconds_of(fit))
         self._notes = {fit: note for fit, note in self._making.notes().items() if fit in self._open}
 
+    def lacking(self, taken: Slice) -> frozenset[str]:
+        """The fits that a slice's cells use and nobody has made."""
+        if not self._open:
+            return frozenset()
+        numbers = self._plan.cellsets[self._plan.tiles[taken.tile].cellset][taken.k_lo : taken.k_hi].tolist()
+        known, carried = self._plan.cells, self._plan.carried_cells
+        units = (unit for n in numbers for unit in (known.get(n) or carried[n]).every_unit())
+        used = {fit for unit in units for fit in (unit.fit, unit.value_fit) if fit}
+        return frozenset(used & self._open.keys())
+
+    def are_open(self, fits: Iterable[str]) -> bool:
+        """Whether some of these are still to be made."""
+        return not self._open.keys().isdisjoint(fits)
+
     def used(self, did: Slice) -> None:
         """A slice was done: what its cells use is made by now, or cannot be."""
-        if self._open:
-            numbers = self._plan.cellsets[self._plan.tiles[did.tile].cellset][did.k_lo : did.k_hi].tolist()
-            known, carried = self._plan.cells, self._plan.carried_cells
-            units = (unit for n in numbers for unit in (known.get(n) or carried[n]).every_unit())
-            used = {fit for unit in units for fit in (unit.fit, unit.value_fit) if fit}
-            self.look()
-            for fit in used & self._open.keys():
-                del self._open[fit]
+        self.look()
+        for fit in self.lacking(did):
+            del self._open[fit]
 
     def left_s(self, factor: float) -> tuple[float, float]:
         """What all that are left take one worker, and the longest of those that are begun; in seconds.

@@ -19,7 +19,9 @@ from orchestrator.run.schedule import LOAD_S, MIN_SLICE_S, Schedule
 from orchestrator.run.work import Slice
 
 START_S = 8.0
-"""How long workers of their own processes take to come up."""
+"""How long workers of their own processes take to come up, before it is seen."""
+CLOSE_SHARE = 0.15
+"""Of that, how long it takes to end them and to say so."""
 _LEAST_UNITS = 1e-3
 """What is less is rounding."""
 LEAST_SHARE = 0.1
@@ -34,7 +36,10 @@ class _InHand:
     load: Load
     captures: Load
     since: float
+    """When it was handed out, or the last of its fits was there."""
     loads_model: bool
+    fits: frozenset[str]
+    """Those of its fits that were not there so far."""
 
 
 class Forecast:
@@ -71,17 +76,22 @@ class Forecast:
         self._fits = fits
         self._later = later or {}
         self.began = now
-        self._starts_in_s = starts_in_s
+        self.start_s = starts_in_s
+        """How long the first worker took to come up, or should take."""
         self.assumed = factor
         """As `factor`; a stage before may learn it while this one waits."""
+        self._has_joined = False
         self._lanes: dict[int, int | None] = {}
         """Each worker that joined, and the lane whose model it has in hand."""
         self._tiles: dict[int, tuple[int, str | None]] = {}
         """The tile whose captures each worker made last."""
         self._in_hand: dict[int, _InHand] = {}
 
-    def joined(self, worker: int) -> None:
+    def joined(self, worker: int, now: float) -> None:
         """A worker is up."""
+        if not self._has_joined and self.start_s:
+            self.start_s = now - self.began
+        self._has_joined = True
         self._lanes[worker] = None
 
     def left(self, worker: int) -> None:
@@ -94,8 +104,10 @@ class Forecast:
         key = (taken.tile, taken.replaces)
         captures = NOTHING if self._tiles.get(worker) == key else self._schedule.captures(taken)
         self._tiles[worker] = key
+        fits = frozenset() if self._fits is None else self._fits.lacking(taken)
         loads_model = self._lanes.get(worker) != taken.lane
-        self._in_hand[worker] = _InHand(taken, self._schedule.load(taken), captures, now, loads_model)
+        load = self._schedule.load(taken)
+        self._in_hand[worker] = _InHand(taken, load, captures, now, loads_model, fits)
         self._lanes[worker] = taken.lane
 
     def took(self, worker: int, did: Slice, seconds: float, capture_s: float, now: float) -> None:
@@ -115,8 +127,7 @@ class Forecast:
 
     def left_s(self, now: float, target_s: float = MIN_SLICE_S) -> float | None:
         """Seconds until all is done, with slices of about `target_s`; None while nothing tells."""
-        if self._fits is not None:
-            self._fits.look()
+        self._look_at_fits(now)
         if not self._is_known():
             return None
         in_hand = [self._in_hand_s(one, now) for one in self._in_hand.values()]
@@ -128,8 +139,17 @@ class Forecast:
         later_s = sum(self._jobs_s(lane, load, target_s) for lane, load in self._later.items())
         work_s += later_s
         num = max(1, len(self._lanes), self._num_expected or 1)
-        starting_s = 0.0 if self._lanes else max(0.0, self._starts_in_s - (now - self.began))
-        return starting_s + max(work_s / num, longest_s, *in_hand, 0.0)
+        starting_s = 0.0 if self._has_joined else max(0.0, self.start_s - (now - self.began))
+        return starting_s + max(work_s / num, longest_s, *in_hand, 0.0) + CLOSE_SHARE * self.start_s
+
+    def _look_at_fits(self, now: float) -> None:
+        """See which fits are there by now, and which slices have all of theirs."""
+        if self._fits is None:
+            return
+        self._fits.look()
+        for one in self._in_hand.values():
+            if one.fits and not self._fits.are_open(one.fits):
+                one.fits, one.since = frozenset(), now
 
     def _is_known(self) -> bool:
         """Whether anything tells how fast this run is: how fast others were is too rough a guess."""
@@ -142,7 +162,7 @@ class Forecast:
         expected = LOAD_S if one.loads_model and not self._is_measured() else 0.0
         expected += self._paced(self._captures, one.taken.lane, one.captures)
         expected += self._paced(self._jobs, one.taken.lane, one.load._replace(calls=1.0))
-        return max(expected - (now - one.since), LEAST_SHARE * expected)
+        return expected if one.fits else max(expected - (now - one.since), LEAST_SHARE * expected)
 
     def _is_measured(self) -> bool:
         return any(pace.is_measured for pace in self._jobs.values())

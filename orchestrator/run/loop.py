@@ -199,7 +199,7 @@ class Loop:
             case Joined(worker):
                 self._coming.discard(worker)
                 self._schedule.join(worker, self._shares[worker])
-                self._forecast.joined(worker)
+                self._forecast.joined(worker, time.monotonic())
                 self._idle.append(worker)
             case Finished(worker, Slice() as taken, Report() as report):
                 reach("driver.report")

@@ -1,9 +1,10 @@
 """Pace: how long work takes, learnt while it is done.
 
 Work is counted in tokens through the model (units), in jobs that run (rows) and in calls. A large model's
-time lies in the first, a small one's in the second, and that of rows which need no run in the third; which
-of them it is shows only as slices differ. So the seconds of what was done last are explained by all three,
-none of them negative, and as long as slices are alike in the proportions that were expected beforehand.
+time lies in the first, a small one's in the second; which it is shows only as slices differ. So the seconds
+of what was done last are explained by both, neither of them negative, and as long as slices are alike in the
+proportions that were expected beforehand. Calls are never what explains: slices are cut to take equally long,
+so that calls would explain everything.
 """
 
 __all__ = ["CALL_S", "NOTHING", "ROW_S", "Load", "Pace"]
@@ -13,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROW_S = 5e-5
+ROW_S = 1.5e-4
 """What a job that runs is expected to take besides its tokens: a hundred lines of Python, and its scores."""
 CALL_S = 0.05
 """And a call of a worker: a file that is written, and the clean runs' scores."""
-FADING = 0.95
+FADING = 0.93
 """What an earlier call counts beside the next one."""
-TRUST = 0.03
+TRUST = 0.05
 """How much the expected proportions count beside what was measured."""
 _LEAST = 1e-12
 """Keeps what was never done from dividing by zero."""
@@ -59,12 +60,12 @@ class Pace:
     unit_s: float
     row_s: float = ROW_S
     call_s: float = CALL_S
-    _gram: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
-    _moment: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    _gram: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
+    _moment: np.ndarray = field(default_factory=lambda: np.zeros(2))
     _expected_s: float = 0.0
     _measured_s: float = 0.0
     _factors: np.ndarray = field(default_factory=lambda: np.ones(3))
-    """By how much each of the three takes longer than expected."""
+    """By how much units, rows and calls take longer than expected."""
 
     @property
     def is_measured(self) -> bool:
@@ -81,13 +82,14 @@ class Pace:
         expected = self._each_s(load)
         if seconds <= 0 or expected.sum() <= 0:
             return
-        # Relative errors: a call of half a second says as much of proportions as one of thirty.
-        weight = 1.0 / seconds
-        self._gram = FADING * self._gram + weight * np.outer(expected, expected)
-        self._moment = FADING * self._moment + weight * seconds * expected
         self._expected_s = FADING * self._expected_s + float(expected.sum())
         self._measured_s = FADING * self._measured_s + seconds
-        self._factors = self._solved()
+        # Relative errors: a call of half a second says as much of proportions as one of thirty.
+        work, weight = expected[:2], 1.0 / seconds
+        work_s = max(0.0, seconds - expected[2] * self.factor)
+        self._gram = FADING * self._gram + weight * np.outer(work, work)
+        self._moment = FADING * self._moment + weight * work_s * work
+        self._factors = np.append(self._solved(), self.factor)
 
     def seconds(self, load: Load) -> float:
         """How long a load should take one worker."""
@@ -98,13 +100,13 @@ class Pace:
         return np.array([load.units * self.unit_s, load.rows * self.row_s, load.calls * self.call_s])
 
     def _solved(self) -> np.ndarray:
-        """The factors that explain what was measured, as near to one for all as it allows; shape (3,)."""
-        factor, ridge = self.factor, TRUST * np.diag(self._gram) + _LEAST
-        free = np.ones(3, bool)
-        found = np.zeros(3)
+        """The factors of units and rows that explain what was measured, as near to one for both as that
+        allows; shape (2,)."""
+        ridge = TRUST * np.diag(self._gram) + _LEAST
+        free, found = np.ones(2, bool), np.zeros(2)
         while free.any():
             gram = self._gram[np.ix_(free, free)] + np.diag(ridge[free])
-            solved = np.linalg.solve(gram, self._moment[free] + ridge[free] * factor)
+            solved = np.linalg.solve(gram, self._moment[free] + ridge[free] * self.factor)
             if (solved >= 0).all():
                 found[free] = solved
                 break

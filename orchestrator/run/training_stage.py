@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.plan.trainings import planned_trainings
 from orchestrator.run.committed import Planned
+from orchestrator.run.forecast import CLOSE_SHARE
 from orchestrator.run.forecasts import forecast_of
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
@@ -82,9 +83,13 @@ class TrainingStage:
         num_later = planned.setup.num_workers or 1
         sweep = forecast_of(planned, swept, StudyStore(self._root), driver.epoch, num_later)
 
-        def later(factor: float) -> float:
+        def later(factor: float, start_s: float) -> float:
             sweep.assumed = factor
-            return sweep.left_s(sweep.began) or 0.0
+            # These workers end, and others come up where the sweep has some of its own.
+            ending_s = CLOSE_SHARE * start_s
+            if sweep.start_s and start_s:
+                sweep.start_s = start_s
+            return ending_s + (sweep.left_s(sweep.began) or 0.0)
 
         prompts = [len(pair.tokens["base"]) for pair in list(planned.plan.pairs.values())[:FEW]]
         return TrainingsLeft(

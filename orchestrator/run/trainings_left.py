@@ -32,7 +32,8 @@ class TrainingsLeft:
         facts: gives what is known of a model.
         num_tokens: of an input.
         num_workers: that train.
-        later: how long what comes after takes, if it takes so many times as long as expected.
+        later: how long what comes after takes, if it takes so many times as long as expected, and workers
+            so many seconds to come up.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class TrainingsLeft:
         facts: Callable[[PlannedTraining], ModelFacts],
         num_tokens: float,
         num_workers: int,
-        later: Callable[[float], float] = lambda factor: 0.0,
+        later: Callable[[float, float], float] = lambda factor, start_s: 0.0,
     ) -> None:
         self._steps = {one.identity: _num_steps(one) for one in todo}
         self._done = dict(done)
@@ -56,6 +57,8 @@ class TrainingsLeft:
         """When the slice began that each training is in."""
         self._num_workers = max(1, num_workers)
         self._later = later
+        self.start_s = 0.0
+        """How long workers of their own processes took to come up."""
 
     @property
     def factor(self) -> float | None:
@@ -87,7 +90,7 @@ class TrainingsLeft:
             return None
         each = [self._rest_s(training, now) for training in self._steps]
         stage_s = max(sum(each) / self._num_workers, max(each, default=0.0))
-        return stage_s + self._later(factor)
+        return stage_s + self._later(factor, self.start_s)
 
     def _rest_s(self, training: str, now: float) -> float:
         left = self._steps[training] - self._done.get(training, 0)
