@@ -8,10 +8,9 @@ trying, or say what is lost; `python -m workers.libraries` tries every place wit
 __all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
 
 import importlib
-import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -105,10 +104,13 @@ def _told(error: Exception) -> str:
 
 def versions() -> dict[str, str]:
     """The version of each library that is installed, by its name here."""
+    # Only here: the first lines of a command come at once.
+    from importlib.metadata import PackageNotFoundError, version
+
     found: dict[str, str] = {}
     for library in LIBRARIES:
         try:
             found[library] = version(_PACKAGES.get(library, library))
         except PackageNotFoundError:
             found[library] = "none"
-    return {**found, "python": platform.python_version()}
+    return {**found, "python": sys.version.split()[0]}
