@@ -26,7 +26,8 @@ def is_as(wanted: Any, found: Any) -> bool:
         # NaN is near nothing.
         return isinstance(found, int | float) and abs(found - wanted.value) <= wanted.within
     if isinstance(wanted, OneOf):
-        return found in wanted.values
+        # A list, which is in no set, is none of them.
+        return not isinstance(found, list) and found in wanted.values
     return type(found) is type(wanted) and found == wanted
 
 

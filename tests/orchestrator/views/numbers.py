@@ -84,6 +84,7 @@ PAIRS = [{"n": number, **pair} for number, pair in enumerate(PAIRS)]
 SWEEP: list[dict[str, Any]] = [
     {
         "name": "swap",
+        "models": ["./llama", "./gpt2", {"ref": "./gpt2", "dtype": "bfloat16"}],
         "sites": ["mlp_output", "block_output"],
         "layers": "all",
         "positions": [1, "subject.last", -1],
@@ -132,7 +133,7 @@ SWEEP: list[dict[str, Any]] = [
         "position": 2,
         "reads": [-1, 3, "subject.last", 1],
     },
-    {"name": "region", "site": "mlp_output", "layer": 1, "coordinates": "1:3, 0:7"},
+    {"name": "region", "site": "mlp_output", "layer": 1, "coordinates": "3:5, 0:7"},
     {
         "name": "sent",
         "runs": {"sent": [{"site": "mlp_output", "layer": 0, "position": "subject.last"}]},
@@ -160,8 +161,7 @@ SWEEP: list[dict[str, Any]] = [
 
 def study(folder: Path) -> dict[str, Any]:
     """The study file's content; the models lie in `folder`, beside it."""
-    models = ["./llama", "./gpt2", {"ref": "./gpt2", "dtype": "bfloat16"}]
-    return {"study": NAME, "models": models, "missing": "skip", "pairs": PAIRS, "sweep": SWEEP}
+    return {"study": NAME, "models": ["./llama", "./gpt2"], "missing": "skip", "pairs": PAIRS, "sweep": SWEEP}
 
 
 LANES = (("llama", "float32"), ("gpt2", "float32"), ("gpt2", "bfloat16"))
@@ -173,7 +173,8 @@ def jobs(lane: Lane) -> Iterator[Job]:
         pair = text_pair(lane.family, row)
         for block, axes, made in _cells(lane.family, pair):
             units = [*made["units"], *(one for _, of in made.get("runs", ()) for one in of)]
-            if all(one["run"] in (*pair.tokens, "zero", "noise", "sent") for one in units):
+            is_there = all(one["run"] in (*pair.tokens, "zero", "noise", "sent") for one in units)
+            if is_there and (lane.dtype == "float32" or block == "swap"):
                 yield Job(NAME, lane, block, axes, made, pair)
 
 
@@ -244,7 +245,7 @@ def _block(
 def _region(pair: Pair) -> tuple[str, dict[str, Any], Cell]:
     found = unit(pair, "mlp_output", 1, 0)
     for side in ("place", "origin"):
-        found[side] = {**found[side], "position": [], "coordinates": "1:3, 0:7"}
+        found[side] = {**found[side], "position": [], "coordinates": "3:5, 0:7"}
     return "region", {"site": "mlp_output", "layer": 1}, cell(pair, found)
 
 

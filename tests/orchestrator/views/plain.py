@@ -1,4 +1,4 @@
-"""Interventions in plain torch: forward hooks written by hand, one job at a time, in float64.
+"""Interventions in plain torch: forward hooks written by hand, in float64; each job has a row of its own.
 
 It imports torch only, so that it can be wrong in no way that the engine is. Cells are the plain data that the
 view `cells` shows under ``units``, written by hand. Shapes: T tokens, W width of a tensor, V vocabulary.
@@ -16,6 +16,8 @@ Tap = tuple[str, str]
 """Path of a module, and ``input`` or ``output``."""
 Touch = Callable[[Tensor, Tensor], Tensor]
 """From what is at a tap and what its module was given, both [T, W], to what the run goes on with."""
+Row = tuple[Sequence[int], Sequence[tuple[Tap, Touch]]]
+"""A prompt, and what is changed in its run."""
 
 SITES: Mapping[str, Mapping[str, Tap]] = {
     "llama": {
@@ -66,36 +68,39 @@ class Network:
     dtype: str
     words: Sequence[str]
     """By id; fewer than there are ids, where some have no word."""
-    spaces: Mapping[str, Space] = field(default_factory=dict)
+    spaces: dict[str, Space] = field(default_factory=dict)
     """By the identity of a fit."""
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
-    """[W], or [T, W] with one for each token."""
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    """[W] each."""
     known: dict[Any, Any] = field(default_factory=dict)
+    """Clean runs and gradients that were made already."""
 
     def tap(self, site: str, layer: int) -> Tap:
         """Where a site of a layer is."""
         path, side = SITES[self.family][site]
         return path.format(layer), side
 
-    def run(
-        self, tokens: Sequence[int], touches: Sequence[tuple[Tap, Touch]] = ()
-    ) -> tuple[Tensor, dict[Tap, Tensor]]:
-        """The logits [T, V] of a run, and what was at every site [T, W] after it was touched."""
+    def run(self, rows: Sequence[Row], *, keep: bool = False) -> list[tuple[Tensor, dict[Tap, Tensor]]]:
+        """The logits [T, V] of each of some runs of equal length, side by side; and with `keep` what was at
+        every site [T, W], after it was touched."""
         taps = [self.tap(site, layer) for site in SITES[self.family] for layer in range(self.num_layers)]
-        kept: dict[Tap, Tensor] = {}
+        touched = [tap for _, touches in rows for tap, _ in touches]
+        kept: list[dict[Tap, Tensor]] = [{} for _ in rows]
         with ExitStack() as stack:
-            for tap in dict.fromkeys([*(tap for tap, _ in touches), *taps]):
-                mine = [touch for one, touch in touches if one == tap]
+            for tap in dict.fromkeys([*touched, *(taps if keep else ())]):
+                mine = [[touch for one, touch in touches if one == tap] for _, touches in rows]
                 handle = _hook(self.module.get_submodule(tap[0]), tap, mine, kept)
                 stack.callback(handle.remove)
-            logits = self.module(input_ids=torch.tensor([list(tokens)])).logits[0]
-        return logits, kept
+            logits = self.module(input_ids=torch.tensor([list(tokens) for tokens, _ in rows])).logits
+        # A classifier has one answer, whichever token is read.
+        logits = logits.expand(-1, len(rows[0][0]), -1)
+        return list(zip(logits, kept, strict=True))
 
     def clean(self, tokens: Sequence[int]) -> tuple[Tensor, dict[Tap, Tensor]]:
         """The run of a prompt in which nothing is changed, made once."""
         if tuple(tokens) not in self.known:
             with torch.no_grad():
-                self.known[tuple(tokens)] = self.run(tokens)
+                (self.known[tuple(tokens)],) = self.run([(tokens, ())], keep=True)
         found: tuple[Tensor, dict[Tap, Tensor]] = self.known[tuple(tokens)]
         return found
 
@@ -106,13 +111,18 @@ class Network:
         return len(list(self.module.get_submodule(path).children()))
 
 
-def _hook(module: nn.Module, tap: Tap, touches: Sequence[Touch], kept: dict[Tap, Tensor]) -> Any:
+def _hook(
+    module: nn.Module, tap: Tap, touches: Sequence[Sequence[Touch]], kept: Sequence[dict[Tap, Tensor]]
+) -> Any:
+    """Touch each row of a batch by itself."""
+
     def changed(tensor: Tensor, given: Tensor) -> Tensor:
-        value = tensor[0]
-        for touch in touches:
-            value = touch(value, given[0])
-        kept[tap] = value
-        return value[None] if touches else tensor
+        values = list(tensor)
+        for row, mine in enumerate(touches):
+            for touch in mine:
+                values[row] = touch(values[row], given[row])
+            kept[row][tap] = values[row]
+        return torch.stack(values)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = next(iter(kwargs), None) if not args else None
@@ -155,14 +165,39 @@ def located(position: Sequence[int | str], spans: Mapping[str, list[int]]) -> li
     return found
 
 
-def intervened(network: Network, pair: Pair, cell: Mapping[str, Any]) -> Tensor:
-    """The logits [T, V] of the base with all of a cell's units changed."""
-    held = {run: network.clean(tokens)[1] for run, tokens in pair.tokens.items()}
-    base = pair.tokens["base"]
+Cell = Mapping[str, Any]
+
+
+def intervened(network: Network, jobs: Sequence[tuple[Pair, Cell]]) -> list[Tensor]:
+    """For each job the logits [T, V] of its base, with all of its cell's units changed."""
     with torch.no_grad():
-        for name, units in cell.get("runs", ()):
-            held[name] = network.run(base, touches(network, pair, units, held))[1]
-        return network.run(base, touches(network, pair, cell["units"], held))[0]
+        made = [touches(network, pair, cell["units"], _held(network, pair, cell)) for pair, cell in jobs]
+        found: dict[int, Tensor] = {}
+        for rows in _groups(network, [pair for pair, _ in jobs]):
+            runs = network.run([(jobs[row][0].tokens["base"], made[row]) for row in rows])
+            found |= {row: logits for row, (logits, _) in zip(rows, runs, strict=True)}
+    return [found[row] for row in range(len(jobs))]
+
+
+def _held(network: Network, pair: Pair, cell: Cell) -> dict[str, Any]:
+    """What each run holds that a cell may take values from: the pair's own, and those that the cell names."""
+    held: dict[str, Any] = {run: network.clean(tokens)[1] for run, tokens in pair.tokens.items()}
+    for name, units in cell.get("runs", ()):
+        ((_, held[name]),) = network.run(
+            [(pair.tokens["base"], touches(network, pair, units, held))], keep=True
+        )
+    return held
+
+
+def _groups(network: Network, pairs: Sequence[Pair]) -> list[list[int]]:
+    """Rows that can run together: of one length. In half precision each by itself, for how many share a
+    forward changes the last digits."""
+    if network.dtype != "float32":
+        return [[row] for row in range(len(pairs))]
+    by_length: dict[int, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        by_length.setdefault(len(pair.tokens["base"]), []).append(row)
+    return list(by_length.values())
 
 
 def touches(
@@ -181,7 +216,12 @@ def touches(
 
 
 def changed(
-    network: Network, pair: Pair, unit: Mapping[str, Any], held: Mapping[str, Any], value: Tensor, given: Tensor
+    network: Network,
+    pair: Pair,
+    unit: Mapping[str, Any],
+    held: Mapping[str, Any],
+    value: Tensor,
+    given: Tensor,
 ) -> Tensor:
     """What a unit makes of what is at its place, [T, W]."""
     value, place = value.clone(), unit["place"]
@@ -198,7 +238,7 @@ def changed(
             if unit["operation"] == "skip":
                 value[token, columns] = given[token, columns]
                 continue
-            other = other_value(network, pair, unit, held, number, token, block, old)
+            other = other_value(network, pair, unit, held, number, block, old)
             value[token, columns] = exchanged(network, unit, old, other)
     return value
 
@@ -221,7 +261,6 @@ def other_value(
     unit: Mapping[str, Any],
     held: Mapping[str, Any],
     number: int,
-    token: int,
     block: int,
     old: Tensor,
 ) -> Tensor:
@@ -229,9 +268,7 @@ def other_value(
     if unit["run"] == "zero":
         return torch.zeros_like(old)
     if unit["run"] == "fit":
-        vector = network.vectors[unit["value_fit"]]
-        vector = vector if vector.dim() == 1 else vector[token]
-        return vector.to(old.dtype) * unit.get("scale", 1)
+        return network.vectors[unit["value_fit"]].to(old.dtype) * unit.get("scale", 1)
     origin = unit["origin"]
     there = held[unit["run"]][network.tap(origin["site"], origin["layer"])]
     prompt = unit["run"] if unit["run"] in pair.tokens else "base"
@@ -282,7 +319,7 @@ def gradients(network: Network, pair: Pair, read: int) -> dict[Tap, Tensor]:
     with torch.enable_grad():
         for weight in network.module.parameters():
             weight.requires_grad_(True)
-        logits, kept = network.run(pair.tokens["base"])
+        ((logits, kept),) = network.run([(pair.tokens["base"], ())], keep=True)
         for tensor in kept.values():
             tensor.retain_grad()
         found = answer(logits[read], pair)

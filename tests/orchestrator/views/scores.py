@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from views.cells import Job
 from views.expected import Near, OneOf
-from views.plain import Network, Pair, intervened, located
+from views.plain import Cell, Network, Pair, intervened, located
 
 BOUNDS = {"float32": 1e-5, "float16": 2.0**-7, "bfloat16": 2.0**-4}
 """Near ties, and what two forwards of one job may differ by, as shares of the first choice's logit and of the
@@ -37,9 +38,10 @@ class Values:
     """By how much a logit may be off."""
 
     @classmethod
-    def of(cls, logits: Tensor, dtype: str) -> "Values":
+    def of(cls, logits: Tensor, dtype: str, times: float = 1.0) -> "Values":
+        """Those of a lane in this dtype; off by so many times what two forwards differ by."""
         logits = logits.detach().double()
-        return cls(logits, BOUNDS[dtype] * float(logits.abs().max()))
+        return cls(logits, times * BOUNDS[dtype] * float(logits.abs().max()))
 
     @property
     def logsumexp(self) -> float:
@@ -119,17 +121,20 @@ def clean_values(network: Network, pair: Pair, run: str, read: int | str) -> Val
     return None if at is None else Values.of(network.clean(pair.tokens[run])[0][at], network.dtype)
 
 
-def result(job: Job, network: Network, played: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The row of `results` of a job.
+def results(network: Network, jobs: Sequence[Job], played: Mapping[int, Cell] = {}) -> list[dict[str, Any]]:
+    """The rows of `results` of some jobs of a model; `played` is what is done by hand in some of them, where
+    that is not what the cell says."""
+    cells = [(job.pair, played.get(number, job.cell)) for number, job in enumerate(jobs)]
+    found = zip(jobs, intervened(network, cells), strict=True)
+    return [_result(job, network, logits) for job, logits in found]
 
-    Args:
-        job: which.
-        network: its model.
-        played: what is done by hand, where that is not what the cell says.
-    """
+
+def _result(job: Job, network: Network, logits: Tensor) -> dict[str, Any]:
+    """The row of a job with these logits [T, V]."""
     pair, read = job.pair, job.cell["read"]
-    logits = intervened(network, pair, played or job.cell)
-    run = Values.of(logits[read_of(pair, read)], network.dtype)
+    # A probe is the end of a search, which ends where the changes are small.
+    times = 10.0 if job.axes.get("subspace") == "probe" else 1.0
+    run = Values.of(logits[read_of(pair, read)], network.dtype, times)
     clean = {name: clean_values(network, pair, name, read) for name in ("base", "source")}
     base, source = clean["base"], clean["source"]
     assert base is not None
@@ -213,7 +218,9 @@ def _choice(run: Values, base: Values, pair: Pair, network: Network) -> dict[str
     is_same = set(pair.label_ids) == set(pair.base_label_ids)
     bound = BOUNDS[network.dtype]
     share = run.margin / abs(float(run.logits.max()))
-    is_tie = OneOf(frozenset({share <= bound} if abs(share - bound) > bound else {True, False}))
+    times = 2 if network.dtype == "float32" else 4
+    is_clear = not bound / times < share < bound * times
+    is_tie = OneOf(frozenset({share <= bound} if is_clear else {True, False}))
     flips = {difference is not None and difference + off > 0 for off in (-2 * run.off, 2 * run.off)}
     return {
         "pred_id": OneOf(frozenset(first)),
@@ -243,13 +250,13 @@ def _clean_columns(name: str, run: Values | None, pair: Pair) -> dict[str, Any]:
 
 
 def tier(job: Job, run: Values, base: Values) -> str:
-    """How the row was made: nothing ran where nothing could differ, all of the model where a rectangle of
-    it is changed or it is a built-in one."""
+    """How the row was made: nothing ran where nothing could differ; all of the model where it is a built-in
+    one, or a rectangle is changed. What a classifier says is of no one token, and its rows all run."""
+    if any("coordinates" in unit["place"] for unit in job.cell["units"]) or "outputs" in job.lane.model:
+        return "hooked"
     if float((run.logits - base.logits).abs().max()) <= 1e-12:
         return "unchanged"
-    is_whole = job.lane.model.startswith("zoo:")
-    is_region = any("coordinates" in unit["place"] for unit in job.cell["units"])
-    return "hooked" if is_whole or is_region else "resumed"
+    return "hooked" if job.lane.model.startswith("zoo:") else "resumed"
 
 
 def both_labels(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -272,11 +279,14 @@ def both_labels(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def run_row(job: Job, network: Network, run: str) -> dict[str, Any] | None:
-    """The row of `runs` of a job's pair; None where the run has no token that answers to the read."""
-    pair, values = job.pair, clean_values(network, job.pair, run, job.cell["read"])
-    if values is None:
-        return None
+def runs(network: Network, job: Job) -> list[dict[str, Any]]:
+    """The rows of `runs` of a job's pair at what the job reads: of every run that has such a token."""
+    found = ((run, clean_values(network, job.pair, run, job.cell["read"])) for run in job.pair.tokens)
+    return [_run_row(job, network, run, values) for run, values in found if values is not None]
+
+
+def _run_row(job: Job, network: Network, run: str, values: Values) -> dict[str, Any]:
+    pair = job.pair
     label, base = values.logit(pair.label_ids), values.logit(pair.base_label_ids)
     total = values.logsumexp
     return {

@@ -13,7 +13,7 @@ WORDS = (
     *("The", "A", "capital", "old", "town", "of", "in", "is", "Spain", "Italy", "France", "Peru", "Chile"),
     *("Madrid", "Rome", "Paris", "Lima", "Santiago", "river", "near"),
 )
-TWINS = (("Rome", "river"), ("old", "near"))
+TWINS = (("old", "in"), ("of", "capital"))
 """Words whose logits differ by about the last digit of a float32: where they are the first choice, nobody can
 tell which is."""
 NOT_A_WORD = 2
