@@ -19,11 +19,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
 PACKAGES = ("orchestrator", "studies", "workers")
+LIBRARIES = (
+    *("click", "duckdb", "hypothesis", "numpy", "psutil", "pyarrow.parquet", "pydantic", "rich.progress"),
+    "yaml",
+)
+"""What most tests import, and what takes seconds."""
 TORCH = (
-    *("torch", "transformers", "transformers.models.gpt2.modeling_gpt2", "hypothesis", "torch._dynamo"),
+    *LIBRARIES,
+    *("torch", "transformers", "transformers.models.gpt2.modeling_gpt2", "safetensors.torch"),
     *("transformers.models.llama.modeling_llama", "transformers.models.gpt_neox.modeling_gpt_neox"),
 )
-"""What tests of models import, and what takes seconds."""
+"""What tests of models import as well."""
 MOST_S = 60
 """For one test: a mutant may run without end."""
 

@@ -2,11 +2,12 @@
 
 import json
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,8 @@ KEYS = {
     "fits": ("model", "name", "site", "layer", "rank", "seed", "per"),
 }
 """The columns that tell the rows of a view apart."""
+KEPT = "SWAPYARD_TESTS_STUDIED"
+"""The variable that names a folder of studies that ran before; the tests of views then run none."""
 Rows = list[dict[str, Any]]
 
 
@@ -69,8 +72,7 @@ def run(folder: Path) -> Studied:
             began = time.perf_counter()
             sy.run(str(file), store=folder / "store", executor="inline", quiet=True)
             seconds[one.NAME] = time.perf_counter() - began
-        views = connect([folder / "store" / one.NAME for one in STUDIES])
-    return Studied(folder, views, seconds)
+        return Studied(folder, _connected(folder), seconds)
 
 
 def _features(width: int, num_features: int) -> dict[str, Tensor]:
@@ -109,16 +111,37 @@ def _one_core() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def tables(studied: Studied) -> dict[str, Table]:
-    """Every view beside what it should be."""
-    found = {view: studied.ask(f"FROM {view}") for view in KEYS}
-    wanted = by_hand(studied, found)
-    texts = {*scores.AXES, *scores.PAIR_COLUMNS, *_own_columns(), "token", "read", "per"}
-    made = {}
-    for view, key in KEYS.items():
-        rows = [_shown(row, texts) for row in found[view]]
-        made[view] = Table.of([_shown(row, texts) for row in wanted[view]], rows, studied.columns(view), key)
-    return made
+@dataclass(frozen=True)
+class Tables:
+    """Views beside what they should be, each looked at when it is first asked for."""
+
+    studied: Studied
+    wanted: Mapping[str, Rows]
+    _made: dict[str, Table] = field(default_factory=dict)
+
+    def __getitem__(self, view: str) -> Table:
+        if view not in self._made:
+            texts = {*scores.AXES, *scores.PAIR_COLUMNS, *_own_columns(), "token", "read", "per"}
+            wanted = [_shown(row, texts) for row in self.wanted[view]]
+            found = [_shown(row, texts) for row in self.studied.ask(f"FROM {view}")]
+            self._made[view] = Table.of(wanted, found, self.studied.columns(view), KEYS[view])
+        return self._made[view]
+
+
+def keep(studied: Studied, wanted: Mapping[str, Rows]) -> None:
+    """Write down what is there of the studies besides their folder, for `kept`."""
+    (studied.folder / "kept").write_bytes(pickle.dumps((studied.seconds, wanted)))
+
+
+def kept(folder: Path) -> Tables:
+    """Studies that ran before, with what their views should be: nothing is run to look at the views again."""
+    seconds, wanted = pickle.loads((folder / "kept").read_bytes())
+    with _one_core():
+        return Tables(Studied(folder, _connected(folder), seconds), wanted)
+
+
+def _connected(folder: Path) -> Any:
+    return connect([folder / "store" / one.NAME for one in STUDIES])
 
 
 def _shown(row: Mapping[str, Any], texts: set[str]) -> dict[str, Any]:
@@ -132,8 +155,9 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
-def by_hand(studied: Studied, found: Mapping[str, Rows]) -> dict[str, Rows]:
+def by_hand(studied: Studied) -> dict[str, Rows]:
     """Every row of every view; ids of fits, revisions and drawn noise are taken from what was found."""
+    found = {view: studied.ask(f"FROM {view}") for view in KEYS}
     revisions = {(row["model"], row["dtype"]): row["revision"] for row in found["runs"]}
     wanted: dict[str, Rows] = {view: [] for view in KEYS}
     for one in STUDIES:

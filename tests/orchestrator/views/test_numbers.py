@@ -1,6 +1,7 @@
 """Promise: what the views show is what plain torch gives: every column of every row of four studies, whose
 numbers differ so that another column, row or sign in its place is seen."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,24 @@ ONE_VALUE: Mapping[str, frozenset[str]] = {
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> studied.Tables:
     """The views beside what they should be."""
+    if studied.KEPT in os.environ:
+        return studied.kept(Path(os.environ[studied.KEPT]))
     folder: Path = tmp_path_factory.mktemp("views")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWAPYARD_CACHE", str(folder / "cache"))
-        return studied.tables(studied.run(folder))
+        done = studied.run(folder)
+        return studied.Tables(done, studied.by_hand(done))
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_column_of_every_row_is_what_plain_torch_gives(view: str, tables: dict[str, Table]) -> None:
+def test_every_column_of_every_row_is_what_plain_torch_gives(view: str, tables: studied.Tables) -> None:
     found = faults(tables[view])
     assert not found, f"{len(found)} values are wrong, such as\n" + "\n".join(found[:20])
 
 
-def test_a_column_that_is_not_reckoned_by_hand_is_an_error(tables: dict[str, Table]) -> None:
+def test_a_column_that_is_not_reckoned_by_hand_is_an_error(tables: studied.Tables) -> None:
     table, key = tables["fits"], studied.KEYS["fits"]
     with pytest.raises(AssertionError, match="novel"):
         Table.of(table.wanted, table.found, [*table.columns, "novel"], key)
@@ -47,7 +51,7 @@ def test_a_column_that_is_not_reckoned_by_hand_is_an_error(tables: dict[str, Tab
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_each_column_tells_rows_apart_so_that_one_in_anothers_place_is_seen(
-    view: str, tables: dict[str, Table]
+    view: str, tables: studied.Tables
 ) -> None:
     table = tables[view]
     unseen = {name for name in table.columns if not table.notices(name, _moved(table.column(name)))}
@@ -55,7 +59,7 @@ def test_each_column_tells_rows_apart_so_that_one_in_anothers_place_is_seen(
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_column_can_stand_for_another(view: str, tables: dict[str, Table]) -> None:
+def test_no_column_can_stand_for_another(view: str, tables: studied.Tables) -> None:
     table = tables[view]
     values = {name: table.column(name) for name in table.columns if name not in EMPTY.get(view, ())}
     alike = [
@@ -68,7 +72,7 @@ def test_no_column_can_stand_for_another(view: str, tables: dict[str, Table]) ->
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_number_can_have_the_other_sign(view: str, tables: dict[str, Table]) -> None:
+def test_no_number_can_have_the_other_sign(view: str, tables: studied.Tables) -> None:
     table = tables[view]
     numbers = [name for name in table.columns if _is_number(table.wanted, name)]
     unseen = [name for name in numbers if not table.notices(name, [_negative(v) for v in table.column(name)])]
