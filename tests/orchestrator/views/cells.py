@@ -72,7 +72,10 @@ class Job:
         return UUID(digest[:32])
 
 
-SPANS_USED = {("numbers", "subject"), ("numbers", "place"), ("fitted", "subject"), ("screened", "subject")}
+SPANS_USED = {
+    ("numbers", "place"),
+    *((study, "subject") for study in ("numbers", "fitted", "screened", "stepwise")),
+}
 """The spans that a study's positions name: only these are part of what a pair is."""
 
 

@@ -1,4 +1,4 @@
-"""Four studies, run as a user runs them, and every row of five views by hand beside what the views say."""
+"""Five studies, run as a user runs them, and every row of five views by hand beside what the views say."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from torch import Tensor
 import swapyard as sy
 from orchestrator.query import run_query
 from orchestrator.views import connect
-from views import builtin, fits, fitted, numbers, scores, screened, tiny
+from views import builtin, fits, fitted, numbers, scores, screened, stepwise, tiny
 from views.cells import Job, Lane
 from views.expected import Table
 from views.plain import STEERING, Network
 
-STUDIES = (numbers, fitted, screened, builtin)
+STUDIES = (numbers, fitted, screened, builtin, stepwise)
 KEYS = {
     "results": ("study", "model", "dtype", "block", "job_id", "n", "position"),
     "scores": ("study", "model", "dtype", "block", "job_id", "n", "position", "role"),
@@ -68,11 +68,19 @@ def run(folder: Path) -> Studied:
     with _in(folder), _one_core():
         for one in STUDIES:
             file = folder / f"{one.NAME}.yaml"
-            file.write_text(json.dumps(one.study(folder)), encoding="utf-8")
             began = time.perf_counter()
-            sy.run(str(file), store=folder / "store", executor="inline", quiet=True)
+            for study in _steps(one, folder):
+                file.write_text(json.dumps(study), encoding="utf-8")
+                sy.run(str(file), store=folder / "store", executor="inline", quiet=True)
             seconds[one.NAME] = time.perf_counter() - began
         return Studied(folder, _connected(folder), seconds)
+
+
+def _steps(one: ModuleType, folder: Path) -> list[dict[str, Any]]:
+    """What a study is asked for, one run after the other."""
+    if one is stepwise:
+        return [stepwise.study(folder, metrics) for metrics in stepwise.METRICS]
+    return [one.study(folder)]
 
 
 def _features(width: int, num_features: int) -> dict[str, Tensor]:
@@ -228,7 +236,7 @@ def _rows(
         jobs = [job for cell in cells for job, _ in cell.jobs_run]
         estimates = [estimate for cell in cells for _, estimate in cell.jobs_run]
     else:
-        jobs = list(builtin.jobs(lane))
+        jobs = list(one.jobs(lane))
     rows = scores.results(network, jobs, played)
     for number, (job, row) in enumerate(zip(jobs, rows, strict=True)):
         yield job, {**row, "estimate": estimates[number]} if estimates else row

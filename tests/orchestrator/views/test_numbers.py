@@ -1,4 +1,4 @@
-"""Promise: what the views show is what plain torch gives: every column of every row of four studies, whose
+"""Promise: what the views show is what plain torch gives: every column of every row of five studies, whose
 numbers differ so that another column, row or sign in its place is seen."""
 
 import os
