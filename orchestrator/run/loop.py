@@ -244,6 +244,7 @@ class Loop:
                 f"no worker is left on which {name} has what is required ({why}); install versions with which"
                 " it has, or run without --require and the key require: the numbers are the same, and slower"
             )
+
     def _note(self, worker: int, taken: Slice, report: Report) -> None:
         """See what a slice says of how long others take."""
         tiers, lane = report.manifest.tiers, taken.lane
