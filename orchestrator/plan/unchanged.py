@@ -55,7 +55,8 @@ class Running:
             plan.tables["cells"].num_rows > MOST_CELLS or plan.tables["inputs"].num_rows > MOST_PAIRS
         )
         """Whether there are too many cells or pairs to look at each."""
-        self._facts = {} if self.is_large else facts
+        told = {lane: known for lane, known in facts.items() if _is_filled_in(known)}
+        self._facts = {} if self.is_large else told
         self._needs_of = lru_cache(maxsize=None)(self._needs)
 
     def shares(self, lane: int, cellset: int, pairs: Sequence[int]) -> np.ndarray:
@@ -83,6 +84,11 @@ class Running:
     def pair(self, number: int) -> Pair:
         """A pair of the plan's tiles."""
         return self._plan.pairs.get(number) or self._plan.carried_pairs[number]
+
+
+def _is_filled_in(facts: ModelFacts) -> bool:
+    """Whether rows are expected to need no run: not in a model that is read as a whole, or given vectors."""
+    return facts.vocab_size is not None and facts.reads == "token"
 
 
 def lane_facts(plan: Plan, models: Sequence[tuple[ModelSpec, ModelFacts]]) -> dict[int, ModelFacts]:

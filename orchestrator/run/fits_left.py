@@ -72,6 +72,11 @@ class FitsLeft:
         return len(self._open)
 
     @property
+    def is_begun(self) -> bool:
+        """Whether some fit is being made."""
+        return bool(self._notes)
+
+    @property
     def is_measured(self) -> bool:
         """Whether some fit was made, or has made steps."""
         return self.factor is not None
@@ -163,9 +168,10 @@ def _load(fit: PlannedFit, pairs: Mapping[int, Pair], facts: ModelFacts | None) 
     if method in WITHOUT_PAIRS:
         return Load(0.0, calls=1.0)
     num_tokens = _mean(len(pairs[number].tokens["base"]) for number in fit.pairs[:FEW] if number in pairs)
-    layer, num_layers = fit.spec.get("layer") or 0, facts.num_layers if facts is not None else 1
-    head = Costs(facts).head if facts is not None else 0.0
-    back = 2.0 * (1.0 - layer / num_layers)
+    head, back = 0.0, 2.0
+    if facts is not None:
+        head = Costs(facts).head
+        back *= 1.0 - (fit.spec.get("layer") or 0) / facts.num_layers
     step = int(fit.spec.get("batch_size") or 0) * (num_tokens * (1.0 + back) + 3.0 * head)
     once = num_tokens * (len(fit.pairs) + len(fit.held_out)) * (1.0 if num_steps else 2.0)
     return Load(num_steps * step + once, num_steps, 1.0)

@@ -81,6 +81,8 @@ class Forecast:
         self.assumed = factor
         """As `factor`; a stage before may learn it while this one waits."""
         self._has_joined = False
+        self._load_s: float | None = None
+        """How long a worker took to load a model, longest of all."""
         self._lanes: dict[int, int | None] = {}
         """Each worker that joined, and the lane whose model it has in hand."""
         self._tiles: dict[int, tuple[int, str | None]] = {}
@@ -115,9 +117,12 @@ class Forecast:
         mine = self._in_hand.pop(worker, None)
         if mine is None or did.careful or did.jobs:
             return
-        if not mine.loads_model and self._fits is None:
+        besides_s = now - mine.since - capture_s - seconds
+        if mine.loads_model and self._fits is None:
+            self._load_s = max(self._load_s or 0.0, besides_s)
+        elif self._fits is None:
             # What lies between two slices belongs to their calls.
-            seconds = max(seconds, now - mine.since - capture_s)
+            seconds += max(0.0, besides_s)
         load = self._schedule.load(did)._replace(calls=1.0)
         self._jobs[did.lane].record(load, seconds)
         if mine.captures.units and capture_s > 0:
@@ -147,6 +152,8 @@ class Forecast:
         if self._fits is None:
             return
         self._fits.look()
+        if self._load_s is None and self._fits.is_begun and self._in_hand:
+            self._load_s = now - min(one.since for one in self._in_hand.values())
         for one in self._in_hand.values():
             if one.fits and not self._fits.are_open(one.fits):
                 one.fits, one.since = frozenset(), now
@@ -159,13 +166,11 @@ class Forecast:
 
     def _in_hand_s(self, one: _InHand, now: float) -> float:
         """How long a worker will still be at what it has in hand, its fits aside."""
-        expected = LOAD_S if one.loads_model and not self._is_measured() else 0.0
+        loading_s = LOAD_S if self._load_s is None else self._load_s
+        expected = loading_s if one.loads_model else 0.0
         expected += self._paced(self._captures, one.taken.lane, one.captures)
         expected += self._paced(self._jobs, one.taken.lane, one.load._replace(calls=1.0))
         return expected if one.fits else max(expected - (now - one.since), LEAST_SHARE * expected)
-
-    def _is_measured(self) -> bool:
-        return any(pace.is_measured for pace in self._jobs.values())
 
     def _jobs_s(self, lane: int, load: Load, target_s: float) -> float:
         """Jobs, in slices."""

@@ -49,7 +49,9 @@ class TrainingsLeft:
         self._steps = {one.identity: _num_steps(one) for one in todo}
         self._done = dict(done)
         self._step_loads = {one.identity: _step_load(one, facts(one), num_tokens) for one in todo}
-        self._paces = {name: Pace(1.0, row_s=STEP_S) for name in {one.training.name for one in todo}}
+        self._paces = {
+            name: Pace(1.0, row_s=STEP_S, call_s=0.0) for name in {one.training.name for one in todo}
+        }
         self._names = {one.identity: one.training.name for one in todo}
         self._step_s: dict[str, float] = {}
         """Seconds of a step, of the trainings that made some in this run."""
@@ -74,9 +76,7 @@ class TrainingsLeft:
         num_made = step - self._done.get(training, 0)
         self._begun.pop(training, None)
         if num_made > 0 and seconds > 0:
-            self._paces[self._names[training]].record(
-                self._step_loads[training].times(num_made)._replace(calls=1.0), seconds
-            )
+            self._paces[self._names[training]].record(self._step_loads[training].times(num_made), seconds)
             own, old = seconds / num_made, self._step_s.get(training)
             self._step_s[training] = own if old is None else old + SMOOTHING * (own - old)
         self._done[training], self._steps[training] = step, num_steps

@@ -69,7 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def connection(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with connect([root]) as opened:
         yield opened
@@ -256,5 +256,5 @@ def test_every_column_of_every_view_is_of_a_kind(connection: duckdb.DuckDBPyConn
 
 def test_a_column_that_nobody_put_in_a_class_is_of_no_kind(connection: duckdb.DuckDBPyConnection) -> None:
     """What the test above would find: a new column of ours, which no study and no pair has."""
-    connection.execute("CREATE VIEW more AS SELECT *, 1 AS heat FROM results")
+    connection.execute("CREATE TEMP VIEW more AS SELECT *, 1 AS heat FROM results")
     assert [name for name, kind in kinds_of_columns(connection, "more").items() if kind is None] == ["heat"]
