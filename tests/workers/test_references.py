@@ -19,7 +19,6 @@ from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions
-
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 30,
