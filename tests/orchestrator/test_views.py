@@ -221,6 +221,26 @@ def test_flip_is_null_where_both_labels_are_one_set(tmp_path: Path) -> None:
     assert ask("SELECT count(*), count(flip) FROM results", root) == [(NUM_RESULTS, 0)]
 
 
+@pytest.mark.parametrize(
+    ("base_label", "label", "tokens"),
+    [
+        ("a", ["b", "c"], {"a", '["b","c"]'}),
+        (["a"], "b", {'["a"]', "b"}),
+        (["a"], ["b", "c"], {("a",), ("b", "c")}),
+        (1, ["b"], {"1", '["b"]'}),
+        (1, 2, {1, 2}),
+        (None, ["b"], {("b",)}),
+    ],
+)
+def test_labels_of_different_forms_stand_in_one_column_of_scores(
+    base_label: Any, label: Any, tokens: set[Any], tmp_path: Path
+) -> None:
+    forms = {"base_label": [base_label] * PAIRS, "label": [label] * PAIRS}
+    root = make_study(tmp_path / "s", columns=forms)
+    found = [token for (token,) in ask("SELECT token FROM scores WHERE token IS NOT NULL", root)]
+    assert {tuple(token) if isinstance(token, list) else token for token in found} == tokens
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A good study, and three that cannot be read."""

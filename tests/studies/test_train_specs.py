@@ -204,6 +204,10 @@ def test_a_training_without_a_causal_task_is_refused() -> None:
             "{model: {ref: 'artifact:x/iit', seed: 7}, variables: all}",
             "no training artifact:x/iit has seed 7",
         ),
+        (
+            "{model: {ref: iit, missing_weights: initialise, seed: 0}, variables: all}",
+            "iit is trained here and lacks no weights; say missing_weights where its training names",
+        ),
     ],
 )
 def test_what_no_training_leaves_is_refused(example: Study, sweep: str, message: str) -> None:

@@ -76,6 +76,7 @@ def exchange(subspace: Coordinated | None, operation: Operation, old: Tensor, ot
     for value in (old, other):
         if value.shape[-1] != space.width:
             raise RunError(f"a subspace of {space.width} dimensions at a place of {value.shape[-1]}")
+    space.require_float32()
     before = space.coordinates(old)
     mixed = _mixed(subspace, operation, before, space.coordinates(other))
     gates = space.gates()

@@ -5,15 +5,27 @@ library may change in its next version. Where a name is gone, the functions of t
 trying, or say what is lost; `python -m workers.libraries` tries every place with the versions at hand.
 """
 
-__all__ = ["LIBRARIES", "Outcome", "Place", "all_places", "tried"]
+__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-LIBRARIES = (*("transformers", "torch"),)
-"""Libraries that the project leans on by more than their documented calls; each has a file here."""
+TORCH_FREE = (
+    *("click", "duckdb", "huggingface_hub", "pyarrow", "pydantic", "python", "ray"),
+    *("tokenizers", "yaml"),
+)
+"""Those whose file loads no torch: what never runs a model may import it."""
+
+LIBRARIES = ("transformers", "torch", "gguf", *TORCH_FREE)
+"""Libraries that the project leans on by more than their documented calls; each has a file here, and what
+does not fit into it stands in one that begins with its name."""
+
+_PACKAGES = {"yaml": "PyYAML"}
+"""What packages are called where the module is called otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +59,31 @@ class Outcome:
 
 def all_places() -> tuple[Place, ...]:
     """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
-    found = (importlib.import_module(f"workers.libraries.{library}") for library in LIBRARIES)
-    return tuple(place for module in found for place in module.PLACES)
+    return tuple(place for _, file in _files() for place in _places(file))
+
+
+def outcomes() -> list[Outcome]:
+    """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
+    found: list[Outcome] = []
+    for library, file in _files():
+        try:
+            places = _places(file)
+        except Exception as error:
+            name = f"what workers/libraries/{file}.py needs of it"
+            found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
+        else:
+            found += [tried(place) for place in places]
+    return found
+
+
+def _files() -> list[tuple[str, str]]:
+    """Each library with each of its files, without their ending."""
+    stems = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
+    return [(one, stem) for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
+
+
+def _places(file: str) -> tuple[Place, ...]:
+    return tuple(getattr(importlib.import_module(f"workers.libraries.{file}"), "PLACES", ()))
 
 
 def tried(place: Place) -> Outcome:
@@ -56,8 +91,26 @@ def tried(place: Place) -> Outcome:
     try:
         lost = place.probe()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        told = f"{type(error).__name__}: {lines[0][:200]}"
-        return Outcome(library=place.library, name=place.name, state="error", told=told)
+        return Outcome(library=place.library, name=place.name, state="error", told=_told(error))
     state: Literal["ok", "degraded"] = "ok" if lost is None else "degraded"
     return Outcome(library=place.library, name=place.name, state=state, told=lost or "")
+
+
+def _told(error: Exception) -> str:
+    """The exception's type and first line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def versions() -> dict[str, str]:
+    """The version of each library that is installed, by its name here."""
+    # Only here: the first lines of a command come at once.
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(_PACKAGES.get(library, library))
+        except PackageNotFoundError:
+            found[library] = "none"
+    return {**found, "python": sys.version.split()[0]}

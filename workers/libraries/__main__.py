@@ -3,21 +3,18 @@
 __all__ = ["main"]
 
 import json
-import sys
 import warnings
 from dataclasses import asdict
-from importlib.metadata import version
 
-from workers.libraries import LIBRARIES, all_places, tried
+from workers.libraries import outcomes, versions
 
 
 def main() -> None:
     """Print versions of the libraries and how every place fares."""
     warnings.simplefilter("ignore")
-    outcomes = [asdict(tried(place)) for place in all_places()]
-    versions = {name: version(name) for name in LIBRARIES if name != "python"}
-    versions["python"] = sys.version.split()[0]
-    json.dump({"versions": versions, "outcomes": outcomes}, sys.stdout)
+    found = [asdict(outcome) for outcome in outcomes()]
+    # On a line of its own: what a library prints is none of it.
+    print("\n" + json.dumps({"versions": versions(), "outcomes": found}))
 
 
 if __name__ == "__main__":
