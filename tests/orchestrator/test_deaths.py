@@ -35,8 +35,8 @@ pytestmark = pytest.mark.kills
 NUM_PAIRS, NUM_TOKENS = 24, 12
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 9
 POISON = '''
-"""Runs `harm(engine, batch)` before every call of the engine, if Ray started this process; a driver gives a study
-up after fewer deaths than otherwise, each of which takes seconds."""
+"""Runs `harm(engine, batch)` before every call of the engine, if Ray started this process; a driver gives a
+study up after fewer deaths than otherwise, each of which takes seconds."""
 import importlib.abc, importlib.machinery, os, signal, sys, time
 
 def harm(engine, batch):
