@@ -24,6 +24,7 @@ NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
 PLACES = all_places()
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place.library}: {place.name[:40]}")
 def test_every_place_is_there_with_the_versions_installed(place: Place) -> None:
     assert tried(place) == Outcome(library=place.library, name=place.name, state="ok", told="")
