@@ -19,6 +19,7 @@ OWN = ("orchestrator", "studies", "workers")
 FILES = [*(file for name in OWN for file in sorted((ROOT / name).rglob("*.py"))), ROOT / "swapyard.py"]
 OTHERS = [file for file in FILES if "workers/libraries/" not in file.as_posix()]
 DOCUMENTED = {"os._exit"}
+OF_NAMED_TUPLES = {"_replace", "_asdict", "_make", "_fields"}
 PLACES = all_places()
 
 
@@ -132,7 +133,7 @@ def test_marks_are_found_where_they_stand() -> None:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__")
+    return name.startswith("_") and not name.endswith("__") and name not in OF_NAMED_TUPLES
 
 
 def own_names(tree: ast.Module) -> set[str]:
