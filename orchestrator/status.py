@@ -18,6 +18,7 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
+from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
 from orchestrator.store import CommitLog, PlanRef, State, StudyStore, explained
 from orchestrator.store.commit import commit_name
@@ -50,6 +51,8 @@ class StudyStatus:
     """By model, what it could do where the last driver's workers loaded it: see `workers.capability`."""
     error: str | None
     """What ended the last driver; None where it was no error, or it was killed."""
+    left_s: float | None = None
+    """How long the driver at work takes the rest to last; None where nobody knows, or is at it."""
 
     @property
     def is_complete(self) -> bool:
@@ -102,6 +105,7 @@ class StatusReader:
             logs=str(logs),
             models=_capabilities(self._plan(folder, state.plan), state) if state.plan is not None else {},
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
+            left_s=read_left(logs / str(state.epoch)) if running else None,
         )
 
     def _log(self, folder: Path) -> CommitLog:
@@ -181,10 +185,14 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
             _tier(one),
             one.activity,
+            left_text(one.left_s) if one.is_running else "",
         ]
         for one in found
     ]
-    return table(["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"], rows)
+    names = ["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"]
+    if any(row[-1] for row in rows):
+        return table([*names, ""], rows)
+    return table(names, [row[:-1] for row in rows])
 
 
 def _done(one: StudyStatus) -> tuple[str, str]:

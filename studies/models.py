@@ -17,6 +17,8 @@ from workers.vocabulary import ModelSpec
 
 _FILTERS = ("both_correct", "none")
 _MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
+_MADE = ("zoo:", "artifact:")
+"""What models begin with that are made here: their seed is an option, or an axis."""
 
 
 def check_model(value: Any) -> ModelSpec:
@@ -28,12 +30,17 @@ def check_model(value: Any) -> ModelSpec:
         return ModelSpec(ref=value)
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
-    others = [key for key in value if key not in (*_MODEL_KEYS, "options")]
-    if others and not value["ref"].startswith(("zoo:", "artifact:")):
-        raise ProblemsError([_unknown_key(key, _MODEL_KEYS) for key in others])
+    is_made = value["ref"].startswith(_MADE)
+    keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
+    others = [key for key in value if key not in (*keys, "options")]
+    if others and not is_made:
+        raise ProblemsError([_unknown_key(key, keys) for key in others])
     options = {**value.get("options", {}), **{key: value[key] for key in others}}
+    given = {key: value[key] for key in keys if key in value}
+    if given.get("seed") is not None:
+        given["seed"] = check_seed(given["seed"])
     try:
-        return ModelSpec(**{key: value[key] for key in _MODEL_KEYS if key in value}, options=freeze(options))
+        return ModelSpec(**given, options=freeze(options))
     except ValidationError as error:
         raise ProblemsError([_from_model(fault) for fault in faults(error)]) from None
 
@@ -110,6 +117,8 @@ def _unknown_key(key: str, allowed: Any) -> Problem:
 
 def _from_model(fault: Fault) -> Problem:
     """What pydantic finds wrong with a `ModelSpec`, in our words."""
+    if fault.kind == "carried":  # of keys that do not go together, in our words already
+        return Problem((), fault.wanted)
     hint = nearest(str(fault.given), fault.choices)
     return Problem(fault.where, f"{fault.given!r} is not allowed here; allowed: {fault.wanted}{hint}")
 

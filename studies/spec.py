@@ -4,15 +4,16 @@ __all__ = ["Study"]
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from studies.blocks import AXES, Block, Settings
 from studies.dump import plain
 from studies.fields import checked, one_of, required
 from studies.fits import Fit
 from studies.models import ModelSpec, Task
+from studies.origin import Origin
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
@@ -20,7 +21,7 @@ from studies.require import Required
 from studies.scope import find_problems
 from studies.screen import Screened
 from studies.train import Train
-from studies.yaml import dump_yaml
+from studies.yaml import Text, dump_yaml
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _PAIR_FILES = (".jsonl", ".csv", ".parquet")
@@ -68,6 +69,14 @@ class Study(Settings):
     train: Mapping[str, Train] | None = None
     sweep: Annotated[Sequence[Block], Field(min_length=1), AfterValidator(tuple)]
     plots: Mapping[str, Plot] | None = None
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @classmethod
+    def from_text(cls, text: Text) -> Self:
+        """As `Spec.from_text`; the study then knows the lines that it was written in."""
+        study = super().from_text(text)
+        study._origin = Origin.of(text)
+        return study
 
     @model_validator(mode="after")
     def _check_whole(self) -> "Study":
@@ -79,6 +88,10 @@ class Study(Settings):
     def blocks(self) -> tuple[Block, ...]:
         """The sweep's blocks, named, each with the study's defaults for what it does not say."""
         return tuple(_merge(self, block, index) for index, block in enumerate(self.sweep))
+
+    def line_of(self, block: int, word: str) -> str | None:
+        """``FILE:LINE`` at which a block says `word`; None of a study that was made in Python."""
+        return self._origin.at(block, word)
 
     def lanes(self) -> tuple[ModelSpec, ...]:
         """Every model that the study runs, in order, each once."""

@@ -259,8 +259,11 @@ def _draw(root: Path) -> None:
     def failed(name: str, error: QueryError) -> None:
         click.echo(f"no picture {name}: {error}", err=True)
 
+    def told(name: str, over: str) -> None:
+        click.echo(f"picture {name}: {over}", err=True)
+
     try:
-        for path in draw_study(root, failed):
+        for path in draw_study(root, failed, told):
             click.echo(f"drew {path}", err=True)
     except QueryError as error:
         click.echo(f"no picture: {error}", err=True)

@@ -15,6 +15,7 @@ import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
 from orchestrator.run.local_ray import LocalRay, resources
+from orchestrator.run.making import Making
 from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice
@@ -54,7 +55,10 @@ class _Seat:
     lane: int | None = None
     taken: Slice | TrainSlice | None = None
     target_s: float = 0.0
+    is_loading: bool = False
+    """Whether its call loads a model, before which nothing else is made ready."""
     is_preparing: bool = False
+    """Whether its call makes a slice ready: loads its model, or makes its fits."""
 
 
 class RayExecutor:
@@ -130,18 +134,23 @@ class RayExecutor:
         """As `Executor.submit`; its model and its fits are made ready before."""
         seat = self._seats[worker]
         seat.taken, seat.target_s = taken, target_s
-        if seat.lane == taken.lane and not self._has_fits:
-            self._run(worker, seat, taken)
+        if seat.lane == taken.lane:
+            self.proceed(worker)
             return
-        seat.is_preparing = True
-        seat.ref = seat.actor.prepare.remote(taken)
-        seat.until = time.monotonic() + self._load_timeout_s + (FITS_TIMEOUT_S if self._has_fits else 0.0)
+        seat.is_loading = seat.is_preparing = True
+        seat.ref = seat.actor.load.remote(taken)
+        seat.until = time.monotonic() + self._load_timeout_s
 
     def proceed(self, worker: int) -> None:
-        """As `Executor.proceed`."""
+        """As `Executor.proceed`; the slice's fits are made before it is run."""
         seat = self._seats[worker]
         assert seat.taken is not None
-        self._run(worker, seat, seat.taken)
+        if not self._has_fits:
+            self._run(worker, seat, seat.taken)
+            return
+        seat.is_preparing = True
+        seat.ref = seat.actor.prepare.remote(seat.taken, worker)
+        seat.until = time.monotonic() + FITS_TIMEOUT_S
 
     def retire(self, worker: int) -> None:
         """As `Executor.retire`."""
@@ -213,11 +222,15 @@ class RayExecutor:
             return [Joined(number)]
         taken = seat.taken
         assert taken is not None
-        if seat.is_preparing:
-            is_new = seat.lane != taken.lane
-            seat.is_preparing, seat.lane = False, taken.lane
-            if is_new and found is not None and isinstance(taken, Slice):
+        if seat.is_loading:
+            seat.is_loading = seat.is_preparing = False
+            seat.lane = taken.lane
+            if found is not None and isinstance(taken, Slice):
                 return [Ready(number, taken, found)]
+            self.proceed(number)
+            return []
+        if seat.is_preparing:
+            seat.is_preparing = False
             self._run(number, seat, taken)
             return []
         seat.taken = None
@@ -265,6 +278,7 @@ class RayExecutor:
         seat = self._seats[number]
         taken, was_running = seat.taken, seat.taken is not None and not seat.is_preparing
         self._drop(number)
+        Making(self._root, self._epoch).forget(number)
         trial = Trial(self._root, self._epoch, number)
         job = trial.job if was_running and taken is not None and taken.careful else None
         trial.clear()

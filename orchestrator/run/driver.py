@@ -10,6 +10,9 @@ from pathlib import Path
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import Planned, commit_plan, commit_selection
 from orchestrator.run.compactor import Compactor
+from orchestrator.run.executors import InlineExecutor
+from orchestrator.run.forecasts import forecast_of
+from orchestrator.run.left import LeftNote
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
@@ -57,6 +60,7 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         log = stack.enter_context(WorkerLog(root, driver.epoch, DRIVER))
         log.capture(stdio=False)
         progress.also(log.note)
+        stack.callback(LeftNote(store.logs(driver.epoch)).clear)
         stop = stack.enter_context(listening(progress))
         return _Run(store, driver, study, options, progress, stop, started).go()
 
@@ -73,6 +77,8 @@ class _Run:
     stop: Stop
     started: float
     num_retried: int = field(default=0, init=False)
+    factor: float | None = field(default=None, init=False)
+    """By how much longer than expected a stage before this one took."""
     is_left: bool = field(default=False, init=False)
     """Whether work was left that this run meant to do."""
 
@@ -133,6 +139,7 @@ class _Run:
         if stage.todo:
             self.stop.can_drain = True
             self.is_left = stage.run(self.driver, self.stop, self.progress, self.started)
+            self.factor = stage.factor
         if not self.is_left:
             stage.check()
         return bool(stage.todo)
@@ -163,7 +170,8 @@ class _Run:
             workers = executor.start()
             compactor = Compactor(self.store, driver, self.progress.say)
             stack.callback(compactor.close)
-            schedule = Schedule([*open_work(plan, driver.state), *retries], first_rate=setup.rate)
+            work = open_work(plan, driver.state, planned.facts)
+            schedule = Schedule([*work, *retries], first_rate=setup.rate)
             loop = Loop(
                 schedule=schedule,
                 executor=executor,
@@ -178,7 +186,10 @@ class _Run:
                 progress=self.progress,
                 logs=self.store.logs(driver.epoch),
                 started=self.started,
+                forecast=forecast_of(planned, schedule, self.store, driver.epoch, len(workers), self.factor),
             )
+            if isinstance(executor, InlineExecutor):
+                executor.pulse = loop.show
             loop.run()
         self.num_retried += loop.num_retried
         self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0

@@ -106,6 +106,8 @@ class InlineExecutor:
         self._lane: int | None = None
         """Whose model it has loaded."""
         self._may_begin = False
+        self.pulse: Callable[[], None] = lambda: None
+        """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
 
     def start(self) -> list[int]:
         """As `Executor.start`."""
@@ -115,6 +117,7 @@ class InlineExecutor:
         """As `Executor.add`."""
         self._worker = self._make(share)
         self._lane = None
+        self._worker.pulse = lambda: self.pulse()
         self._number += 1
         self._joining = True
         return self._number
@@ -147,7 +150,7 @@ class InlineExecutor:
             if not self._may_begin and not isinstance(taken, TrainSlice):
                 self._lane = taken.lane
                 self._may_begin = True
-                if (capability := worker.prepare(taken)) is not None:
+                if (capability := worker.load(taken)) is not None:
                     self._may_begin = False
                     return [Ready(number, taken, capability)]
             self._waiting = None

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
@@ -19,6 +19,7 @@ from orchestrator.lines import plain
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
+from orchestrator.run.left import left_text
 from orchestrator.run.setup import Setup
 from workers.capability import Capability
 
@@ -110,8 +111,8 @@ class Progress:
             self._bar = Bar(
                 BarColumn(None),
                 MofNCompleteColumn(),
-                TextColumn(what + " · {task.fields[rate]} · left"),
-                TimeRemainingColumn(),
+                TextColumn(what + " · {task.fields[rate]} ·"),
+                _Left(),
                 console=self._console,
                 transient=True,
                 # What others print is not for this display: see where the command redirects it.
@@ -120,19 +121,37 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=self._at_begin, rate="")
 
-    def update(self, counts: Counts) -> None:
-        """So many are done now."""
+    def trained(self, num_over: int, num: int, left_s: float | None) -> None:
+        """So many of the trainings are over now, and all that the run has to do takes so much longer."""
+        now = time.monotonic()
+        self._last_line = self._last_line or now
+        if now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            self.say(f"{num_over:,} of {num:,} trainings are over · {left_text(left_s)}")
+
+    def update(self, counts: Counts, left_s: float | None = None) -> None:
+        """So many are done now, and the rest takes so many seconds, or nobody knows yet."""
         now = time.monotonic()
         done, total, what = counts.now
         rate = (done - self._at_begin) / max(now - self._began, 1e-9)
         failed = f" · {counts.num_failed:,} failed" if counts.num_failed else ""
         text = f"{rate:,.0f} {what}/s{failed}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, rate=text)
+            self._bar.update(self._task, completed=done, rate=text, left_s=left_s, at=now)
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            left = f" · about {(total - done) / rate:,.0f} s left" if rate else ""
-            self.say(f"{done:,} of {total:,} {what} · {text}{left}")
+            self.say(f"{done:,} of {total:,} {what} · {text} · {left_text(left_s)}")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, counted down between the driver's looks."""
+
+    def render(self, task: Task) -> Text:
+        """As `ProgressColumn.render`."""
+        left_s = task.fields.get("left_s")
+        if left_s is None:
+            return Text(left_text(None))
+        return Text(left_text(max(0.0, left_s - (time.monotonic() - task.fields["at"]))))
 
 
 def describe(plan: Plan) -> list[str]:

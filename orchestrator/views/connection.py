@@ -15,6 +15,7 @@ from orchestrator.store import StoredFile, StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
+from orchestrator.views.axes import axes_view, set_axes
 from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
 from orchestrator.views.older import lacking_columns
@@ -48,6 +49,7 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
     for view in VIEWS:
         statement = union(connection, [f"{prefixes[root]}v_{view}" for root in planned])
         connection.execute(f"CREATE VIEW {view} AS {statement}")
+    set_axes(connection, union(connection, [f"{prefixes[root]}v__axes" for root in planned]))
     lock(connection, [str((root / "data").resolve()) for root in planned])
     return connection
 
@@ -70,7 +72,7 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
         lacking = lacking_columns(connection, folder, made.files)
         connection.execute(estimates(prefix, folder, made.files))
         connection.execute(facts(prefix, folder, made.files, lacking))
-        for statement in study_views(prefix, root.name, made):
+        for statement in (*study_views(prefix, root.name, made), axes_view(prefix, root.name, made)):
             connection.execute(statement)
     except duckdb.Error as error:
         raise QueryError(f"the study in {root} cannot be read: {str(error).splitlines()[0]}") from error

@@ -1,12 +1,24 @@
 """The SQL of one study's views. Every name of a study's own tables begins with its prefix."""
 
-__all__ = ["STUDY_VIEWS", "estimates", "facts", "near_tie", "results", "study_views"]
+__all__ = [
+    "STUDY_VIEWS",
+    "axis_columns",
+    "estimates",
+    "facts",
+    "near_tie",
+    "one_position",
+    "pair_column",
+    "results",
+    "said_by_pairs",
+    "study_views",
+]
 
 from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
+from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS, RESERVED
 from workers.replay.bounds import AGREEMENT
 from workers.vocabulary import ESTIMATE, LABELS
@@ -105,10 +117,10 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _run_sides(prefix),
         results(prefix, study, made),
         f"CREATE VIEW {prefix}v_results AS SELECT * EXCLUDE (_collected) FROM {prefix}jobs",
-        _scores(prefix),
+        _scores(prefix, made),
         _activations(prefix),
         f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
-            p.block{_axes(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
+            p.block{axis_columns(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
             FROM {prefix}cells c
             JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
             JOIN {prefix}points p ON p.point = g.point
@@ -116,21 +128,14 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _screening(prefix, study, made),
         f"CREATE VIEW {prefix}v_pairs AS SELECT {study}{_given(made)} FROM {prefix}pairs g",
         f"""CREATE VIEW {prefix}v_inputs AS SELECT {study}, {_model("l")}, i.pair_id,
-            {_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
+            {pair_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
             i.base_label_ids, i.kept, i.reason
             FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given
             JOIN {prefix}lanes l ON l.lane = i.lane""",
-        f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, {_model("l")}, i.pair_id, r.* EXCLUDE (lane, pair),
-            r.label_logit - r.logsumexp AS label_logprob,
-            r.base_label_logit - r.logsumexp AS base_label_logprob,
-            r.label_logit - r.base_label_logit AS logit_diff, t.token AS pred_token
-            FROM {prefix}runs r JOIN {prefix}lanes l ON l.lane = r.lane
-            JOIN (SELECT DISTINCT lane, pair, pair_id FROM {prefix}inputs WHERE kept) i
-            ON i.lane = r.lane AND i.pair = r.pair
-            LEFT JOIN {prefix}tokens t ON t.lane = r.lane AND t.id = r.pred_id""",
+        _runs(prefix, study),
         f"""CREATE VIEW {prefix}v_failures AS SELECT {study}, c.cell_id, p.pair_id,
-            {_job_id()} AS job_id, {_model("c")}, c.block{_axes(made, "c")},
-            {_column(made, "base", "p")} AS base, r.attempt,
+            {_job_id()} AS job_id, {_model("c")}, c.block{axis_columns(made, "c")},
+            {pair_column(made, "base", "p")} AS base, r.attempt,
             r.error->>'type' AS error_type, r.error->>'message' AS error_message
             FROM (
                 SELECT cell, pair, error, attempt FROM {prefix}facts
@@ -146,6 +151,22 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         f"CREATE VIEW {prefix}v_trainings AS SELECT {study}, * FROM {prefix}trained",
         f"CREATE VIEW {prefix}v_curves AS SELECT {study}, * FROM {prefix}curves",
     ]
+
+
+def _runs(prefix: str, study: str) -> str:
+    """The unintervened values; NULL where they need a label that is not there."""
+    label, base = (_null(f"r.{role}_logit") for role in ("label", "base_label"))
+    return f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, {_model("l")}, i.pair_id,
+        r.* EXCLUDE (lane, pair) REPLACE (
+            {label} AS label_logit, {base} AS base_label_logit,
+            nullif(r.label_rank, -1) AS label_rank, nullif(r.base_label_rank, -1) AS base_label_rank
+        ),
+        {label} - r.logsumexp AS label_logprob, {base} - r.logsumexp AS base_label_logprob,
+        {label} - {base} AS logit_diff, t.token AS pred_token
+        FROM {prefix}runs r JOIN {prefix}lanes l ON l.lane = r.lane
+        JOIN (SELECT DISTINCT lane, pair, pair_id FROM {prefix}inputs WHERE kept) i
+        ON i.lane = r.lane AND i.pair = r.pair
+        LEFT JOIN {prefix}tokens t ON t.lane = r.lane AND t.id = r.pred_id"""
 
 
 def _screening(prefix: str, study: str, made: StudyTables) -> str:
@@ -168,7 +189,7 @@ def _screening(prefix: str, study: str, made: StudyTables) -> str:
                    count(change) AS num_exact
             FROM x GROUP BY cell
         )
-        SELECT {study}, c.cell_id, {_model("l")}, p.block{_axes(made, "p")}, s.selected, s.weight,
+        SELECT {study}, c.cell_id, {_model("l")}, p.block{axis_columns(made, "p")}, s.selected, s.weight,
                e.estimated_effect, e.estimated_change, coalesce(e.num_estimates, 0) AS num_estimates,
                f.exact_effect, f.exact_change, coalesce(f.num_exact, 0) AS num_exact
         FROM {prefix}screening s JOIN {prefix}cells c ON c.cell = s.cell
@@ -193,7 +214,7 @@ def _model(table: str) -> str:
     return ", ".join(f"{table}.{name}" for name in _MODEL)
 
 
-def _axes(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
+def axis_columns(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
     """The axes as written, each after a comma."""
     named = ((axis, column) for axis, column in made.axes.items() if axis not in but)
     return "".join(f", {_of(column, table)} AS {quoted(axis)}" for axis, column in named)
@@ -202,10 +223,10 @@ def _axes(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
 def _given(made: StudyTables) -> str:
     """All columns of the pairs as given, each after a comma."""
     names = public_names(made.given, own=made.given.keys() & PAIR_COLUMNS, reserved=("study",))
-    return "".join(f", {_column(made, name, 'g')} AS {quoted(names[name])}" for name in made.given)
+    return "".join(f", {pair_column(made, name, 'g')} AS {quoted(names[name])}" for name in made.given)
 
 
-def _column(made: StudyTables, name: str, table: str) -> str:
+def pair_column(made: StudyTables, name: str, table: str) -> str:
     """A pair's column; NULL where the study has none."""
     return _of(made.given.get(name, "NULL"), table)
 
@@ -261,7 +282,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
     )
     return f"""CREATE VIEW {prefix}jobs AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
-            CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
+            {one_position(base)} AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
             p.label_id, {_null("r.label_logit")} AS label_logit,
             {_null("r.label_logit")} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
@@ -291,13 +312,23 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
         WHERE r.error IS NULL"""
 
 
+def said_by_pairs(made: StudyTables) -> list[str]:
+    """The axes of which a pair's own column says the value: task, variable, output."""
+    return [name for name in ("task", "variable", "read") if name in made.given]
+
+
+def one_position(positions: str) -> str:
+    """The only one of a list of positions; NULL where there are several."""
+    return f"CASE WHEN len({positions}) = 1 THEN {positions}[1] END"
+
+
 def _sides(made: StudyTables) -> str:
     """The axes and the columns of the pairs, each after a comma. Task, variable, output: what a pair says."""
-    said = made.given.keys() & {"task", "variable", "read"}
+    said = said_by_pairs(made)
     names = public_names(made.given, own={*PAIR_COLUMNS, *said}, reserved=(*RESERVED, *made.axes, "model"))
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
-    given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
-    return _axes(made, "c", but=said) + "".join(given)
+    given = (f", {pair_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
+    return axis_columns(made, "c", but=said) + "".join(given)
 
 
 def _activations(prefix: str) -> str:
@@ -308,16 +339,29 @@ def _activations(prefix: str) -> str:
         FROM (SELECT * EXCLUDE (_collected), unnest(_collected) AS _one FROM {prefix}jobs)"""
 
 
-def _scores(prefix: str) -> str:
+def _scores(prefix: str, made: StudyTables) -> str:
     """Long form: what each of the two label tokens got in each job."""
     values = ("label_logit", "label_logprob", "label_rank", "prob")
     dropped = ", ".join([*values, *(f"base_{value}" for value in values)])
+    tokens = _label_tokens(made)
     return f"CREATE VIEW {prefix}v_scores AS " + " UNION ALL ".join(
-        f"""SELECT * EXCLUDE ({dropped}), '{role}' AS role, {role} AS token, {role}_logit AS logit,
+        f"""SELECT * EXCLUDE ({dropped}), '{role}' AS role, {tokens[role]} AS token, {role}_logit AS logit,
             {role}_logprob AS logprob, {role}_rank AS rank, {prob} AS prob
             FROM {prefix}v_results WHERE {role}_id IS NOT NULL"""
         for role, prob in (("base_label", "base_prob"), ("label", "prob"))
     )
+
+
+def _label_tokens(made: StudyTables) -> dict[str, str]:
+    """The SQL of each label in one column of both: as text, where one is a list and the other is none."""
+    kinds = {
+        role: made.tables["pairs"].schema.field(made.given[role]).type
+        for role in ("base_label", "label")
+        if made.given.get(role, "NULL") != "NULL"
+    }
+    if len(kinds) < 2 or have_common_type([*kinds.values()]):
+        return {"base_label": "base_label", "label": "label"}
+    return {role: as_text(role, kind) for role, kind in kinds.items()}
 
 
 def _run_columns(run: str) -> str:

@@ -30,7 +30,7 @@ from running import (
 
 from orchestrator.api import open_results
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.kills
 
 NUM_PAIRS, NUM_TOKENS = 24, 12
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 9
@@ -194,6 +194,7 @@ def test_a_worker_that_hangs_is_replaced(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("server", ["raylet", "gcs_server"])
 def test_a_ray_of_our_own_that_loses_a_process_is_started_again(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"], server: str
@@ -218,6 +219,7 @@ def test_a_ray_that_somebody_stopped_does_not_hold_up_the_end(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
+@pytest.mark.versions
 def test_the_first_worker_may_die_before_it_has_come_up(world: World, tmp_path: Path) -> None:
     process = start(*world.command(tmp_path), cwd=world.folder, cache=world.cache)
     try:
@@ -253,6 +255,7 @@ def test_an_actor_that_outlives_its_driver_does_no_harm(
     assert "nothing to do" in again.stderr
 
 
+@pytest.mark.versions
 def test_nothing_of_ray_is_left_behind(world: World, tmp_path: Path) -> None:
     # Ray's sockets allow no long path: elsewhere its folder would not be made.
     place = Path(f"/tmp/t{os.getpid()}")

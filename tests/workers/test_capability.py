@@ -15,6 +15,8 @@ from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
 
+pytestmark = pytest.mark.versions
+
 OPTIONS = {"width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 9, "seed": 0}
 
 

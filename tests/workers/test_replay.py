@@ -75,6 +75,7 @@ def check_all(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> None:
     check_rows(outcome, expected(kind, cells, some), some)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_site_position_and_head_resumes(kind: str) -> None:
     positions = [(0,), (2,), (4,), (1, 3), (4, 0)]
@@ -183,6 +184,7 @@ def hooks_and_forwards(model: LoadedModel) -> list[tuple[int, int, bool]]:
     ]
 
 
+@pytest.mark.versions
 def test_a_resumed_run_that_raises_is_run_whole_and_leaves_the_model_as_it_was(own: LoadedModel) -> None:
     def only_ids(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if "input_ids" not in kwargs:
@@ -196,6 +198,7 @@ def test_a_resumed_run_that_raises_is_run_whole_and_leaves_the_model_as_it_was(o
     handle.remove()
 
 
+@pytest.mark.versions
 def test_a_forward_of_the_callers_own_is_put_back(own: LoadedModel) -> None:
     block = own.module.model.layers[0]
     plain, calls = block.forward, []
@@ -223,6 +226,7 @@ def test_memory_that_runs_out_makes_resumed_forwards_smaller(own: LoadedModel) -
     assert max(sizes) > 5 >= sizes[-1]
 
 
+@pytest.mark.versions
 def test_a_base_is_captured_once_for_all_pairs_and_calls_and_only_what_can_be_touched() -> None:
     model, some = tiny("llama"), pairs(8, num_prompts=4)
     cells = [swap("mlp_output", layer, (token,)) for layer in (1, 2) for token in (2, 3)]

@@ -14,6 +14,8 @@ from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
 
+pytestmark = pytest.mark.versions
+
 
 def wrapped(module: Any) -> LoadedModel:
     return LoadedModel.wrap(module, facts_of(module, "llama"))

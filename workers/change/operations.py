@@ -82,7 +82,8 @@ def exchange(subspace: Coordinated | None, operation: Operation, old: Tensor, ot
     gates = space.gates()
     if gates is not None:
         mixed = before + gates * (mixed - before)
-    return (old.float() + space.effect(mixed - before)).to(old.dtype)
+    effect, scale = space.effect(mixed - before), space.effect_scale(old)
+    return (old.float() + (effect if scale is None else scale * effect)).to(old.dtype)
 
 
 def _mixed(subspace: Coordinated, operation: Operation, before: Tensor, given: Tensor) -> Tensor:

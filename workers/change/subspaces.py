@@ -3,12 +3,13 @@
 Shapes: N changed points, W width of the place (of one head, where heads are named), K coordinates.
 
 A subspace says three things: the coordinates of an activation, how much of each is exchanged (its gates),
-and what a change of coordinates does to the activation::
+and what a change of coordinates does to the activation, times a scale of it where coordinates are those of
+normalised activations::
 
     b, s = base activation, value                               [N, W]
     u, v = coordinates(b), coordinates(s)                       [N, K]
     m    = u + gates * (operation(u, v) - u)                    [N, K]
-    new  = b + effect(m - u)                                    [N, W]
+    new  = b + effect_scale(b) * effect(m - u)                  [N, W]
 
 Outside the part that a unit names, ``m = u``. What the coordinates do not describe stays the base's, and
 where ``m = u`` nothing changes at all.
@@ -78,6 +79,10 @@ class Subspace(KeepsDtype, ABC):
     @abstractmethod
     def effect(self, change: Tensor) -> Tensor:
         """What a change of the coordinates [N, K] adds to the activation [N, W]; linear."""
+
+    def effect_scale(self, values: Tensor) -> Tensor | None:
+        """What the effect is multiplied by at activations [N, W]: [N, 1]; None for 1."""
+        return None
 
     def gates(self) -> Tensor | None:
         """How much of each coordinate is exchanged [K], from 0 to 1; None for all of all."""

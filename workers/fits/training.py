@@ -10,7 +10,7 @@ Shapes: R rows, V vocabulary or classes, K coordinates.
 __all__ = ["Examples", "Trained", "accuracy", "starting_space", "train"]
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,8 +64,16 @@ def starting_space(spec: FitSpec, width: int) -> Subspace:
     return LowRankRotation(width, spec.rank, seed=seed)
 
 
-def train(space: Subspace, spec: FitSpec, examples: Examples) -> Trained:
+def train(
+    space: Subspace, spec: FitSpec, examples: Examples, tick: Callable[[int], None] = lambda step: None
+) -> Trained:
     """Train the coordinates in place; the same seed gives the same numbers on the same machine.
+
+    Args:
+        space: the coordinates.
+        spec: for how long, and how.
+        examples: what is trained on.
+        tick: is called after each step with how many are done.
 
     Raises:
         RunError: there is nothing to train on, or the loss is no number any more.
@@ -87,6 +95,7 @@ def train(space: Subspace, spec: FitSpec, examples: Examples) -> Trained:
         optimizer.step()
         decay.step()
         _keep_inside(space)
+        tick(step + 1)
     last = losses[-math.ceil(len(examples.labels) / batch_size) :]
     return Trained(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
 

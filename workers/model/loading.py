@@ -8,27 +8,27 @@ __all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers.capability import Ability, Capability
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.identities import Identities
 from workers.libraries.transformers import (
     NO_KEYWORDS,
     Keywords,
     attention_of,
     find_keywords,
     logits_of,
-    quiet,
 )
+from workers.model.checkpoint import read_checkpoint
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import with_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
@@ -59,6 +59,8 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    identities: Identities = field(default_factory=Identities)
+    """Whether its named sites hold what their names promise, and which are refused."""
     has_plain_head: bool = False
     """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
@@ -103,7 +105,8 @@ class LoadedModel:
             embedding_width=width,
         )
         resume, abilities = find_resume(model)
-        return replace(model, resume=resume, capability=_capability(model, abilities))
+        report = _capability(model, abilities)
+        return with_identities(replace(model, resume=resume, capability=report))
 
     @property
     def tier_reason(self) -> str:
@@ -155,25 +158,34 @@ class LoadedModel:
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
-    def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
-        """The columns of the tensor that a place means.
+    def target(
+        self,
+        site: str,
+        layer: int | None,
+        heads: Heads | None,
+        dims: Dims | None,
+        *,
+        changes: bool = True,
+    ) -> Target:
+        """The columns of the tensor that a place means, which is changed there, or only read.
 
         Raises:
-            ModelError: the model has no such site, layer, head or module.
+            ModelError: the model has no such site, layer, head or module, or the site is refused.
         """
-        return self.places.target(site, layer, heads, dims)
+        return self.places.target(site, layer, heads, dims, changes=changes)
 
 
 def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> LoadedModel:
     """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched), or make a built-in model.
 
     Args:
-        spec: dtype, attention and device; code from the folder runs only with ``trust_remote_code``.
+        spec: dtype, attention, device, and whether weights may be missing; code from the folder runs only
+            with ``trust_remote_code``.
         facts: what is known of the model.
         device: overrides the spec's; ``auto`` is a CUDA device where there is one.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the folder cannot be loaded, or its weights are not those of its config's model.
     """
     return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
 
@@ -225,24 +237,7 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
     if is_zoo(spec.ref):
         return build(config_of(zoo_name(spec.ref), spec.options)).to(getattr(torch, spec.dtype))
     assert facts.folder is not None
-    return _from_folder(facts.folder, spec)
-
-
-def _from_folder(folder: Path, spec: ModelSpec) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with quiet():
-        try:
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, spec.dtype),
-                attn_implementation=spec.attention,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-            )
-        except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
+    return read_checkpoint(facts.folder, spec)
 
 
 def _embedding_width(module: nn.Module) -> int | None:
