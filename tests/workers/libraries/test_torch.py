@@ -16,10 +16,10 @@ from workers.change.masks import BoundlessRotation, Mask
 from workers.change.operations import exchange
 from workers.change.spaces import filled_space, space_config, space_tensors
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
-from workers.errors import ModelError, RunError, StoreError
+from workers.errors import RunError, StoreError
 from workers.fits.fitted import Fitted, Report, decode_fitted, encode_fitted
 from workers.libraries import torch as library
-from workers.libraries import torch_dispatch, torch_rotations, torch_updates
+from workers.libraries import torch_rotations, torch_updates
 from workers.train.spec import Chosen
 from workers.train.updates import optimizer_of, schedule_of
 from workers.wrapper.saving import read_units, save_units
@@ -27,6 +27,15 @@ from workers.wrapper.units import Unit
 from workers.zoo.build import make
 
 # Errors, hooks, dtypes, streams
+
+
+@without("torch", "TorchDispatchMode")
+def test_where_operations_cannot_be_seen_missing_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "DispatchMode", library._Blind)
+    found = outcome("torch", "TorchDispatchMode")
+    assert found.state == "error" and "weights cannot be drawn from a seed" in found.told
+    with pytest.raises(RunError, match="give a checkpoint that has all weights"), library._Blind():
+        pass
 
 
 @without("torch", "text of an out-of-memory error")
@@ -109,19 +118,6 @@ def test_other_numbers_of_a_seed_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.undo()
         library._other_stream.cache_clear()
     make("mlp", width=4, num_layers=1, outputs=2, seed=0)
-
-
-@without("torch", "torch.utils._python_dispatch")
-def test_operations_that_cannot_be_watched_are_refused_when_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert torch_dispatch.DispatchMode is torch_dispatch._found()
-    monkeypatch.setattr(torch_dispatch, "_NAME", "DispatchModeOfAnotherName")
-    gone = torch_dispatch._found()
-    with pytest.raises(ModelError, match=r"does not show what it does, .*; give a whole checkpoint"):
-        gone()
-    monkeypatch.setattr(torch_dispatch, "DispatchMode", gone)
-    assert outcome("torch", "torch.utils._python_dispatch").state == "error"
 
 
 # Rotations
