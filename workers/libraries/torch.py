@@ -136,6 +136,8 @@ class KeepsDtype(nn.Module):
 
 _NORMAL, _ORDER, _UNIFORM = (1.5410, -0.2934, -2.1788), [4, 0, 7, 3, 2, 5, 1, 6], (0.4963, 0.7682, 0.0885)
 """Of the seed 0, as every version so far draws them; only the first digits are the same on all processors."""
+_DIRECTIONS = ((0.535, -0.1699), (-0.7564, 0.3402), (-0.3765, -0.9249))
+"""The orthonormal columns that the seed 0 begins with."""
 
 
 @cache
@@ -151,7 +153,8 @@ def _other_stream() -> str | None:
         return "normal numbers"
     if not torch.allclose(torch.empty(3).uniform_(generator=fresh()), torch.tensor(_UNIFORM), atol=1e-3):
         return "uniform numbers"
-    return None
+    start = nn.init.orthogonal_(torch.empty(3, 2), generator=fresh())
+    return None if torch.allclose(start, torch.tensor(_DIRECTIONS), atol=1e-3) else "directions"
 
 
 def require_streams() -> None:
@@ -279,8 +282,8 @@ PLACES = (
     ),
     Place(
         library="torch",
-        name="numbers that a seeded generator draws on a CPU",
-        used_for="noise, built-in models, orders of training: identities name the seed alone",
+        name="numbers that a seeded generator draws on a CPU, and orthogonal_ makes of them",
+        used_for="noise, built-in models, rotations, orders of training: identities name the seed alone",
         seen_with=_SEEN,
         without="what draws is refused, and the message says so",
         marks=(),
