@@ -14,6 +14,8 @@ from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
 from workers.libraries import duckdb as library
 
+pytestmark = pytest.mark.versions
+
 READS = "SELECT a FROM t WHERE a > 1 ORDER BY a LIMIT 3"
 WRITES = "WITH x AS (COPY (SELECT 1) TO '{}') SELECT 1"
 

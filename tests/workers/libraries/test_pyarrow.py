@@ -11,6 +11,8 @@ import pytest
 from tests.workers.libraries.covering import outcome, without
 from workers.libraries import pyarrow as library
 
+pytestmark = pytest.mark.versions
+
 TABLE = pa.table({"a": pa.array([1.5, None], pa.float32()), "b": ["x", "y"]})
 
 

@@ -13,6 +13,8 @@ from workers.errors import ModelError, StudyError
 from workers.libraries import pydantic as library
 from workers.zoo.configs import config_of
 
+pytestmark = pytest.mark.versions
+
 MLP = {"width": 4, "num_layers": 1, "outputs": 2, "seed": 0}
 
 

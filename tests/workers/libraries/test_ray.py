@@ -15,6 +15,8 @@ from tests.workers.libraries.covering import outcome, without
 from workers.errors import RunError
 from workers.libraries import ray as library
 
+pytestmark = pytest.mark.versions
+
 
 @without("ray", "variables that switch off reports")
 @without("ray", "RAY_AUTH_MODE")

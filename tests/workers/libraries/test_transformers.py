@@ -21,6 +21,8 @@ from workers.libraries.transformers_places import tiny
 from workers.model.loading import LoadedModel, facts_of, load_module
 from workers.vocabulary import ModelSpec
 
+pytestmark = pytest.mark.versions
+
 TOKENS = torch.tensor([[1, 2, 3]])
 CACHE = LoadedModel.wrap(tiny(), facts_of(tiny())).keywords.cache or ""
 """What the installed version calls it."""
