@@ -29,6 +29,8 @@ from workers.libraries import tokenizers as tokenizer_names
 from workers.libraries import yaml as yaml_names
 from workers.libraries.transformers_places import tiny
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parents[3]
 
 # Python

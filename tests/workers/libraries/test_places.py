@@ -14,6 +14,8 @@ from tests.versions import Tried, table
 from tests.workers.libraries.covering import COVERED, place_of
 from workers.libraries import LIBRARIES, Outcome, Place, all_places, outcomes, tried, versions
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parents[3]
 OWN = ("orchestrator", "studies", "workers")
 FILES = [*(file for name in OWN for file in sorted((ROOT / name).rglob("*.py"))), ROOT / "swapyard.py"]

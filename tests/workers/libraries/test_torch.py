@@ -26,6 +26,8 @@ from workers.wrapper.saving import read_units, save_units
 from workers.wrapper.units import Unit
 from workers.zoo.build import make
 
+pytestmark = pytest.mark.versions
+
 # Errors, hooks, dtypes, streams
 
 
