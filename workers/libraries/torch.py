@@ -3,6 +3,7 @@ numbers that it draws from a seed. Learned rotations and optimisers have files o
 
 __all__ = [
     "PLACES",
+    "DispatchMode",
     "KeepsDtype",
     "breaks_device",
     "is_checkpointing",
@@ -22,6 +23,11 @@ from torch import Tensor, nn
 
 from workers.errors import RunError
 from workers.libraries import Place
+
+try:
+    from torch.utils._python_dispatch import TorchDispatchMode as _Dispatch
+except ImportError:  # Its module is private.
+    _Dispatch = None  # type: ignore[assignment, misc]
 
 _DEVICE_TEXTS = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "HIP error")
 _MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "CUDA out of memory")
@@ -47,6 +53,26 @@ def breaks_device(error: BaseException) -> bool:
 def is_of_machine(error: BaseException) -> bool:
     """Whether `error` says something of the machine, and nothing of the work itself."""
     return breaks_device(error) or is_out_of_memory(error)
+
+
+# Operations on tensors
+
+
+class _Blind:
+    """Sees no operation: whoever has to see them all is refused."""
+
+    def __enter__(self) -> Any:
+        raise RunError(
+            "this torch shows nobody the operations on tensors, without which weights cannot be drawn from a"
+            " seed; give a checkpoint that has all weights, or install a torch that does"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was begun."""
+
+
+DispatchMode: Any = _Blind if _Dispatch is None else _Dispatch
+"""Context whose ``__torch_dispatch__`` sees every operation on tensors."""
 
 
 # Gradient checkpointing
@@ -110,6 +136,8 @@ class KeepsDtype(nn.Module):
 
 _NORMAL, _ORDER, _UNIFORM = (1.5410, -0.2934, -2.1788), [4, 0, 7, 3, 2, 5, 1, 6], (0.4963, 0.7682, 0.0885)
 """Of the seed 0, as every version so far draws them; only the first digits are the same on all processors."""
+_DIRECTIONS = ((0.535, -0.1699), (-0.7564, 0.3402), (-0.3765, -0.9249))
+"""The orthonormal columns that the seed 0 begins with."""
 
 
 @cache
@@ -125,7 +153,8 @@ def _other_stream() -> str | None:
         return "normal numbers"
     if not torch.allclose(torch.empty(3).uniform_(generator=fresh()), torch.tensor(_UNIFORM), atol=1e-3):
         return "uniform numbers"
-    return None
+    start = nn.init.orthogonal_(torch.empty(3, 2), generator=fresh())
+    return None if torch.allclose(start, torch.tensor(_DIRECTIONS), atol=1e-3) else "directions"
 
 
 def require_streams() -> None:
@@ -191,7 +220,30 @@ def _probe_streams() -> str | None:
 
 _SEEN = "2.13.0"
 
+
+def _probe_dispatch() -> str | None:
+    class Watch(DispatchMode):  # type: ignore[misc]
+        seen = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Watch.seen += "normal_" in str(func)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        torch.empty(2).normal_()
+    return None if Watch.seen == 1 else "missing weights cannot be drawn from a seed"
+
+
 PLACES = (
+    Place(
+        library="torch",
+        name="TorchDispatchMode, and the names of operations in place",
+        used_for="drawing missing weights as the model's class begins them, from a seed",
+        seen_with=_SEEN,
+        without="a model with `missing_weights: initialise` is refused",
+        marks=("TorchDispatchMode", "_python_dispatch"),
+        probe=_probe_dispatch,
+    ),
     Place(
         library="torch",
         name="text of an out-of-memory error on a CPU",
@@ -230,8 +282,8 @@ PLACES = (
     ),
     Place(
         library="torch",
-        name="numbers that a seeded generator draws on a CPU",
-        used_for="noise, built-in models, orders of training: identities name the seed alone",
+        name="numbers that a seeded generator draws on a CPU, and orthogonal_ makes of them",
+        used_for="noise, built-in models, rotations, orders of training: identities name the seed alone",
         seen_with=_SEEN,
         without="what draws is refused, and the message says so",
         marks=(),

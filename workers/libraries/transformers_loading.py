@@ -1,7 +1,9 @@
 """How the transformers library loads a folder: keywords of `from_pretrained`, and what it says was amiss."""
 
-__all__ = ["PLACES"]
+__all__ = ["PLACES", "not_put_together"]
 
+import logging
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,16 @@ from safetensors.torch import load_file, save_file
 from workers.libraries import Place
 from workers.libraries.transformers import quiet
 from workers.libraries.transformers_places import tiny
+
+_APART = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION\b", re.MULTILINE)
+"""A row of the library's report of a load."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def not_put_together(report: str) -> list[str]:
+    """The model's tensors that the library could not put together from the file's, as its report says."""
+    return _APART.findall(_COLOUR.sub("", report))
+
 
 _AMISS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -53,6 +65,39 @@ def _probe_amiss() -> str | None:
     return None
 
 
+def _probe_report() -> str | None:
+    from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "vocab_size": 7,
+    }
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    library: Any = AutoModelForCausalLM
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    with tempfile.TemporaryDirectory() as made:
+        with quiet():
+            MixtralForCausalLM(MixtralConfig(**sizes, **heads)).save_pretrained(made)
+        file = Path(made) / "model.safetensors"
+        tensors = dict(load_file(file))
+        del tensors[next(name for name in tensors if name.endswith("experts.0.w1.weight"))]
+        save_file(tensors, file, metadata={"format": "pt"})
+        logger.addHandler(handler)
+        try:
+            library.from_pretrained(made, local_files_only=True)
+        except RuntimeError:
+            pass
+        finally:
+            logger.removeHandler(handler)
+    found = not_put_together("\n".join(said))
+    return None if found else "experts that cannot be put together are told from the file's headers alone"
+
+
 def _listed(info: Any, name: str) -> bool:
     found = info.get(name) if isinstance(info, Mapping) else getattr(info, name, None)
     return bool(found)
@@ -88,6 +133,15 @@ PLACES = (
         without="no checkpoint is loaded: one with random weights could not be told from others",
         marks=(),
         probe=_probe_amiss,
+    ),
+    Place(
+        library="transformers",
+        name="the report of a load: rows of CONVERSION",
+        used_for="naming tensors that could not be put together, such as those of all experts",
+        seen_with=_SEEN,
+        without="the file's headers alone say which tensors stand out",
+        marks=("CONVERSION",),
+        probe=_probe_report,
     ),
     Place(
         library="transformers",

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from workers.errors import ModelError
+from workers.libraries.transformers_loading import not_put_together
 from workers.model.headers import odd_ones, stored_tensors
 from workers.model.initialise import Steps, draw
 from workers.vocabulary import ModelSpec
@@ -32,11 +33,6 @@ _CONSTANTS = re.compile(
 )
 """What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
 numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each family."""
-
-_APART = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION\b", re.MULTILINE)
-"""A row of the library's report of a load, as transformers 5.20 to 5.24 write it."""
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +132,7 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
 def _apart(folder: Path, said: Sequence[str]) -> str:
     """Which of the model's tensors could not be put together from a file's, as those of all experts are, and
     which of the file's stand out; the library says it only in its log, and without it the second is left."""
-    names = _APART.findall(_COLOUR.sub("", "\n".join(said)))
+    names = not_put_together("\n".join(said))
     try:
         odd = odd_ones(stored_tensors(folder))
     except (OSError, ValueError, KeyError, TypeError, struct.error):

@@ -14,22 +14,22 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from workers.errors import ModelError
+from workers.libraries.torch import DispatchMode
 
 _CHUNK = 1 << 20
 """Numbers that are drawn at once, in float64."""
 
 
-class Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Steps(DispatchMode):  # type: ignore[misc]
     """Every operation in place on a tensor in memory, in order, while this is the context.
 
     The tensors are kept, so that no later one takes the memory of one that was let go.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._steps: dict[int, list[tuple[Any, Tensor, tuple[Any, ...], Mapping[str, Any]]]] = {}
 
     def __torch_dispatch__(

@@ -19,6 +19,8 @@ OWN = ("orchestrator", "studies", "workers")
 FILES = [*(file for name in OWN for file in sorted((ROOT / name).rglob("*.py"))), ROOT / "swapyard.py"]
 OTHERS = [file for file in FILES if "workers/libraries/" not in file.as_posix()]
 DOCUMENTED = {"os._exit"}
+NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
+"""What Python documents of named tuples, whose own names must not collide with fields."""
 PLACES = all_places()
 
 
@@ -157,7 +159,8 @@ def private_uses(text: str) -> Iterator[str]:
     own = own_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
-            if ast.unparse(node.value) not in ("self", "cls") and ast.unparse(node) not in DOCUMENTED:
+            is_documented = node.attr in NAMED_TUPLE or ast.unparse(node) in DOCUMENTED
+            if ast.unparse(node.value) not in ("self", "cls") and not is_documented:
                 yield ast.unparse(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or ""

@@ -29,6 +29,15 @@ from workers.zoo.build import make
 # Errors, hooks, dtypes, streams
 
 
+@without("torch", "TorchDispatchMode")
+def test_where_operations_cannot_be_seen_missing_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "DispatchMode", library._Blind)
+    found = outcome("torch", "TorchDispatchMode")
+    assert found.state == "error" and "weights cannot be drawn from a seed" in found.told
+    with pytest.raises(RunError, match="give a checkpoint that has all weights"), library._Blind():
+        pass
+
+
 @without("torch", "text of an out-of-memory error")
 def test_memory_that_runs_out_in_other_words_is_known_by_its_type_alone(
     monkeypatch: pytest.MonkeyPatch,

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +239,13 @@ def test_a_library_that_does_not_say_what_is_missing_is_an_error(monkeypatch: py
     found = outcome("transformers", "output_loading_info")
     assert found.state == "error"
     assert "weights that are amiss are not told: missing_keys, unexpected_keys" in found.told
+
+
+@without("transformers", "the report of a load")
+def test_a_report_of_another_form_leaves_the_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers_loading, "_APART", re.compile("never written"))
+    told = outcome("transformers", "the report of a load").told
+    assert told == "experts that cannot be put together are told from the file's headers alone"
 
 
 @without("transformers", "from_config on the meta device")
