@@ -207,8 +207,7 @@ def test_a_worker_that_hangs_is_replaced(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
-@pytest.mark.versions
-@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("server", ["raylet", pytest.param("gcs_server", marks=pytest.mark.versions)])
 def test_a_ray_of_our_own_that_loses_a_process_is_started_again(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"], server: str
 ) -> None:
@@ -232,7 +231,6 @@ def test_a_ray_that_somebody_stopped_does_not_hold_up_the_end(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
-@pytest.mark.versions
 def test_the_first_worker_may_die_before_it_has_come_up(world: World, tmp_path: Path) -> None:
     process = start(*world.command(tmp_path), cwd=world.folder, cache=world.cache)
     try:

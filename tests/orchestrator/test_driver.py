@@ -117,7 +117,6 @@ def test_a_second_run_does_nothing_and_says_so(world: World) -> None:
     assert num_parts(world.folder / "undisturbed" / "long") == parts
 
 
-@pytest.mark.versions
 def test_results_equal_plain_torch(world: World) -> None:
     """Hooks written here, on a few jobs drawn at random."""
     import torch
