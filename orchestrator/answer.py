@@ -2,35 +2,43 @@
 
 __all__ = ["answer"]
 
+from collections.abc import Sequence
 from pathlib import Path
-
-import duckdb
+from typing import Any
 
 from orchestrator.lines import table
 from orchestrator.query import explained
 from orchestrator.views import connect
+from orchestrator.views.axes import varying
 from orchestrator.views.names import quoted
 from orchestrator.views.trainings import kinds_of
 
 _TOP = 3
+_WIDTH = 80
+"""Of a terminal: what is wider loses the measures that say least, one after the other."""
+_SPARED = ("kl_base", "changed", "recovered")
 _SQL = """
 WITH places AS (
     SELECT {axes}, avg(iia) AS iia,
            sum(logit_diff - base_run_logit_diff)
                / nullif(sum(source_run_logit_diff - base_run_logit_diff), 0) AS recovered,
-           avg(changed) AS changed, avg(kl_base) AS kl_base, count(*) AS jobs
-    FROM results GROUP BY ALL
+           avg(changed) AS changed, avg(kl_base) AS kl_base, count(*) AS jobs,
+           nullif(count(*) FILTER (near_tie), 0) AS near_ties
+    FROM (SELECT * REPLACE (left(revision, 12) AS revision) FROM results) GROUP BY ALL
 )
 SELECT * FROM places
-QUALIFY row_number() OVER ({partition} ORDER BY {rank}) <= {top}
-ORDER BY {order}
+QUALIFY row_number() OVER ({partition} ORDER BY {rank}, {axes}) <= {top}
+ORDER BY {order}, {axes}
 """
 _RANK = ("iia DESC NULLS LAST", "recovered DESC NULLS LAST", "kl_base DESC NULLS LAST")
+_KINDS = ("task", "read", "variable", "block", "site", "intervention")
+"""Besides what tells models apart: each has places of its own in the table. Other axes are places."""
 
 
 def answer(root: Path) -> str | None:
     """The three places of each kind where the study in `root` found the largest effects, as a table.
 
+    It has a column for each axis that varies: what a row is the mean of is pairs, and nothing else.
     None where no job succeeded.
 
     Raises:
@@ -38,20 +46,17 @@ def answer(root: Path) -> str | None:
     """
     connection = connect([root])
     with explained(connection):
-        relation = connection.sql(_sql(connection))
-        rows = relation.fetchall()
+        axes = varying(connection) or ("block",)
+        kinds = [name for name in axes if name in (*kinds_of(connection), *_KINDS)]
+        relation = connection.sql(_sql(axes, kinds))
+        names, rows = relation.columns, relation.fetchall()
     if not rows:
         return None
-    keep = [i for i in range(len(relation.columns)) if any(row[i] is not None for row in rows)]
-    return table([relation.columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    known = [i for i in range(len(names)) if any(row[i] is not None for row in rows)]
+    return _fitting([names[i] for i in known], [[row[i] for i in known] for row in rows])
 
 
-def _sql(connection: duckdb.DuckDBPyConnection) -> str:
-    there = [name for name, *_ in connection.execute("DESCRIBE results").fetchall()]
-    every = (*kinds_of(connection), "block", "site")
-    places = (*every, "layer", "head", "base_position")
-    axes = [name for name in places if name in there and _varies(connection, name)] or ["block"]
-    kinds = [name for name in axes if name in every]
+def _sql(axes: Sequence[str], kinds: Sequence[str]) -> str:
     return _SQL.format(
         axes=", ".join(map(quoted, axes)),
         partition=f"PARTITION BY {', '.join(map(quoted, kinds))}" if kinds else "",
@@ -61,8 +66,15 @@ def _sql(connection: duckdb.DuckDBPyConnection) -> str:
     )
 
 
-def _varies(connection: duckdb.DuckDBPyConnection, column: str) -> bool:
-    # Of a cell without its pair one only knows the position as it was written.
-    view = "results" if column == "base_position" else "cells"
-    (num,) = connection.execute(f"SELECT count(DISTINCT {quoted(column)}) FROM {view}").fetchall()[0]
-    return bool(num > 1)
+def _fitting(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table no wider than a terminal as far as measures can be spared; axes never are."""
+    text = table(names, rows)
+    for spared in _SPARED:
+        if max(map(len, text.splitlines())) <= _WIDTH:
+            break
+        if spared in names and len({*names} & {*_SPARED, "iia"}) > 1:
+            at = names.index(spared)
+            names = [*names[:at], *names[at + 1 :]]
+            rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+            text = table(names, rows)
+    return text

@@ -85,7 +85,7 @@ def curves(study: str, store: Path, where: str | None, title: str | None, output
 
     (root,) = study_folders(store, [study])
     said = _said(root, "curves", where, title)
-    _print(draw_learning(root, _stem(root, "curves", output), **said))
+    _print(draw_learning(root, _stem(root, "curves", output), **said, told=_tell))
 
 
 @plot.command(short_help="The causal model beside the network, with the accuracy of each place.")
@@ -104,7 +104,7 @@ def alignment(study: str, store: Path, where: str | None, title: str | None, out
 
     (root,) = study_folders(store, [study])
     said = _said(root, "alignment", where, title)
-    _print(draw_places(root, _stem(root, "alignment", output), **said))
+    _print(draw_places(root, _stem(root, "alignment", output), **said, told=_tell))
 
 
 @plot.command("all", short_help="The plots that a study itself names.")
@@ -115,7 +115,7 @@ def all_(study: str, store: Path) -> None:
     from orchestrator.plots import draw_study
     from orchestrator.roots import study_folders
 
-    _print(draw_study(study_folders(store, [study])[0]))
+    _print(draw_study(study_folders(store, [study])[0], told=lambda name, over: _tell(f"{name}: {over}")))
 
 
 def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any) -> None:
@@ -129,7 +129,7 @@ def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any)
     own = (one for one in own_plots(root).values() if one.kind == kind)
     start = next(own, None) or default_plot(connection, kind)
     chosen = changed(start, {key: value for key, value in given.items() if value})
-    _print(draw(connection, chosen, _stem(root, kind, output)))
+    _print(draw(connection, chosen, _stem(root, kind, output), _tell))
 
 
 def _said(root: Path, kind: str, where: str | None, title: str | None) -> dict[str, str | None]:
@@ -146,6 +146,11 @@ def _stem(root: Path, kind: str, output: Path | None) -> Path:
     """Where a picture goes, without its ending."""
     stem = output or root / "plots" / kind
     return stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
+
+
+def _tell(over: str) -> None:
+    """Say what the values of a picture run over."""
+    click.echo(over, err=True)
 
 
 def _print(paths: list[Path]) -> None:

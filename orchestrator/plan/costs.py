@@ -17,7 +17,7 @@ from orchestrator.plan.prepare import Input
 from workers.facts import ModelFacts
 from workers.families import BUILT_IN
 from workers.replay.families import HOOKED
-from workers.vocabulary import Cell, Position, Span, locate, span_name
+from workers.vocabulary import Cell, Pair, Position, Prompt, Span, locate, span_name
 
 FEW = 64
 """Pairs whose spans are looked at."""
@@ -35,11 +35,23 @@ class Costs:
 
     def __init__(self, facts: ModelFacts) -> None:
         self._num_layers = facts.num_layers
-        self._may_resume = may_resume(facts.model_type)
+        self.may_resume = may_resume(facts.model_type)
+        """Whether jobs are expected to be resumed."""
         head = facts.num_logits * facts.width
-        self._head = head / max(1, facts.num_parameters - head)
+        self.head = head / max(1, facts.num_parameters - head)
+        """The cost of the head at one token."""
 
-    def of(self, cells: Sequence[Cell], inputs: Sequence[Input]) -> np.ndarray:
+    def whole(self, cells: Sequence[Cell], num_tokens: int) -> np.ndarray:
+        """What each cell costs for one pair where nothing is resumed; shape (num_cells,)."""
+        return np.array([(1 + len(cell.runs)) * num_tokens + self.head for cell in cells], np.float32)
+
+    def captures(self, prompts: Sequence[Mapping[str, Prompt]]) -> float:
+        """The cost of the clean runs of some pairs' prompts, each once; of bases with the head."""
+        bases = {prompt["base"] for prompt in prompts}
+        others = {prompt for one in prompts for run, prompt in one.items() if run != "base"}
+        return sum(len(prompt) for prompt in bases | others) + self.head * len(bases)
+
+    def of(self, cells: Sequence[Cell], inputs: Sequence[Input | Pair]) -> np.ndarray:
         """The cost of each cell for one pair; shape (num_cells,), float32.
 
         The longest base counts for all `inputs`; a span begins where it does on average in the first few.
@@ -58,12 +70,12 @@ class Costs:
         block = min([_first_block(unit.place.site, unit.place.layer) for unit in cell.units])
         # What coordinates change is no position of its own: such jobs run whole.
         is_by_token = all(unit.place.coordinates is None for unit in cell.units)
-        if self._may_resume and block >= 0 and is_by_token:
+        if self.may_resume and block >= 0 and is_by_token:
             tokens = [first_token((cell.read,)), *[first_token(unit.place.position) for unit in cell.units]]
             # What leaves the last block is changed there.
             block = min(block, self._num_layers - 1)
             changed = (num_tokens - min(tokens)) * (1 - block / self._num_layers)
-        return changed + len(cell.runs) * num_tokens + self._head
+        return changed + len(cell.runs) * num_tokens + self.head
 
 
 @lru_cache(1 << 16)

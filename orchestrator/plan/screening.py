@@ -4,7 +4,16 @@ The table `screening` has a row for each cell of a screened plan, and says of it
 written twice: with ``open`` cells before the estimates are there, and once they are with what was selected.
 """
 
-__all__ = ["SELECTED", "Chosen", "Screening", "check_labels", "choose", "describe_screening", "num_chosen"]
+__all__ = [
+    "SELECTED",
+    "Chosen",
+    "Screening",
+    "check_labels",
+    "choose",
+    "describe_screening",
+    "expected_jobs",
+    "num_chosen",
+]
 
 import math
 import random
@@ -131,24 +140,37 @@ def check_labels(study: str, given: Iterable[Input]) -> None:
 
 def describe_screening(plan: Plan) -> str:
     """What is estimated and what runs, in a line; before the selection what is to be expected."""
-    cells = dict(zip(*(plan.tables["cells"][name].to_pylist() for name in ("cell", "lane")), strict=True))
-    table = plan.tables["screening"]
-    rows = list(zip(table["cell"].to_pylist(), table["selected"].to_pylist(), strict=True))
-    counts = Counter(selected for _, selected in rows)
-    about = ""
-    if counts["open"]:
-        about = "about "
-        screen = Screen.model_validate(plan.head["screen"])
-        for num_open in Counter(cells[cell] for cell, selected in rows if selected == "open").values():
-            counts["kept"] += (num_kept := num_chosen(screen.keep, num_open))
-            counts["sampled"] += num_chosen(screen.sample, num_open - num_kept, least=LEAST_SAMPLE)
-    num_cells = counts["kept"] + counts["sampled"] + counts["exact"]
-    num_jobs = plan.num_jobs if plan.is_selected else round(num_cells * _pairs_a_cell(plan))
+    counts = _cells_that_run(plan)
+    about = "about " if counts["open"] else ""
+    num_jobs = expected_jobs(plan)
     exact = f", and {counts['exact']:,} that are not estimated" if counts["exact"] else ""
     return (
         f"{plan.num_estimates:,} estimates; {about}{num_jobs:,} jobs run: {counts['kept']:,} cells for their"
         f" estimates, {counts['sampled']:,} as a sample of the others{exact}"
     )
+
+
+def expected_jobs(plan: Plan) -> int:
+    """How many jobs of a screened plan run; before the selection how many are to be expected."""
+    if plan.is_selected:
+        return plan.num_jobs
+    counts = _cells_that_run(plan)
+    num_cells = counts["kept"] + counts["sampled"] + counts["exact"]
+    return round(num_cells * _pairs_a_cell(plan))
+
+
+def _cells_that_run(plan: Plan) -> Counter[str]:
+    """How many cells are kept, sampled, run without an estimate, left; before the selection as expected."""
+    cells = dict(zip(*(plan.tables["cells"][name].to_pylist() for name in ("cell", "lane")), strict=True))
+    table = plan.tables["screening"]
+    rows = list(zip(table["cell"].to_pylist(), table["selected"].to_pylist(), strict=True))
+    counts = Counter(selected for _, selected in rows)
+    if counts["open"]:
+        screen = Screen.model_validate(plan.head["screen"])
+        for num_open in Counter(cells[cell] for cell, selected in rows if selected == "open").values():
+            counts["kept"] += (num_kept := num_chosen(screen.keep, num_open))
+            counts["sampled"] += num_chosen(screen.sample, num_open - num_kept, least=LEAST_SAMPLE)
+    return counts
 
 
 def _pairs_a_cell(plan: Plan) -> float:

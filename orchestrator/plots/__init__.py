@@ -3,6 +3,7 @@
 __all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -29,7 +30,13 @@ from workers.model.references import resolve
 _LOG = {"heatmap": "fill", "bars": "y"}
 
 
-def draw(connection: duckdb.DuckDBPyConnection, plot: Plot, stem: Path) -> list[Path]:
+Told = Callable[[str], None]
+"""Is told what a picture's values run over besides pairs, where that is anything: ``mean over 12 heads``."""
+
+
+def draw(
+    connection: duckdb.DuckDBPyConnection, plot: Plot, stem: Path, told: Told | None = None
+) -> list[Path]:
     """Draw `plot` into ``STEM.png`` and ``STEM.svg``, and give their paths.
 
     Raises:
@@ -42,21 +49,33 @@ def draw(connection: duckdb.DuckDBPyConnection, plot: Plot, stem: Path) -> list[
     positions = position_texts(connection, plot) if by_position else {}
     across, down = tick_texts(grid.across, positions), tick_texts(grid.down, positions)
     draw_kind = draw_heatmap if plot.kind == "heatmap" else draw_bars
+    _tell(told, grid.over_text)
     with style():
         return save(draw_kind(grid, plot, across, down), stem)
 
 
-def draw_learning(root: Path, stem: Path, *, where: str | None, title: str | None) -> list[Path]:
+def _tell(told: Told | None, over: str) -> None:
+    if told is not None and over:
+        told(over)
+
+
+def draw_learning(
+    root: Path, stem: Path, *, where: str | None, title: str | None, told: Told | None = None
+) -> list[Path]:
     """Draw the learning curves of the study in the folder `root`.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or nothing was measured yet.
     """
     with style():
-        return save(draw_curves(connect([root]), where=where, title=title), stem)
+        figure, over = draw_curves(connect([root]), where=where, title=title)
+        _tell(told, over)
+        return save(figure, stem)
 
 
-def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None) -> list[Path]:
+def draw_places(
+    root: Path, stem: Path, *, where: str | None, title: str | None, told: Told | None = None
+) -> list[Path]:
     """Draw the causal model of the study in the folder `root` beside the network, as they are aligned.
 
     Raises:
@@ -75,7 +94,8 @@ def draw_places(root: Path, stem: Path, *, where: str | None, title: str | None)
     model = causal.model(task.options)
     networks = [one for block in blocks for one in _networks(block, lanes, len(model.inputs))]
     with style():
-        figure = draw_alignment(connect([root]), model.parents, networks, where=where, title=title)
+        figure, over = draw_alignment(connect([root]), model.parents, networks, where=where, title=title)
+        _tell(told, over)
         return save(figure, stem)
 
 
@@ -104,7 +124,11 @@ def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
         )
 
 
-def draw_study(root: Path, failed: Callable[[str, QueryError], None] | None = None) -> list[Path]:
+def draw_study(
+    root: Path,
+    failed: Callable[[str, QueryError], None] | None = None,
+    told: Callable[[str, str], None] | None = None,
+) -> list[Path]:
     """Draw all plots of the study in the folder `root` into its ``plots/``.
 
     Of one that names none a heat map, or the curves and the alignment of what it trains.
@@ -112,6 +136,7 @@ def draw_study(root: Path, failed: Callable[[str, QueryError], None] | None = No
     Args:
         root: the study's folder.
         failed: is told of each plot that cannot be drawn, and why; without it that is raised.
+        told: is told of each plot what its values run over, where that is anything but pairs.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or a plot cannot be drawn.
@@ -121,7 +146,7 @@ def draw_study(root: Path, failed: Callable[[str, QueryError], None] | None = No
     found: list[Path] = []
     for name, plot in plots.items():
         try:
-            found += _draw(root, connection, plot, name)
+            found += _draw(root, connection, plot, name, None if told is None else partial(told, name))
         except QueryError as error:
             if failed is None:
                 raise
@@ -137,10 +162,12 @@ def _default_plots(root: Path, connection: duckdb.DuckDBPyConnection) -> Mapping
     return {kind: Plot(kind=kind) for kind in (OF_TRAININGS if is_drawn else OF_TRAININGS[:1])}
 
 
-def _draw(root: Path, connection: duckdb.DuckDBPyConnection, plot: Plot, name: str) -> list[Path]:
+def _draw(
+    root: Path, connection: duckdb.DuckDBPyConnection, plot: Plot, name: str, told: Told | None
+) -> list[Path]:
     stem = root / "plots" / name
     if plot.kind == "curves":
-        return draw_learning(root, stem, where=plot.where, title=plot.title)
+        return draw_learning(root, stem, where=plot.where, title=plot.title, told=told)
     if plot.kind == "alignment":
-        return draw_places(root, stem, where=plot.where, title=plot.title)
-    return draw(connection, plot, stem)
+        return draw_places(root, stem, where=plot.where, title=plot.title, told=told)
+    return draw(connection, plot, stem, told)

@@ -19,6 +19,7 @@ from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Rectangle
 
 from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
 from orchestrator.query import run_query
+from orchestrator.views.axes import distinct, means_over, varying
 from orchestrator.views.names import literal, quoted
 from orchestrator.views.trainings import kinds_of
 from studies.blocks import Aligned
@@ -53,6 +54,10 @@ class _Measured:
     network: Network
     accuracy: Mapping[str, float]
     num_jobs: int
+    merged: Sequence[str]
+    """The axes that vary and are not shown."""
+    counts: Sequence[Sequence[int]]
+    """For each accuracy, how many values of these it runs over."""
 
 
 def draw_alignment(
@@ -62,8 +67,9 @@ def draw_alignment(
     *,
     where: str | None = None,
     title: str | None = None,
-) -> Figure:
-    """One pair of graphs for each model that the study tells apart.
+) -> tuple[Figure, str]:
+    """One pair of graphs for each model that the study tells apart, and what an accuracy runs over, such as
+    ``mean over 3 seeds``.
 
     Args:
         connection: with the study's views.
@@ -91,8 +97,9 @@ def draw_alignment(
         graph.set_title(one.title, loc="left")
     bar = figure.colorbar(scale, ax=sides[: 2 * len(found)], aspect=30, pad=0.01, shrink=0.8)
     bar.set_label("interchange accuracy")
-    title_of(figure, title, f"{sum(one.num_jobs for one in found):,} jobs")
-    return figure
+    over = means_over(found[0].merged, [counts for one in found for counts in one.counts])
+    title_of(figure, title, f"{sum(one.num_jobs for one in found):,} jobs", over)
+    return figure, over
 
 
 def _measured(
@@ -103,29 +110,34 @@ def _measured(
     blocks = ", ".join(dict.fromkeys(literal(str(network.names["block"])) for network in networks))
     chosen = f"block IN ({blocks})" + (f" AND ({where}\n)" if where else "")
     columns = ", ".join([*map(quoted, kinds), "variable"])
+    merged = [axis for axis in varying(connection) if axis not in ("variable", *kinds)]
+    counts = f"[{', '.join(map(distinct, merged))}]::BIGINT[]"
     rows = run_query(
         connection,
-        f"SELECT {columns}, avg(iia), count(*) FROM results WHERE {chosen} GROUP BY ALL ORDER BY ALL",
+        f"SELECT {columns}, {counts}, avg(iia), count(*) FROM results WHERE {chosen}"
+        " GROUP BY ALL ORDER BY ALL",
     ).fetchall()
     pictures: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         places = _network_of(row, kinds, networks).places
-        if row[-3] in places and row[-2] is not None:
-            pictures.setdefault(row[: len(kinds)], []).append(row[-3:])
+        if row[-4] in places and row[-2] is not None:
+            pictures.setdefault(row[: len(kinds)], []).append(row[-4:])
     if not pictures:
         raise QueryError(
             "there is no alignment to draw: no job is done that interchanges a variable at its place; see:"
             " swapyard status"
         )
-    varying = [at for at in range(len(kinds)) if len({key[at] for key in pictures}) > 1]
+    differing = [at for at in range(len(kinds)) if len({key[at] for key in pictures}) > 1]
     if len(pictures) > MOST_PICTURES:
         raise QueryError(f"{len(pictures)} models; draw at most {MOST_PICTURES}, chosen by --where")
     return [
         _Measured(
-            title=" · ".join(f"{kinds[at]} {key[at]}" for at in varying),
+            title=" · ".join(f"{kinds[at]} {key[at]}" for at in differing),
             network=_network_of(key, kinds, networks),
-            accuracy={variable: value for variable, value, _ in found},
+            accuracy={variable: value for variable, _, value, _ in found},
             num_jobs=sum(count for *_, count in found),
+            merged=merged,
+            counts=[several for _, several, _, _ in found],
         )
         for key, found in pictures.items()
     ]

@@ -52,7 +52,7 @@ def draw_bars(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[str]
         figure.legend(
             *axes[0].get_legend_handles_labels(), title=named, loc="outside right upper", frameon=False
         )
-    title_of(figure, plot.title, caption(grid, plot))
+    title_of(figure, plot.title, caption(grid, plot), grid.over_text)
     return figure
 
 

@@ -2,19 +2,30 @@
 
 __all__ = ["changed", "default_plot", "own_plots", "own_study"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from orchestrator.plots.data import MAX_FACETS
 from orchestrator.query import run_query
 from orchestrator.store import StudyStore
+from orchestrator.views.axes import varying
 from orchestrator.views.names import quoted
 from orchestrator.views.trainings import kinds_of
 from studies import Study, load_study
 from studies.plots import Plot
 from workers.errors import QueryError, StoreError
+
+_ALONG = ("position", "base_position")
+"""Where in the base, as written or as found; of what was written only if it was found at several tokens."""
+_ACROSS = (*_ALONG, "head")
+"""What lies along a heat map's axis, the first that varies."""
+_DOWN = ("layer", "head", "subspace", "fit_rank", "intervention")
+"""What lies upwards, the first that varies and does not lie along."""
+_MEANT = ("seed",)
+"""What is always averaged over, and said to be."""
 
 
 def own_plots(root: Path) -> Mapping[str, Plot]:
@@ -40,21 +51,39 @@ def own_study(root: Path) -> Study:
 
 
 def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
-    """Layers by positions, a facet each site, of the first that is known of accuracy, effect, divergence.
+    """Layers by positions (or by heads, where one position was changed), of the first that is known of
+    accuracy, effect, divergence.
+
+    A facet for each combination of all other axes that vary, as far as there is room; of what is left the
+    picture says that it runs over it. Seeds have no facets of their own: their mean is what is asked for.
 
     Raises:
         QueryError: no job of the study is done.
     """
     columns = run_query(connection, "FROM results").columns
     value = _first_known(connection, ("iia", "logit_diff - base_run_logit_diff", "kl_base"))
-    kinds = (*kinds_of(connection), "site")
-    facet = [column for column in kinds if _varies(connection, columns, column)] or None
-    down = "layer" if "layer" in columns else "block"
+    axes = varying(connection)
+    across = next((axis for axis in _ACROSS if axis in axes), "base_position")
+    others = [axis for axis in axes if axis not in (across, *_ALONG, *_MEANT)]
+    down = next((axis for axis in _DOWN if axis in others), "layer" if "layer" in columns else "block")
+    wanted = (*kinds_of(connection), "site", "block", *sorted(others, key="head".__eq__))
+    facet = _facets(connection, [axis for axis in dict.fromkeys(wanted) if axis in others and axis != down])
     # Accuracies can be compared; a difference in logits is mostly a matter of the site.
     scale = "shared" if value == "iia" else "own"
     if kind == "heatmap":
-        return Plot(kind=kind, x="base_position", y=down, facet=facet, fill=value, scale=scale)
-    return Plot(kind=kind, x=[down, "base_position"], y=value, facet=facet)
+        return Plot(kind=kind, x=across, y=down, facet=facet or None, fill=value, scale=scale)
+    return Plot(kind=kind, x=[down, across], y=value, facet=facet or None)
+
+
+def _facets(connection: duckdb.DuckDBPyConnection, axes: Sequence[str]) -> list[str]:
+    """As many of the axes, from the first, as make no more facets than can be drawn."""
+    chosen: list[str] = []
+    for axis in axes:
+        columns = ", ".join(map(quoted, [*chosen, axis]))
+        sql = f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM results)"
+        if run_query(connection, sql).fetchall()[0][0] <= MAX_FACETS:
+            chosen.append(axis)
+    return chosen
 
 
 def changed(plot: Plot, changes: Mapping[str, Any]) -> Plot:
@@ -75,10 +104,3 @@ def _first_known(connection: duckdb.DuckDBPyConnection, values: tuple[str, ...])
         if count:
             return value
     raise QueryError("there is nothing to draw yet: no job of the study has a result; see: swapyard status")
-
-
-def _varies(connection: duckdb.DuckDBPyConnection, columns: list[str], column: str) -> bool:
-    if column not in columns:
-        return False
-    found = run_query(connection, f"SELECT count(DISTINCT {quoted(column)}) FROM results").fetchall()[0][0]
-    return bool(found > 1)

@@ -1,4 +1,4 @@
-"""Learning curves: a facet for each metric, a line for each model and variable with the range over seeds."""
+"""Learning curves: a facet for each metric, a line for each model and variable, with the range over seeds."""
 
 __all__ = ["draw_curves"]
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from orchestrator.plots.bars import colour_of
 from orchestrator.plots.style import new_figure, title_of
 from orchestrator.query import run_query
+from orchestrator.views.axes import distinct, means_over, varying
 from orchestrator.views.names import quoted
 from orchestrator.views.trainings import kinds_of
 from workers.errors import QueryError
@@ -23,8 +24,8 @@ _STYLES = ("-", "--", ":", "-.")
 
 def draw_curves(
     connection: duckdb.DuckDBPyConnection, *, where: str | None = None, title: str | None = None
-) -> Figure:
-    """The curves of a study's trainings.
+) -> tuple[Figure, str]:
+    """The curves of a study's trainings, and what a line runs over, such as ``mean over 3 seeds``.
 
     Args:
         connection: with the study's views.
@@ -38,23 +39,25 @@ def draw_curves(
     kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
     series = ["name", *kinds, "head", "variable"]
     columns = ", ".join(["metric", *map(quoted, series), "step"])
+    merged = [axis for axis in varying(connection, "curves") if axis not in ("metric", "step", *series)]
+    counts = f"[{', '.join(map(distinct, merged))}]::BIGINT[]"
     rows = run_query(
         connection,
-        f"SELECT {columns}, avg(value), min(value), max(value) FROM curves"
+        f"SELECT {columns}, {counts}, avg(value), min(value), max(value) FROM curves"
         f" WHERE {_METRICS} AND ({where or _TESTED}\n) GROUP BY ALL ORDER BY ALL",
     ).fetchall()
     if not rows:
         raise QueryError("there is no curve to draw yet; see: swapyard status")
-    varying = [at for at in range(len(series)) if len({row[1 + at] for row in rows}) > 1]
+    differing = [at for at in range(len(series)) if len({row[1 + at] for row in rows}) > 1]
     lines: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
     # A model has its colour in every facet, and a variable its kind of line.
     drawn: dict[str, tuple[str, Any]] = {}
     for row in rows:
-        said = [(series[at], row[1 + at]) for at in varying if row[1 + at] is not None]
+        said = [(series[at], row[1 + at]) for at in differing if row[1 + at] is not None]
         named = " · ".join(f"{kind} {value}" for kind, value in said) or str(row[1])
         model = " · ".join(f"{kind} {value}" for kind, value in said if kind != "variable")
         drawn[named] = model, dict(said).get("variable")
-        lines.setdefault(row[0], {}).setdefault(named, []).append(row[-4:])
+        lines.setdefault(row[0], {}).setdefault(named, []).append((row[-5], *row[-3:]))
     names = sorted(drawn)
     models = sorted({model for model, _ in drawn.values()})
     variables = sorted({str(variable) for _, variable in drawn.values() if variable is not None})
@@ -79,5 +82,6 @@ def draw_curves(
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False)
-    title_of(figure, title, "mean over seeds, and their range")
-    return figure
+    over = means_over(merged, [row[-4] for row in rows])
+    title_of(figure, title, f"{over}, and their range" if over else "one training each", over)
+    return figure, over

@@ -2,7 +2,8 @@
 
 __all__ = ["RECOVERED", "Axis", "Facet", "Grid", "Key", "columns_of", "read_grid"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import duckdb
 import numpy as np
 
 from orchestrator.query import explained, run_query
+from orchestrator.views.axes import distinct, over, over_text, varying
+from orchestrator.views.names import quoted
 from studies.plots import Plot
 from workers.errors import QueryError
 
@@ -62,6 +65,18 @@ class Grid:
     facet_columns: tuple[str, ...]
     of_pairs: bool
     """Whether every row that was counted is a pair of its own."""
+    num_near_ties: int
+    """How many rows have another first choice within reach; 0 where the view does not say."""
+    over: Mapping[str, tuple[int, int]]
+    """Axes that one value runs over, with how many of their values: the least and the most of any place."""
+    of_means: bool
+    """Whether values are averages; otherwise aggregates that the study wrote, or ratios of sums."""
+
+    @property
+    def over_text(self) -> str:
+        """What values run over besides pairs, such as ``mean over 12 heads``; empty where it is nothing."""
+        told = over_text(self.over)
+        return f"{'mean' if self.of_means else 'each'} over {told}" if told else ""
 
     @property
     def num_values(self) -> int:
@@ -86,21 +101,33 @@ def read_grid(connection: duckdb.DuckDBPyConnection, plot: Plot) -> Grid:
     across, down = (x, columns_of(plot.y)) if plot.kind == "heatmap" else (x[:1], x[1:])
     values = columns_of(plot.fill if plot.kind == "heatmap" else plot.y)
     facet = columns_of(plot.facet)
-    rows = _rows(connection, plot, (*across, *down, *facet), values)
+    keys = (*across, *down, *facet)
+    axes = [axis for axis in varying(connection, plot.view) if axis not in keys]
+    found = [_aggregates(connection, plot.view, value) for value in values]
+    rows = _rows(connection, plot, keys, [one for asked, _ in found for one in asked], axes)
     if not rows:
         where = f" where {plot.where}" if plot.where else ""
         raise QueryError(f"there is nothing to draw: view {plot.view} has no rows{where}")
-    return _assemble(across, down, facet, values, rows)
+    of_means = all(is_mean for _, is_mean in found)
+    return _assemble(across, down, facet, values, axes, rows, of_means=of_means)
 
 
 def _rows(
-    connection: duckdb.DuckDBPyConnection, plot: Plot, keys: Sequence[str], values: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    plot: Plot,
+    keys: Sequence[str],
+    aggregates: Sequence[str],
+    axes: Sequence[str],
 ) -> list[tuple[Any, ...]]:
-    """One row for each group: its keys, each value with its count, all rows, and distinct pairs."""
-    asked = [f"({key})" for key in keys]
-    for value in values:
-        asked += _aggregates(connection, plot.view, value)
-    asked += ["count(*)", "count(DISTINCT pair_id)" if plot.view in ("results", "scores") else "-1"]
+    """One row for each group: its keys, the aggregates, how many values it has on each axis, near ties, all
+    rows, and distinct pairs."""
+    of_jobs = plot.view in ("results", "scores")
+    columns = run_query(connection, f"FROM {plot.view}").columns
+    # A column may be called as a word of SQL, such as "from"; anything else is an expression.
+    asked = [quoted(key) if key in columns else f"({key})" for key in keys]
+    asked += [*aggregates, *map(distinct, axes)]
+    asked += ["count(*) FILTER (near_tie)" if of_jobs else "0"]
+    asked += ["count(*)", "count(DISTINCT pair_id)" if of_jobs else "-1"]
     groups = ", ".join(str(i) for i in range(1, len(keys) + 1))
     sql = f"SELECT {', '.join(asked)} FROM {plot.view}"
     sql += f" WHERE ({plot.where})" if plot.where else ""
@@ -110,22 +137,23 @@ def _rows(
         return relation.fetchall()
 
 
-def _aggregates(connection: duckdb.DuckDBPyConnection, view: str, value: str) -> list[str]:
-    """The aggregated value, and how many rows have one."""
+def _aggregates(connection: duckdb.DuckDBPyConnection, view: str, value: str) -> tuple[tuple[str, str], bool]:
+    """The aggregated value, and how many rows have one; and whether it is a mean."""
     if value == "recovered":
-        return [f"({RECOVERED})::DOUBLE", "count(logit_diff)"]
+        return (f"({RECOVERED})::DOUBLE", "count(logit_diff)"), False
     mean = f"avg(({value})::DOUBLE)"
-    if _is_aggregate(connection, view, mean):
-        return [f"({value})::DOUBLE", "count(*)"]
-    return [mean, f"count({value})"]
+    if _is_aggregate(connection, view, value, mean):
+        return (f"({value})::DOUBLE", "count(*)"), False
+    return (mean, f"count({value})"), True
 
 
-def _is_aggregate(connection: duckdb.DuckDBPyConnection, view: str, mean: str) -> bool:
-    """Whether the expression that `mean` averages is an aggregate already: DuckDB knows."""
+def _is_aggregate(connection: duckdb.DuckDBPyConnection, view: str, value: str, mean: str) -> bool:
+    """Whether `value`, which `mean` averages, is an aggregate already: it then stands beside a count."""
     try:
         run_query(connection, f"SELECT {mean} FROM {view}")
-    except QueryError as error:
-        if "cannot be nested" in str(error):
+    except QueryError:
+        with suppress(QueryError):
+            run_query(connection, f"SELECT ({value})::DOUBLE, count(*) FROM {view}")
             return True
         raise
     return False
@@ -136,7 +164,10 @@ def _assemble(
     down: tuple[str, ...],
     facet: tuple[str, ...],
     values: tuple[str, ...],
+    axes: Sequence[str],
     rows: Sequence[tuple[Any, ...]],
+    *,
+    of_means: bool,
 ) -> Grid:
     ends = (len(across), len(across) + len(down), len(across) + len(down) + len(facet))
     keys = [tuple(_plain(v) for v in row[: ends[2]]) for row in rows]
@@ -165,6 +196,9 @@ def _assemble(
         ),
         facet_columns=facet,
         of_pairs=all(row[-1] == row[-2] for row in rows),
+        num_near_ties=sum(row[-3] for row in rows),
+        over=over(axes, [row[ends[2] + 2 * len(values) :] for row in rows]),
+        of_means=of_means,
     )
 
 

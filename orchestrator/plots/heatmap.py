@@ -68,7 +68,7 @@ def draw_heatmap(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[s
             height_in=layout.height if own else layout.size[1] - 1.2,
             clipped=any(scales[i].clips(grid.facets[i].values) for i in group),
         )
-    title_of(figure, plot.title, caption(grid, plot))
+    title_of(figure, plot.title, caption(grid, plot), grid.over_text)
     return figure
 
 

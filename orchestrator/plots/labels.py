@@ -86,7 +86,8 @@ def caption(grid: Grid, plot: Plot) -> str:
     low, high = min(counts), max(counts)
     number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     where = f", where {_one_line(plot.where)}" if plot.where else ""
-    return f"n = {number} {'pairs' if grid.of_pairs else 'rows'} each{where}"
+    ties = f", {grid.num_near_ties:,} near ties" if grid.num_near_ties else ""
+    return f"n = {number} {'pairs' if grid.of_pairs else 'rows'} each{ties}{where}"
 
 
 def _value_text(value: object) -> str:

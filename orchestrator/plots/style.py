@@ -51,10 +51,11 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def title_of(figure: Figure, title: str | None, note: str) -> None:
-    """Set the picture's title, and a small note at its foot."""
-    if title is not None:
-        figure.suptitle(wrapped(title, figure.get_figwidth() * 0.75))
+def title_of(figure: Figure, title: str | None, note: str, over: str = "") -> None:
+    """Set the picture's title, below it what its values run `over`, and a small note at its foot."""
+    lines = [wrapped(text, figure.get_figwidth() * 0.75) for text in (title, over) if text]
+    if lines:
+        figure.suptitle("\n".join(lines))
     figure.supxlabel(note, fontsize=FONT_SIZE - 1.5, color="0.35", x=0.99, ha="right")
 
 

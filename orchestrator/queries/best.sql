@@ -1,17 +1,20 @@
 -- The five places of each site with the highest accuracy, and the share of the effect recovered there.
 WITH places AS (
     SELECT
-        study, model, dtype, left(revision, 12) AS revision, site, layer, base_position,
         avg(iia) AS iia,
-        sum(logit_diff - base_run_logit_diff) / sum(source_run_logit_diff - base_run_logit_diff) AS recovered,
-        count(*) AS n
-    FROM results
+        sum(logit_diff - base_run_logit_diff)
+            / nullif(sum(source_run_logit_diff - base_run_logit_diff), 0) AS recovered,
+        count(*) AS n,
+        count(*) FILTER (near_tie) AS near_ties,
+        COLUMNS(lambda c: list_contains(getvariable('axes'), c)),
+        row(*COLUMNS(lambda c: c IN ('study', 'model', 'dtype', 'revision', 'site'))) AS _kind,
+        row(*COLUMNS(lambda c: list_contains(getvariable('axes'), c))) AS _place
+    FROM (SELECT * REPLACE (left(revision, 12) AS revision) FROM results)
     GROUP BY ALL
 )
-SELECT *
+SELECT * EXCLUDE (_kind, _place)
 FROM places
 QUALIFY row_number() OVER (
-    PARTITION BY study, model, dtype, revision, site
-    ORDER BY iia DESC NULLS LAST, recovered DESC NULLS LAST, layer, base_position
+    PARTITION BY _kind ORDER BY iia DESC NULLS LAST, recovered DESC NULLS LAST, _place
 ) <= 5
-ORDER BY study, model, dtype, revision, site, iia DESC NULLS LAST, recovered DESC NULLS LAST, layer, base_position
+ORDER BY _kind, iia DESC NULLS LAST, recovered DESC NULLS LAST, _place

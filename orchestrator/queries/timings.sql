@@ -1,6 +1,6 @@
 -- Throughput of each model on each worker: jobs done, seconds, jobs per second, and the share of time in capture.
 SELECT
-    study, model, dtype, host, worker,
+    study, model, dtype, left(revision, 12) AS revision, host, worker,
     count(*) AS batches,
     sum(num_rows)::BIGINT AS jobs,
     sum(num_failed)::BIGINT AS failed,
@@ -10,4 +10,4 @@ SELECT
     sum(capture_s) / sum(total_s) AS capture_share
 FROM batches
 GROUP BY ALL
-ORDER BY study, model, dtype, host, worker
+ORDER BY study, model, dtype, revision, host, worker

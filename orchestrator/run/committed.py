@@ -2,7 +2,7 @@
 
 __all__ = ["Planned", "commit_plan", "commit_selection", "num_open"]
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
+from orchestrator.plan.unchanged import lane_facts
 from orchestrator.remaining import counts_of
 from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
@@ -20,6 +21,7 @@ from orchestrator.run.work import ESTIMATES_PER_PAIR, open_work
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from studies import Study
 from workers.errors import StoreError
+from workers.facts import ModelFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Planned:
     setup: Setup
     engines: Engines
     """May hold a model that planning needed."""
+    facts: Mapping[int, ModelFacts]
+    """Of each lane's model."""
     is_new: bool
 
 
@@ -48,10 +52,12 @@ def commit_plan(
     earlier = read_plan(store, ref) if ref is not None else None
     trained = trained_of(store.root, planner.trained_paths)
     if ref is not None and earlier is not None and _is_the_same(earlier, planner, trained):
-        setup = set_up(earlier, num_open(earlier, driver.state), options)
-        return Planned(ref, earlier, setup, _engines(setup, store), is_new=False)
+        facts = lane_facts(earlier, planner.models)
+        setup = _set_up(earlier, driver.state, facts, options)
+        return Planned(ref, earlier, setup, _engines(setup, store), facts, is_new=False)
     draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state, trained)
-    setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
+    facts = lane_facts(draft.plan, planner.models)
+    setup = _set_up(draft.plan, driver.state, facts, options)
     engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
@@ -61,7 +67,7 @@ def commit_plan(
         _refuse_stranger(draft.plan, earlier, store)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
     reach("driver.plan")
-    return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
+    return Planned(driver.write_plan(files), draft.plan, setup, engines, facts, is_new=True)
 
 
 def commit_selection(
@@ -86,9 +92,10 @@ def commit_selection(
     draft = planner.draft(CachedScorer(kept_runs(), None), planned.plan, driver.state, trained, selection)
     files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
     reach("driver.plan")
-    setup = set_up(draft.plan, num_open(draft.plan, driver.state), options)
+    facts = lane_facts(draft.plan, planner.models)
+    setup = _set_up(draft.plan, driver.state, facts, options)
     engines = planned.engines if setup.executor == planned.setup.executor else _engines(setup, store)
-    return Planned(driver.write_plan(files), draft.plan, setup, engines, is_new=True)
+    return Planned(driver.write_plan(files), draft.plan, setup, engines, facts, is_new=True)
 
 
 def _refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
@@ -99,6 +106,14 @@ def _refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
             " one. Rename the study, take another folder with --store, or go on there with --replace (the"
             " results stay on the disk, and the views no longer show them)"
         )
+
+
+def _set_up(plan: Plan, state: State, facts: Mapping[int, ModelFacts], options: RunOptions) -> Setup:
+    """How the rest of a plan is run: of its open jobs only those that cannot be filled in take time."""
+    work = open_work(plan, state, facts)
+    every = sum(one.cost_of(plan.costs[plan.tiles[one.tile].cellset]) for one in work if not one.estimates)
+    share = sum(one.cost for one in work if not one.estimates) / every if every else 1.0
+    return set_up(plan, num_open(plan, state), options, share=share)
 
 
 def num_open(plan: Plan, state: State) -> int:

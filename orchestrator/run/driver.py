@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import Planned, commit_plan, commit_selection
 from orchestrator.run.compactor import Compactor
+from orchestrator.run.executors import InlineExecutor
+from orchestrator.run.forecasts import forecast_of
+from orchestrator.run.left import LeftNote
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
@@ -58,8 +60,9 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         log = stack.enter_context(WorkerLog(root, driver.epoch, DRIVER))
         log.capture(stdio=False)
         progress.also(log.note)
+        stack.callback(LeftNote(store.logs(driver.epoch)).clear)
         stop = stack.enter_context(listening(progress))
-        return _Run(store, driver, options, progress, stop, started).of(study)
+        return _Run(store, driver, study, options, progress, stop, started).go()
 
 
 @dataclass(slots=True)
@@ -68,16 +71,20 @@ class _Run:
 
     store: StudyStore
     driver: Driver
+    study: Study
     options: RunOptions
     progress: Progress
     stop: Stop
     started: float
     num_retried: int = field(default=0, init=False)
+    factor: float | None = field(default=None, init=False)
+    """By how much longer than expected a stage before this one took."""
     is_left: bool = field(default=False, init=False)
     """Whether work was left that this run meant to do."""
 
-    def of(self, study: Study) -> Outcome:
+    def go(self) -> Outcome:
         """Plan, work, and say how it ended; a screened study is estimated, then selected from, then run."""
+        study = self.study
         self._sweep()
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
@@ -132,6 +139,7 @@ class _Run:
         if stage.todo:
             self.stop.can_drain = True
             self.is_left = stage.run(self.driver, self.stop, self.progress, self.started)
+            self.factor = stage.factor
         if not self.is_left:
             stage.check()
         return bool(stage.todo)
@@ -162,7 +170,8 @@ class _Run:
             workers = executor.start()
             compactor = Compactor(self.store, driver, self.progress.say)
             stack.callback(compactor.close)
-            schedule = Schedule([*open_work(plan, driver.state), *retries], first_rate=setup.rate)
+            work = open_work(plan, driver.state, planned.facts)
+            schedule = Schedule([*work, *retries], first_rate=setup.rate)
             loop = Loop(
                 schedule=schedule,
                 executor=executor,
@@ -173,24 +182,31 @@ class _Run:
                 stop=self.stop,
                 # What is estimated is no job that was done.
                 limits=limits if plan.is_selected else replace(limits, jobs=None),
+                require=tuple(dict.fromkeys((*self.options.require, *(self.study.require or ())))),
                 progress=self.progress,
                 logs=self.store.logs(driver.epoch),
                 started=self.started,
+                forecast=forecast_of(planned, schedule, self.store, driver.epoch, len(workers), self.factor),
             )
+            if isinstance(executor, InlineExecutor):
+                executor.pulse = loop.show
             loop.run()
         self.num_retried += loop.num_retried
         self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0
         if not plan.is_selected:
             return
-        for line in _tiers(plan, driver):
-            self.progress.say(line)
+        if num_rerun := _num_rerun(driver):
+            self.progress.warn(
+                f"{num_rerun:,} jobs failed in a resumed forward and were run whole: slower, the numbers are"
+                " good; their tier is rerun, and the workers' logs say what failed"
+            )
         if len(plan.lanes) == 1 and schedule.measured_rate is not None:
             remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.measured_rate)
 
 
-def _tiers(plan: Plan, driver: Driver) -> list[str]:
-    """How each model that this driver ran did its jobs, and why, as its workers found when they loaded it."""
+def _num_rerun(driver: Driver) -> int:
+    """Jobs of this driver whose resumed forward failed, so that they were run whole."""
     mine = f"data/{driver.epoch}/"
-    parts = [part for path, part in driver.state.live.items() if path.startswith(mine) and part.tier_reason]
-    found = dict.fromkeys((int(part.lane), part.tier_reason) for part in parts)
-    return [f"{plan.lanes[lane].spec.ref}: {reason}" for lane, reason in found]
+    return sum(
+        part.tiers.get("rerun", 0) for path, part in driver.state.live.items() if path.startswith(mine)
+    )

@@ -1,20 +1,23 @@
 """The fits of a study as a worker gets them: read from the study's folder, or made and kept there.
 
-There is no stage of its own for them: the first worker that needs a fit makes it. A killed run so makes
-again only what was not finished, and two workers that make one at the same time get the same numbers from
-the same seed; the file of the first stays.
+There is no stage of its own for them: the first worker that needs a fit makes it, and others make those that
+they will need next meanwhile. A killed run so makes again only what was not finished, and two workers that
+make one at the same time all the same get the same numbers from the same seed; the file of the first stays.
 """
 
 __all__ = ["StudyFits"]
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
+from orchestrator.run.making import Claim, Making
 from orchestrator.store.fits import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
 from studies.fits import WITHOUT_PAIRS
@@ -42,10 +45,12 @@ class StudyFits:
     Args:
         root: the study's folder.
         plan: whose tables say what each fit is made of.
+        making: where workers say what they are at.
     """
 
-    def __init__(self, root: Path, plan: Plan) -> None:
+    def __init__(self, root: Path, plan: Plan, making: Making) -> None:
         self._folder = FitFolder(LocalStorage(root))
+        self._making = making
         self._plan = plan
         self._held: OrderedDict[str, Subspace | Tensor] = OrderedDict()
         self._failed: dict[str, str] = {}
@@ -66,6 +71,43 @@ class StudyFits:
         self._held.move_to_end(fit)
         return self._held[fit]
 
+    def is_settled(self, fit: str) -> bool:
+        """Whether a fit need not be made by this worker: it is there, or failed here."""
+        if fit in self._held or fit in self._failed or fit not in self._planned:
+            return True
+        return self._planned[fit].spec["method"] == "sae" or self._folder.about(fit) is not None
+
+    def make_one(
+        self, fits: Iterable[str], model: "LoadedModel", worker: int, pulse: Callable[[], None]
+    ) -> bool:
+        """Make the first of these fits that nobody makes or has made; whether there was one.
+
+        Args:
+            fits: their identities.
+            model: what they are made on.
+            worker: the number of this worker.
+            pulse: called now and then meanwhile.
+
+        Raises:
+            StoreError: nothing can be written.
+        """
+        for fit in fits:
+            if self.is_settled(fit):
+                continue
+            with self._making.claimed(fit, worker) as claim:
+                if claim is None:
+                    continue
+
+                def tick(step: int, claim: Claim = claim, fit: str = fit) -> None:
+                    claim.tick(step, int(self._planned[fit].spec.get("num_steps") or 0))
+                    pulse()
+
+                # It says so again to whoever needs it.
+                with suppress(RunError):
+                    self._make(fit, model, tick)
+                return True
+        return False
+
     def _load(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         from workers.fits.fitted import decode_fitted
 
@@ -75,7 +117,9 @@ class StudyFits:
         stored = self._folder.read(fit) or self._make(fit, model)
         return decode_fitted(stored.tensors, stored.about).content.to(model.device)
 
-    def _make(self, fit: str, model: "LoadedModel") -> StoredFit:
+    def _make(
+        self, fit: str, model: "LoadedModel", tick: Callable[[int], None] = lambda step: None
+    ) -> StoredFit:
         """Make a fit and keep it."""
         from workers.fits.fitted import encode_fitted
 
@@ -84,11 +128,13 @@ class StudyFits:
                 f"the fit {fit} is not in the plan; run the study again, so that it is planned anew"
             )
         planned = self._planned[fit]
-        tensors, about = encode_fitted(self._fitted(planned, model))
+        tensors, about = encode_fitted(self._fitted(planned, model, tick))
         _logger.info("made the fit %s (%s): %s", planned.name, fit, about["report"])
         return self._folder.write(fit, tensors, {"spec": planned.spec, **about})
 
-    def _fitted(self, planned: PlannedFit, model: "LoadedModel") -> "Fitted":
+    def _fitted(
+        self, planned: PlannedFit, model: "LoadedModel", tick: Callable[[int], None] = lambda step: None
+    ) -> "Fitted":
         """The fit, newly made; what it fails of is remembered."""
         from workers.engine.attempts import attempt
         from workers.fits.fitting import fit
@@ -98,7 +144,7 @@ class StudyFits:
         spec = FitSpec.from_json(planned.spec)
         examples = [self._example(planned, number) for number in range(len(planned.pairs))]
         held_out = [self._example(planned, number, held_out=True) for number in range(len(planned.held_out))]
-        error = attempt(lambda: made.append(fit(spec, model, examples, held_out)))
+        error = attempt(lambda: made.append(fit(spec, model, examples, held_out, tick)))
         if error is None:
             return made[0]
         layer = "" if spec.layer is None else f", layer {spec.layer}"

@@ -4,13 +4,16 @@ __all__ = ["Loop"]
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.faults import reach
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.compactor import Compactor
-from orchestrator.run.executors import Died, Event, Executor, Finished, Joined
+from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
+from orchestrator.run.forecast import Forecast
+from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
@@ -21,6 +24,8 @@ from orchestrator.run.worker import Report
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
+HOOKED, RESUMED = "hooked", "resumed"
+"""Tiers of rows that ran."""
 MORE_DEATHS = 12
 """Workers may die so many times more than slices are finished, and once for each that there is."""
 LEAST_SHARE = 1 / 8
@@ -48,13 +53,19 @@ class Loop:
         compactor: Compactor,
         stop: Stop,
         limits: Limits,
+        require: Sequence[str],
         progress: Progress,
         logs: Path,
         started: float,
+        forecast: Forecast,
     ) -> None:
         """`executor` brings up `workers`, whose logs lie in `logs`; `started` is when the run began, by the
-        monotonic clock.
+        monotonic clock, which `forecast` goes by, too.
         """
+        self._forecast = forecast
+        self._left = LeftNote(logs)
+        self._shown = 0.0
+        self._show_every_s = POLL_S
         self._schedule = schedule
         self._executor = executor
         self._driver = driver
@@ -62,6 +73,8 @@ class Loop:
         self._compactor = compactor
         self._stop = stop
         self._limits = limits
+        self._require = require
+        """Abilities that a worker's model must have."""
         self._progress = progress
         self._logs = logs
         self._started = started
@@ -89,8 +102,7 @@ class Loop:
         Raises:
             RunError: workers die without end.
         """
-        shown = swept = time.monotonic()
-        every_s = POLL_S
+        swept = time.monotonic()
         while self._goes_on():
             manifests: list[Manifest] = []
             for event in self._executor.wait(POLL_S):
@@ -102,11 +114,31 @@ class Loop:
             if time.monotonic() - swept >= SWEEP_EVERY_S:
                 swept = time.monotonic()
                 self._driver.sweep()
-            if time.monotonic() - shown >= every_s:
-                before = time.monotonic()
-                self._progress.update(counts_of(self._plan, self._driver.state))
-                shown = time.monotonic()
-                every_s = max(POLL_S, (shown - before) / COUNTING_SHARE)
+            self.show()
+
+    def show(self) -> None:
+        """Say how far the run is, every now and then; also called while a worker in this process is at it."""
+        before = time.monotonic()
+        if before - self._shown < self._show_every_s:
+            return
+        left_s = self._left_s(before)
+        self._left.write(left_s)
+        self._progress.update(counts_of(self._plan, self._driver.state), left_s)
+        self._shown = time.monotonic()
+        self._show_every_s = max(POLL_S, (self._shown - before) / COUNTING_SHARE)
+
+    def _left_s(self, now: float) -> float | None:
+        """How long the rest takes, no longer than this run may."""
+        left_s = self._forecast.left_s(now, self._target_s())
+        if left_s is None:
+            return None
+        room = self._room()
+        if room is not None:
+            given = sum(self._num_jobs(taken) for taken in self._busy.values())
+            counts = counts_of(self._plan, self._driver.state)
+            left_s *= min(1.0, (room + given) / max(1, counts.num_open))
+        seconds = self._limits.seconds
+        return left_s if seconds is None else min(left_s, max(0.0, seconds - (now - self._started)))
 
     def _goes_on(self) -> bool:
         """Hand out what can be; whether anything is to be waited for."""
@@ -140,6 +172,7 @@ class Loop:
             self._busy[worker] = given
             # One cell, or the estimates of a tile, may take longer than asked for.
             expected_s = self._schedule.expected_s(worker, given)
+            self._forecast.handed(worker, given, time.monotonic())
             self._executor.submit(worker, given, max(self._target_s(), expected_s))
         self._idle = still_idle
 
@@ -169,18 +202,58 @@ class Loop:
             case Joined(worker):
                 self._coming.discard(worker)
                 self._schedule.join(worker, self._shares[worker])
+                self._forecast.joined(worker, time.monotonic())
                 self._idle.append(worker)
+            case Ready():
+                self._begin(event)
             case Finished(worker, Slice() as taken, Report() as report):
                 reach("driver.report")
                 del self._busy[worker]
                 self._finished[worker] += 1
                 self._num_finished += 1
-                self._schedule.report(worker, taken, report.num_cells, report.seconds)
+                self._note(worker, taken, report)
                 self._idle.append(worker)
                 return [report.manifest]
             case Died():
                 self._replace(event)
         return []
+
+    def _begin(self, ready: Ready) -> None:
+        """Say what a worker's model can do, and let the worker begin; one that lacks what is required gets no
+        job.
+
+        Raises:
+            RunError: no worker is left that has what is required.
+        """
+        name = self._plan.lanes[ready.taken.lane].spec.ref
+        self._progress.capability(name, ready.capability)
+        lacking = ready.capability.lacking(self._require)
+        if not lacking and self._stop.reason is None:
+            self._executor.proceed(ready.worker)
+            return
+        self._executor.retire(ready.worker)
+        self._schedule.give_up(self._busy.pop(ready.worker))
+        self._schedule.leave(ready.worker)
+        del self._shares[ready.worker], self._finished[ready.worker]
+        if not lacking:
+            return
+        why = "; ".join(f"{one.name}: {one.reason}" for one in lacking)
+        self._progress.say(f"worker {ready.worker} gets no job, as --require asks: {why}")
+        if not (self._busy or self._idle or self._coming):
+            raise RunError(
+                f"no worker is left on which {name} has what is required ({why}); install versions with which"
+                " it has, or run without --require and the key require: the numbers are the same, and slower"
+            )
+
+    def _note(self, worker: int, taken: Slice, report: Report) -> None:
+        """See what a slice says of how long others take."""
+        tiers, lane = report.manifest.tiers, taken.lane
+        if tiers.get(HOOKED) and not tiers.get(RESUMED):
+            self._schedule.run_whole(lane)
+        did = replace(taken, k_hi=taken.k_lo + report.num_cells)
+        capture_s = report.manifest.timings["capture_s"]
+        self._forecast.took(worker, did, report.seconds, capture_s, time.monotonic())
+        self._schedule.report(worker, taken, report.num_cells, report.seconds)
 
     def _replace(self, death: Died) -> None:
         """Put another worker in the place of one that died, and see what becomes of its slice."""
@@ -194,6 +267,7 @@ class Loop:
         self._busy.pop(worker, None)
         self._idle = [one for one in self._idle if one != worker]
         self._schedule.leave(worker)
+        self._forecast.left(worker)
         if taken is not None and not death.is_guilty:
             self._schedule.give_up(taken)
         elif taken is not None:

@@ -10,14 +10,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from orchestrator.lines import plain
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
+from orchestrator.run.left import left_text
 from orchestrator.run.setup import Setup
+from workers.capability import Capability
 
 LINE_EVERY_S = 15.0
 
@@ -34,6 +38,9 @@ class Progress:
         self._began = 0.0
         self._at_begin = 0
         self._last_line = 0.0
+        self._told: set[str] = set()
+        """Lines of reports that were told already, and warnings to be told again at the end."""
+        self._warnings: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +49,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_bar()
+        for line in self._warnings:
+            self._shout(line)
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -60,6 +69,31 @@ class Progress:
         with suppress(OSError):
             self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
 
+    def warn(self, line: str) -> None:
+        """One line that cannot be overlooked: it is framed, and told again when the run ends."""
+        self._warnings.append(line)
+        if self._note is not None:
+            self._note(line)
+        self._shout(line)
+
+    def capability(self, name: str, found: Capability) -> None:
+        """What a worker found that the model called `name` can do there; what others found before is not told
+        again."""
+        for line in found.lines(name):
+            if line in self._told:
+                continue
+            self._told.add(line)
+            if line.startswith("WARNING"):
+                self.warn(line)
+            else:
+                self.say(line)
+
+    def _shout(self, line: str) -> None:
+        with suppress(OSError):
+            text = Text(plain(line), style="bold")
+            framed = Panel(text, style="bold red") if self._console.is_terminal else text
+            self._console.print(framed, soft_wrap=not self._console.is_terminal)
+
     def planned(self, plan: Plan) -> None:
         """A new plan: how many pairs were kept, what became of the others, how many jobs there are."""
         for line in describe(plan):
@@ -77,8 +111,8 @@ class Progress:
             self._bar = Bar(
                 BarColumn(None),
                 MofNCompleteColumn(),
-                TextColumn(what + " · {task.fields[rate]} · left"),
-                TimeRemainingColumn(),
+                TextColumn(what + " · {task.fields[rate]} ·"),
+                _Left(),
                 console=self._console,
                 transient=True,
                 # What others print is not for this display: see where the command redirects it.
@@ -87,19 +121,37 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=self._at_begin, rate="")
 
-    def update(self, counts: Counts) -> None:
-        """So many are done now."""
+    def trained(self, num_over: int, num: int, left_s: float | None) -> None:
+        """So many of the trainings are over now, and all that the run has to do takes so much longer."""
+        now = time.monotonic()
+        self._last_line = self._last_line or now
+        if now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            self.say(f"{num_over:,} of {num:,} trainings are over · {left_text(left_s)}")
+
+    def update(self, counts: Counts, left_s: float | None = None) -> None:
+        """So many are done now, and the rest takes so many seconds, or nobody knows yet."""
         now = time.monotonic()
         done, total, what = counts.now
         rate = (done - self._at_begin) / max(now - self._began, 1e-9)
         failed = f" · {counts.num_failed:,} failed" if counts.num_failed else ""
         text = f"{rate:,.0f} {what}/s{failed}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, rate=text)
+            self._bar.update(self._task, completed=done, rate=text, left_s=left_s, at=now)
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            left = f" · about {(total - done) / rate:,.0f} s left" if rate else ""
-            self.say(f"{done:,} of {total:,} {what} · {text}{left}")
+            self.say(f"{done:,} of {total:,} {what} · {text} · {left_text(left_s)}")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, counted down between the driver's looks."""
+
+    def render(self, task: Task) -> Text:
+        """As `ProgressColumn.render`."""
+        left_s = task.fields.get("left_s")
+        if left_s is None:
+            return Text(left_text(None))
+        return Text(left_text(max(0.0, left_s - (time.monotonic() - task.fields["at"]))))
 
 
 def describe(plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ _RATES, _PACES = "rates.json", "paces.json"
 
 def estimate_rate(lane: Lane, threads: int) -> float:
     """Cost units per second that one worker does on the lane's model."""
-    known = _read(_RATES).get(_key(lane, lane.spec.device, threads))
+    known = _read(_RATES).get(_rate_key(lane, threads))
     if isinstance(known, int | float) and 0 < known < float("inf"):
         return float(known)
     return threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
@@ -31,7 +31,7 @@ def estimate_rate(lane: Lane, threads: int) -> float:
 
 def remember_rate(lane: Lane, threads: int, rate: float) -> None:
     """Keep what was measured."""
-    _remember(_RATES, _key(lane, lane.spec.device, threads), rate)
+    _remember(_RATES, _rate_key(lane, threads), rate)
 
 
 def known_pace(lane: Lane, device: str, threads: int) -> dict[str, int]:
@@ -45,6 +45,11 @@ def known_pace(lane: Lane, device: str, threads: int) -> dict[str, int]:
 def remember_pace(lane: Lane, device: str, threads: int, pace: Mapping[str, int]) -> None:
     """Keep the sizes of forwards that were found best for the model on a device of this name."""
     _remember(_PACES, _key(lane, device, threads), dict(pace))
+
+
+def _rate_key(lane: Lane, threads: int) -> str:
+    # Earlier versions counted jobs that need no run like others.
+    return f"{_key(lane, lane.spec.device, threads)}, of what runs"
 
 
 def _key(lane: Lane, device: str, threads: int) -> str:

@@ -11,9 +11,10 @@ if that one dies too it runs carefully, cell by cell and job by job (`orchestrat
 
 __all__ = ["Schedule"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.run.pace import NOTHING, Load
 from orchestrator.run.work import Jobs, Slice, TileWork, jobs_within
 
 MIN_SLICE_S = 2.0
@@ -54,18 +55,34 @@ class Schedule:
     """Slices that one worker died of."""
     _trials: dict[tuple[_Key, int], int] = field(default_factory=dict)
     """Deaths that a job was alone in."""
-    _remaining: float = 0.0
+    _remaining: dict[int, Load] = field(default_factory=dict)
+    """For each lane, what nobody has taken yet."""
+    _uncaptured: dict[int, Load] = field(default_factory=dict)
+    """For each lane, the clean runs of tiles that nobody has begun."""
+    _begun: set[_Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for work in reversed(self.tiles):
             self._by_key[work.key] = work
             self._fresh.setdefault(work.lane, []).append(work)
-            self._remaining += work.cost
+            for lo, hi, _ in work.todo:
+                self._add(work.lane, work.load(lo, hi), 1.0)
+            self._uncaptured[work.lane] = self._uncaptured.get(work.lane, NOTHING).plus(_captures(work))
 
     @property
     def remaining_cost(self) -> float:
         """Cost units that nobody has taken yet."""
+        return sum(load.units for load in self._remaining.values())
+
+    @property
+    def remaining(self) -> Mapping[int, Load]:
+        """For each lane, what nobody has taken yet."""
         return self._remaining
+
+    @property
+    def uncaptured(self) -> Mapping[int, Load]:
+        """For each lane, the clean runs that nobody has begun with, a call for each tile."""
+        return self._uncaptured
 
     @property
     def is_empty(self) -> bool:
@@ -93,24 +110,41 @@ class Schedule:
         found = self._next_suspect() if me.share < 1.0 else None
         found = found or self._next_of_a_tile(worker, me, target_s, most_jobs) or self._next_suspect()
         if found is not None:
-            self._remaining -= self._cost(found)
+            self._add(found.lane, self.load(found), -1.0)
+            work = self._work(found)
+            if work.key not in self._begun:
+                self._begun.add(work.key)
+                self._uncaptured[work.lane] = self._uncaptured[work.lane].plus(_captures(work).times(-1.0))
             me.lane = found.lane
         return found
 
     def report(self, worker: int, taken: Slice, num_cells: int, seconds: float) -> None:
         """`worker` did the first `num_cells` cells of a slice in `seconds`; the rest is open again."""
         did = replace(taken, k_hi=taken.k_lo + num_cells)
-        cost = self._cost(did)
+        cost, num_run = self.load(did)[:2]
         me = self._workers.get(worker)
-        if cost and seconds > 0 and me is not None and not (taken.careful or taken.jobs):
+        # What rows take that need no run says nothing of the others.
+        runs = num_run > 0 or self._work(taken).estimates
+        is_typical = runs and not (taken.careful or taken.jobs)
+        if cost and seconds > 0 and me is not None and is_typical:
             old = me.rate
             me.rate = cost / seconds if old is None else old + SMOOTHING * (cost / seconds - old)
         if did.k_hi < taken.k_hi:
             self.give_up(replace(taken, k_lo=did.k_hi))
 
+    def run_whole(self, lane: int) -> None:
+        """The lane's model does not resume jobs, whatever was expected of it."""
+        for work in self.tiles:
+            if work.lane == lane and work.whole is not None:
+                before = [work.load(lo, hi) for lo, hi, _ in work.todo]
+                work.run_whole()
+                for (lo, hi, _), load in zip(work.todo, before, strict=True):
+                    self._add(lane, load, -1.0)
+                    self._add(lane, work.load(lo, hi), 1.0)
+
     def give_up(self, taken: Slice) -> None:
         """A slice that was not done, through no fault of its own: open again."""
-        self._remaining += self._cost(taken)
+        self._add(taken.lane, self.load(taken), 1.0)
         if taken.careful:
             self._suspects.append(taken)
             return
@@ -125,7 +159,7 @@ class Schedule:
         Returns:
             Whether a job was given up: when the slice runs again it becomes a failure.
         """
-        self._remaining += self._cost(taken)
+        self._add(taken.lane, self.load(taken), 1.0)
         gave_up = False
         if taken.careful:
             taken, gave_up = self._judge(taken, job)
@@ -148,12 +182,20 @@ class Schedule:
 
     def expected_s(self, worker: int, taken: Slice) -> float:
         """How long `worker` should take for a slice, as far as it was measured."""
-        return self._cost(taken) / self._rate(self._workers[worker])
+        return self.load(taken).units / self._rate(self._workers[worker])
+
+    def load(self, taken: Slice) -> Load:
+        """What a slice is to a worker, besides its call and its captures."""
+        return self._work(taken).load(taken.k_lo, taken.k_hi)
+
+    def captures(self, taken: Slice) -> Load:
+        """The clean runs of the tile of a slice."""
+        return _captures(self._work(taken))
 
     def target_s(self, elapsed_s: float) -> float:
         """How long a slice should take: longer as the run goes on, shorter towards its end."""
         target = min(max(elapsed_s / 100, MIN_SLICE_S), MAX_SLICE_S)
-        tail = self._remaining / (2 * self.rate) if self._workers else target
+        tail = self.remaining_cost / (2 * self.rate) if self._workers else target
         return min(target, max(tail, MIN_SLICE_S / 4))
 
     def _rate(self, worker: _Worker) -> float:
@@ -162,9 +204,8 @@ class Schedule:
     def _work(self, taken: Slice) -> TileWork:
         return self._by_key[taken.tile, taken.replaces]
 
-    def _cost(self, taken: Slice) -> float:
-        work = self._work(taken)
-        return float(work.costs[taken.k_lo : taken.k_hi].sum() * work.num_pairs)
+    def _add(self, lane: int, load: Load, sign: float) -> None:
+        self._remaining[lane] = self._remaining.get(lane, NOTHING).plus(load.times(sign))
 
     def _next_suspect(self) -> Slice | None:
         """The oldest suspect: whole the first time, then one cell of it."""
@@ -235,3 +276,7 @@ class Schedule:
             return None
         load_cost = 0.0 if thief.lane in (None, best.lane) else LOAD_S * self._rate(thief)
         return best if best.cost > 2 * (best.capture_cost + load_cost) else None
+
+
+def _captures(work: TileWork) -> Load:
+    return Load(work.capture_cost, calls=1.0)

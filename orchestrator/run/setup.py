@@ -61,6 +61,9 @@ class RunOptions:
     """Where the run stops by itself."""
     slice_timeout_s: float | None = None
     """How long a worker may be silent before it is taken to hang; None for what its work should take."""
+    require: tuple[str, ...] = ()
+    """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
+    the study requires; a worker without one gets no job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +135,8 @@ def _sized(engines: Engines, share: float) -> Engines:
     return Engines(engines.threads, engines.num_sharing, share)
 
 
-def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
-    """Choose for `num_open` jobs of `plan`.
+def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0) -> Setup:
+    """Choose for `num_open` jobs of `plan`, of which a `share` of the cost is not filled in but run.
 
     Raises:
         RunError: more workers are asked for than there are cores, or several within this process.
@@ -153,7 +156,8 @@ def set_up(plan: Plan, num_open: int, options: RunOptions) -> Setup:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
-    seconds = (num_open * _cost_per_job(plan) / _rate(plan, 1) + _fitting_s(plan) * bool(num_open)) / cores
+    jobs_s = share * num_open * _cost_per_job(plan) / _rate(plan, 1)
+    seconds = (jobs_s + _fitting_s(plan) * bool(num_open)) / cores
     if _is_short(seconds, options):
         return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
     gpus = num_gpus() if _may_use_gpus(plan) else 0

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from orchestrator.plan.trainings import PlannedTraining
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined
+from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
 from orchestrator.run.trainings import TrainReport, TrainSlice
+from orchestrator.run.trainings_left import TrainingsLeft
 from orchestrator.store import Driver
 from orchestrator.store.trainings import TrainingFolder
 from workers.errors import RunError
@@ -45,10 +47,13 @@ class TrainingLoop:
         progress: Progress,
         logs: Path,
         started: float,
+        left: TrainingsLeft,
     ) -> None:
         """`executor` brings up `workers`, whose logs lie in `logs`; `started` is when the run began, by the
-        monotonic clock.
+        monotonic clock, which `left` goes by, too.
         """
+        self._left = left
+        self._note = LeftNote(logs)
         self._waiting = deque(TrainSlice(one.identity, lane=-1 - number) for number, one in enumerate(todo))
         self._titles = {one.identity: one.training.title for one in todo}
         self._folder = folder
@@ -82,7 +87,16 @@ class TrainingLoop:
         while self._goes_on():
             for event in self._executor.wait(POLL_S):
                 self._take(event)
+            self._show()
             self._driver.lock_late()
+
+    def _show(self) -> None:
+        """Say now and then how long it will take."""
+        left_s, seconds = self._left.left_s(time.monotonic()), self._limits.seconds
+        if left_s is not None and seconds is not None:
+            left_s = min(left_s, max(0.0, seconds - (time.monotonic() - self._started)))
+        self._note.write(left_s)
+        self._progress.trained(self.num_over, len(self._titles), left_s)
 
     def _goes_on(self) -> bool:
         """Hand out what can be; whether anything is to be waited for."""
@@ -103,6 +117,7 @@ class TrainingLoop:
 
     def _hand_out(self, worker: int, taken: TrainSlice) -> None:
         self._busy[worker] = taken
+        self._left.handed(taken.training, time.monotonic())
         self._executor.submit(worker, taken, self._target_s())
 
     def _target_s(self) -> float:
@@ -118,9 +133,17 @@ class TrainingLoop:
             case Joined(worker):
                 self._coming.discard(worker)
                 self._idle.append(worker)
+                self._left.start_s = self._left.start_s or time.monotonic() - self._began
             case Finished(worker, TrainSlice() as taken, TrainReport() as report):
                 del self._busy[worker]
                 self._deaths.pop(taken.training, None)
+                self._left.took(
+                    taken.training,
+                    report.step,
+                    report.num_steps,
+                    report.seconds,
+                    is_over=report.is_over,
+                )
                 if report.is_over or self._stop.reason is not None:
                     self._idle.append(worker)
                 else:
@@ -152,6 +175,7 @@ class TrainingLoop:
                 message = f"workers died of it again and again, the last one so: {death.message}"
                 self._folder.give_up(taken.training, "WorkerDied", message)
                 step = self._folder.status(taken.training).step
+                self._left.took(taken.training, step, step, 0.0, is_over=True)
                 self._tell(taken, TrainReport(step, step, 0.0, is_over=True, failure=message))
             else:
                 self._waiting.appendleft(taken)

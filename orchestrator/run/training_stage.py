@@ -8,15 +8,24 @@ from pathlib import Path
 
 from orchestrator.plan.trainings import planned_trainings
 from orchestrator.run.committed import Planned
+from orchestrator.run.forecast import CLOSE_SHARE
+from orchestrator.run.forecasts import forecast_of
 from orchestrator.run.progress import Progress
+from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions, set_up_training
 from orchestrator.run.stopping import Stop
 from orchestrator.run.trained import failure_of, trained_of
 from orchestrator.run.training_loop import TrainingLoop
+from orchestrator.run.trainings_left import TrainingsLeft
+from orchestrator.run.work import open_work
 from orchestrator.store import Driver, StudyStore
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from workers.errors import ModelError
+from workers.model.references import resolve
+
+FEW = 64
+"""Pairs whose prompts are looked at."""
 
 
 class TrainingStage:
@@ -36,6 +45,8 @@ class TrainingStage:
         every = planned_trainings(planned.plan.tables).values()
         self.todo = [one for one in every if self._is_open(one.identity)]
         """The trainings that are left."""
+        self.factor: float | None = None
+        """By how much longer than expected their steps took; None where none was made."""
 
     def run(self, driver: Driver, stop: Stop, progress: Progress, started: float) -> bool:
         """Train; whether anything was left, because somebody or a limit asked to stop."""
@@ -46,20 +57,49 @@ class TrainingStage:
             engines = replace(setup.engines, root=self._root)
             executor = setup.make_executor(self._root, self._planned.ref, driver.epoch, engines)
             stack.callback(executor.close)
+            workers = executor.start()
+            left = self._left(driver, len(workers))
             loop = TrainingLoop(
                 self.todo,
                 folder=self._folder,
                 executor=executor,
-                workers=executor.start(),
+                workers=workers,
                 driver=driver,
                 stop=stop,
                 limits=self._options.limits,
                 progress=progress,
                 logs=StudyStore(self._root).logs(driver.epoch),
                 started=started,
+                left=left,
             )
             loop.run()
+        self.factor = left.factor
         return loop.is_left
+
+    def _left(self, driver: Driver, num_workers: int) -> TrainingsLeft:
+        """What is left: trainings, and the sweep over what they leave."""
+        planned = self._planned
+        swept = Schedule(open_work(planned.plan, driver.state, planned.facts), first_rate=planned.setup.rate)
+        num_later = planned.setup.num_workers or 1
+        sweep = forecast_of(planned, swept, StudyStore(self._root), driver.epoch, num_later)
+
+        def later(factor: float, start_s: float) -> float:
+            sweep.assumed = factor
+            # These workers end, and others come up where the sweep has some of its own.
+            ending_s = CLOSE_SHARE * start_s
+            if sweep.start_s and start_s:
+                sweep.start_s = start_s
+            return ending_s + (sweep.left_s(sweep.began) or 0.0)
+
+        prompts = [len(pair.tokens["base"]) for pair in list(planned.plan.pairs.values())[:FEW]]
+        return TrainingsLeft(
+            self.todo,
+            done={one.identity: self._folder.status(one.identity).step for one in self.todo},
+            facts=lambda one: resolve(one.spec.model, fetch=False),
+            num_tokens=sum(prompts) / max(1, len(prompts)) or 1.0,
+            num_workers=min(num_workers, len(self.todo)),
+            later=later,
+        )
 
     def check(self) -> None:
         """Accept that every model is there, or is known to have failed.

@@ -63,6 +63,7 @@ class TrainReport:
     step: int
     num_steps: int
     seconds: float
+    """Of its steps and what is kept of them: making ready to go on says nothing of how long more take."""
     is_over: bool
     """Whether it is done, or failed."""
     failure: str | None = None
@@ -107,6 +108,7 @@ class StudyTrainings:
         hand = self._take(training)
         if isinstance(hand, TrainReport):
             return hand
+        taken = time.monotonic()
         error = self._train(hand, seconds)
         reach("training.slice")
         self._keep_curve(hand)
@@ -118,7 +120,7 @@ class StudyTrainings:
             state = hand.trainer.state()
             about = {"meta": state.meta, "threads": hand.threads}
             self._folder.keep(training, Checkpoint(hand.trainer.step, state.tensors, about))
-        spent = time.monotonic() - began
+        spent = time.monotonic() - taken
         return TrainReport(hand.trainer.step, hand.trainer.num_steps, spent, is_over=hand.trainer.is_done)
 
     def _take(self, training: str) -> "_Hand | TrainReport":

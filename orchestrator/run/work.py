@@ -2,13 +2,21 @@
 
 __all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from orchestrator.plan.costs import Costs
 from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.unchanged import Running
+from orchestrator.run.pace import Load
 from orchestrator.store import Manifest, State
+from workers.facts import ModelFacts
+from workers.vocabulary import Pair
 
 ESTIMATES_PER_PAIR = 4.0
 """Estimates of all cells cost about as much as so many jobs of the most costly cell: a forward and a
@@ -17,6 +25,10 @@ ROWS_OF_ESTIMATES = 1 << 20
 """At most, in one slice: so far the estimates of a tile are made at once, since its runs serve them all."""
 CAPTURES_PER_PAIR = 2.0
 """A capture costs about as much as a job: one of the base and one of the source for each pair."""
+UNCHANGED_COST = 1e-3
+"""Cost units of a job that need not be run: its row is filled in."""
+MOST_ROWS = 1 << 20
+"""At most, in one slice, however little they cost: a part is made in memory."""
 
 Jobs = tuple[tuple[int, int], ...]
 """Jobs of one tile, as sorted half-open ranges of ``k * P + j``: the k-th cell on the j-th of P pairs."""
@@ -49,13 +61,19 @@ class TileWork:
     lane: int
     num_pairs: int
     costs: np.ndarray
-    """Cost units of each cell for one pair, shape (num_cells,)."""
+    """Cost units of each cell for one pair, on average over the pairs, shape (num_cells,)."""
     todo: list[tuple[int, int, tuple[str, ...]]]
     owner: int | None = None
     replaces: str | None = None
     jobs: Jobs = ()
     estimates: bool = False
     """Whether its jobs are estimated, all cells at once."""
+    running: np.ndarray | None = None
+    """Of each cell the share of the pairs on which its job is run, shape (num_cells,); None where all are."""
+    whole: np.ndarray | None = None
+    """As `costs`, where no job is resumed; None where that is not known."""
+    capture: float | None = None
+    """Cost units of the clean runs of its prompts; None for a guess."""
 
     @property
     def key(self) -> tuple[int, str | None]:
@@ -65,12 +83,31 @@ class TileWork:
     @property
     def cost(self) -> float:
         """Cost units that remain."""
-        return float(sum(self.costs[lo:hi].sum() for lo, hi, _ in self.todo) * self.num_pairs)
+        return self.cost_of(self.costs)
+
+    def cost_of(self, costs: np.ndarray) -> float:
+        """Cost units that remain if each cell costs so much for one pair."""
+        return float(sum(costs[lo:hi].sum() for lo, hi, _ in self.todo) * self.num_pairs)
 
     @property
     def capture_cost(self) -> float:
         """What a worker pays before its first job here."""
+        if self.capture is not None:
+            return self.capture
         return float(self.costs.max() * CAPTURES_PER_PAIR * self.num_pairs)
+
+    def load(self, lo: int, hi: int) -> Load:
+        """What cells `lo` to `hi` are to a worker, besides calls."""
+        units = float(self.costs[lo:hi].sum() * self.num_pairs)
+        if self.estimates:
+            return Load(units)
+        rows = float(hi - lo) if self.running is None else float(self.running[lo:hi].sum())
+        return Load(units, rows * self.num_pairs)
+
+    def run_whole(self) -> None:
+        """Its model turned out not to resume jobs: each costs a whole run."""
+        if self.whole is not None:
+            self.costs, self.whole = self.whole, None
 
     def take(self, budget: float, *, high: bool, most_cells: int | None = None) -> Slice:
         """Remove and return about `budget` cost units from the low or the high end, at least one cell."""
@@ -79,7 +116,7 @@ class TileWork:
         num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
         if self.estimates:
             num = ROWS_OF_ESTIMATES // self.num_pairs
-        num = max(1, min(num, hi - lo, most_cells or hi - lo))
+        num = max(1, min(num, hi - lo, most_cells or hi - lo, MOST_ROWS // self.num_pairs))
         if num < hi - lo:
             rest = (lo, hi - num, families) if high else (lo + num, hi, families)
             self.todo.insert(len(self.todo) if high else 0, rest)
@@ -117,27 +154,63 @@ def undone(manifest: Manifest, state: State) -> list[Slice]:
     ]
 
 
-def open_work(plan: Plan, state: State) -> list[TileWork]:
-    """The tiles of which something remains, in the order of the plan."""
-    work = [
-        TileWork(
-            tile=tile.tile,
-            lane=tile.lane,
-            num_pairs=len(tile.pairs),
-            costs=_costs(plan, tile),
-            todo=_todo(plan, state, tile),
-            estimates=tile.estimates,
-        )
-        for tile in plan.tiles.values()
-    ]
-    return [tile for tile in work if tile.todo]
+def open_work(plan: Plan, state: State, facts: Mapping[int, ModelFacts] | None = None) -> list[TileWork]:
+    """The tiles of which something remains, in the order of the plan.
+
+    With the `facts` of lanes, jobs that need no run cost next to nothing, and those of short prompts less.
+    """
+    found = ((tile, _todo(plan, state, tile)) for tile in plan.tiles.values())
+    reckoned = _Reckoned(plan, facts or {})
+    return [reckoned.work(tile, todo) for tile, todo in found if todo]
 
 
-def _costs(plan: Plan, tile: Tile) -> np.ndarray:
-    costs = plan.costs[tile.cellset]
-    if not tile.estimates:
-        return costs
-    return np.full(len(costs), ESTIMATES_PER_PAIR * costs.max() / len(costs))
+class _Reckoned:
+    """What the tiles of a plan cost."""
+
+    def __init__(self, plan: Plan, facts: Mapping[int, ModelFacts]) -> None:
+        self._plan = plan
+        self._costs = {lane: Costs(known) for lane, known in facts.items()}
+        self._running = Running(plan, facts)
+        self._known: dict[tuple[int, int, int, bool], np.ndarray] = {}
+        """Lane, cellset, length of the bases, and whether jobs are resumed → costs of the cells."""
+
+    def work(self, tile: Tile, todo: list[tuple[int, int, tuple[str, ...]]]) -> TileWork:
+        costs = self._plan.costs[tile.cellset]
+        work = TileWork(tile.tile, tile.lane, len(tile.pairs), costs, todo, estimates=tile.estimates)
+        if tile.estimates:
+            work.costs = np.full(len(costs), ESTIMATES_PER_PAIR * costs.max() / len(costs))
+        elif tile.lane in self._costs:
+            pairs = [self._running.pair(number) for number in tile.pairs]
+            num_tokens = len(pairs[0].tokens["base"])
+            work.running = self._running.shares(tile.lane, tile.cellset, tile.pairs)
+            work.capture = self._costs[tile.lane].captures([pair.tokens for pair in pairs])
+            work.costs = self._resumed(tile, num_tokens, pairs) * work.running + UNCHANGED_COST
+            if self._costs[tile.lane].may_resume and not self._running.is_large:
+                work.whole = self._whole(tile, num_tokens) * work.running + UNCHANGED_COST
+        return work
+
+    def _resumed(self, tile: Tile, num_tokens: int, pairs: Sequence[Pair]) -> np.ndarray:
+        """The plan's costs count the longest base for all tiles with the same cells: those of this one."""
+        if self._running.is_large or len(self._lengths[tile.cellset]) == 1:
+            return self._plan.costs[tile.cellset]
+        key = (tile.lane, tile.cellset, num_tokens, True)
+        if key not in self._known:
+            self._known[key] = self._costs[tile.lane].of(self._running.cells(tile.cellset), pairs)
+        return self._known[key]
+
+    def _whole(self, tile: Tile, num_tokens: int) -> np.ndarray:
+        key = (tile.lane, tile.cellset, num_tokens, False)
+        if key not in self._known:
+            self._known[key] = self._costs[tile.lane].whole(self._running.cells(tile.cellset), num_tokens)
+        return self._known[key]
+
+    @cached_property
+    def _lengths(self) -> Mapping[int, set[int]]:
+        """How long the bases are of all tiles with a cellset."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for tile in self._plan.tiles.values():
+            found[tile.cellset].add(len(self._running.pair(tile.pairs[0]).tokens["base"]))
+        return found
 
 
 def _todo(plan: Plan, state: State, tile: Tile) -> list[tuple[int, int, tuple[str, ...]]]:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +21,15 @@ from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
+from orchestrator.run.making import Making
+from orchestrator.run.refused import check_loaded
 from orchestrator.run.selected import run_lost, run_selected
 from orchestrator.run.trained import failure_of
 from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from workers.capability import Capability
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from workers.engine.batch import Outcome
     from workers.engine.engine import Engine
 
+FIT_POLL_S = 0.2
+"""How often it is looked whether a fit is there that another worker makes."""
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
 
@@ -83,6 +89,10 @@ class StudyWorker:
         self._epoch = epoch
         self._engines = engines
         self._has_own_process = has_own_process
+        self._accepted: set[int] = set()
+        """Lanes whose loaded models hold what the sites of their cells promise."""
+        self.pulse: Callable[[], None] = lambda: None
+        """Called now and then while a fit is made, for whoever waits in this process."""
 
     def hello(self, question: str, answer: str) -> Hello:
         """Read the file `question` in the study's folder and write what it says to the file `answer`."""
@@ -95,28 +105,45 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
-    def prepare(self, taken: Slice | TrainSlice) -> None:
-        """Load the slice's model, and make those of its fits that nobody has made.
-
-        A fit that cannot be made says so again when the slice runs, and its rows become failures.
+    def load(self, taken: Slice | TrainSlice) -> Capability | None:
+        """Load the slice's model; what it can do, or None where the slice needs none.
 
         Raises:
-            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+            ModelError: the model is not on this machine, is not the one that the plan was made for, or
+                refuses a site that the plan's cells name.
+        """
+        if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
+            return None
+        return self._engine(taken.lane).capability
+
+    def prepare(self, taken: Slice | TrainSlice, worker: int = 0) -> None:
+        """Load the slice's model, and make those of its fits that nobody has made.
+
+        What another worker is making is waited for; meanwhile this one makes others of the tile's. A fit that
+        cannot be made says so again when the slice runs, and its rows become failures.
+
+        Raises:
+            ModelError: the model is not on this machine, is not the one that the plan was made for, or
+                refuses a site that the plan's cells name.
             StoreError: a fit cannot be read or written.
         """
         if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
             return
         engine = self._engine(taken.lane)
         if self._plan.has_fits:
-            for fit in self._fits_of(taken):
+            cells, _, tile_cells = self._inputs(taken)
+            wanted = _fits_of(cell for _, cell in cells)
+            if not all(map(self._fits.is_settled, wanted)):
+                self._make_fits(wanted, _fits_of(tile_cells), engine, worker)
+            for fit in wanted:
                 with suppress(RunError):
                     self._fits.of(fit, engine.model)
 
-    def _fits_of(self, taken: Slice) -> list[str]:
-        """The fits that the slice's cells use, each once."""
-        cells, _, _ = self._inputs(taken)
-        units = (unit for _, cell in cells for unit in cell.every_unit())
-        return list(dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit))
+    def _make_fits(self, wanted: Sequence[str], ahead: Sequence[str], engine: "Engine", worker: int) -> None:
+        """Make fits until all that are `wanted` are there; those `ahead` rather than wait for others."""
+        while not all(map(self._fits.is_settled, wanted)):
+            if not self._fits.make_one([*wanted, *ahead], engine.model, worker, self.pulse):
+                time.sleep(FIT_POLL_S)
 
     def trial(self, worker: int) -> Trial:
         """The note of the job that this worker, of this number, is alone with."""
@@ -132,7 +159,7 @@ class StudyWorker:
         if isinstance(taken, TrainSlice):
             return self.train(taken, target_s)
         reach("worker.slice")
-        self.prepare(taken)
+        self.prepare(taken, worker)
         # Loading a model says nothing of how long jobs take.
         started = time.perf_counter()
         self._log.begun(taken)
@@ -175,6 +202,7 @@ class StudyWorker:
         attempts = np.full(num_rows, attempt, np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempts}, taken.families)
         written = self._store.write_part(self._epoch, str(taken.lane), body)
+        capability = None if self._lost(taken) is not None else self._engine(taken.lane).capability
         reach("worker.written")
         num_pairs = len(self._plan.tiles[taken.tile].pairs)
         k_hi = taken.k_lo + outcome.num_cells
@@ -190,7 +218,8 @@ class StudyWorker:
             rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
-            tier_reason="" if self._lost(taken) is not None else self._engine(taken.lane).model.tier_reason,
+            tier_reason="" if capability is None else capability.tier,
+            capability="" if capability is None else capability.to_json(),
             timings={
                 "total_s": time.perf_counter() - started,
                 "model_s": outcome.model_s,
@@ -219,7 +248,11 @@ class StudyWorker:
 
     def _engine(self, lane: int) -> "Engine":
         self._engines.root, self._engines.fits = self._store.root, self._fits
-        return self._engines.of(self._plan.lanes[lane])
+        engine = self._engines.of(self._plan.lanes[lane])
+        if lane not in self._accepted:
+            check_loaded(self._plan, lane, engine.model)
+            self._accepted.add(lane)
+        return engine
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
         """The cells of a slice with their numbers, the pairs of its tile, and all cells of its tile."""
@@ -241,8 +274,14 @@ class StudyWorker:
 
     @cached_property
     def _fits(self) -> StudyFits:
-        return StudyFits(self._store.root, self._plan)
+        return StudyFits(self._store.root, self._plan, Making(self._store.root, self._epoch))
 
     @cached_property
     def _plan(self) -> Plan:
         return read_plan(self._store, self._ref)
+
+
+def _fits_of(cells: Iterable[Cell]) -> list[str]:
+    """The fits that cells use, each once."""
+    units = (unit for cell in cells for unit in cell.every_unit())
+    return list(dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit))

@@ -27,7 +27,7 @@ GRACE_S = 3600.0
 _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 _PLAN_FILE = re.compile(rf"plan/([0-9a-f]{{32}})/{PLAIN_NAME}")
 _PLAN_ID = re.compile("[0-9a-f]{32}")
-_TRIAL = re.compile(r"logs/([1-9][0-9]*)/[0-9]+\.trial")
+_NOTE = re.compile(r"logs/([1-9][0-9]*)/(?:[0-9]+\.trial|[0-9a-f]{32}\.making|left\.json)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def leftovers(
         if name in state.replaced:
             if now_s - state.replaced[name] > grace_s:
                 replaced.append(name)
-        elif part := _PART.fullmatch(name) or _TRIAL.fullmatch(name):
+        elif part := _PART.fullmatch(name) or _NOTE.fullmatch(name):
             if int(part[1]) < epoch and name not in state.files:
                 orphans.append(name)
         elif (plan := _PLAN_FILE.fullmatch(name)) and plan[1] not in kept_plans:

@@ -1,6 +1,17 @@
 """The SQL of one study's views. Every name of a study's own tables begins with its prefix."""
 
-__all__ = ["STUDY_VIEWS", "estimates", "facts", "near_tie", "results", "study_views"]
+__all__ = [
+    "STUDY_VIEWS",
+    "axis_columns",
+    "estimates",
+    "facts",
+    "near_tie",
+    "one_position",
+    "pair_column",
+    "results",
+    "said_by_pairs",
+    "study_views",
+]
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -109,7 +120,7 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _scores(prefix, made),
         _activations(prefix),
         f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
-            p.block{_axes(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
+            p.block{axis_columns(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
             FROM {prefix}cells c
             JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
             JOIN {prefix}points p ON p.point = g.point
@@ -117,14 +128,14 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _screening(prefix, study, made),
         f"CREATE VIEW {prefix}v_pairs AS SELECT {study}{_given(made)} FROM {prefix}pairs g",
         f"""CREATE VIEW {prefix}v_inputs AS SELECT {study}, {_model("l")}, i.pair_id,
-            {_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
+            {pair_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
             i.base_label_ids, i.kept, i.reason
             FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given
             JOIN {prefix}lanes l ON l.lane = i.lane""",
         _runs(prefix, study),
         f"""CREATE VIEW {prefix}v_failures AS SELECT {study}, c.cell_id, p.pair_id,
-            {_job_id()} AS job_id, {_model("c")}, c.block{_axes(made, "c")},
-            {_column(made, "base", "p")} AS base, r.attempt,
+            {_job_id()} AS job_id, {_model("c")}, c.block{axis_columns(made, "c")},
+            {pair_column(made, "base", "p")} AS base, r.attempt,
             r.error->>'type' AS error_type, r.error->>'message' AS error_message
             FROM (
                 SELECT cell, pair, error, attempt FROM {prefix}facts
@@ -178,7 +189,7 @@ def _screening(prefix: str, study: str, made: StudyTables) -> str:
                    count(change) AS num_exact
             FROM x GROUP BY cell
         )
-        SELECT {study}, c.cell_id, {_model("l")}, p.block{_axes(made, "p")}, s.selected, s.weight,
+        SELECT {study}, c.cell_id, {_model("l")}, p.block{axis_columns(made, "p")}, s.selected, s.weight,
                e.estimated_effect, e.estimated_change, coalesce(e.num_estimates, 0) AS num_estimates,
                f.exact_effect, f.exact_change, coalesce(f.num_exact, 0) AS num_exact
         FROM {prefix}screening s JOIN {prefix}cells c ON c.cell = s.cell
@@ -203,7 +214,7 @@ def _model(table: str) -> str:
     return ", ".join(f"{table}.{name}" for name in _MODEL)
 
 
-def _axes(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
+def axis_columns(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
     """The axes as written, each after a comma."""
     named = ((axis, column) for axis, column in made.axes.items() if axis not in but)
     return "".join(f", {_of(column, table)} AS {quoted(axis)}" for axis, column in named)
@@ -212,10 +223,10 @@ def _axes(made: StudyTables, table: str, *, but: Collection[str] = ()) -> str:
 def _given(made: StudyTables) -> str:
     """All columns of the pairs as given, each after a comma."""
     names = public_names(made.given, own=made.given.keys() & PAIR_COLUMNS, reserved=("study",))
-    return "".join(f", {_column(made, name, 'g')} AS {quoted(names[name])}" for name in made.given)
+    return "".join(f", {pair_column(made, name, 'g')} AS {quoted(names[name])}" for name in made.given)
 
 
-def _column(made: StudyTables, name: str, table: str) -> str:
+def pair_column(made: StudyTables, name: str, table: str) -> str:
     """A pair's column; NULL where the study has none."""
     return _of(made.given.get(name, "NULL"), table)
 
@@ -271,7 +282,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
     )
     return f"""CREATE VIEW {prefix}jobs AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
-            CASE WHEN len({base}) = 1 THEN {base}[1] END AS base_position,
+            {one_position(base)} AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
             p.label_id, {_null("r.label_logit")} AS label_logit,
             {_null("r.label_logit")} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
@@ -301,13 +312,23 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
         WHERE r.error IS NULL"""
 
 
+def said_by_pairs(made: StudyTables) -> list[str]:
+    """The axes of which a pair's own column says the value: task, variable, output."""
+    return [name for name in ("task", "variable", "read") if name in made.given]
+
+
+def one_position(positions: str) -> str:
+    """The only one of a list of positions; NULL where there are several."""
+    return f"CASE WHEN len({positions}) = 1 THEN {positions}[1] END"
+
+
 def _sides(made: StudyTables) -> str:
     """The axes and the columns of the pairs, each after a comma. Task, variable, output: what a pair says."""
-    said = made.given.keys() & {"task", "variable", "read"}
+    said = said_by_pairs(made)
     names = public_names(made.given, own={*PAIR_COLUMNS, *said}, reserved=(*RESERVED, *made.axes, "model"))
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
-    given = (f", {_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
-    return _axes(made, "c", but=said) + "".join(given)
+    given = (f", {pair_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
+    return axis_columns(made, "c", but=said) + "".join(given)
 
 
 def _activations(prefix: str) -> str:

@@ -1,6 +1,6 @@
 """A study on disk that no model ran: real plan and store code, numbers that can be done in the head."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ FAILED = ("mlp_output", 2, 4, 3)
 """The one job that failed: site, layer, position, pair."""
 BASE_RUN, SOURCE_RUN = (-1.0, 3.0), (9.0, 1.0)
 """What the unintervened runs give label and base label."""
+Hit = Callable[[Mapping[str, Any], int], bool]
+"""Whether the label is predicted, by a cell's axes and a pair's number."""
 BASE_LOGIT = 3.0
 LOGSUMEXP = 12.0
 PLOTS = {
@@ -63,11 +65,17 @@ def make_study(
     dtypes: Sequence[str] = ("float32",),
     block: Mapping[str, Any] | None = None,
     label_ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    more_blocks: Sequence[Mapping[str, Any]] = (),
+    hit: Hit | None = None,
+    margin: float = 1.0,
+    **keys: Any,
 ) -> Path:
     """The study in the new folder `root`, all of it done.
 
     Its pairs have `columns` besides their own, each with a value for each pair; its block the keys in
-    `block`; and it runs in each of `dtypes`. `label_ids` are the label's and the base label's, of every pair.
+    `block`, after which come `more_blocks`; and it runs in each of `dtypes`. `label_ids` are the label's and
+    the base label's, of every pair. With `hit`, which is given a cell's axes as written and a pair's number,
+    it says whether the label is predicted, by that `margin`. More `keys` are the study's own.
     """
     study = Study(
         study=root.name,
@@ -75,15 +83,19 @@ def make_study(
         pairs=[
             {**_row(n), **{name: values[n] for name, values in (columns or {}).items()}} for n in range(PAIRS)
         ],
-        sweep=[{"sites": list(SITES), "layers": "all", "positions": "all", **(block or {})}],
+        sweep=[
+            {"sites": list(SITES), "layers": "all", "positions": "all", **one}
+            for one in (block or {}, *more_blocks)
+        ],
         plots=plots,
+        **keys,
     )
     inputs = [replace(_input(n), **_labels(label_ids)) for n in range(PAIRS)]
     plan = _plan(study, inputs)
     store = StudyStore(root)
     with store.open_driver() as driver:
         driver.write_plan({**encode_plan(plan), "study.yaml": study.to_yaml().encode()})
-        driver.commit([_write_tile(store, driver.epoch, plan, number) for number in plan.tiles])
+        driver.commit([_write_tile(store, driver.epoch, plan, number, hit, margin) for number in plan.tiles])
     return root
 
 
@@ -134,7 +146,7 @@ def _lane(number: int, spec: ModelSpec, inputs: Sequence[Input]) -> LaneInputs:
         identity=lane_identity(facts, spec),
         num_parameters=100,
     )
-    kind = PairClass(lengths=(("base", POSITIONS), ("source", POSITIONS)), blocks=frozenset({0}))
+    kind = PairClass(lengths=(("base", POSITIONS), ("source", POSITIONS)), blocks=None)
     return LaneInputs(
         lane=lane,
         facts=facts,
@@ -199,15 +211,22 @@ class _Scorer:
         }
 
 
-def _write_tile(store: StudyStore, epoch: int, plan: Plan, number: int) -> Manifest:
+def _write_tile(
+    store: StudyStore, epoch: int, plan: Plan, number: int, hit: Hit | None, margin: float
+) -> Manifest:
     tile = plan.tiles[number]
     given = dict(
         zip(
             plan.tables["inputs"]["pair"].to_pylist(), plan.tables["inputs"]["given"].to_pylist(), strict=True
         )
     )
+    axes = {} if hit is None else axes_of_cells(plan)
+
+    def is_label(cell: int, given: int) -> bool | None:
+        return None if hit is None else hit(axes[cell], given)
+
     rows = [
-        _job_row(plan, int(cell), pair, given[pair])
+        {**_job_row(plan, int(cell), pair, given[pair], is_label(int(cell), given[pair])), "margin": margin}
         for cell in plan.cellsets[tile.cellset]
         for pair in tile.pairs
     ]
@@ -232,12 +251,19 @@ def _write_tile(store: StudyStore, epoch: int, plan: Plan, number: int) -> Manif
     )
 
 
-def _job_row(plan: Plan, cell: int, pair: int, given: int) -> dict[str, Any]:
+def axes_of_cells(plan: Plan) -> dict[int, dict[str, Any]]:
+    """The axes of each cell as written, its lane and its block among them."""
+    points = {row["_point"]: row for row in plan.tables["points"].to_pylist()}
+    return {row["cell"]: points[row["point"]] for row in plan.tables["grid"].to_pylist()}
+
+
+def _job_row(plan: Plan, cell: int, pair: int, given: int, is_label: bool | None) -> dict[str, Any]:
     place = plan.cells[cell].units[0].place
     (position,) = place.position
     assert place.layer is not None and isinstance(position, int)
     job = (place.site, place.layer, position, given)
-    failed = job == FAILED
+    failed = job == FAILED and is_label is None
+    is_label = is_hit(*job) if is_label is None else is_label
     found = plan.pairs[pair]
     values = {
         "label_logit": label_logit(*job),
@@ -247,7 +273,7 @@ def _job_row(plan: Plan, cell: int, pair: int, given: int) -> dict[str, Any]:
         "margin": 1.0,
         "label_rank": 0,
         "base_label_rank": 1,
-        "pred_id": found.label_ids[0] if is_hit(*job) else found.base_label_ids[0],
+        "pred_id": found.label_ids[0] if is_label else found.base_label_ids[0],
         "kl_base": 0.5,
         "kl_source": float("nan"),
         "tv_base": 0.25,

@@ -116,7 +116,7 @@ def test_sql_comes_from_an_argument_a_file_or_a_name_but_only_one(store: Path, t
     file = tmp_path / "mine.sql"
     file.write_text("-- mine\nSELECT 42 AS answer\n")
     assert "42" in run(store, "-f", file).stdout
-    assert run(store, "best").stdout.split()[:3] == ["study", "model", "dtype"]
+    assert run(store, "best").stdout.split()[:3] == ["iia", "recovered", "n"]
     for arguments in ((), ("SELECT 1", "-f", file)):
         outcome = run(store, *arguments)
         assert outcome.exit_code == 2 and "give one of SQL" in outcome.stderr

@@ -292,4 +292,4 @@ def test_the_picture_and_the_named_query_give_the_same_numbers(connection: duckd
         for position in range(POSITIONS)
     }
     rows = run_query(connection, named_queries()["accuracy"].sql).fetchall()
-    assert drawn == {(row[4], row[5], row[6]): row[7] for row in rows}
+    assert drawn == {row[:3]: row[3] for row in rows}

@@ -12,6 +12,9 @@ import swapyard as sy
 from orchestrator.answer import answer
 from orchestrator.cli.plot import plot
 from orchestrator.plots import draw_study
+from orchestrator.query import named_queries
+from orchestrator.views import VIEWS, connect
+from orchestrator.views.axes import kinds_of_columns
 from workers.errors import QueryError, StudyError
 
 
@@ -29,7 +32,7 @@ def texts(path: Path) -> list[str]:
 
 def drawn(store: Path, kind: str, *options: str) -> list[str]:
     done = CliRunner().invoke(plot, [kind, "sums", "--store", str(store), *options], catch_exceptions=False)
-    paths = [Path(line) for line in done.output.splitlines()]
+    paths = [Path(line) for line in done.stdout.splitlines()]
     assert [path.suffix for path in paths] == [".png", ".svg"]
     return texts(paths[1])
 
@@ -48,7 +51,7 @@ def test_the_alignment_shows_every_variable_and_the_accuracy_that_was_measured(s
 
 def test_a_study_that_trains_is_drawn_at_its_end(store: Path) -> None:
     done = CliRunner().invoke(plot, ["all", "sums", "--store", str(store)], catch_exceptions=False)
-    assert {Path(line).name for line in done.output.splitlines()} == {
+    assert {Path(line).name for line in done.stdout.splitlines()} == {
         f"{kind}.{suffix}" for kind in ("curves", "alignment") for suffix in ("png", "svg")
     }
 
@@ -57,7 +60,7 @@ def test_plots_of_trainings_are_named_in_the_study(tmp_path: Path) -> None:
     shown = {"kind": "alignment", "where": "read = 'T2' AND interchange = 1.0", "title": "Only T2"}
     run(study(STUDY, plots={"places": shown}), tmp_path)
     done = CliRunner().invoke(plot, ["all", "sums", "--store", str(tmp_path)], catch_exceptions=False)
-    found = texts(Path(done.output.splitlines()[1]))
+    found = texts(Path(done.stdout.splitlines()[1]))
     assert "Only T2" in found and len([text for text in found if re.fullmatch(r"\d\.\d\d", text)]) == 2
     # What a command does not say is as in the study's plot of that kind.
     assert drawn(tmp_path, "alignment") == found
@@ -118,7 +121,7 @@ def test_the_models_of_another_study_are_drawn_where_they_were_aligned(tmp_path:
     made = sy.Study(**more, sweep=[{"variables": "all", "reads": ["T1", "T2"], "where": "split = 'test'"}])
     results = run(made, tmp_path)
     done = CliRunner().invoke(plot, ["alignment", "more", "--store", str(tmp_path)], catch_exceptions=False)
-    shown = texts(Path(done.output.splitlines()[1]))
+    shown = texts(Path(done.stdout.splitlines()[1]))
     rows = results.sql(
         "SELECT interchange, read, variable, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
     ).fetchall()
@@ -138,3 +141,20 @@ def test_one_plot_that_cannot_be_drawn_spares_the_others(tmp_path: Path) -> None
     drawn_paths = draw_study(tmp_path / "sums", lambda name, error: told.append(f"{name}: {error}"))
     assert [path.name for path in drawn_paths] == ["good.png", "good.svg"]
     assert [line.partition(":")[0] for line in told] == ["bad", "worse"]
+
+
+def test_seeds_are_told_apart_in_tables_and_pictures_say_that_they_are_not(store: Path) -> None:
+    results = sy.open_results("sums", store=store)
+    axes = ["interchange", "seed", "read", "variable"]
+    wanted = results.sql(f"SELECT {', '.join(axes)}, avg(iia), count(*) FROM results GROUP BY ALL").fetchall()
+    relation = results.sql(named_queries()["accuracy"].sql)
+    found = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    assert {(*(row[axis] for axis in axes), row["iia"], row["n"]) for row in found} == {*wanted}
+    head, _, *lines = str(answer(store / "sums")).splitlines()
+    assert {*axes, "iia", "jobs"} <= {*head.split()} and len(lines) == len(wanted)
+    with connect([store / "sums"]) as connection:
+        for view in VIEWS:
+            assert None not in kinds_of_columns(connection, view).values()
+    said = CliRunner().invoke(plot, ["all", "sums", "--store", str(store)], catch_exceptions=False).stderr
+    assert said.splitlines() == ["curves: mean over 2 seeds", "alignment: mean over 2 seeds"]
+    assert "mean over 2 seeds" in drawn(store, "alignment") and "mean over 2 seeds" in drawn(store, "curves")

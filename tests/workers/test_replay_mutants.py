@@ -138,7 +138,7 @@ MUTANTS = {
         AHEAD, "given={new: given[row] for new", "given={new: given[confined[0]] for new", ALONE_EQUALS
     ),
     "what goes on to other tokens goes alone": Mutant(
-        START, "place.tap in resume.confined and", "", ALONE_EQUALS
+        START, "place.tap.unscaled in resume.confined and", "", ALONE_EQUALS
     ),
     "a change of several tokens goes alone": Mutant(
         START, "change.tokens == (token,)", "token in change.tokens", ALONE_EQUALS

@@ -9,12 +9,16 @@ __all__ = ["fit"]
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from workers.autoencoders.kinds import Kind
+from workers.autoencoders.loading import load_autoencoder
+from workers.autoencoders.weights import digest_of
 from workers.change.edits import Edits
 from workers.change.features import SparseAutoencoder
 from workers.change.jobs import Change, Step, zipped
@@ -40,7 +44,11 @@ _CHUNK = 64
 
 
 def fit(
-    spec: FitSpec, model: LoadedModel, examples: Sequence[Example], held_out: Sequence[Example] = ()
+    spec: FitSpec,
+    model: LoadedModel,
+    examples: Sequence[Example],
+    held_out: Sequence[Example] = (),
+    tick: Callable[[int], None] = lambda step: None,
 ) -> Fitted:
     """Make a fit. The same spec, model and examples give the same numbers on the same machine.
 
@@ -50,6 +58,7 @@ def fit(
         examples: what it is made from; a rotation that is drawn, and weights that are read, take
             one, to see how wide the place is.
         held_out: what a trained method is measured on.
+        tick: is called after each step of a trained method with how many are done.
 
     Raises:
         StudyError: a rank that the place does not have, or weights that are not there or not for it.
@@ -61,7 +70,7 @@ def fit(
     started = time.perf_counter()
     # Whatever mode the caller is in: what is made here is trained, or kept.
     with torch.inference_mode(False):
-        made = _METHODS[spec.method](spec, _Place(spec, model), examples, held_out)
+        made = _METHODS[spec.method](spec, _Place(spec, model, tick), examples, held_out)
     num_pairs = 0 if spec.method in _WITHOUT_PAIRS else len(examples)
     report = replace(made.report, num_pairs=num_pairs, seconds=time.perf_counter() - started)
     return replace(made, report=report)
@@ -70,9 +79,12 @@ def fit(
 class _Place:
     """The place of a fit in a model, and what runs hold there."""
 
-    def __init__(self, spec: FitSpec, model: LoadedModel) -> None:
+    def __init__(self, spec: FitSpec, model: LoadedModel, tick: Callable[[int], None]) -> None:
         self.model = model
-        self.target = model.target(spec.site, spec.layer, spec.heads, None)
+        self.tick = tick
+        """Is told of each step."""
+        # Where a fit is used, its place is changed; here it may only be read.
+        self.target = model.target(spec.site, spec.layer, spec.heads, None, changes=False)
         self._num_heads = 1 if spec.heads is None else len(spec.heads)
         self._captures = Captures(model, budget_bytes=_CAPTURE_BYTES)
 
@@ -170,7 +182,7 @@ def _trained(
 ) -> Fitted:
     space = starting_space(spec, place.head_width(examples)).to(place.model.device)
     with torch.enable_grad():
-        done: Trained = train(space, spec, _Interchanges(spec, place, examples))
+        done: Trained = train(space, spec, _Interchanges(spec, place, examples), place.tick)
     report = Report(
         num_steps=spec.num_steps or 0,
         loss=done.loss,
@@ -189,7 +201,12 @@ def _random_rotation(
 
 def _sae(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
     assert spec.path is not None
-    space = SparseAutoencoder.from_file(spec.path, centered=spec.centered, sha256=spec.sha256)
+    file = Path(spec.path)
+    if digest_of(file) != spec.sha256:
+        raise StudyError(f"{file} is not the file that the study was planned with; plan the study anew")
+    # What a config beside the file says is in the plan, and is not read again.
+    kind = None if spec.kind is None else Kind.from_json(spec.kind)
+    space = SparseAutoencoder(**load_autoencoder(file, kind), centered=spec.centered)
     width = place.head_width(examples)
     if space.width != width:
         raise StudyError(

@@ -10,7 +10,7 @@ Shapes: R rows, V vocabulary or classes, K coordinates.
 __all__ = ["Examples", "Trained", "accuracy", "starting_space", "train"]
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,8 @@ from workers.change.masks import LEAST_SHARE, BoundlessRotation, Mask
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError
 from workers.fits.spec import FitSpec
+from workers.libraries.torch import require_streams
+from workers.libraries.torch_updates import optimizer_options
 
 
 class Examples(Protocol):
@@ -62,8 +64,16 @@ def starting_space(spec: FitSpec, width: int) -> Subspace:
     return LowRankRotation(width, spec.rank, seed=seed)
 
 
-def train(space: Subspace, spec: FitSpec, examples: Examples) -> Trained:
+def train(
+    space: Subspace, spec: FitSpec, examples: Examples, tick: Callable[[int], None] = lambda step: None
+) -> Trained:
     """Train the coordinates in place; the same seed gives the same numbers on the same machine.
+
+    Args:
+        space: the coordinates.
+        spec: for how long, and how.
+        examples: what is trained on.
+        tick: is called after each step with how many are done.
 
     Raises:
         RunError: there is nothing to train on, or the loss is no number any more.
@@ -72,7 +82,7 @@ def train(space: Subspace, spec: FitSpec, examples: Examples) -> Trained:
     if not examples.labels:
         raise RunError("there is no pair with a label to train on")
     parameters = list(space.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=spec.lr or 0.0)
+    optimizer = torch.optim.Adam(parameters, **optimizer_options("Adam", {"lr": spec.lr or 0.0}))
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_steps)
     batches = _batches(len(examples.labels), batch_size, spec.seed or 0)
     losses: list[float] = []
@@ -85,6 +95,7 @@ def train(space: Subspace, spec: FitSpec, examples: Examples) -> Trained:
         optimizer.step()
         decay.step()
         _keep_inside(space)
+        tick(step + 1)
     last = losses[-math.ceil(len(examples.labels) / batch_size) :]
     return Trained(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
 
@@ -154,6 +165,7 @@ def _set_temperature(space: Subspace, spec: FitSpec, step: int) -> None:
 
 def _batches(num_examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Batches without end: every epoch all examples once, in a new order."""
+    require_streams()
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(num_examples, generator=generator).tolist()

@@ -1,0 +1,182 @@
+"""Fits that a run still has to make: what each costs, and how long such fits took so far.
+
+They are seen from outside, by the files that workers leave: one for each that is made, and a note for each
+that is being made. So the driver knows of them while a worker has nothing else to report.
+"""
+
+__all__ = ["FitsLeft"]
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan.costs import Costs
+from orchestrator.plan.fit_tables import PlannedFit, planned_fits
+from orchestrator.plan.tables import Plan
+from orchestrator.run.making import Making, Note
+from orchestrator.run.pace import Load, Pace
+from orchestrator.run.work import Slice
+from orchestrator.store.fits import FitFolder
+from orchestrator.store.storage import LocalStorage
+from studies.fits import WITHOUT_PAIRS
+from workers.errors import StoreError
+from workers.facts import ModelFacts
+from workers.vocabulary import Pair
+
+STEP_S = 0.01
+"""What a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
+FIT_S = 0.2
+"""And a fit, besides its steps."""
+FEW = 64
+"""Pairs of a fit whose lengths are looked at."""
+
+
+class FitsLeft:
+    """The fits of a plan that nobody has made yet.
+
+    Args:
+        root: the study's folder.
+        plan: whose cells use them.
+        making: the notes of this run's workers.
+        facts: of each lane's model; where they are not known, a step costs what its batch's prompts do.
+        rates: of each lane, the units per second that a worker is expected to do.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        making: Making,
+        facts: Mapping[int, ModelFacts],
+        rates: Mapping[int, float],
+    ) -> None:
+        self._plan = plan
+        self._making = making
+        self._folder = FitFolder(LocalStorage(root))
+        lanes = dict(zip(*(plan.tables["fits"][name].to_pylist() for name in ("fit", "lane")), strict=True))
+        self._open: dict[str, tuple[int, str, Load]] = {}
+        """Lane, method and load of each that is not made."""
+        for fit, planned in planned_fits(plan.tables).items():
+            if planned.spec["method"] != "sae" and not self._is_made(fit):
+                load = _load(planned, plan.pairs, facts.get(lanes[fit]))
+                self._open[fit] = (lanes[fit], planned.spec["method"], load)
+        self._paces: dict[tuple[int, str], Pace] = {
+            (lane, method): Pace(1.0 / rates[lane], row_s=STEP_S, call_s=FIT_S)
+            for lane, method, _ in self._open.values()
+        }
+        self._notes: dict[str, Note] = {}
+
+    @property
+    def num(self) -> int:
+        """How many are not made."""
+        return len(self._open)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether some fit is being made."""
+        return bool(self._notes)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether some fit was made, or has made steps."""
+        return self.factor is not None
+
+    @property
+    def factor(self) -> float | None:
+        """By how much longer than expected those took that were made, or are being made, on average."""
+        found = [pace.factor for pace in self._paces.values() if pace.is_measured]
+        if not found:
+            found = [factor for fit, note in self._notes.items() if (factor := self._factor_of(fit, note))]
+        return sum(found) / len(found) if found else None
+
+    def look(self) -> None:
+        """See what was made since, and what is being made."""
+        for fit in list(self._open):
+            if self._is_made(fit):
+                lane, method, load = self._open.pop(fit)
+                self._paces[lane, method].record(load, self._seconds_of(fit))
+        self._notes = {fit: note for fit, note in self._making.notes().items() if fit in self._open}
+
+    def lacking(self, taken: Slice) -> frozenset[str]:
+        """The fits that a slice's cells use and nobody has made."""
+        if not self._open:
+            return frozenset()
+        numbers = self._plan.cellsets[self._plan.tiles[taken.tile].cellset][taken.k_lo : taken.k_hi].tolist()
+        known, carried = self._plan.cells, self._plan.carried_cells
+        units = (unit for n in numbers for unit in (known.get(n) or carried[n]).every_unit())
+        used = {fit for unit in units for fit in (unit.fit, unit.value_fit) if fit}
+        return frozenset(used & self._open.keys())
+
+    def are_open(self, fits: Iterable[str]) -> bool:
+        """Whether some of these are still to be made."""
+        return not self._open.keys().isdisjoint(fits)
+
+    def used(self, did: Slice) -> None:
+        """A slice was done: what its cells use is made by now, or cannot be."""
+        self.look()
+        for fit in self.lacking(did):
+            del self._open[fit]
+
+    def left_s(self, factor: float) -> tuple[float, float]:
+        """What all that are left take one worker, and the longest of those that are begun; in seconds.
+
+        Args:
+            factor: by how much longer than expected other work of this run took.
+        """
+        begun = {fit: self._rest_s(fit, note, factor) for fit, note in self._notes.items()}
+        waiting = sum(self._seconds(fit, factor) for fit in self._open if fit not in begun)
+        return waiting + sum(begun.values()), max(begun.values(), default=0.0)
+
+    def _rest_s(self, fit: str, note: Note, factor: float) -> float:
+        if note.left_s is not None:
+            return note.left_s
+        expected = self._seconds(fit, factor)
+        return max(expected - note.seconds, 0.1 * expected)
+
+    def _seconds(self, fit: str, factor: float) -> float:
+        lane, method, load = self._open[fit]
+        pace = self._paces[lane, method]
+        if pace.is_measured:
+            return pace.seconds(load)
+        return pace.seconds(load) * (factor if self.factor is None else self.factor)
+
+    def _factor_of(self, fit: str, note: Note) -> float | None:
+        """By how much longer than expected the steps of a fit take that is being made."""
+        lane, method, load = self._open[fit]
+        if not note.step:
+            return None
+        return note.seconds * note.num_steps / note.step / self._paces[lane, method].seconds(load)
+
+    def _is_made(self, fit: str) -> bool:
+        return self._about(fit) is not None
+
+    def _seconds_of(self, fit: str) -> float:
+        about = self._about(fit)
+        return 0.0 if about is None else float(about["report"].get("seconds") or 0.0)
+
+    def _about(self, fit: str) -> Mapping[str, Any] | None:
+        try:
+            return self._folder.about(fit)
+        except StoreError:
+            # Whoever needs it says so.
+            return None
+
+
+def _load(fit: PlannedFit, pairs: Mapping[int, Pair], facts: ModelFacts | None) -> Load:
+    """Clean runs of all of its pairs, then steps: a batch forwards, and back to the layer of the fit."""
+    method, num_steps = fit.spec["method"], int(fit.spec.get("num_steps") or 0)
+    if method in WITHOUT_PAIRS:
+        return Load(0.0, calls=1.0)
+    num_tokens = _mean(len(pairs[number].tokens["base"]) for number in fit.pairs[:FEW] if number in pairs)
+    head, back = 0.0, 2.0
+    if facts is not None:
+        head = Costs(facts).head
+        back *= 1.0 - (fit.spec.get("layer") or 0) / facts.num_layers
+    step = int(fit.spec.get("batch_size") or 0) * (num_tokens * (1.0 + back) + 3.0 * head)
+    once = num_tokens * (len(fit.pairs) + len(fit.held_out)) * (1.0 if num_steps else 2.0)
+    return Load(num_steps * step + once, num_steps, 1.0)
+
+
+def _mean(numbers: Iterable[int]) -> float:
+    found = list(numbers)
+    return sum(found) / max(1, len(found))

@@ -1,0 +1,136 @@
+"""Fits that are being made: who makes which, so that no two workers make one, and how far each is.
+
+A worker that makes a fit keeps a note in the folder of the run's logs, which it touches as long as it lives:
+``logs/<epoch>/<fit>.making``. It is no lock: a fit that is made twice is the same both times. So a note that
+nobody has touched for a while is anybody's, and nothing waits for a worker that is gone.
+"""
+
+__all__ = ["STALE_S", "Making", "Note"]
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.store import StudyStore
+
+TOUCH_S = 2.0
+"""How often a note is touched, and written anew where there is news."""
+STALE_S = 60.0
+"""A note that did not change for so long is of a worker that is gone, or of a disk that cannot be shared."""
+SUFFIX = ".making"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How far a fit is."""
+
+    worker: int
+    step: int
+    num_steps: int
+    seconds: float
+    """Since it was begun."""
+
+    @property
+    def left_s(self) -> float | None:
+        """How long it will still take at the pace so far; None before its first step."""
+        return self.seconds / self.step * (self.num_steps - self.step) if self.step else None
+
+
+class Making:
+    """The notes of one run.
+
+    Args:
+        root: the study's folder.
+        epoch: that of the run's driver.
+    """
+
+    def __init__(self, root: Path, epoch: int) -> None:
+        self._folder = StudyStore(root).logs(epoch)
+        self._seen: dict[str, tuple[int, float]] = {}
+        """What the last change of a note was, and when this process saw it first."""
+
+    @contextlib.contextmanager
+    def claimed(self, fit: str, worker: int) -> Iterator["Claim | None"]:
+        """Whoever makes a fit does so within this; None where somebody else is at it."""
+        path = self._path(fit)
+        if self.is_held(fit):
+            yield None
+            return
+        claim = Claim(path, worker)
+        try:
+            yield claim
+        finally:
+            claim.end()
+
+    def is_held(self, fit: str) -> bool:
+        """Whether a worker seems to be making a fit."""
+        try:
+            changed = self._path(fit).stat().st_mtime_ns
+        except OSError:
+            self._seen.pop(fit, None)
+            return False
+        now = time.monotonic()
+        if self._seen.get(fit, (None, 0.0))[0] != changed:
+            self._seen[fit] = (changed, now)
+        return now - self._seen[fit][1] < STALE_S
+
+    def notes(self) -> dict[str, Note]:
+        """The fits that are being made, by identity."""
+        found = {}
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            # It may be gone by now, or half written.
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                if self.is_held(path.stem):
+                    found[path.stem] = Note(**json.loads(path.read_text("utf-8")))
+        return found
+
+    def forget(self, worker: int) -> None:
+        """A worker is gone, and with it what it was making."""
+        for fit, note in self.notes().items():
+            if note.worker == worker:
+                with contextlib.suppress(OSError):
+                    self._path(fit).unlink()
+
+    def _path(self, fit: str) -> Path:
+        return self._folder / f"{fit}{SUFFIX}"
+
+
+class Claim:
+    """The note of a fit that this process is making. That it cannot be written is no reason not to."""
+
+    def __init__(self, path: Path, worker: int) -> None:
+        self._path = path
+        self._worker = worker
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        self._step, self._num_steps = 0, 0
+        self._write()
+        # A step may take minutes, during which nobody calls `tick`.
+        self._thread = threading.Thread(target=self._touch, name="swapyard-making", daemon=True)
+        self._thread.start()
+
+    def tick(self, step: int, num_steps: int) -> None:
+        """So many steps are done."""
+        self._step, self._num_steps = step, num_steps
+
+    def end(self) -> None:
+        """The fit is made, or cannot be."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _touch(self) -> None:
+        while not self._ended.wait(TOUCH_S):
+            self._write()
+
+    def _write(self) -> None:
+        seconds = time.monotonic() - self._began
+        note = {"worker": self._worker, "step": self._step, "num_steps": self._num_steps, "seconds": seconds}
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(note), "utf-8")

@@ -1,0 +1,252 @@
+"""Axes of the views: what a study varies, so that no mean runs over one of them unseen.
+
+The one home of what each column of a view is. The table at the end of a run, the named queries and the
+pictures ask here which columns to group by, and how to say what they average over ("mean over 12 heads").
+
+A connection's SQL variable ``axes`` lists the columns of ``results`` in which the studies that it sees
+differ, so that a query that selects and groups by them merges nothing but pairs:
+
+    SELECT COLUMNS(lambda c: list_contains(getvariable('axes'), c)), avg(iia), count(*)
+    FROM results GROUP BY ALL
+"""
+
+__all__ = [
+    "Kind",
+    "axes_view",
+    "distinct",
+    "kinds_of_columns",
+    "means_over",
+    "over",
+    "over_text",
+    "set_axes",
+    "varying",
+]
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType
+
+import duckdb
+
+from orchestrator.views.names import literal, quoted
+from orchestrator.views.sql import axis_columns, one_position, pair_column, said_by_pairs
+from orchestrator.views.tables import StudyTables
+from studies.blocks import AXES
+from studies.columns import PAIR_COLUMNS, RESULT_COLUMNS
+from studies.fitted import RANK
+
+
+class Kind(StrEnum):
+    """What a column of a view is."""
+
+    AXIS = "axis"
+    """What a study varies: a mean over it must say so."""
+    IDENTITY = "identity"
+    """Names one cell, pair, job, fit or training."""
+    METRIC = "metric"
+    """A number that was measured, or the choice that it was measured of."""
+    LABEL = "label"
+    """What describes a pair, or where a cell's positions lie in it: means run over pairs."""
+    PROVENANCE = "provenance"
+    """How, where and how far something was made. Rows of all tiers agree, so a tier is no axis."""
+
+
+def _columns(*kinds: tuple[Kind, str]) -> Mapping[str, Kind]:
+    return MappingProxyType({name: kind for kind, names in kinds for name in names.split()})
+
+
+_KINDS = _columns(
+    (Kind.AXIS, "study model dtype revision block base_position role collected_unit collected_token"),
+    (Kind.IDENTITY, "cell_id pair_id job_id fit training artifact units spec"),
+    (Kind.LABEL, " ".join(PAIR_COLUMNS)),
+    (Kind.LABEL, "base_positions source_positions base_tokens label_id base_label_id token"),
+    (Kind.LABEL, "tokens spans label_ids base_label_ids kept reason"),
+    (
+        Kind.METRIC,
+        " ".join(
+            name
+            for name in RESULT_COLUMNS
+            if name.startswith(("base_run_", "source_run_", "kl_", "tv_", "pred_"))
+            or name.endswith(("_logit", "_logprob", "_rank"))
+        ),
+    ),
+    (Kind.METRIC, "iia flip changed logit_diff prob base_prob estimate margin near_tie generated"),
+    (Kind.METRIC, "logit logprob rank logsumexp pred_logit collected"),
+    (Kind.METRIC, "weight estimated_effect estimated_change exact_effect exact_change"),
+    (Kind.METRIC, "loss held_out_iia value error"),
+    (Kind.PROVENANCE, "tier tier_reason selected num_estimates num_exact num_jobs num_done"),
+    (Kind.PROVENANCE, "attempt error_type error_message path file tile k_lo k_hi families num_rows"),
+    (Kind.PROVENANCE, "num_failed num_resumed num_hooked num_unchanged num_estimated total_s model_s"),
+    (Kind.PROVENANCE, "capture_s size_bytes worker host num_pairs num_held_out made num_steps"),
+    (Kind.PROVENANCE, "num_parameters seconds status num_attempts resumed_from num_executed"),
+)
+"""The columns that views have whatever a study is."""
+
+_OF_VIEW: Mapping[str, Mapping[str, Kind]] = MappingProxyType(
+    {
+        "runs": _columns((Kind.AXIS, "run read")),
+        "fits": _columns((Kind.AXIS, "name method site layer heads position read rank seed per")),
+        "trainings": _columns((Kind.AXIS, "name"), (Kind.PROVENANCE, "step")),
+        "curves": _columns((Kind.AXIS, "name step epoch split metric head variable")),
+    }
+)
+"""Those that are something else, or nothing, in the other views."""
+
+_PLURALS: Mapping[str, str] = MappingProxyType(
+    {
+        **AXES,
+        "study": "studies",
+        "dtype": "dtypes",
+        "revision": "revisions",
+        "block": "blocks",
+        "base_position": "base positions",
+        "from": "origins",
+        RANK: "fit ranks",
+        "role": "roles",
+        "run": "runs",
+        "name": "names",
+        "method": "methods",
+        "split": "splits",
+        "metric": "metrics",
+        "epoch": "epochs",
+        "rank": "ranks",
+    }
+)
+"""What several values of an axis are called; of any other they are values of it."""
+
+_OF_JOBS = ("results", "scores", "activations")
+"""The views whose rows are jobs, with all that is known of where they are."""
+
+_NONE = ["study"]
+"""What ``axes`` lists where nothing varies: an empty list would select no column, an error of DuckDB's."""
+
+_DETERMINED = ("revision", "position")
+"""Axes that say nothing new where the others tell all of their values apart."""
+
+
+def kinds_of_columns(connection: duckdb.DuckDBPyConnection, view: str) -> dict[str, Kind | None]:
+    """What each column of a view is, in its order; None where nobody said.
+
+    Whatever a study's points or trainings have as a column is an axis, so new ones need no entry here; the
+    columns that users gave their pairs describe pairs.
+    """
+    known = {**_KINDS, **_OF_VIEW.get(view, {})}
+    axes = {name.casefold() for name in (*_names(connection, "cells"), *_training_axes(connection))}
+    pairs = {name.casefold() for name in _names(connection, "pairs")}
+
+    def kind(name: str) -> Kind | None:
+        if name in known:
+            return known[name]
+        if name.casefold() in axes or name.startswith("axis."):
+            return Kind.AXIS
+        if name.casefold() in pairs or name.startswith("pair."):
+            return Kind.LABEL
+        return None
+
+    return {name: kind(name) for name in _names(connection, view)}
+
+
+def varying(connection: duckdb.DuckDBPyConnection, view: str = "results") -> tuple[str, ...]:
+    """The axes of a view with more than one value, in the order of its columns.
+
+    Of the views of jobs it is those in which the planned jobs differ: an axis of which one value is done so
+    far is there too. ``revision`` and ``position`` are left out where the others tell all of their values.
+    """
+    axes = [name for name, kind in kinds_of_columns(connection, view).items() if kind is Kind.AXIS]
+    known = connection.execute("SELECT getvariable('axes')").fetchall()[0][0]
+    if known == _NONE:
+        known = _several(connection, "_axes", _NONE)
+    planned = _names(connection, "_axes") if view in _OF_JOBS else ["revision"]
+    others = _several(connection, view, [name for name in axes if name not in planned])
+    return tuple(name for name in axes if name in others or (name in planned and name in known))
+
+
+def distinct(column: str) -> str:
+    """SQL that counts the values of a column, NULL being one."""
+    name = quoted(column)
+    return f"(count(DISTINCT {name}) + (count(*) > count({name}))::BIGINT)"
+
+
+def over(axes: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, tuple[int, int]]:
+    """The axes of which some value is over several, with how many of them: the least and the most.
+
+    Args:
+        axes: those that vary and are not shown.
+        counts: for each value that is shown, how many values of each axis it is over (see `distinct`).
+    """
+    found = {axis: [row[at] for row in counts] for at, axis in enumerate(axes)}
+    return {axis: (min(several), max(several)) for axis, several in found.items() if max(several) > 1}
+
+
+def over_text(counts: Mapping[str, tuple[int, int]]) -> str:
+    """What `over` found, in words: ``12 heads, 2 to 3 seeds``."""
+    return ", ".join(_count_text(axis, low, high) for axis, (low, high) in counts.items())
+
+
+def means_over(axes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """What averages are over besides pairs, such as ``mean over 12 heads``; empty where it is nothing."""
+    text = over_text(over(axes, counts))
+    return f"mean over {text}" if text else ""
+
+
+def _count_text(axis: str, low: int, high: int) -> str:
+    number = f"{high:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{number} {_PLURALS.get(axis, f'values of {axis}')}"
+
+
+def axes_view(prefix: str, name: str, made: StudyTables) -> str:
+    """The statement that makes one study's view of what its jobs differ in: a row for each combination.
+
+    It reads no part: cells, what pairs say, and where spans lie in them.
+    """
+    said = said_by_pairs(made)
+    of_pairs = "".join(f", {pair_column(made, name, 'p')} AS {quoted(name)}" for name in said)
+    base, join = "c.base_positions", ""
+    if made.tables["located"].num_rows:
+        base = "coalesce(l.base_positions, c.base_positions)"
+        join = f"""LEFT JOIN (
+                SELECT DISTINCT p.class, l.symbolic, l.base_positions
+                FROM {prefix}located l JOIN {prefix}p p ON p.pair = l.pair
+            ) l ON l.class = c.class AND l.symbolic = c.symbolic"""
+    return f"""CREATE VIEW {prefix}v__axes AS
+        SELECT DISTINCT {literal(name)} AS study, c.model, c.dtype, c.revision,
+            c.block{axis_columns(made, "c", but=said)}, p.* EXCLUDE (class),
+            {one_position(base)} AS base_position
+        FROM {prefix}c c JOIN (SELECT DISTINCT p.class{of_pairs} FROM {prefix}p p) p ON p.class = c.class
+        {join}"""
+
+
+def set_axes(connection: duckdb.DuckDBPyConnection, union_sql: str) -> None:
+    """Find out which axes vary among the rows of `union_sql`, all studies', and keep them as ``axes``."""
+    connection.execute(f"CREATE TABLE _axes AS {union_sql}")
+    names = _several(connection, "_axes", _names(connection, "_axes"))
+    for name in _DETERMINED:
+        rest = [other for other in names if other != name]
+        if name in names and _num_distinct(connection, rest) == _num_distinct(connection, names):
+            names = rest
+    connection.execute("SET VARIABLE axes = ?", [names or _NONE])
+
+
+def _several(connection: duckdb.DuckDBPyConnection, view: str, names: Sequence[str]) -> list[str]:
+    """Those of some columns of a view that have several values, NULL being one."""
+    if not names:
+        return []
+    asked = ", ".join(map(distinct, names))
+    counts = connection.execute(f"SELECT {asked} FROM {view}").fetchall()[0]
+    return [name for name, count in zip(names, counts, strict=True) if count > 1]
+
+
+def _num_distinct(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> int:
+    columns = ", ".join(map(quoted, names)) or "1"
+    return int(
+        connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM _axes)").fetchall()[0][0]
+    )
+
+
+def _names(connection: duckdb.DuckDBPyConnection, view: str) -> list[str]:
+    return [name for name, *_ in connection.execute(f"DESCRIBE {view}").fetchall()]
+
+
+def _training_axes(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    columns = _names(connection, "trainings")
+    return columns[columns.index("name") + 1 : columns.index("status")]
