@@ -48,10 +48,10 @@ class Table:
         key: Sequence[str],
     ) -> "Table":
         """Rows are put beside each other by the columns of `key`, which are never the same twice."""
-        found_by, wanted_by = ({_key(row, key): row for row in rows} for rows in (found, wanted))
-        found, wanted = list(found_by.values()), list(wanted_by.values())
+        wanted_by, found_by = (_by_key(list(rows), key) for rows in (wanted, found))
         lacking, extra = wanted_by.keys() - found_by.keys(), found_by.keys() - wanted_by.keys()
         assert not lacking and not extra, (len(lacking), len(extra), [*lacking][:3], [*extra][:3])
+        wanted = list(wanted_by.values())
         for row in wanted:
             assert row.keys() == set(columns), set(columns) ^ row.keys()
         return cls(columns, wanted, [found_by[one] for one in wanted_by])
@@ -60,12 +60,11 @@ class Table:
         """What was found in a column."""
         return [row[name] for row in self.found]
 
-    def faults(self, name: str, values: Sequence[Any] | None = None) -> list[str]:
-        """Where the column is not as it should be, or `values` in its place would not be."""
-        found = self.column(name) if values is None else values
+    def faults(self, name: str) -> list[str]:
+        """Where a column is not as it should be."""
         return [
             f"{name}: {one!r} instead of {row[name]!r} in {_where(row)}"
-            for row, one in zip(self.wanted, found, strict=True)
+            for row, one in zip(self.wanted, self.column(name), strict=True)
             if not is_as(row[name], one)
         ]
 
@@ -79,8 +78,12 @@ def faults(table: Table) -> list[str]:
     return [fault for name in table.columns for fault in table.faults(name)]
 
 
-def _key(row: Mapping[str, Any], key: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in key)
+def _by_key(
+    rows: Sequence[Mapping[str, Any]], key: Sequence[str]
+) -> dict[tuple[str, ...], Mapping[str, Any]]:
+    found = {tuple(str(row[name]) for name in key): row for row in rows}
+    assert len(found) == len(rows), f"{len(rows) - len(found)} rows are there twice"
+    return found
 
 
 def _where(row: Mapping[str, Any]) -> str:

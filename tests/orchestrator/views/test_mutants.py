@@ -62,6 +62,9 @@ MUTANTS = {
         "ON c.cell = r.cell\n        LEFT",
         RESULTS,
     ),
+    "a pair that was given twice has a row of clean values for each": Mutant(
+        SQL, "(SELECT DISTINCT lane, pair, pair_id FROM", "(SELECT lane, pair, pair_id FROM", RUNS
+    ),
     "a logit is taken for its log probability": Mutant(
         SQL, 'exp(({_null("r.label_logit")} - r.logsumexp)', 'exp(({_null("r.label_logit")})', RESULTS
     ),

@@ -2,6 +2,7 @@
 numbers differ so that another column, row or sign in its place is seen."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,16 @@ def test_a_column_that_is_not_reckoned_by_hand_is_an_error(tables: studied.Table
     table, key = tables["fits"], studied.KEYS["fits"]
     with pytest.raises(AssertionError, match="novel"):
         Table.of(table.wanted, table.found, [*table.columns, "novel"], key)
+
+
+def test_a_row_that_is_there_twice_or_not_at_all_is_an_error(tables: studied.Tables) -> None:
+    table, key = tables["fits"], studied.KEYS["fits"]
+    for found, what in (
+        ([*table.found, table.found[0]], "1 rows are there twice"),
+        (table.found[1:], "(1, 0,"),
+    ):
+        with pytest.raises(AssertionError, match=re.escape(what)):
+            Table.of(table.wanted, found, table.columns, key)
 
 
 @pytest.mark.parametrize("view", VIEWS)
