@@ -21,7 +21,7 @@ from orchestrator.store.storage import LocalStorage
 from studies.fits import WITHOUT_PAIRS
 from workers.errors import StoreError
 from workers.facts import ModelFacts
-from workers.vocabulary import Pair
+from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01
 """What a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
@@ -54,8 +54,12 @@ class FitsLeft:
         self._making = making
         self._folder = FitFolder(LocalStorage(root))
         lanes = dict(zip(*(plan.tables["fits"][name].to_pylist() for name in ("fit", "lane")), strict=True))
+        self.costs: dict[str, float] = {}
+        """Cost units of each that is not made."""
         self._open: dict[str, tuple[int, str, Load]] = {}
         """Lane, method and load of each that is not made."""
+        self._used: dict[int, list[tuple[str, ...]]] = {}
+        """For each cellset, the fits that each cell uses."""
         for fit, planned in planned_fits(plan.tables).items():
             if planned.spec["method"] != "sae" and not self._is_made(fit):
                 load = _load(planned, plan.pairs, facts.get(lanes[fit]))
@@ -64,7 +68,18 @@ class FitsLeft:
             (lane, method): Pace(1.0 / rates[lane], row_s=STEP_S, call_s=FIT_S)
             for lane, method, _ in self._open.values()
         }
+        for fit, (lane, method, load) in self._open.items():
+            self.costs[fit] = self._paces[lane, method].seconds(load) * rates[lane]
         self._notes: dict[str, Note] = {}
+
+    def of(self, tile: int, k: int) -> tuple[str, ...]:
+        """The fits that the k-th cell of a tile uses, made or not."""
+        cellset = self._plan.tiles[tile].cellset
+        if cellset not in self._used:
+            known, carried = self._plan.cells, self._plan.carried_cells
+            numbers = self._plan.cellsets[cellset].tolist()
+            self._used[cellset] = [_fits_of(known.get(n) or carried[n]) for n in numbers]
+        return self._used[cellset][k]
 
     @property
     def num(self) -> int:
@@ -94,6 +109,7 @@ class FitsLeft:
         for fit in list(self._open):
             if self._is_made(fit):
                 lane, method, load = self._open.pop(fit)
+                del self.costs[fit]
                 self._paces[lane, method].record(load, self._seconds_of(fit))
         self._notes = {fit: note for fit, note in self._making.notes().items() if fit in self._open}
 
@@ -101,10 +117,7 @@ class FitsLeft:
         """The fits that a slice's cells use and nobody has made."""
         if not self._open:
             return frozenset()
-        numbers = self._plan.cellsets[self._plan.tiles[taken.tile].cellset][taken.k_lo : taken.k_hi].tolist()
-        known, carried = self._plan.cells, self._plan.carried_cells
-        units = (unit for n in numbers for unit in (known.get(n) or carried[n]).every_unit())
-        used = {fit for unit in units for fit in (unit.fit, unit.value_fit) if fit}
+        used = {fit for k in range(taken.k_lo, taken.k_hi) for fit in self.of(taken.tile, k)}
         return frozenset(used & self._open.keys())
 
     def are_open(self, fits: Iterable[str]) -> bool:
@@ -115,7 +128,7 @@ class FitsLeft:
         """A slice was done: what its cells use is made by now, or cannot be."""
         self.look()
         for fit in self.lacking(did):
-            del self._open[fit]
+            del self._open[fit], self.costs[fit]
 
     def left_s(self, factor: float) -> tuple[float, float]:
         """What all that are left take one worker, and the longest of those that are begun; in seconds.
@@ -160,6 +173,10 @@ class FitsLeft:
         except StoreError:
             # Whoever needs it says so.
             return None
+
+
+def _fits_of(cell: Cell) -> tuple[str, ...]:
+    return tuple({fit: None for unit in cell.every_unit() for fit in (unit.fit, unit.value_fit) if fit})
 
 
 def _load(fit: PlannedFit, pairs: Mapping[int, Pair], facts: ModelFacts | None) -> Load:

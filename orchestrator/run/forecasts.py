@@ -28,19 +28,27 @@ def forecast_of(
     """The forecast of a stage that begins now, on so many workers; `factor` as `Forecast` takes it."""
     plan, threads = planned.plan, planned.setup.threads
     rates = rates_of(plan, threads)
-    fits = None
-    if plan.has_fits:
-        fits = FitsLeft(store.root, plan, Making(store.root, epoch), planned.facts, rates)
+    fits = fits_left(planned, store, epoch)
+    schedule.fits = fits
     return Forecast(
         schedule,
         rates,
         num_workers=num_workers,
-        fits=fits if fits is not None and fits.num else None,
+        fits=fits,
         later=later_loads(plan),
         starts_in_s=START_S if planned.setup.executor == "ray" else 0.0,
         factor=factor,
         now=time.monotonic(),
     )
+
+
+def fits_left(planned: Planned, store: StudyStore, epoch: int) -> FitsLeft | None:
+    """The fits that nobody has made yet; None where there are none."""
+    if not planned.plan.has_fits:
+        return None
+    rates = rates_of(planned.plan, planned.setup.threads)
+    found = FitsLeft(store.root, planned.plan, Making(store.root, epoch), planned.facts, rates)
+    return found if found.num else None
 
 
 def rates_of(plan: Plan, threads: int) -> dict[int, float]:

@@ -3,7 +3,8 @@
 A slice is whole cells × all pairs of one tile: one call, one part. The captures that a tile needs
 stay in the worker that owns it, so an owner goes on from the low end of its tile; when no fresh tile
 is left, an idle worker takes from the high end of the largest remainder, if that is worth making the
-captures again.
+captures again. While fits are to be made, a slice has as many as its time allows, and at least one, so that
+others are left for others.
 
 A slice whose worker died is a suspect. It runs once more as it was, on a worker that takes less memory;
 if that one dies too it runs carefully, cell by cell and job by job (`orchestrator.run.trial`).
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.run.pace import NOTHING, Load
-from orchestrator.run.work import Jobs, Slice, TileWork, jobs_within
+from orchestrator.run.work import Jobs, OpenFits, Slice, TileWork, jobs_within
 
 MIN_SLICE_S = 2.0
 MAX_SLICE_S = 30.0
@@ -47,6 +48,8 @@ class Schedule:
 
     tiles: Sequence[TileWork]
     first_rate: float = FIRST_RATE
+    fits: OpenFits | None = None
+    """Those that cells use and nobody has made; None where no cell uses any."""
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _by_key: dict[_Key, TileWork] = field(default_factory=dict)
     _fresh: dict[int, list[TileWork]] = field(default_factory=dict)
@@ -248,8 +251,11 @@ class Schedule:
             tile, high = self._victim(me), True
         if tile is None:
             return None
-        most_cells = None if most_jobs is None else max(1, most_jobs // tile.num_pairs)
-        return tile.take(self._rate(me) * target_s, high=high, most_cells=most_cells)
+        budget = self._rate(me) * target_s
+        most_cells = tile.num_cells_with_fits(budget, high=high, fits=self.fits)
+        if most_jobs is not None:
+            most_cells = max(1, min(most_cells, most_jobs // tile.num_pairs))
+        return tile.take(budget, high=high, most_cells=most_cells)
 
     def _release(self, worker: _Worker) -> None:
         if worker.tile is not None:
@@ -271,11 +277,15 @@ class Schedule:
         Another model's tile must be worth loading that model, too.
         """
         owned = [w.tile for w in self._workers.values() if w.tile is not None and w.tile.todo]
-        best = max(owned, key=lambda tile: (tile.lane == thief.lane, tile.cost), default=None)
+        best = max(owned, key=lambda tile: (tile.lane == thief.lane, self._worth(tile)), default=None)
         if best is None:
             return None
         load_cost = 0.0 if thief.lane in (None, best.lane) else LOAD_S * self._rate(thief)
-        return best if best.cost > 2 * (best.capture_cost + load_cost) else None
+        return best if self._worth(best) > 2 * (best.capture_cost + load_cost) else None
+
+    def _worth(self, tile: TileWork) -> float:
+        """Cost units that remain of a tile, the fits that its cells use included."""
+        return tile.cost + tile.fits_cost(self.fits)
 
 
 def _captures(work: TileWork) -> Load:

@@ -24,6 +24,8 @@ from orchestrator.store.trainings import TrainingFolder
 from workers.errors import ModelError
 from workers.model.references import resolve
 
+SCORE_SHARE = 0.5
+"""Of the time in which workers come up, what running the prompts without interventions takes between stages."""
 FEW = 64
 """Pairs whose prompts are looked at."""
 
@@ -85,11 +87,12 @@ class TrainingStage:
 
         def later(factor: float, start_s: float) -> float:
             sweep.assumed = factor
-            # These workers end, and others come up where the sweep has some of its own.
-            ending_s = CLOSE_SHARE * start_s
+            # These workers end, a process of its own runs the prompts through what they left, and others come
+            # up where the sweep has some of its own.
+            between_s = (CLOSE_SHARE + SCORE_SHARE) * start_s
             if sweep.start_s and start_s:
                 sweep.start_s = start_s
-            return ending_s + (sweep.left_s(sweep.began) or 0.0)
+            return between_s + (sweep.left_s(sweep.began) or 0.0)
 
         prompts = [len(pair.tokens["base"]) for pair in list(planned.plan.pairs.values())[:FEW]]
         return TrainingsLeft(

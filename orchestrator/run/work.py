@@ -1,11 +1,12 @@
 """What is handed out: a slice of a tile is one call, one part; a tile's work is what remains of it."""
 
-__all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
+__all__ = ["Jobs", "OpenFits", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -51,6 +52,17 @@ class Slice:
     """Whether jobs run one by one, each noted before it begins, because this slice killed workers."""
     given_up: Jobs = ()
     """Jobs that killed too many workers: they become failures and are not run."""
+
+
+class OpenFits(Protocol):
+    """Fits that are still to be made."""
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """Cost units of each."""
+
+    def of(self, tile: int, k: int) -> tuple[str, ...]:
+        """The fits that the k-th cell of a tile uses."""
 
 
 @dataclass(slots=True)
@@ -103,6 +115,28 @@ class TileWork:
             return Load(units)
         rows = float(hi - lo) if self.running is None else float(self.running[lo:hi].sum())
         return Load(units, rows * self.num_pairs)
+
+    def fits_cost(self, fits: OpenFits | None) -> float:
+        """Cost units of the fits that what remains here waits for."""
+        if fits is None or not fits.costs:
+            return 0.0
+        used = {fit for lo, hi, _ in self.todo for k in range(lo, hi) for fit in fits.of(self.tile, k)}
+        return sum(fits.costs.get(fit, 0.0) for fit in used)
+
+    def num_cells_with_fits(self, budget: float, *, high: bool, fits: OpenFits | None) -> int:
+        """How many cells, from the low or the high end, wait for fits of about `budget` cost units: those of
+        one fit at least."""
+        lo, hi, _ = self.todo[-1 if high else 0]
+        if fits is None or not fits.costs:
+            return hi - lo
+        spent, seen = 0.0, set[str]()
+        for number, k in enumerate(range(hi - 1, lo - 1, -1) if high else range(lo, hi)):
+            fresh = {fit for fit in fits.of(self.tile, k) if fit in fits.costs} - seen
+            spent += sum(fits.costs[fit] for fit in fresh)
+            if seen and fresh and spent > budget:
+                return number
+            seen |= fresh
+        return hi - lo
 
     def run_whole(self) -> None:
         """Its model turned out not to resume jobs: each costs a whole run."""
