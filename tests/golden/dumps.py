@@ -35,6 +35,16 @@ class Dump:
         return Dump({name: self.types[name] for name in names}, sorted(rows, key=exact))
 
 
+AMENDED: Mapping[str, tuple[str, ...]] = {
+    "runs": (
+        *("label_logit", "base_label_logit", "label_rank", "base_label_rank"),
+        *("label_logprob", "base_label_logprob", "logit_diff"),
+    )
+}
+"""By view, the columns that said NaN or -1 where a pair has no such label, and say NULL since: an average
+over ranks of -1 was a wrong number. Nothing else may differ from what was shown."""
+
+
 def dump_study(connection: duckdb.DuckDBPyConnection, views: tuple[str, ...]) -> dict[str, Dump]:
     """All columns and rows of every view of an open study."""
     return {view: _dump(connection.sql(f"SELECT * FROM {view}")) for view in views}
@@ -58,10 +68,16 @@ def read_dumps(folder: Path) -> dict[str, Dump]:
             one["name"]: one["values"] if "values" in one else [one["all"]] * data["rows"]
             for one in data["columns"]
         }
+        for name in AMENDED.get(path.stem, ()):
+            columns[name] = [None if _is_missing(value) else value for value in columns[name]]
         types = {one["name"]: one["type"] for one in data["columns"]}
         rows = [[values[at] for values in columns.values()] for at in range(data["rows"])]
         found[path.stem] = Dump(types, rows)
     return found
+
+
+def _is_missing(value: Any) -> bool:
+    return value == -1 or value != value
 
 
 def exact(value: Any) -> str:
