@@ -113,7 +113,8 @@ def test_what_cannot_be_required_is_refused_with_its_line(tmp_path: Path) -> Non
 
 def test_under_ray_every_worker_is_asked_and_none_gets_a_job(tmp_path: Path) -> None:
     path = zoo_study(tmp_path)
-    options = ("--executor", "ray", "--workers", "2", "--require", "resumed")
+    workers = min(2, len(os.sched_getaffinity(0)))
+    options = ("--executor", "ray", "--workers", workers, "--require", "resumed")
     done = swapyard("run", path, *options, cwd=tmp_path, cache=tmp_path / "cache", num_cores=None)
     assert done.returncode == 1, done.stderr
     assert "gets no job, as --require asks" in done.stderr

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from workers.change.features import SparseAutoencoder
 from workers.change.masks import Mask
 from workers.change.operations import exchange
-from workers.change.spaces import blank_space, space_config
+from workers.change.spaces import filled_space, space_config, space_tensors
 
 THRESHOLD = 0.2 + 0.5 * draw(K, seed=8).abs()
 Case = Callable[[Path], tuple[Path, Published]]
@@ -326,8 +326,7 @@ def test_features_swaps_and_gradients_are_those_of_the_published_equations(name:
 @pytest.mark.parametrize("name", ["TopK of version 6", "gated", "JumpReLU of version 3", "bare npz"])
 def test_one_that_is_saved_and_one_that_is_masked_do_the_same(name: str, tmp_path: Path) -> None:
     sae = SparseAutoencoder.from_file(CASES[name](tmp_path / "a")[0])
-    again = blank_space(json.loads(json.dumps(space_config(sae))))
-    again.load_state_dict(sae.state_dict())
+    again = filled_space(json.loads(json.dumps(space_config(sae))), space_tensors(sae))
     base, source = draw(9, W, seed=20), draw(9, W, seed=21)
     expected = exchange(sae, "vanilla", base, source)
     assert torch.equal(exchange(again, "vanilla", base, source), expected)
@@ -342,7 +341,8 @@ def test_what_was_saved_before_there_were_kinds_is_read(tmp_path: Path) -> None:
     before = {"kind": "sparse_autoencoder", "width": W, "num_features": K, "centered": False, "parts": {}}
     assert space_config(sae) == before
     assert list(sae.state_dict()) == ["encoder", "decoder", "encoder_bias", "decoder_bias", "threshold"]
-    assert blank_space(before).load_state_dict(sae.state_dict())
+    again = filled_space(before, sae.state_dict())
+    assert all(torch.equal(again.state_dict()[name], there) for name, there in sae.state_dict().items())
 
 
 def test_of_equal_features_the_first_are_kept_whatever_runs_beside_them() -> None:
