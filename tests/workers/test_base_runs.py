@@ -87,7 +87,7 @@ def test_rows_whose_values_do_not_fit_fail_among_those_that_resume() -> None:
     outcome = run(LoadedModel.wrap(module, facts_of(module, "llama")), cells, SOME)
     errors = [error is not None for error in outcome.columns["error"]]
     assert errors == [False] * 4 + [True] * 4 + [False] * 8
-    assert outcome.tiers == {"resumed": 12, "hooked": 4}
+    assert outcome.tiers == {"resumed": 12, "rerun": 4}
     good = [cells[0], *cells[2:]]
     kept = ~np.array(errors)
     alone = run(tiny("llama"), good, SOME)
