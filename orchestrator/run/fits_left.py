@@ -87,9 +87,9 @@ class FitsLeft:
         return len(self._open)
 
     @property
-    def is_begun(self) -> bool:
-        """Whether some fit is being made."""
-        return bool(self._notes)
+    def workers(self) -> set[int]:
+        """Those that are making fits: their model is loaded."""
+        return {note.worker for note in self._notes.values()}
 
     @property
     def is_measured(self) -> bool:
