@@ -62,6 +62,7 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.count
 	$(VENV)/bin/python -m benchmarks.growth
 	$(VENV)/bin/python -m benchmarks.start
+	$(VENV)/bin/python -m benchmarks.eta
 
 bench-peers: $(STAMP) .peers/bin/pip
 	$(VENV)/bin/python -m benchmarks.peers

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import count, fits, gpu, growth, heads, peers, report, start
+from benchmarks import count, eta, fits, gpu, growth, heads, peers, report, start
 from benchmarks.setting import (
     Operations,
     Setting,
@@ -22,6 +22,7 @@ from benchmarks.setting import (
     sweep,
 )
 from benchmarks.studies import run_study
+from studies import load_study
 from workers.model.loading import LoadedModel
 
 QUICK = Namespace(quick=True, rounds=1, device="cpu")
@@ -121,12 +122,12 @@ def test_only_its_own_part_of_the_page_is_replaced() -> None:
 
 def test_the_page_has_a_part_for_each_benchmark() -> None:
     page = (report.DOCS / report.PAGE).read_text("utf-8")
-    for name in ("peers", "count", "growth", "start"):
+    for name in ("peers", "count", "growth", "start", "eta"):
         assert report.replaced(page, name, "new") != page
 
 
 def test_a_part_that_takes_too_long_is_ended_with_its_children_and_told(tmp_path: Path) -> None:
-    code = "import subprocess; print('begun', flush=True); subprocess.run(['sleep', '600'])"
+    code = "import subprocess; print('begun', flush=True); subprocess.run(['sleep', '613'])"
     slow = gpu.Part("slow", "sleeps", (sys.executable, "-c", code), limit_s=1.5)
     fine = gpu.Part("fine", "speaks", (sys.executable, "-c", "print('said')"), limit_s=60)
     bad = gpu.Part("bad", "fails", (sys.executable, "-c", "raise SystemExit(3)"), limit_s=60)
@@ -137,7 +138,7 @@ def test_a_part_that_takes_too_long_is_ended_with_its_children_and_told(tmp_path
     assert "## speaks: ok" in (tmp_path / "gpu.md").read_text("utf-8")
     found = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
     assert [one["name"] for one in found["parts"]] == ["slow", "fine", "bad"]
-    sleeping = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "600"]]
+    sleeping = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "613"]]
     assert sleeping == []
 
 
@@ -154,3 +155,24 @@ def test_a_step_of_a_fit_is_timed_on_both_sides(model: LoadedModel) -> None:
     (one, *_) = fits.measure("tiny", model, 1, fits.FEW + 1)
     assert len(one.ours) == len(one.by_hand) == 1
     assert "tiny, block_output 0, rank 1" in fits.shown([one])
+
+
+def test_what_a_run_said_is_divided_by_what_was_left() -> None:
+    told = eta.Told(
+        "sweep", "inline", 100.0, ((5.0, 400.0), (20.0, 80.0), (50.0, 25.0), (90.0, 20.0), (98.0, 9.0))
+    )
+    assert told.ratios == [(0.05, 400 / 95), (0.2, 1.0), (0.5, 0.5), (0.9, 2.0)]
+    assert told.counted == [1.0, 0.5, 2.0] and told.first == 0.05
+    assert [told.at(share) for share in (0.04, 0.1, 0.5, 0.75)] == [None, 400 / 95, 0.5, 0.5]
+    never = eta.Told("fits", "ray", 10.0, ())
+    shown = eta.shown([told, never]).splitlines()
+    assert [cell.strip() for cell in shown[2].split("|")[1:-1]] == [
+        *("sweep, inline", "4.21", "1.00", "0.50", "0.50", "2.00", "0.50", "2.00", "5%", "100")
+    ]
+    assert shown[3].count("unknown") == 7 and "never" in shown[3]
+
+
+def test_the_studies_of_time_left_are_studies(scratch: Path) -> None:
+    for name, make in eta.STUDIES.items():
+        made = load_study(str(make(scratch, eta.SMALL)))
+        assert made.study == name and made.blocks()

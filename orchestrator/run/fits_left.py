@@ -87,9 +87,9 @@ class FitsLeft:
         return len(self._open)
 
     @property
-    def is_begun(self) -> bool:
-        """Whether some fit is being made."""
-        return bool(self._notes)
+    def workers(self) -> set[int]:
+        """Those that are making fits: their model is loaded."""
+        return {note.worker for note in self._notes.values()}
 
     @property
     def is_measured(self) -> bool:
@@ -156,9 +156,7 @@ class FitsLeft:
     def _factor_of(self, fit: str, note: Note) -> float | None:
         """By how much longer than expected the steps of a fit take that is being made."""
         lane, method, load = self._open[fit]
-        if not note.step:
-            return None
-        return note.seconds * note.num_steps / note.step / self._paces[lane, method].seconds(load)
+        return None if note.whole_s is None else note.whole_s / self._paces[lane, method].seconds(load)
 
     def _is_made(self, fit: str) -> bool:
         return self._about(fit) is not None

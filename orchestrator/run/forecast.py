@@ -152,8 +152,11 @@ class Forecast:
         if self._fits is None:
             return
         self._fits.look()
-        if self._load_s is None and self._fits.is_begun and self._in_hand:
-            self._load_s = now - min(one.since for one in self._in_hand.values())
+        for worker in self._fits.workers & self._in_hand.keys():
+            one = self._in_hand[worker]
+            if one.loads_model:
+                one.loads_model = False
+                self._load_s = max(self._load_s or 0.0, now - one.since)
         for one in self._in_hand.values():
             if one.fits and not self._fits.are_open(one.fits):
                 one.fits, one.since = frozenset(), now

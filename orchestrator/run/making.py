@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.store import StudyStore
@@ -33,11 +33,19 @@ class Note:
     num_steps: int
     seconds: float
     """Since it was begun."""
+    step_s: float
+    """Of a step, on average; the first, with clean runs and all that is made ready, aside. 0 before the
+    second."""
 
     @property
     def left_s(self) -> float | None:
-        """How long it will still take at the pace so far; None before its first step."""
-        return self.seconds / self.step * (self.num_steps - self.step) if self.step else None
+        """How long it will still take at the pace so far; None before that is known."""
+        return self.step_s * (self.num_steps - self.step) if self.step_s else None
+
+    @property
+    def whole_s(self) -> float | None:
+        """How long it will have taken; None before its pace is known."""
+        return None if self.left_s is None else self.seconds + self.left_s
 
 
 class Making:
@@ -108,6 +116,8 @@ class Claim:
         self._began = time.monotonic()
         self._ended = threading.Event()
         self._step, self._num_steps = 0, 0
+        self._first_s, self._last_s = 0.0, 0.0
+        """When the first and the last step were done, since it was begun."""
         self._write()
         # A step may take minutes, during which nobody calls `tick`.
         self._thread = threading.Thread(target=self._touch, name="swapyard-making", daemon=True)
@@ -116,6 +126,8 @@ class Claim:
     def tick(self, step: int, num_steps: int) -> None:
         """So many steps are done."""
         self._step, self._num_steps = step, num_steps
+        self._last_s = time.monotonic() - self._began
+        self._first_s = self._first_s or self._last_s
 
     def end(self) -> None:
         """The fit is made, or cannot be."""
@@ -129,8 +141,15 @@ class Claim:
             self._write()
 
     def _write(self) -> None:
-        seconds = time.monotonic() - self._began
-        note = {"worker": self._worker, "step": self._step, "num_steps": self._num_steps, "seconds": seconds}
+        note = asdict(
+            Note(
+                worker=self._worker,
+                step=self._step,
+                num_steps=self._num_steps,
+                seconds=time.monotonic() - self._began,
+                step_s=(self._last_s - self._first_s) / max(1, self._step - 1),
+            )
+        )
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(note), "utf-8")

@@ -25,7 +25,7 @@ from workers.errors import ModelError
 from workers.model.references import resolve
 
 SCORE_SHARE = 0.5
-"""Of the time in which workers come up: running the prompts without interventions, between stages."""
+"""Of the time in which workers come up, what running the prompts without interventions takes in between."""
 FEW = 64
 """Pairs whose prompts are looked at."""
 

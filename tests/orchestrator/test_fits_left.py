@@ -48,21 +48,24 @@ def test_a_note_says_how_far_a_fit_is(tmp_path: Path, monkeypatch: pytest.Monkey
     with making.claimed(FIT, 3) as claim:
         assert claim is not None
         assert making.notes()[FIT].left_s is None
+        claim.tick(1, 40)
+        time.sleep(0.2)
         claim.tick(10, 40)
         deadline = time.monotonic() + 10
-        while making.notes().get(FIT, Note(3, 0, 0, 0.0)).step != 10:
+        while making.notes().get(FIT, Note(3, 0, 0, 0.0, 0.0)).step != 10:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         note = making.notes()[FIT]
     assert (note.worker, note.num_steps) == (3, 40)
-    assert note.left_s == pytest.approx(3 * note.seconds)
+    # Nine steps in 0.2 s: what came before the first says nothing of the others.
+    assert note.left_s == pytest.approx(30 * 0.2 / 9, rel=0.5)
 
 
 def test_what_nobody_touches_any_more_is_anybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     making = Making(tmp_path, 1)
     path = StudyStore(tmp_path).logs(1) / f"{FIT}.making"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"worker": 7, "step": 1, "num_steps": 2, "seconds": 1.0}))
+    path.write_text(json.dumps({"worker": 7, "step": 1, "num_steps": 2, "seconds": 1.0, "step_s": 0.0}))
     assert making.is_held(FIT) and making.notes()[FIT].worker == 7
     monkeypatch.setattr(making_module, "STALE_S", 0.05)
     time.sleep(0.06)
@@ -157,7 +160,7 @@ def test_a_fit_that_is_being_made_tells_by_its_steps(tmp_path: Path) -> None:
     fit = plan.tables["fits"]["fit"].to_pylist()[0]
     path = StudyStore(root).logs(1) / f"{fit}.making"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"worker": 0, "step": 4, "num_steps": 10, "seconds": 20.0}))
+    path.write_text(json.dumps({"worker": 0, "step": 4, "num_steps": 10, "seconds": 20.0, "step_s": 5.0}))
     found.look()
     assert found.is_measured
     all_s, longest_s = found.left_s(1.0)
