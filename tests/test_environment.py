@@ -141,5 +141,5 @@ def test_what_is_for_the_night_is_left_out_by_day() -> None:
         command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options]
         done = subprocess.run([*command, mutants], cwd=ROOT, capture_output=True, text=True, check=True)
         assert ("::test_a_change_is_noticed" in done.stdout) is is_there, done.stdout
-        assert ("::test_the_line_that_is_changed" in done.stdout) is not is_there, done.stdout
+        assert ("::test_what_a_mutant_changes" in done.stdout) is not is_there, done.stdout
     assert any("pytest -m night" in line for line in told("night"))
