@@ -44,7 +44,7 @@ def test_keys_that_do_not_go_together_are_told(headless: Path) -> None:
         IntervenableModel.load(str(headless), seed=0)
     with pytest.raises(ModelError, match="a built-in model lacks no weights"):
         IntervenableModel.load("zoo:gru", width=2, missing_weights="initialise", seed=0)
-    with pytest.raises(ModelError, match="seed -1: input should be greater than or equal to 0"):
+    with pytest.raises(ModelError, match="seed -1 is not allowed; allowed: greater than or equal to 0"):
         IntervenableModel.load(str(headless), missing_weights="initialise", seed=-1)
 
 

@@ -151,8 +151,18 @@ UNITS = st.builds(
     operation=st.sampled_from(["vanilla", "add", "subtract"]),
     run=st.sampled_from(["source", "base", "zero"]),
 )
+
+
+def is_well_conditioned(cell: Cell) -> bool:
+    """Whether nothing subtracts what is there: the rounding that is left would be made large by a norm."""
+    there = {"base", *(one.run for one in cell.units if one.operation == "vanilla")} - {"zero"}
+    return not any(one.operation == "subtract" and one.run in there for one in cell.units)
+
+
 CELLS = st.lists(
-    st.builds(Cell, st.lists(UNITS, min_size=1, max_size=3).map(tuple), st.integers(0, 4)),
+    st.builds(Cell, st.lists(UNITS, min_size=1, max_size=3).map(tuple), st.integers(0, 4)).filter(
+        is_well_conditioned
+    ),
     min_size=1,
     max_size=9,
 )
