@@ -15,7 +15,7 @@ from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
 from orchestrator.run.rates import remember_rate
-from orchestrator.run.retries import retry_work
+from orchestrator.run.retries import lost_retry_work, retry_work
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions
 from orchestrator.run.stopping import Reason, Stop, listening
@@ -167,7 +167,7 @@ class _Run:
     def _retries(self, planned: Planned) -> list[TileWork]:
         """The failed jobs that are to run again, if any were asked for."""
         if not self.options.retry_failed:
-            return []
+            return lost_retry_work(planned.plan, self.driver.state, self.store)
         found = retry_work(planned.plan, self.driver.state, self.store, self.options.error_types)
         num_jobs = sum(hi - lo for work in found for lo, hi in work.jobs)
         told = f"{num_jobs:,} failed jobs run again" if found else "no failed job is left to run again"

@@ -8,6 +8,7 @@ __all__ = [
     "REMEDY",
     "Commit",
     "FileRef",
+    "NewerCommitError",
     "PlanRef",
     "Snapshot",
     "checked",
@@ -44,6 +45,10 @@ _OPENING = ("open", "rebuild")
 _CHECK = re.compile(rb',"check":"([0-9a-f]{64})"\}\Z')
 _CHECK_BYTES = 76
 """How long that is."""
+
+
+class NewerCommitError(StoreError):
+    """A commit that is whole, and says what this version does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
@@ -150,7 +155,7 @@ class Commit:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
             if has_check:
-                raise StoreError(
+                raise NewerCommitError(
                     f"{commit_name(seq)} was written by a newer swapyard ({where}: {first['msg']}); upgrade"
                     " swapyard"
                 ) from None

@@ -1,6 +1,6 @@
 """The state of the folder before a driver opens it: whether part of its log is lost."""
 
-__all__ = ["refuse_lost_log"]
+__all__ = ["lost_log", "refuse_lost_log"]
 
 import shlex
 from pathlib import Path

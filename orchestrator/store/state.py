@@ -200,6 +200,10 @@ class State:
             for merged in commit.merged:
                 self._swap(merged, commit.time_s)
 
+    def put(self, manifest: Manifest) -> None:
+        """Add a part that was accepted; only for states of one's own, which no log changes."""
+        self._add(manifest)
+
     def _add(self, manifest: Manifest) -> None:
         self._live[manifest.path] = manifest
         self._files[manifest.path] = manifest.file

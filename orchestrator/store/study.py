@@ -9,6 +9,7 @@ __all__ = ["Driver", "StudyStore", "WrittenPart"]
 import contextlib
 import hashlib
 import json
+import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -16,15 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.adopt import adoptable
+from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
-from orchestrator.store.guard import refuse_lost_log
+from orchestrator.store.guard import lost_log, refuse_lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
 from orchestrator.store.notes import UNWRITTEN, Note, with_note
 from orchestrator.store.parts import decode_part
+from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from orchestrator.store.sweep import GRACE_S, Swept, sweep
@@ -57,8 +59,8 @@ class StudyStore:
         self._storage = storage or LocalStorage(root)
 
     def exists(self) -> bool:
-        """Whether the folder holds a study."""
-        return self._storage.exists(_FORMAT_NAME)
+        """Whether the folder holds a study, also one that is damaged."""
+        return self._storage.exists(_FORMAT_NAME) or looks_like_study(self._storage)
 
     def probe(self) -> None:
         """Try that the folder's file system can keep a study.
@@ -69,16 +71,20 @@ class StudyStore:
         if isinstance(self._storage, LocalStorage):
             self._storage.probe()
 
-    def open_reader(self) -> CommitLog:
-        """The study's log, read to its end; ``refresh()`` reads on.
+    def open_reader(self, *, checkpoints: bool = True) -> CommitLog:
+        """The study's log, read to its end; ``refresh()`` reads on. Without `checkpoints`, each commit.
 
         Raises:
             StoreError: there is no study, it is damaged, or a newer swapyard made it.
         """
         self._check_format()
-        log = CommitLog(self._storage)
+        log = CommitLog(self._storage, checkpoints=checkpoints)
         log.refresh()
         return log
+
+    def what_is_lost(self, state: State) -> str | None:
+        """How it shows that part of the log is lost; None where nothing does."""
+        return lost_log(self._storage, state)
 
     def open_driver(self, *, take_over: bool = False) -> "Driver":
         """Become the study's driver, and make the study where there is none.
@@ -224,6 +230,8 @@ class StudyStore:
     def _check_format(self) -> None:
         data = self._storage.read(_FORMAT_NAME)
         if data is None:
+            if looks_like_study(self._storage):
+                raise _without_format(self.root)
             raise StoreError(
                 f"{self.root} holds no study; run one first, or name another folder with --store"
             )
@@ -243,16 +251,28 @@ class StudyStore:
             )
 
     def _make_format(self) -> None:
-        if not self.exists():
-            strangers = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
-            if strangers:
-                raise StoreError(
-                    f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
-                    "folder with --store"
-                )
+        self.refuse_without_format()
+        if not self._storage.exists(_FORMAT_NAME):
             self.probe()
-            self._storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
+            make_format(self._storage, self.root)
         self._check_format()
+
+    def refuse_without_format(self) -> None:
+        """Accept a study, or a folder in which one may be made.
+
+        Raises:
+            StoreError: it holds other things, or a study whose ``format.json`` is lost.
+        """
+        if self._storage.exists(_FORMAT_NAME) or not self.root.is_dir():
+            return
+        if looks_like_study(self._storage):
+            raise _without_format(self.root)
+        strangers = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
+        if strangers:
+            raise StoreError(
+                f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
+                "folder with --store"
+            )
 
 
 class Driver:
@@ -282,6 +302,7 @@ class Driver:
         with self._or_fenced():
             for name, data in files.items():
                 self._storage.put_fresh(plan.path(name), data)
+            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq))
             self._log.append(self.epoch, "plan", plan=plan)
             self.lock_late()
         return plan
@@ -394,6 +415,39 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def looks_like_study(storage: Storage) -> bool:
+    """Whether there are commits, or files of rows."""
+    return bool(_COMMITS & {name.rpartition(".")[2] for name in storage.list("commits")}) or bool(
+        part_names(storage)
+    )
+
+
+def make_format(storage: Storage, root: Path, *, mend: bool = False) -> bool:
+    """Write ``format.json`` if it is not there, and say whether it was; with `mend`, only into a study.
+
+    Raises:
+        StoreError: there is no study to mend, or a newer version's.
+    """
+    if storage.read(_FORMAT_NAME) is not None:
+        if mend:
+            StudyStore(root, storage)._check_format()
+        return False
+    if mend and not looks_like_study(storage):
+        raise StoreError(f"{root} holds no study; name one that there is")
+    return storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
+
+
+def _without_format(root: Path) -> StoreError:
+    study = shlex.join([root.name, "--store", str(root.parent)])
+    return StoreError(
+        f"the study in {root} is damaged: {_FORMAT_NAME} is missing; restore it from a copy, or make it again"
+        f" with: swapyard doctor --repair {study}"
+    )
+
+
+_COMMITS = {"json"}
 
 
 def _file_ref(data: bytes) -> FileRef:

@@ -5,7 +5,7 @@ committed by them. A part that can be read stays all the same: only somebody who
 current epoch nothing is cleared that is not known to be replaced: its workers write on.
 """
 
-__all__ = ["GRACE_S", "Leftovers", "Swept", "leftovers", "sweep"]
+__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "sweep"]
 
 import contextlib
 import re
@@ -123,7 +123,7 @@ def sweep(
     if state.epoch != epoch:
         return Swept()
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
-    kept = tuple(name for name in found.orphans if _is_kept(storage, name, state))
+    kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
     orphans = tuple(name for name in found.orphans if name not in set(kept))
     swept = replace(_cleared(storage, replace(found, orphans=orphans), hidden), num_kept=len(kept))
     for folder in folders:
@@ -134,7 +134,7 @@ def sweep(
     return swept
 
 
-def _is_kept(storage: Storage, name: str, state: State) -> bool:
+def is_kept(storage: Storage, name: str, state: State) -> bool:
     """Whether an orphan may hold rows that lie nowhere else, or that somebody may want.
 
     Torn parts do not, nor do merged files whose rows all lie where the log says.
