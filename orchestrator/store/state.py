@@ -255,14 +255,14 @@ class State:
         """Take the jobs of `part` from what is done; of a retry, `is_whole` where its part goes too."""
         for family in part.families:
             if part.replaces is None:
-                self._done[family, part.tile].remove(part.k_lo, part.k_hi)
+                _shrink(self._done, (family, part.tile), part.k_lo, part.k_hi)
                 self.num_rows[family] -= part.rows
                 self.num_failed[family] -= part.failed
             else:
                 self.num_failed[family] += part.rows - part.failed
         if part.replaces is not None and not is_whole:
             for lo, hi in part.jobs:
-                self._retried[part.replaces].remove(lo, hi)
+                _shrink(self._retried, part.replaces, lo, hi)
                 _grow(self._lost, part.replaces, lo, hi)
 
     def _swap(self, merged: MergedFile, time_s: float) -> None:
@@ -326,6 +326,8 @@ _NOTHING = IntervalSet()
 def _shrink(sets: dict[_Key, IntervalSet], key: _Key, lo: int, hi: int) -> None:
     if key in sets:
         sets[key].remove(lo, hi)
+        if not len(sets[key]):
+            del sets[key]
 
 
 def _grow(sets: dict[_Key, IntervalSet], key: _Key, lo: int, hi: int) -> None:

@@ -1,6 +1,6 @@
 """Promise: whatever of a study's commits is lost or damaged, no driver goes on as if it were not, and a
-repair brings back every row that is on the disk, each once; a file of rows that is lost is dropped, and its jobs,
-and no others, are open again."""
+repair brings back every row that is on the disk, each once; a file of rows that is lost is dropped, and its
+jobs, and no others, are open again."""
 
 import os
 import random
