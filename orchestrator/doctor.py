@@ -213,7 +213,7 @@ def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Find
 def _fault(store: StudyStore, file: StoredFile, parts: Sequence[Manifest], advance: Advance) -> str | None:
     """What is wrong with a file of rows, or with what its commits say of it; None where nothing is."""
     path = store.locate(file.path)
-    why = fault_of(path, file, advance=advance)
+    why = fault_of(path, file, advance=advance, afresh=True)
     if why is not None:
         return why
     try:
