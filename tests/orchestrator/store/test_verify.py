@@ -1,4 +1,4 @@
-"""Promise: no flipped bit of a file of rows becomes an answer: who reads it notices, and says what it held."""
+"""Promise: no flipped bit of rows becomes an answer: whoever reads them notices, and says what was lost."""
 
 import random
 from pathlib import Path
