@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import NewerCommitError
+from orchestrator.store.format import make_format
 from orchestrator.store.gather import Gathered, gather
 from orchestrator.store.guard import lost_log
 from orchestrator.store.lock import Holder, StudyLock
@@ -24,7 +25,6 @@ from orchestrator.store.notes import examined
 from orchestrator.store.plans import newest_plans
 from orchestrator.store.rebuild import rebuilt
 from orchestrator.store.storage import LocalStorage, Storage
-from orchestrator.store.study import make_format
 from workers.errors import StoreError
 
 

@@ -8,8 +8,6 @@ __all__ = ["Driver", "StudyStore", "WrittenPart"]
 
 import contextlib
 import hashlib
-import json
-import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -17,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.adopt import adoptable, part_names
+from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
+from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
 from orchestrator.store.guard import lost_log, refuse_lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
 _MOST_ADOPTED = 500
 """Parts, in one commit."""
-_FORMAT_NAME = "format.json"
-_FORMAT = "swapyard study"
-_VERSION = 1
 
 
 class WrittenPart(NamedTuple):
@@ -60,7 +56,7 @@ class StudyStore:
 
     def exists(self) -> bool:
         """Whether the folder holds a study, also one that is damaged."""
-        return self._storage.exists(_FORMAT_NAME) or looks_like_study(self._storage)
+        return is_study(self._storage)
 
     def probe(self) -> None:
         """Try that the folder's file system can keep a study.
@@ -77,7 +73,7 @@ class StudyStore:
         Raises:
             StoreError: there is no study, it is damaged, or a newer swapyard made it.
         """
-        self._check_format()
+        check_format(self._storage, self.root)
         log = CommitLog(self._storage, checkpoints=checkpoints)
         log.refresh()
         return log
@@ -105,7 +101,11 @@ class StudyStore:
             if not take_over:
                 raise
         try:
-            self._make_format()
+            refuse_without_format(self._storage, self.root)
+            if not self._storage.exists("format.json"):
+                self.probe()
+                make_format(self._storage, self.root)
+            check_format(self._storage, self.root)
             log = CommitLog(self._storage)
             refuse_lost_log(self._storage, log.refresh(), self.root)
             return Driver(self._storage, log, lock, log.open_epoch(holder))
@@ -226,53 +226,6 @@ class StudyStore:
     def locate(self, name: str) -> Path:
         """Where something of the study lies on the disk."""
         return LocalStorage(self.root).locate(name)
-
-    def _check_format(self) -> None:
-        data = self._storage.read(_FORMAT_NAME)
-        if data is None:
-            if looks_like_study(self._storage):
-                raise _without_format(self.root)
-            raise StoreError(
-                f"{self.root} holds no study; run one first, or name another folder with --store"
-            )
-        try:
-            content = json.loads(data)
-            made_by_us, version = content["format"] == _FORMAT, int(content["version"])
-        except (ValueError, KeyError, TypeError):
-            made_by_us, version = False, 0
-        if not made_by_us:
-            raise StoreError(
-                f"{self.locate(_FORMAT_NAME)} is not that of a study; name another folder with --store"
-            )
-        if version > _VERSION:
-            raise StoreError(
-                f"the study in {self.root} has format {version}, and this version reads up to {_VERSION}; "
-                "upgrade swapyard"
-            )
-
-    def _make_format(self) -> None:
-        self.refuse_without_format()
-        if not self._storage.exists(_FORMAT_NAME):
-            self.probe()
-            make_format(self._storage, self.root)
-        self._check_format()
-
-    def refuse_without_format(self) -> None:
-        """Accept a study, or a folder in which one may be made.
-
-        Raises:
-            StoreError: it holds other things, or a study whose ``format.json`` is lost.
-        """
-        if self._storage.exists(_FORMAT_NAME) or not self.root.is_dir():
-            return
-        if looks_like_study(self._storage):
-            raise _without_format(self.root)
-        strangers = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
-        if strangers:
-            raise StoreError(
-                f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
-                "folder with --store"
-            )
 
 
 class Driver:
@@ -415,39 +368,6 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def looks_like_study(storage: Storage) -> bool:
-    """Whether there are commits, or files of rows."""
-    return bool(_COMMITS & {name.rpartition(".")[2] for name in storage.list("commits")}) or bool(
-        part_names(storage)
-    )
-
-
-def make_format(storage: Storage, root: Path, *, mend: bool = False) -> bool:
-    """Write ``format.json`` if it is not there, and say whether it was; with `mend`, only into a study.
-
-    Raises:
-        StoreError: there is no study to mend, or a newer version's.
-    """
-    if storage.read(_FORMAT_NAME) is not None:
-        if mend:
-            StudyStore(root, storage)._check_format()
-        return False
-    if mend and not looks_like_study(storage):
-        raise StoreError(f"{root} holds no study; name one that there is")
-    return storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
-
-
-def _without_format(root: Path) -> StoreError:
-    study = shlex.join([root.name, "--store", str(root.parent)])
-    return StoreError(
-        f"the study in {root} is damaged: {_FORMAT_NAME} is missing; restore it from a copy, or make it again"
-        f" with: swapyard doctor --repair {study}"
-    )
-
-
-_COMMITS = {"json"}
 
 
 def _file_ref(data: bytes) -> FileRef:
