@@ -84,11 +84,12 @@ def _check_files(store: StudyStore, state: State, verify: bool) -> None:
     damaged = damaged_files(store.root, state, verify=verify)
     if damaged:
         first = damaged[0]
+        path = store.locate(first.path)
+        why = f"it {first.why}" if path.exists() else "no such file or directory"
         study = shlex.join([store.root.name, "--store", str(store.root.parent)])
         others = f"; so are {len(damaged) - 1:,} more files" if damaged[1:] else ""
         raise StoreError(
-            f"{store.locate(first.path)} was committed and cannot be read (it {first.why}){others}; see:"
-            f" swapyard doctor {study}"
+            f"{path} was committed and cannot be read ({why}){others}; see: swapyard doctor {study}"
         )
 
 
