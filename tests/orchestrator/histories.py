@@ -12,7 +12,6 @@ from small_store import make_study
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.store import (
     METRIC_COLUMNS,
-    UNWRITTEN,
     Driver,
     Manifest,
     MergedFile,
@@ -128,9 +127,9 @@ class History:
         tile, families = self.plan.tiles[place["tile"]], place["families"]
         rows = list(self._rows(tile.tile, jobs, failing, families, place.get("attempt", 0)))
         columns = {name: [row[name] for row in rows] for name in part_columns(families)}
-        draft = Manifest(
-            path=self.store.fresh_path(self.driver.epoch, str(tile.lane)),
-            **UNWRITTEN,
+        written = self.store.write_part(self.driver.epoch, str(tile.lane), encode_part(columns, families))
+        part = Manifest(
+            **written._asdict(),
             **place,
             lane=str(tile.lane),
             rows=len(rows),
@@ -140,10 +139,6 @@ class History:
             worker="1",
             host=socket.gethostname(),
         )
-        state = self.driver.state
-        assert state.plan is not None
-        data = encode_part(columns, families)
-        part = self.store.write_rows(draft, data, study=state.study, seq=state.seq, plan=state.plan.id)
         assert self.driver.commit([part]) == ()
         self.parts.append(part)
         return part
