@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -85,7 +86,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterat
     folder = tmp_path_factory.mktemp("cluster")
     (folder / HIDDEN).mkdir()
     study = write_study(folder, "long", tiny_folder, long_pairs(NUM_PAIRS, NUM_TOKENS))
-    port = free_port()
     given = environment(
         folder / "cache",
         RAY_AUTH_MODE="token",
@@ -94,22 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterat
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     )
     hiding = hide(folder / HIDDEN)
-    head = subprocess.Popen(
-        [
-            *hiding,
-            *(str(SWAPYARD.with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
-            *(
-                "--node-ip-address=127.0.0.1",
-                "--include-dashboard=false",
-                f"--object-store-memory={80 * 2**20}",
-            ),
-        ],
-        env=given,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    head, port = start_head(hiding, given, folder / "head.log")
     try:
         inline = ("run", study, "--executor", "inline", "--no-plots", "--store", folder / "inline")
         done = swapyard(*inline, cwd=folder, cache=folder / "cache")
@@ -118,6 +103,42 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterat
     finally:
         head.terminate()
         head.wait(timeout=60)
+
+
+def start_head(
+    hiding: tuple[str, ...], given: dict[str, str], log: Path
+) -> "tuple[subprocess.Popen[bytes], int]":
+    """The head of a cluster that answers, and its port; one that another process took first is given up."""
+    for _ in range(3):
+        port = free_port()
+        with log.open("ab") as output:
+            head = subprocess.Popen(
+                [
+                    *hiding,
+                    *(str(SWAPYARD.with_name("ray")), "start", "--head", "--block", f"--port={port}"),
+                    *("--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false"),
+                    f"--object-store-memory={80 * 2**20}",
+                ],
+                env=given,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + 90
+        while head.poll() is None and time.monotonic() < deadline:
+            if answers(port):
+                return head, port
+            time.sleep(0.2)
+        head.terminate()
+        head.wait(timeout=60)
+    raise AssertionError(f"no head of a Ray cluster came up: {log.read_text()}")
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.settimeout(1)
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
