@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import count, growth, peers, report, start
+from benchmarks import count, eta, growth, peers, report, start
 from benchmarks.setting import (
     Operations,
     Setting,
@@ -20,6 +20,7 @@ from benchmarks.setting import (
     sweep,
 )
 from benchmarks.studies import run_study
+from studies import load_study
 from workers.model.loading import LoadedModel
 
 QUICK = Namespace(quick=True, rounds=1)
@@ -119,5 +120,26 @@ def test_only_its_own_part_of_the_page_is_replaced() -> None:
 
 def test_the_page_has_a_part_for_each_benchmark() -> None:
     page = (report.DOCS / report.PAGE).read_text("utf-8")
-    for name in ("peers", "count", "growth", "start"):
+    for name in ("peers", "count", "growth", "start", "eta"):
         assert report.replaced(page, name, "new") != page
+
+
+def test_what_a_run_said_is_divided_by_what_was_left() -> None:
+    told = eta.Told(
+        "sweep", "inline", 100.0, ((5.0, 400.0), (20.0, 80.0), (50.0, 25.0), (90.0, 20.0), (98.0, 9.0))
+    )
+    assert told.ratios == [(0.05, 400 / 95), (0.2, 1.0), (0.5, 0.5), (0.9, 2.0)]
+    assert told.counted == [1.0, 0.5, 2.0] and told.first == 0.05
+    assert [told.at(share) for share in (0.04, 0.1, 0.5, 0.75)] == [None, 400 / 95, 0.5, 0.5]
+    never = eta.Told("fits", "ray", 10.0, ())
+    shown = eta.shown([told, never]).splitlines()
+    assert [cell.strip() for cell in shown[2].split("|")[1:-1]] == [
+        *("sweep, inline", "4.21", "1.00", "0.50", "0.50", "2.00", "0.50", "2.00", "5%", "100")
+    ]
+    assert shown[3].count("unknown") == 7 and "never" in shown[3]
+
+
+def test_the_studies_of_time_left_are_studies(scratch: Path) -> None:
+    for name, make in eta.STUDIES.items():
+        made = load_study(str(make(scratch, eta.SMALL)))
+        assert made.study == name and made.blocks()

@@ -115,7 +115,7 @@ class Forecast:
     def took(self, worker: int, did: Slice, seconds: float, capture_s: float, now: float) -> None:
         """A worker did `did`, the first cells of what it had in hand, in so many seconds besides captures."""
         mine = self._in_hand.pop(worker, None)
-        if mine is None or did.careful or did.jobs:
+        if mine is None:
             return
         besides_s = now - mine.since - capture_s - seconds
         if mine.loads_model and self._fits is None:
@@ -123,8 +123,8 @@ class Forecast:
         elif self._fits is None:
             # What lies between two slices belongs to their calls.
             seconds += max(0.0, besides_s)
-        load = self._schedule.load(did)._replace(calls=1.0)
-        self._jobs[did.lane].record(load, seconds)
+        if self._schedule.is_typical(did):
+            self._jobs[did.lane].record(self._schedule.load(did)._replace(calls=1.0), seconds)
         if mine.captures.units and capture_s > 0:
             self._captures[did.lane].record(mine.captures, capture_s)
         if self._fits is not None:
@@ -141,8 +141,8 @@ class Forecast:
         for lane, load in self._schedule.remaining.items():
             work_s += self._jobs_s(lane, load, target_s)
             work_s += self._paced(self._captures, lane, self._schedule.uncaptured.get(lane, NOTHING))
-        later_s = sum(self._jobs_s(lane, load, target_s) for lane, load in self._later.items())
-        work_s += later_s
+        work_s += sum(self._jobs_s(lane, load, target_s) for lane, load in self._later.items())
+        work_s += self._loading_s()
         num = max(1, len(self._lanes), self._num_expected or 1)
         starting_s = 0.0 if self._has_joined else max(0.0, self.start_s - (now - self.began))
         return starting_s + max(work_s / num, longest_s, *in_hand, 0.0) + CLOSE_SHARE * self.start_s
@@ -166,6 +166,11 @@ class Forecast:
         if any(pace.is_measured for pace in self._jobs.values()):
             return True
         return self.assumed is not None or (self._fits is not None and self._fits.is_measured)
+
+    def _loading_s(self) -> float:
+        """What the models take that nobody has loaded yet, each once."""
+        open_lanes = {lane for lane, load in self._schedule.remaining.items() if load.units >= _LEAST_UNITS}
+        return (self._load_s or 0.0) * len(open_lanes - {*self._lanes.values()})
 
     def _in_hand_s(self, one: _InHand, now: float) -> float:
         """How long a worker will still be at what it has in hand, its fits aside."""
