@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+# Python compiles what it imports, a small part of all this.
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+ABREAST := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # How often `make torture` kills.
 KILLS ?= 20
 
 # The bundled studies that train, which take minutes each.
 TRAININGS := digit-sum digit-sum-part digit-sum-gpt hierarchical-equality
 
-.PHONY: demo studies test lint types check bench bench-peers torture clean
+.PHONY: demo studies test lint types check overlays versions legs night lock bench bench-peers gpu torture clean
 
 demo: $(STAMP)
 	$(VENV)/bin/swapyard run capitals
@@ -20,7 +23,8 @@ studies: $(STAMP)
 	    WHERE subspace = 'das' GROUP BY ALL ORDER BY ALL" --study hierarchical-equality
 
 test: $(STAMP)
-	$(VENV)/bin/pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/pytest -m "not kills and not alone" $(ABREAST)
+	$(VENV)/bin/pytest -m "kills and not alone" $(ABREAST)
 	$(VENV)/bin/pytest -m alone
 
 lint: $(STAMP)
@@ -32,27 +36,58 @@ types: $(STAMP)
 
 check: lint types test
 
+# The oldest and the newest allowed versions of what moves under us, over the torch of .venv: the newest is today's.
+overlays: $(STAMP)
+	$(VENV)/bin/python -m tests.overlays
+
+versions: overlays
+	$(VENV)/bin/python -m tests.versions
+
+legs: overlays
+	.overlays/oldest/bin/python -m pytest -m versions $(ABREAST)
+	.overlays/newest/bin/python -m pytest -m versions $(ABREAST)
+
+# The versions that .venv gets, the newest allowed on every Python that swapyard supports.
+lock: .lock/bin/uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	    --extra dev --no-annotate --output-file constraints.txt pyproject.toml
+
+.lock/bin/uv:
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.plan
 	$(VENV)/bin/python -m benchmarks.store
 	$(VENV)/bin/python -m benchmarks.count
 	$(VENV)/bin/python -m benchmarks.growth
 	$(VENV)/bin/python -m benchmarks.start
+	$(VENV)/bin/python -m benchmarks.eta
 
 bench-peers: $(STAMP) .peers/bin/pip
 	$(VENV)/bin/python -m benchmarks.peers
+
+# On a machine with a GPU: everything that has to be seen there, within eight minutes, into gpu-results/.
+gpu: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.gpu
 
 .peers/bin/pip: benchmarks/peers.txt
 	PYTHON=$(PYTHON) sh benchmarks/peers.sh
 	touch $@
 
+# What takes too long for every day.
+night: $(STAMP) torture
+	$(VENV)/bin/pytest -m night $(ABREAST)
+
 torture: $(STAMP)
 	$(VENV)/bin/python -m tests.torture --kills $(KILLS)
 
-$(STAMP): pyproject.toml
+# The build back-end is locked like the rest, so that it is installed first and not taken from elsewhere.
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) setuptools
+	$(INSTALL) --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .overlays .lock .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -173,10 +173,11 @@ def compare(
     threads = 1 if options.quick else num_cores()
     torch.set_num_threads(threads)
     folder = model_folder(setting.model, scratch)
-    model = load_folder(folder)
+    model = load_folder(folder, options.device)
     with ExitStack() as stack:
         peers = [stack.enter_context(Process(python, kind)) for kind in kinds]
-        told = {peer.kind: peer.ask("load", folder=str(folder), threads=threads) for peer in peers}
+        asked = {"folder": str(folder), "threads": threads, "device": options.device}
+        told = {peer.kind: peer.ask("load", **asked) for peer in peers}
         round_ = Round(model, setting, peers)
         ways = [*round_.ours(), *(way for peer in peers for way in round_.theirs(peer, told[peer.kind]))]
         order = random.Random(0)
@@ -224,7 +225,7 @@ class Round:
 
     def plain_s(self) -> float:
         """Of a plain forward of all pairs."""
-        forward = plain_forward(self._model, bases_of(self._pairs))
+        forward = plain_forward(self._model, bases_of(self._pairs, self._model.device))
         return statistics.median(timed(forward)[0] for _ in range(PLAIN_FORWARDS))
 
     def ours(self) -> Iterator[Way]:

@@ -28,6 +28,7 @@ def arguments(about: str, *, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--rounds", type=int, help=f"how often everything is measured [default: {rounds}]")
     parser.add_argument("--quick", action="store_true", help="tiny models, one round: whether it works")
+    parser.add_argument("--device", default="cpu", help="where models run: cpu, or cuda [default: cpu]")
     parser.add_argument(
         "--write", action="store_true", help=f"put tables, numbers and a plot into docs/{PAGE}"
     )

@@ -92,9 +92,9 @@ def _make(name: str, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, **specials).save_pretrained(folder)
 
 
-def load_folder(folder: Path) -> LoadedModel:
+def load_folder(folder: Path, device: str = "cpu") -> LoadedModel:
     """The model of a folder, as a worker has it."""
-    spec = ModelSpec(ref=str(folder), device="cpu")
+    spec = ModelSpec(ref=str(folder), device=device)
     return load(spec, resolve(spec))
 
 
@@ -152,16 +152,24 @@ def plain_forward(model: LoadedModel, prompts: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def bases_of(pairs: Sequence[Pair]) -> Tensor:
+def bases_of(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Tensor:
     """[P, T]"""
-    return torch.tensor([pair.tokens["base"] for pair in pairs])
+    return torch.tensor([pair.tokens["base"] for pair in pairs], device=device)
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """The seconds that it takes, and what it gives."""
+    """The seconds that it takes, until an accelerator is done with it, and what it gives."""
+    wait()
     began = time.perf_counter()
     found = run()
+    wait()
     return time.perf_counter() - began, found
+
+
+def wait() -> None:
+    """Wait for all that an accelerator was asked to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def run_sweep(

@@ -94,6 +94,7 @@ def run(
     error_types: Sequence[str] = (),
     limits: Limits = _NO_LIMITS,
     slice_timeout_s: float | None = None,
+    require: Sequence[str] = (),
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
@@ -114,6 +115,7 @@ def run(
         error_types=tuple(error_types),
         limits=limits,
         slice_timeout_s=slice_timeout_s,
+        require=tuple(require),
     )
     root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:

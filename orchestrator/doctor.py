@@ -61,6 +61,7 @@ def examine_machine(root: Path) -> Iterator[Finding]:
     )
     yield Finding("ok", has)
     folder = _nearest_folder(root)
+    yield from _fetched_models()
     yield _room(folder)
     yield from _file_system(folder)
 
@@ -99,6 +100,24 @@ def _libraries() -> Finding:
                 "problem", f"{name} is not installed; install swapyard again with: pip install swapyard"
             )
     return Finding("ok", ", ".join(f"{name} {number}" for name, number in found.items()))
+
+
+def _fetched_models() -> Iterator[Finding]:
+    """Whether each model that was fetched is the pinned one."""
+    from workers.model.cache import models_folder
+    from workers.model.fetch import SOURCES, is_fetched
+    from workers.model.references import resolve
+    from workers.vocabulary import ModelSpec
+
+    for name in SOURCES:
+        if not is_fetched(name):
+            continue
+        try:
+            revision = resolve(ModelSpec(ref=name), fetch=False).revision
+        except SwapyardError as error:
+            yield Finding("problem", str(error))
+        else:
+            yield Finding("ok", f"{name} in {models_folder()} is the pinned model, {revision[:12]}")
 
 
 def _nearest_folder(root: Path) -> Path:

@@ -2,29 +2,21 @@
 
 __all__ = ["check_sql", "explained", "named_queries", "run_query"]
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from workers.errors import QueryError, nearest
+from workers.libraries.duckdb import is_passed_on, parsed, pointer, statements, unknown_column, unknown_table
 
 _FOLDER = Path(__file__).parent / "queries"
 
-_READING_NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE")
 _TABLE_FUNCTIONS = ("duckdb_columns", "duckdb_functions", "generate_series", "range", "unnest")
 """Those that cannot run SQL of their own or reach files."""
-
-_UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" not found|does not have a column named "(.+?)"')
-_UNKNOWN_TABLE = re.compile(r"Table with name (.+?) does not exist")
-_SPOKEN = {"MULTI": "PIVOT without IN (…)"}
-"""What DuckDB calls otherwise than its users."""
 
 _ALLOWED = "a query is one SELECT (or FROM VIEW …, DESCRIBE VIEW, SUMMARIZE VIEW) that only reads"
 
@@ -66,24 +58,30 @@ def check_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
     The kind of statement alone does not tell: ``WITH x AS (COPY … TO …) SELECT …`` is a SELECT to
     DuckDB, and writes into the folders that a locked-down connection may read. So the parsed tree is
-    looked through.
+    looked through; where it cannot be read, nothing is allowed.
 
     Raises:
         QueryError: with what was found instead.
     """
     with explained(connection):
-        statements = connection.extract_statements(sql)
-    if len(statements) != 1:
-        raise QueryError(f"the SQL has {len(statements)} statements; {_ALLOWED}")
-    if statements[0].type != duckdb.StatementType.SELECT:
-        name = statements[0].type.name
-        raise QueryError(f"{_SPOKEN.get(name, name)} is not allowed; {_ALLOWED}")
-    answer = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query]).fetchall()[0][0]
-    parsed = json.loads(answer)
-    if parsed["error"]:
-        raise QueryError(f"{parsed['error_message']}; {_ALLOWED}")
-    for node in _nodes(parsed["statements"]):
-        _check_node(node)
+        found = statements(connection, sql)
+    if len(found) != 1:
+        raise QueryError(f"the SQL has {len(found)} statements; {_ALLOWED}")
+    ((kind, query, is_select),) = found
+    if not is_select:
+        raise QueryError(f"{kind} is not allowed; {_ALLOWED}")
+    shown = parsed(connection, query)
+    if shown.problem:
+        raise QueryError(f"{shown.problem}; {_ALLOWED}")
+    for what in shown.writing:
+        raise QueryError(f"{what} is not allowed, not even in WITH; {_ALLOWED}")
+    for name in shown.functions:
+        if name not in _TABLE_FUNCTIONS:
+            allowed = ", ".join(_TABLE_FUNCTIONS)
+            raise QueryError(
+                f"the table function {name} is not allowed; allowed: views and {allowed}"
+                f"{nearest(name, _TABLE_FUNCTIONS)}"
+            )
 
 
 @contextmanager
@@ -94,53 +92,25 @@ def explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     except duckdb.Error as error:
         raise QueryError(_explain(connection, str(error))) from None
     except OSError as error:
-        # How Arrow's readers pass on an error of DuckDB's; one of the system has a number.
-        if error.errno is not None:
+        if not is_passed_on(error):
             raise
         raise QueryError(_explain(connection, str(error))) from None
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for item in tree:
-            yield from _nodes(item)
-
-
-def _check_node(node: Mapping[str, Any]) -> None:
-    kind = node.get("type")
-    if not isinstance(kind, str):
-        return
-    if kind.endswith("_NODE") and kind not in _READING_NODES:
-        what = kind.removesuffix("_QUERY_NODE").removesuffix("_NODE").replace("_", " ")
-        raise QueryError(f"{what} is not allowed, not even in WITH; {_ALLOWED}")
-    if kind == "TABLE_FUNCTION":
-        name = str(node["function"]["function_name"]).lower()
-        if name not in _TABLE_FUNCTIONS:
-            allowed = ", ".join(_TABLE_FUNCTIONS)
-            raise QueryError(
-                f"the table function {name} is not allowed; allowed: views and {allowed}"
-                f"{nearest(name, _TABLE_FUNCTIONS)}"
-            )
 
 
 def _explain(connection: duckdb.DuckDBPyConnection, message: str) -> str:
     """DuckDB's first line and where it points, and the nearest name where one is unknown."""
     first, *rest = message.strip().splitlines()
     head = first.rstrip("!")
-    at = next((i for i, line in enumerate(rest) if line.startswith("LINE ")), len(rest))
-    pointer = "".join(f"\n{line}" for line in rest[at : at + 2])
-    if found := _UNKNOWN_COLUMN.search(head):
-        name, columns = found[1] or found[2], _columns(connection)
+    at = "".join(f"\n{line}" for line in pointer(rest))
+    if (name := unknown_column(head)) is not None:
+        columns = _columns(connection)
         views = columns.get(name)
         hint = f"; there is one in {', '.join(views)}" if views else nearest(name, columns)
-        return f'{head}; "DESCRIBE results" lists a view\'s columns{hint}{pointer}'
-    if found := _UNKNOWN_TABLE.search(head):
+        return f'{head}; "DESCRIBE results" lists a view\'s columns{hint}{at}'
+    if (name := unknown_table(head)) is not None:
         views = _view_names(connection)
-        return f"{head}; there are {', '.join(views)}{nearest(found[1], views)}{pointer}"
-    return head + pointer
+        return f"{head}; there are {', '.join(views)}{nearest(name, views)}{at}"
+    return head + at
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:

@@ -3,10 +3,11 @@
 __all__ = ["StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
 
 import fcntl
+import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
 from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
-from orchestrator.store import CommitLog, PlanRef, StudyStore, explained
+from orchestrator.store import CommitLog, PlanRef, State, StudyStore, explained
 from orchestrator.store.commit import commit_name
+from workers.capability import Capability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class StudyStatus:
     """Whether a driver is at work now; None where the file system cannot tell."""
     logs: str
     """The folder of its logs, of which older runs may have made none."""
+    models: Mapping[str, Mapping[str, Any]]
+    """By model, what it could do where the last driver's workers loaded it: see `workers.capability`."""
     error: str | None
     """What ended the last driver; None where it was no error, or it was killed."""
     left_s: float | None = None
@@ -99,6 +103,7 @@ class StatusReader:
             driver=str(state.holder),
             is_running=running,
             logs=str(logs),
+            models=_capabilities(self._plan(folder, state.plan), state) if state.plan is not None else {},
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
             left_s=read_left(logs / str(state.epoch)) if running else None,
         )
@@ -121,6 +126,14 @@ class StatusReader:
         if known is None or known[0].id != ref.id:
             known = self._plans[folder] = (ref, read_plan(StudyStore(folder), ref))
         return known[1]
+
+
+def _capabilities(plan: Plan, state: State) -> dict[str, dict[str, Any]]:
+    """By model, the report on the part that was committed last."""
+    reported = [part for part in state.live.values() if part.capability]
+    newest = {part.lane: part.capability for part in reported}
+    lanes = {str(number): lane.spec.title for number, lane in plan.lanes.items()}
+    return {lanes[lane]: json.loads(text) for lane, text in newest.items() if lane in lanes}
 
 
 def read_status(
@@ -170,12 +183,13 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{one.num_failed:,}",
             f"{one.num_parts:,}",
             f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
+            _tier(one),
             one.activity,
             left_text(one.left_s) if one.is_running else "",
         ]
         for one in found
     ]
-    names = ["study", "jobs done", "", "failed", "parts", "last commit", "driver"]
+    names = ["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"]
     if any(row[-1] for row in rows):
         return table([*names, ""], rows)
     return table(names, [row[:-1] for row in rows])
@@ -193,6 +207,14 @@ def _done(one: StudyStatus) -> tuple[str, str]:
     return f"{one.num_done:,} of {one.num_jobs:,}", f"{100 * one.num_done / one.num_jobs:.1f} %"
 
 
+def _tier(one: StudyStatus) -> str:
+    """How the study's models run, in a word or two; empty where no part says it."""
+    tiers = {
+        Capability.from_json(json.dumps(report)).tier.partition(":")[0] for report in one.models.values()
+    }
+    return "+".join(sorted({tier.partition(",")[0] for tier in tiers}))
+
+
 def hints(found: Sequence[StudyStatus], root: Path) -> list[str]:
     """What to look at where something went wrong, line by line; nothing where all is well."""
     return [line for one in found for line in _hints(one, root)]
@@ -208,5 +230,9 @@ def _hints(one: StudyStatus, root: Path) -> Iterator[str]:
         yield f"{one.study}: {one.num_failed:,} job{'' if one.num_failed == 1 else 's'} failed"
         yield f"  why:         {shlex.join(failures)}"
         yield f"  one of them: {shlex.join(['swapyard', 'logs', one.study, *where])} --job JOB_ID"
+    for model, report in one.models.items():
+        first, *lost = Capability.from_json(json.dumps(report)).lines(model)
+        if lost or "hooked" in first:
+            yield from (f"{one.study}: {line}" for line in (first, *lost))
     if one.error is not None or one.num_failed:
         yield f"  all logs:    {one.logs}"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from studies.problems import Problem, ProblemsError, explain, refuse, shown
 from studies.yaml import Text
 from workers.errors import nearest
+from workers.libraries.pydantic import outermost_only
 
 
 class Spec(BaseModel):
@@ -22,14 +23,12 @@ class Spec(BaseModel):
 
     if not TYPE_CHECKING:
 
+        @outermost_only
         def __init__(self, **data: Any) -> None:
             try:
                 super().__init__(**data)
             except ValidationError as error:
                 raise explain(error, Text(type(self).__name__, data, {})) from None
-
-        # pydantic then builds nested specs without this method, so that all problems are found at once.
-        __init__.__pydantic_base_init__ = True
 
     @classmethod
     def key_names(cls) -> tuple[str, ...]:

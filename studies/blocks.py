@@ -210,8 +210,7 @@ def _short_value(key: str, value: Any) -> Any:
     try:
         return _value(value)
     except ProblemsError as problem:
-        text = (problem.context or {})["text"]
-        raise ProblemsError([Problem(("from",), text)]) from None
+        raise ProblemsError([Problem(("from",), problem.problems[0].text)]) from None
 
 
 class UnitSpec(Coordinates):

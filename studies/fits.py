@@ -96,9 +96,9 @@ class Fit(Spec):
     per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
     """Columns, and ``position``: one mean for each combination of their values."""
     path: Column = None
-    """The file of a sparse autoencoder; relative to the study's."""
+    """The file of a sparse autoencoder, or its folder; relative to the study's."""
     centered: Annotated[bool | None, checked(_check_flag)] = None
-    """Whether its decoder's bias is taken off before encoding."""
+    """Whether its decoder's bias is taken off before encoding, where no config says it."""
     seed: Seed = None
     seeds: Seeds = None
 

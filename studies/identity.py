@@ -41,7 +41,9 @@ def lane_identity(facts: ModelFacts, spec: ModelSpec) -> str:
     options of a built-in model are in its revision, those that are not written too.
     """
     # Options stood here once; without the key no lane of before would be known again.
-    lane = {"revision": facts.revision, "dtype": facts.dtype, "options": {}}
+    lane: dict[str, Any] = {"revision": facts.revision, "dtype": facts.dtype, "options": {}}
+    if spec.missing_weights is not None:
+        lane["missing_weights"] = {spec.missing_weights: spec.seed}
     return canonical_json(lane if facts.is_hashed else {"ref": spec.ref, **lane})
 
 

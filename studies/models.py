@@ -9,13 +9,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from studies.base import Spec
 from studies.fields import Count, check_name, check_seed, checked, freeze, one_of, required
-from studies.problems import Problem, ProblemsError, refuse
+from studies.problems import Problem, ProblemsError, problems_of, refuse
 from studies.tasks import TASKS
 from workers.errors import nearest
+from workers.libraries.pydantic import Fault, faults
 from workers.vocabulary import ModelSpec
 
 _FILTERS = ("both_correct", "none")
 _MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
+_MADE = ("zoo:", "artifact:")
+"""What models begin with that are made here: their seed is an option, or an axis."""
 
 
 def check_model(value: Any) -> ModelSpec:
@@ -27,14 +30,19 @@ def check_model(value: Any) -> ModelSpec:
         return ModelSpec(ref=value)
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
-    others = [key for key in value if key not in (*_MODEL_KEYS, "options")]
-    if others and not value["ref"].startswith(("zoo:", "artifact:")):
-        raise ProblemsError([_unknown_key(key, _MODEL_KEYS) for key in others])
+    is_made = value["ref"].startswith(_MADE)
+    keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
+    others = [key for key in value if key not in (*keys, "options")]
+    if others and not is_made:
+        raise ProblemsError([_unknown_key(key, keys) for key in others])
     options = {**value.get("options", {}), **{key: value[key] for key in others}}
+    given = {key: value[key] for key in keys if key in value}
+    if given.get("seed") is not None:
+        given["seed"] = check_seed(given["seed"])
     try:
-        return ModelSpec(**{key: value[key] for key in _MODEL_KEYS if key in value}, options=freeze(options))
+        return ModelSpec(**given, options=freeze(options))
     except ValidationError as error:
-        raise ProblemsError([_from_model(entry) for entry in error.errors()]) from None
+        raise ProblemsError([_from_model(fault) for fault in faults(error)]) from None
 
 
 def plain_model(model: ModelSpec) -> Any:
@@ -89,7 +97,7 @@ def check_task(value: Any) -> Task:
     try:
         return Task.model_validate(data)
     except ValidationError as error:
-        raise ProblemsError([problem for entry in error.errors() for problem in _from_task(entry)]) from None
+        raise ProblemsError([problem for fault in faults(error) for problem in problems_of(fault)]) from None
 
 
 def plain_task(task: Task) -> Any:
@@ -107,18 +115,12 @@ def _unknown_key(key: str, allowed: Any) -> Problem:
     return Problem((key,), text)
 
 
-def _from_model(entry: Any) -> Problem:
-    """One of pydantic's entries about a `ModelSpec`, in our words."""
-    wanted = entry["msg"].removeprefix("Input should be ")
-    hint = nearest(str(entry["input"]), entry.get("ctx", {}).get("expected", "").replace("'", "").split(", "))
-    return Problem(tuple(entry["loc"]), f"{entry['input']!r} is not allowed here; allowed: {wanted}{hint}")
-
-
-def _from_task(entry: Any) -> list[Problem]:
-    if entry["type"] == "missing":
-        return [Problem((), f"the key {entry['loc'][-1]!r} is missing; it is required here")]
-    problems: list[Problem] = entry["ctx"]["problems"]
-    return [Problem((*entry["loc"], *problem.path), problem.text) for problem in problems]
+def _from_model(fault: Fault) -> Problem:
+    """What pydantic finds wrong with a `ModelSpec`, in our words."""
+    if fault.kind == "carried":  # of keys that do not go together, in our words already
+        return Problem((), fault.wanted)
+    hint = nearest(str(fault.given), fault.choices)
+    return Problem(fault.where, f"{fault.given!r} is not allowed here; allowed: {fault.wanted}{hint}")
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from studies.problems import Problem, ProblemsError, shown
 from workers.errors import StudyError, nearest
+from workers.libraries.pyarrow import open_parquet
 from workers.vocabulary import Vectors
 
 Row = dict[str, Any]
@@ -221,10 +222,9 @@ def _from_csv(value: str) -> Any:
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     # Only this reader needs pyarrow, and reading a study must stay quick.
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        file = open_parquet(path, checked=True)
         for number, row in enumerate(
             row for batch in file.iter_batches(use_threads=False) for row in batch.to_pylist()
         ):

@@ -1,18 +1,17 @@
 """What is wrong with a study, in words: where, what was given, what is allowed, the nearest spelling."""
 
-__all__ = ["Problem", "ProblemsError", "each", "explain", "refuse", "shown", "write_path"]
+__all__ = ["Problem", "ProblemsError", "each", "explain", "problems_of", "refuse", "shown", "write_path"]
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 
 from studies.yaml import Path, Text
 from workers.errors import StudyError, nearest
+from workers.libraries.pydantic import CarryingError, Fault, faults
 
 _MAX_SHOWN = 5
-_KIND = "study"
 
 
 class Problem(NamedTuple):
@@ -22,12 +21,19 @@ class Problem(NamedTuple):
     text: str
 
 
-class ProblemsError(PydanticCustomError):
+class ProblemsError(CarryingError):
     """Raised inside validators: pydantic collects it with the place where it happened."""
 
     def __new__(cls, problems: Sequence[Problem]) -> "ProblemsError":
         """Wrap at least one problem."""
-        return super().__new__(cls, _KIND, "{text}", {"text": problems[0].text, "problems": list(problems)})
+        made = super().__new__(cls, problems[0].text, list(problems))
+        assert isinstance(made, ProblemsError)
+        return made
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What it wraps."""
+        return list(self.load or [Problem((), str(self))])
 
 
 def shown(value: object) -> str:
@@ -58,7 +64,7 @@ def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
         try:
             found.append(check(value))
         except ProblemsError as error:
-            problems.extend(Problem((index, *p.path), p.text) for p in (error.context or {})["problems"])
+            problems.extend(Problem((index, *problem.path), problem.text) for problem in error.problems)
     if problems:
         raise ProblemsError(problems)
     return tuple(found)
@@ -66,7 +72,7 @@ def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
 
 def explain(error: ValidationError, source: Text) -> StudyError:
     """The first few problems of `error`, a line each: ``FILE:LINE: key.path: what is wrong``."""
-    found = [problem for entry in error.errors() for problem in _problems(entry, source)]
+    found = [problem for fault in faults(error) for problem in _problems(fault, source)]
     found = sorted(dict.fromkeys(found), key=lambda problem: source.marks.get(problem.path, (0, 0)))
     lines = [f"{source.at(path)}: {write_path(path) or 'study'}: {text}" for path, text in found[:_MAX_SHOWN]]
     if len(found) > _MAX_SHOWN:
@@ -80,17 +86,22 @@ def write_path(path: Path) -> str:
     return text.removeprefix(".")
 
 
-def _problems(entry: Any, source: Text) -> list[Problem]:
-    """The problems of one entry of ``ValidationError.errors()``, with whole paths."""
-    where = _known(entry["loc"], source)
-    if entry["type"] == _KIND:
-        return [Problem((*where, *problem.path), problem.text) for problem in entry["ctx"]["problems"]]
-    if entry["type"] == "missing":
-        return [Problem(where, f"the key {entry['loc'][-1]!r} is missing; it is required here")]
-    is_empty = entry["type"] == "too_short"
-    kind = "mapping" if isinstance(entry["input"], dict) else "list"
-    wanted = f"a {kind} that is not empty" if is_empty else entry["msg"].removeprefix("Input should be ")
-    return [Problem(where, f"{shown(entry['input'])} is not allowed here; allowed: {wanted}")]
+def problems_of(fault: Fault) -> list[Problem]:
+    """The problems of one fault that pydantic found, with paths from the value that it was looking at."""
+    if fault.kind == "carried":
+        return [Problem((*fault.where, *problem.path), problem.text) for problem in fault.load]
+    if fault.kind == "missing" and fault.where:
+        return [Problem(fault.where, f"the key {fault.where[-1]!r} is missing; it is required here")]
+    kind = "mapping" if isinstance(fault.given, dict) else "list"
+    wanted = f"a {kind} that is not empty" if fault.kind == "empty" else fault.wanted
+    return [Problem(fault.where, f"{shown(fault.given)} is not allowed here; allowed: {wanted}")]
+
+
+def _problems(fault: Fault, source: Text) -> list[Problem]:
+    """The problems of one fault, with the paths that the text has."""
+    where = _known(fault.where, source)
+    below = len(fault.where)
+    return [Problem((*where, *path[below:]), text) for path, text in problems_of(fault)]
 
 
 def _known(loc: Sequence[str | int], source: Text) -> Path:

@@ -4,22 +4,24 @@ __all__ = ["Study"]
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from studies.blocks import AXES, Block, Settings
 from studies.dump import plain
 from studies.fields import checked, one_of, required
 from studies.fits import Fit
 from studies.models import ModelSpec, Task
+from studies.origin import Origin
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
+from studies.require import Required
 from studies.scope import find_problems
 from studies.screen import Screened
 from studies.train import Train
-from studies.yaml import dump_yaml
+from studies.yaml import Text, dump_yaml
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _PAIR_FILES = (".jsonl", ".csv", ".parquet")
@@ -58,6 +60,8 @@ class Study(Settings):
     """Which pairs are kept: the task's default where not said."""
     metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
     """What is measured; without it everything but ``generated``."""
+    require: Required = None
+    """Abilities that a worker's loaded model must have, such as ``resumed``; without them it gets no job."""
     screen: Screened = None
     """Which cells run, where all are too many; without it all do."""
     generate: Generate | None = None
@@ -65,6 +69,14 @@ class Study(Settings):
     train: Mapping[str, Train] | None = None
     sweep: Annotated[Sequence[Block], Field(min_length=1), AfterValidator(tuple)]
     plots: Mapping[str, Plot] | None = None
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @classmethod
+    def from_text(cls, text: Text) -> Self:
+        """As `Spec.from_text`; the study then knows the lines that it was written in."""
+        study = super().from_text(text)
+        study._origin = Origin.of(text)
+        return study
 
     @model_validator(mode="after")
     def _check_whole(self) -> "Study":
@@ -76,6 +88,10 @@ class Study(Settings):
     def blocks(self) -> tuple[Block, ...]:
         """The sweep's blocks, named, each with the study's defaults for what it does not say."""
         return tuple(_merge(self, block, index) for index, block in enumerate(self.sweep))
+
+    def line_of(self, block: int, word: str) -> str | None:
+        """``FILE:LINE`` at which a block says `word`; None of a study that was made in Python."""
+        return self._origin.at(block, word)
 
     def lanes(self) -> tuple[ModelSpec, ...]:
         """Every model that the study runs, in order, each once."""

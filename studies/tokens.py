@@ -15,6 +15,7 @@ from typing import Self
 import tokenizers
 
 from workers.errors import ModelError, StudyError
+from workers.libraries.tokenizers import raw_bytes
 
 _ANCHOR = "x"
 """Decoded before a token, so that decoders keep the blank with which the token begins."""
@@ -203,16 +204,7 @@ def _opening(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
     return tuple(encoded.ids[:text_starts])
 
 
-_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
-_BYTES = {chr(b): b for b in _VISIBLE} | {chr(0x100 + i): b for i, b in enumerate(_HIDDEN)}
-"""Byte-level tokenisers write each byte as one visible character: itself, or the next free one from 256."""
-
-
 def _escaped(raw: str) -> str:
     """The bytes of a token that is no whole text, as text where they are and as ``\\xNN`` elsewhere."""
-    if raw.startswith("<0x") and raw.endswith(">"):
-        return f"\\x{raw[3:-1].lower()}"
-    if any(character not in _BYTES for character in raw):
-        return raw
-    return bytes(_BYTES[character] for character in raw).decode("utf-8", "backslashreplace")
+    found = raw_bytes(raw)
+    return raw if found is None else found.decode("utf-8", "backslashreplace")

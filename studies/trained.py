@@ -153,6 +153,11 @@ def _swept_block(
             add(model, block.alignment)
             continue
         assert isinstance(model, ModelSpec)
+        if model.missing_weights is not None:
+            raise StudyError(
+                f"{block.name}: {model.ref} is trained here and lacks no weights; say missing_weights where"
+                " its training names the model that it begins with"
+            )
         for training in _chosen(block, model, found):
             is_said = raw.alignment is not None or (study.alignment and training.study != study.study)
             for lane in _lanes(block, model, training):

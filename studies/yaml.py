@@ -16,6 +16,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from workers.errors import StudyError
+from workers.libraries.yaml import dumper, loader, where
 
 Mark = tuple[int, int]
 """Line and column, both from 1."""
@@ -36,34 +37,13 @@ _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 
-_RESOLVERS: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {
-    None: [
-        ("tag:yaml.org,2002:null", re.compile(rf"(?:{_NULL.pattern})$")),
-        ("tag:yaml.org,2002:bool", re.compile(rf"(?:{_BOOL.pattern})$")),
-        ("tag:yaml.org,2002:int", re.compile(rf"(?:{_INT.pattern})$")),
-        ("tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT.pattern})$")),
-    ]
-}
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _RESOLVERS
-
-
-class _Dumper(yaml.SafeDumper):
-    # The same table decides what needs quotes, so that text which looks like a number stays text.
-    yaml_implicit_resolvers = _RESOLVERS
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> ScalarNode:
-        # Only double quotes keep every line break and control character as it is.
-        style = None if data.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
+_SCALARS = tuple(
+    (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{form.pattern})$"))
+    for name, form in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT))
+)
+_LOADER = loader(_SCALARS)
+_DUMPER = dumper(_SCALARS)
+"""The same table decides what needs quotes, so that text which looks like a number stays text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +79,17 @@ def read_yaml(text: str, name: str = "<text>") -> Text:
 def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
     """Every document of `text`, in order. Raises as `read_yaml` does."""
     try:
-        for node in yaml.compose_all(text, Loader=_Loader):
+        for node in yaml.compose_all(text, Loader=_LOADER):
             reader = _Reader(name)
             yield Text(name, reader.value(node, ()), reader.marks)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error)
+        line, problem = where(error)
         raise StudyError(f"{name}:{line}: this is no YAML: {problem}") from None
 
 
 def dump_yaml(data: Any) -> str:
     """YAML that `read_yaml` reads back as equal data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=110)
 
 
 @dataclass(slots=True)

@@ -1,13 +1,15 @@
 """Promise: benchmarks measure what they say. Numbers and counts are tested here, times never."""
 
+import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from benchmarks import count, eta, growth, peers, report, start
+from benchmarks import count, eta, fits, gpu, growth, heads, peers, report, start
 from benchmarks.setting import (
     Operations,
     Setting,
@@ -23,7 +25,7 @@ from benchmarks.studies import run_study
 from studies import load_study
 from workers.model.loading import LoadedModel
 
-QUICK = Namespace(quick=True, rounds=1)
+QUICK = Namespace(quick=True, rounds=1, device="cpu")
 TINY = ("gpt2-tiny", "llama-tiny")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -122,6 +124,37 @@ def test_the_page_has_a_part_for_each_benchmark() -> None:
     page = (report.DOCS / report.PAGE).read_text("utf-8")
     for name in ("peers", "count", "growth", "start", "eta"):
         assert report.replaced(page, name, "new") != page
+
+
+def test_a_part_that_takes_too_long_is_ended_with_its_children_and_told(tmp_path: Path) -> None:
+    code = "import subprocess; print('begun', flush=True); subprocess.run(['sleep', '613'])"
+    slow = gpu.Part("slow", "sleeps", (sys.executable, "-c", code), limit_s=1.5)
+    fine = gpu.Part("fine", "speaks", (sys.executable, "-c", "print('said')"), limit_s=60)
+    bad = gpu.Part("bad", "fails", (sys.executable, "-c", "raise SystemExit(3)"), limit_s=60)
+    answers = [gpu.ask(part, tmp_path) for part in (slow, fine, bad)]
+    assert [one.state for one in answers] == ["out of time", "ok", "failed (code 3)"]
+    assert [one.output for one in answers] == ["begun", "said", ""]
+    gpu.write(answers, tmp_path)
+    assert "## speaks: ok" in (tmp_path / "gpu.md").read_text("utf-8")
+    found = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    assert [one["name"] for one in found["parts"]] == ["slow", "fine", "bad"]
+    sleeping = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "613"]]
+    assert sleeping == []
+
+
+def test_the_parts_of_the_gpu_command_end_within_eight_minutes() -> None:
+    assert sum(part.limit_s for part in gpu.parts("cuda", quick=False)) <= 480
+
+
+def test_all_heads_are_patched_and_counted(scratch: Path) -> None:
+    done = heads.run_heads(scratch, "gpt2-tiny", 2, "cpu")
+    assert done.num_jobs == 2 * 4 * 4 and set(done.tiers) == {"resumed"}
+
+
+def test_a_step_of_a_fit_is_timed_on_both_sides(model: LoadedModel) -> None:
+    (one, *_) = fits.measure("tiny", model, 1, fits.FEW + 1)
+    assert len(one.ours) == len(one.by_hand) == 1
+    assert "tiny, block_output 0, rank 1" in fits.shown([one])
 
 
 def test_what_a_run_said_is_divided_by_what_was_left() -> None:

@@ -50,7 +50,9 @@ class ModelFacts:
     """Size of an MLP's hidden layer; None where only the loaded model tells."""
     input_width: int | None = None
     """Size of the vectors that may take the place of tokens; None where only the loaded model tells."""
-
+    residual_multiplier: float = 1.0
+    """What a block multiplies the outputs of its attention and its MLP by before it adds them, as far as the
+    config says."""
     depends_on_length: bool = False
     """Whether what a token makes depends on how long its prompt is, as with rotary embeddings that are
     scaled by it: then equal beginnings make equal values in prompts of one length only."""

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from workers.errors import ModelError, nearest
@@ -47,6 +47,8 @@ class Spot:
     side: Side
     part: Part | None = None
     """Which share of a fused projection; None for the whole width."""
+    times: str | None = None
+    """Attribute of the block that the tensor is multiplied by before it goes on; None where by nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class Family:
     fusion: Fusion | None = None
     """How queries, keys and values share one projection; None where each has its own."""
     positions: Positions = "token"
+    norm_of_heads: Mapping[str, str] = field(default_factory=dict)
+    """Sites that a norm over all heads at once follows, each with the site after the norm."""
     note: str = ""
     """What a user must know of its blocks."""
 
@@ -86,22 +90,34 @@ def _block_sites(
         "value_output": value,
         "attention_value_output": Spot(f"{attention}.{mixed}", "input"),
         "attention_output": Spot(attention, "output"),
+        "attention_added": Spot(attention, "output"),
         "mlp_input": Spot(mlp, "input"),
         "mlp_activation": Spot(f"{mlp}.{neurons}", "input"),
         "mlp_output": Spot(mlp, "output"),
+        "mlp_added": Spot(mlp, "output"),
         "block_output": Spot("", "output"),
     }
 
 
 _SPLIT = ("q_proj", "k_proj", "v_proj")
 _LLAMA = _block_sites("self_attn", _SPLIT, "o_proj", "mlp", "down_proj")
+_AFTER_ATTENTION = Spot("post_attention_layernorm", "output")
+_AFTER_MLP = Spot("post_feedforward_layernorm", "output")
 _POST_NORMS = {
-    "attention_post_norm_output": Spot("post_attention_layernorm", "output"),
-    "mlp_post_norm_output": Spot("post_feedforward_layernorm", "output"),
+    **{"attention_post_norm_output": _AFTER_ATTENTION, "attention_added": _AFTER_ATTENTION},
+    **{"mlp_post_norm_output": _AFTER_MLP, "mlp_added": _AFTER_MLP},
+}
+_MULTIPLIED = {
+    "attention_added": Spot("self_attn", "output", times="residual_multiplier"),
+    "mlp_added": Spot("mlp", "output", times="residual_multiplier"),
+}
+_HEAD_NORMS = {
+    "query_norm_output": Spot("self_attn.q_norm", "output"),
+    "key_norm_output": Spot("self_attn.k_norm", "output"),
 }
 _POST_NORM_NOTE = (
-    "The attention's and the MLP's outputs pass a norm before they are added: what is added is "
-    "attention_post_norm_output and mlp_post_norm_output."
+    "The attention's and the MLP's outputs pass a norm before they are added: attention_added and mlp_added "
+    "are attention_post_norm_output and mlp_post_norm_output."
 )
 _PARALLEL_NOTE = "Attention and MLP both read the block's input: there is no residual stream between them."
 
@@ -115,9 +131,19 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="llama",
-        model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo", "granite", "smollm3"),
+        model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo", "smollm3"),
         blocks="model.layers",
         sites=_LLAMA,
+    ),
+    Family(
+        name="granite",
+        model_types=("granite",),
+        blocks="model.layers",
+        sites={**_LLAMA, **_MULTIPLIED},
+        note=(
+            "The attention's and the MLP's outputs are multiplied by the config's residual_multiplier before "
+            "they are added: attention_added and mlp_added are the products."
+        ),
     ),
     Family(
         name="starcoder2",
@@ -144,8 +170,12 @@ FAMILIES: tuple[Family, ...] = (
         name="olmo2",
         model_types=("olmo2",),
         blocks="model.layers",
-        sites={**_LLAMA, **_POST_NORMS},
-        note=f"{_POST_NORM_NOTE} There is no norm before them.",
+        sites={**_LLAMA, **_POST_NORMS, **_HEAD_NORMS},
+        norm_of_heads={"query_output": "query_norm_output", "key_output": "key_norm_output"},
+        note=(
+            f"{_POST_NORM_NOTE} There is no norm before them. Queries and keys pass a norm over all heads: "
+            "single heads are those of query_norm_output and key_norm_output."
+        ),
     ),
     Family(
         name="phi3",
@@ -271,6 +301,7 @@ def describe(facts: ModelFacts) -> list[SiteRow]:
 
 
 def _note(site: str, family: Family) -> str:
-    part = family.sites[site].part
-    share = f" (the {part} share of a projection that makes all three, {family.fusion})" if part else ""
-    return SITES[site].about + share
+    spot = family.sites[site]
+    share = f" (the {spot.part} share of a projection that makes all three, {family.fusion})"
+    product = f" (what the module returns, times the block's {spot.times})"
+    return SITES[site].about + (share if spot.part else "") + (product if spot.times else "")

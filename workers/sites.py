@@ -3,10 +3,9 @@
 In a block, from its input to its output::
 
     block_input
-      attention_input → query_output, key_output, value_output → attention_value_output → attention_output
-      (attention_post_norm_output)
-      mlp_input → mlp_activation → mlp_output
-      (mlp_post_norm_output)
+      attention_input → query_output, key_output, value_output (→ query_norm_output, key_norm_output)
+      → attention_value_output → attention_output (→ attention_post_norm_output) → attention_added
+      mlp_input → mlp_activation → mlp_output (→ mlp_post_norm_output) → mlp_added
     block_output
 
 In a layer of a recurrent model, at each time step::
@@ -67,12 +66,22 @@ _IN_ORDER = (
     Site(name="key_output", about="the keys, before rotary embedding", heads="key", stays=False),
     Site(name="value_output", about="the values", heads="key", stays=False),
     Site(
+        name="query_norm_output", about="the queries after their norm, before rotary embedding", heads="query"
+    ),
+    Site(
+        name="key_norm_output",
+        about="the keys after their norm, before rotary embedding",
+        heads="key",
+        stays=False,
+    ),
+    Site(
         name="attention_value_output",
         about="each head's weighted values: the input of the attention's output projection",
         heads="query",
     ),
     Site(name="attention_output", about="what the attention returns"),
     Site(name="attention_post_norm_output", about="the attention's output after its own norm"),
+    Site(name="attention_added", about="what the attention adds to the residual stream"),
     Site(name="mlp_input", about="what the MLP is given, after its norm"),
     Site(
         name="mlp_activation",
@@ -80,6 +89,7 @@ _IN_ORDER = (
     ),
     Site(name="mlp_output", about="what the MLP returns"),
     Site(name="mlp_post_norm_output", about="the MLP's output after its own norm"),
+    Site(name="mlp_added", about="what the MLP adds to the residual stream"),
     Site(name="block_output", about="the residual stream that leaves the block"),
     Site(name="cell_input", about="what the cell is given at a time step, beside its state", stays=False),
     Site(name="reset_gate_output", about="how much of the state the candidate sees", stays=False),

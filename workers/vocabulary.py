@@ -31,16 +31,14 @@ __all__ = [
 
 import base64
 import hashlib
-import json
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Self
 
 from workers.errors import StudyError
+from workers.modelspec import ModelSpec
 
 OPERATIONS = ("vanilla", "add", "subtract")
 """``vanilla`` replaces the base's value, ``add`` and ``subtract`` change it by the other value."""
@@ -67,31 +65,6 @@ Span = tuple[int, int]
 
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SPAN = re.compile(r"(?P<name>.+?)(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\d+)\])?")
-
-
-class ModelSpec(BaseModel):
-    """Which model, and how it is loaded. Identity: ``ref``, ``revision``, ``dtype``, ``options``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ref: str
-    """An alias, a hub id, a local folder, ``zoo:NAME`` or ``artifact:NAME``."""
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "auto"
-    """``auto`` takes a CUDA device where there is one; provenance, no part of identity."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """The library's kernel; None lets it choose. Provenance, no part of identity."""
-    chat: bool = False
-    trust_remote_code: bool = False
-    options: Mapping[str, Any] = Field(default_factory=dict)
-    """What a built-in model is made of (``width``, ``num_layers``, ``seed``, …)."""
-
-    @property
-    def title(self) -> str:
-        """What tells it from others in views: the reference, with options ``zoo:mlp(seed=0, width=8)``."""
-        options = ", ".join(f"{name}={json.dumps(self.options[name])}" for name in sorted(self.options))
-        return f"{self.ref}({options})" if options else self.ref
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ class Hooks:
     ways = ("full logits", "last logits")
     once = ways
 
-    def __init__(self, folder: Path) -> None:
-        self.model = read_model(folder)
+    def __init__(self, folder: Path, device: str) -> None:
+        self.model = read_model(folder, device)
         self.kept: dict[tuple[str, int], Tensor] = {}
         """The sources' values [P, T, W] by site and layer."""
 

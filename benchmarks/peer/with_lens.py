@@ -18,9 +18,9 @@ class Lens:
     ways = ("full logits", "last logits")
     once = ways
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
         self._net = TransformerBridge.boot_transformers(
-            str(folder), hf_model=read_model(folder), device="cpu"
+            str(folder), hf_model=read_model(folder, device), device=device
         )
         self._kept: Any = {}
 

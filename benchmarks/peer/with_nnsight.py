@@ -16,8 +16,8 @@ class Nnsight:
     ways = ("full logits", "last logits")
     once = ways
 
-    def __init__(self, folder: Path) -> None:
-        self._model = read_model(folder)
+    def __init__(self, folder: Path, device: str) -> None:
+        self._model = read_model(folder, device)
         self._net = NNsight(self._model)
         self._kept: dict[tuple[str, int], Tensor] = {}
 

@@ -18,8 +18,8 @@ class Pyvene:
     ways = ("tutorial loop", "batched", "batched, last logits", "batched, last logits, cached sources")
     once = ways[3:]
 
-    def __init__(self, folder: Path) -> None:
-        self._hooks = Hooks(folder)
+    def __init__(self, folder: Path, device: str) -> None:
+        self._hooks = Hooks(folder, device)
         self._made: dict[tuple[str, int], Any] = {}
 
     def capture(self, way: str, work: Work, layers: Sequence[int]) -> None:

@@ -73,38 +73,49 @@ class _Server:
     def __init__(self, make: Any) -> None:
         self._make = make
         self._peer: Any = None
+        self._device = "cpu"
         self._work: Any = None
 
-    def load(self, folder: str, threads: int) -> dict[str, Any]:
+    def load(self, folder: str, threads: int, device: str = "cpu") -> dict[str, Any]:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._peer = None
         gc.collect()
-        self._peer = self._make(Path(folder))
+        self._device = device
+        self._peer = self._make(Path(folder), device)
         return {"ways": list(self._peer.ways), "once": list(self._peer.once)}
 
     def begin(self, bases: Any, sources: Any, labels: Any) -> dict[str, Any]:
-        self._work = Work(torch.tensor(bases), torch.tensor(sources), torch.tensor(labels))
+        given = (torch.tensor(ids, device=self._device) for ids in (bases, sources, labels))
+        self._work = Work(*given)
         return {}
 
     def capture(self, way: str, layers: Sequence[int]) -> dict[str, Any]:
         began = time.perf_counter()
         self._peer.capture(way, self._work, layers)
+        _wait()
         return {"seconds": time.perf_counter() - began}
 
     def run(self, way: str, cells: Any) -> dict[str, Any]:
         wanted = [(site, layer, position) for site, layer, position in cells]
         began = time.perf_counter()
         scores = self._peer.run(way, self._work, wanted)
+        _wait()
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "scores": [one.tolist() for one in scores]}
 
 
-def read_model(folder: Path) -> Any:
-    """The model in a folder, as the transformers library makes it."""
+def _wait() -> None:
+    """Wait for all that an accelerator was asked to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def read_model(folder: Path, device: str) -> Any:
+    """The model in a folder, as the transformers library makes it, on a device."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
 
 
 def module_path(model: Any, site: str, layer: int) -> str:

@@ -2,7 +2,6 @@
 
 __all__ = ["console", "main"]
 
-import atexit
 import os
 import sys
 import threading
@@ -80,6 +79,8 @@ def console() -> NoReturn:
     What was registered for the end is run, but the interpreter does not clear up after itself: where Ray and
     torch were loaded, which hold on to modules, extensions would write a page of complaints.
     """
+    from workers.libraries.python import run_exit_functions
+
     code: str | int | None = 0
     try:
         main()
@@ -88,16 +89,19 @@ def console() -> NoReturn:
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
-    atexit._run_exitfuncs()
+    is_over = run_exit_functions()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    if not is_over:
+        sys.exit(code)
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def main() -> None:
     """Do what the command line says: an error of ours is one message and an exit code, never a traceback."""
     from workers.errors import SwapyardError
+    from workers.libraries.click import interrupt_of
 
     try:
         cli(prog_name="swapyard", standalone_mode=False)
@@ -110,8 +114,7 @@ def main() -> None:
         _say(f"Error: {error}", error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
-        # Click wraps the interrupt, which knows how to go on.
-        _say("interrupted", stop.__cause__ or stop)
+        _say("interrupted", interrupt_of(stop))
         sys.exit(130)
 
 

@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("studies", nargs=-1, metavar="[STUDY]...")
+@click.argument("names", nargs=-1, metavar="[STUDY|MODEL]...")
 @store_option
-def doctor(studies: tuple[str, ...], store: Path) -> None:
+def doctor(names: tuple[str, ...], store: Path) -> None:
     """Examine this machine, and the studies below --store or only those named: every byte of their results.
+
+    A MODEL (a short name, a folder, a hub id, zoo:NAME) is loaded: how fast its jobs run here, and why.
 
     A line a finding. Exit code 1 where one is a problem.
     """
     from orchestrator.doctor import examine_machine, examine_study, num_bytes
     from orchestrator.lines import plain
+    from orchestrator.model_doctor import examine_model, is_model
     from orchestrator.roots import find_studies, study_folders
 
-    folders = study_folders(store, studies) if studies else find_studies(store)
+    known = {folder.name for folder in find_studies(store)}
+    models = [name for name in names if name not in known and is_model(name)]
+    studies = [name for name in names if name not in models]
+    folders = study_folders(store, studies) if studies else [] if models else find_studies(store)
     num_problems = 0
     for finding in examine_machine(store):
         num_problems += finding.level == "problem"
@@ -39,6 +45,11 @@ def doctor(studies: tuple[str, ...], store: Path) -> None:
             findings = list(examine_study(folder, advance))
         num_problems += sum(finding.level == "problem" for finding in findings)
         for finding in findings:
+            click.echo(plain(str(finding)))
+    for model in models:
+        click.echo(f"\n{plain(model)}")
+        for finding in examine_model(model):
+            num_problems += finding.level == "problem"
             click.echo(plain(str(finding)))
     if num_problems:
         click.echo(f"\n{num_problems} problem{'' if num_problems == 1 else 's'}", err=True)

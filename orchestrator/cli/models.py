@@ -62,13 +62,15 @@ def clear(ref: str | None, yes: bool) -> None:
 
 def _list() -> None:
     from workers.model import cache
+    from workers.model.fetch import SOURCES
     from workers.model.references import ALIASES, find
     from workers.zoo.configs import ZOO
 
     for name, alias in ALIASES.items():
         folder = find(name)
         state = "not fetched" if folder is None else f"fetched, {_megabytes(cache.size_bytes(folder))}"
-        click.echo(f"{name:<14}  {state:<18}  {alias.about}")
+        pinned = f" (revision {SOURCES[name].pin.revision[:12]})" if name in SOURCES else ""
+        click.echo(f"{name:<14}  {state:<18}  {alias.about}{pinned}")
     for config in ZOO.values():
         click.echo(f"{f'zoo:{config.name}':<14}  {'built in':<18}  {config.about}")
         click.echo(f"{'':<36}{options_of(config)}")

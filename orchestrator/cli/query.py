@@ -120,6 +120,7 @@ def _write(
 ) -> None:
     """Write the answer to the file `output`, which only comes to be when all is in it, or to stdout."""
     from orchestrator.query import explained
+    from workers.libraries.duckdb import is_passed_on
 
     with explained(connection):
         if output is None:
@@ -131,7 +132,7 @@ def _write(
                 _write_to(relation, format_, sink, rows)
             partial.replace(output)
         except OSError as error:
-            if error.errno is None:
+            if is_passed_on(error):
                 raise
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
         finally:

@@ -16,6 +16,7 @@ import click
 
 from orchestrator.cli.options import duration, store_option, study_argument
 from orchestrator.machine import num_cores
+from workers.capability import ABILITIES
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
@@ -83,6 +84,12 @@ _STOPPED = {
     help="Replace a worker that is silent for so long [default: 10m, or 20 times what its work should take].",
 )
 @click.option(
+    "--require",
+    type=click.Choice(list(ABILITIES)),
+    multiple=True,
+    help="Give no job to a worker whose loaded model lacks this, and exit 1 where none is left (repeatable).",
+)
+@click.option(
     "--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end."
 )
 def run(
@@ -99,6 +106,7 @@ def run(
     max_time: float | None,
     max_failures: int | None,
     slice_timeout: float | None,
+    require: tuple[str, ...],
     plots: bool,
 ) -> None:
     """Run STUDY, a study file or the name of a bundled study, from wherever it stands.
@@ -130,6 +138,7 @@ def run(
             error_types=error_types,
             limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
             slice_timeout_s=slice_timeout,
+            require=require,
         )
         # Ray prints what it thinks of workers that died; we say it ourselves, on stderr.
         with Progress() as progress, redirect_stdout(_nowhere()):

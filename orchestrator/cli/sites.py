@@ -15,23 +15,36 @@ _SMALL = {"width": 8, "num_layers": 2, "outputs": 2, "seed": 0, "num_heads": 2, 
 
 @click.command()
 @click.argument("model")
-def sites(model: str) -> None:
+@click.option("--load/--no-load", default=True, help="Try on the loaded model what names promise.")
+def sites(model: str, load: bool) -> None:
     """List the sites of MODEL: names that studies may use for it.
 
-    MODEL is an alias, a hub id, a folder or a built-in model.
+    MODEL is an alias, a hub id, a folder or a built-in model. The column `identity` says what the model keeps
+    of what each name promises. A site that does not is refused in every study, and the lines below the table
+    say what to name instead. The first time the model is loaded for it; with --no-load only what its config
+    and its family's table tell is shown.
     """
+    from orchestrator.identities import tried_identities
     from orchestrator.lines import table
     from workers.families import describe, family_of
+    from workers.identities import Identities
     from workers.model.references import resolve
     from workers.vocabulary import ModelSpec
 
     spec = ModelSpec(ref=model, options=_options(model))
     facts = resolve(spec, say=lambda line: click.echo(line, err=True))
     click.echo(_shape(facts, spec.options))
-    rows = [[row.site, row.module, row.side, row.heads, row.note] for row in describe(facts)]
-    click.echo(table(["site", "module", "side", "heads", ""], rows))
+    rows = describe(facts)
+    if load:
+        found = tried_identities(spec, facts, say=lambda line: click.echo(line, err=True))
+    else:
+        found = Identities.of(facts, family_of(facts.model_type))
+    cells = [[row.site, row.module, row.side, row.heads, found.shown(row.site), row.note] for row in rows]
+    click.echo(table(["site", "module", "side", "heads", "identity", ""], cells))
     if note := family_of(facts.model_type).note:
         click.echo(note)
+    for line in found.lines(spec.dtype):
+        click.echo(line)
     click.echo("any other module by its path: a.b.c is its output, a.b.c:input its input")
 
 

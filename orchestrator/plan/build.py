@@ -29,7 +29,7 @@ from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.screening import Chosen, Screening, check_labels
-from orchestrator.plan.site_checks import check_dims, check_sites, check_skips, check_widths
+from orchestrator.plan.site_checks import check_dims, check_refused, check_sites, check_skips, check_widths
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
 from studies import Study
@@ -119,6 +119,8 @@ class _Builder:
         for kind in sorted(members, key=_class_order):
             points = expansions[kind].points
             check_sites(points, brought.facts, brought.modules)
+            places = [(made.name, made.place) for made in fits.made.values()]
+            check_refused(points, places, brought.facts, self._study.line_of)
             check_dims(points, brought.facts)
             check_widths(points, brought.facts)
             check_skips(points, brought.facts)

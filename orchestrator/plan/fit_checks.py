@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan.fits import LaneFits, MadeFit, weights_at
+from orchestrator.plan.autoencoders import weights_at
+from orchestrator.plan.fits import LaneFits, MadeFit
 from orchestrator.plan.prepare import Input
 from studies.expand import Expansion, PairClass, Point
 from studies.fitted import looked_at, tokens_at

@@ -1,14 +1,14 @@
 """The fits that a plan's cells name: what each is made of, from which pairs, and so its identity."""
 
-__all__ = ["FitPairs", "LaneFits", "MadeFit", "weights_at", "weights_of"]
+__all__ = ["FitPairs", "LaneFits", "MadeFit"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+from orchestrator.plan.autoencoders import Weights, weights_of
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.split import apart, split
 from orchestrator.plan.where import passing_blocks
@@ -20,7 +20,6 @@ from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_a
 from studies.forms import parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
-from workers.change.weights import WeightsFile, read_weights
 from workers.errors import StudyError, nearest
 
 MOST_HELD_OUT = 512
@@ -136,9 +135,9 @@ class LaneFits:
         self._check_run(name, fit)
         spec = _spec(fit, place, rank, seed)
         if fit.path is not None:
-            spec |= {"path": str(_whole(fit.path)), "sha256": self._weights[name]}
+            spec = self._weights[name].completed(spec)
         pairs = self._pairs(name, fit, place, seed, per)
-        # A file is known by what it holds, not by where it lies.
+        # A file is known by what it holds, not by where it lies: its bytes, and how they are read.
         content: dict[str, Any] = {
             "model": self.model,
             **{key: value for key, value in spec.items() if key != "path"},
@@ -239,7 +238,7 @@ class LaneFits:
         return tuple(dict.fromkeys(run for one in self.inputs for run in one.tokens))
 
     @cached_property
-    def _weights(self) -> Mapping[str, str]:
+    def _weights(self) -> "Mapping[str, Weights]":
         return weights_of(self.study)
 
     @cached_property
@@ -263,41 +262,6 @@ class LaneFits:
             name: {given for given, found in enumerate(passing) if number in found}
             for number, name in enumerate(fits)
         }
-
-
-def weights_of(study: Study) -> dict[str, str]:
-    """For each fit that is read from a file the SHA-256 of its bytes.
-
-    Raises:
-        StudyError: the file is not there, or holds no sparse autoencoder.
-    """
-    found: dict[str, str] = {}
-    for name, fit in (study.fits or {}).items():
-        if fit.path is not None:
-            try:
-                found[name] = weights_at(_whole(fit.path)).sha256
-            except StudyError as error:
-                raise StudyError(f"fits.{name}: {error}") from None
-    return found
-
-
-def _whole(path: str) -> Path:
-    return Path(path).expanduser().resolve()
-
-
-def weights_at(path: Path) -> WeightsFile:
-    """The file of a sparse autoencoder, which is read again only where it was written anew.
-
-    Raises:
-        StudyError: it is not there, or holds no sparse autoencoder.
-    """
-    stamp = path.stat() if path.is_file() else None
-    return _weights_of(path, stamp and (stamp.st_size, stamp.st_mtime_ns))
-
-
-@cache
-def _weights_of(path: Path, stamp: tuple[int, int] | None) -> WeightsFile:
-    return read_weights(path)
 
 
 def _spec(fit: Fit, place: FitPlace, rank: Any, seed: int | None) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.plan.autoencoders import weights_of
 from orchestrator.plan.build import LaneInputs, build_plan
 from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
-from orchestrator.plan.fits import weights_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.modules import known_modules
 from orchestrator.plan.prepare import Prepared, prepare
@@ -96,7 +96,7 @@ class Planner:
         if self.trainings.own:
             made_of["trainings"] = [one.identity for one in self.trainings.own]
         if weights := weights_of(self.study):
-            made_of["weights"] = weights
+            made_of["weights"] = {name: one.to_json() for name, one in weights.items()}
         return str(content_id("plan", made_of))
 
     @cached_property

@@ -1,16 +1,18 @@
 """Places that a model does not have, or has in another width: refused while planning, without its weights."""
 
-__all__ = ["check_dims", "check_sites", "check_skips", "check_widths"]
+__all__ = ["check_dims", "check_refused", "check_sites", "check_skips", "check_widths"]
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from studies.expand import Point
+from studies.fitted import FitPlace
 from workers.errors import ModelError, StudyError, nearest
 from workers.facts import ModelFacts
 from workers.families import family_of, sites_of
-from workers.sites import is_module_path, split_path, width_of
+from workers.identities import Identities
+from workers.sites import is_module_path, num_heads, split_path, width_of
 from workers.vocabulary import Place, Unit
 
 
@@ -45,6 +47,44 @@ def check_sites(
     known = modules() if paths else None
     if known is not None:
         _check_paths(paths, known, facts)
+
+
+def check_refused(
+    points: Sequence[Point],
+    fits: Iterable[tuple[str, FitPlace]],
+    facts: ModelFacts,
+    line_of: Callable[[int, str], str | None],
+) -> None:
+    """Refuse named sites that do not hold what their names promise, as far as tables and the config tell.
+
+    Args:
+        points: of the sweep, whose named sites the model has.
+        fits: names of fits, each with where it is made.
+        facts: of the model.
+        line_of: where a block of the sweep writes a word; None where nobody knows.
+
+    Raises:
+        ModelError: naming the file and line, the block, the site, the reason and what to write instead.
+    """
+    try:
+        known = Identities.of(facts, family_of(facts.model_type))
+    except ModelError:
+        return
+    if not known.refusals:
+        return
+
+    def why(place: Place | FitPlace, *, changes: bool) -> str | None:
+        count = num_heads(place.site, facts)
+        found = known.refusal(place.site, heads=place.heads, num_heads=count, changes=changes)
+        return None if found is None else f"{facts.ref} ({facts.model_type}): {found}"
+
+    for point, place, changes in _places(points):
+        if (text := why(place, changes=changes)) is not None:
+            line = line_of(point.index, place.site)
+            raise ModelError(f"{point.block if line is None else f'{line}: {point.block}'}: {text}")
+    for name, made_at in fits:
+        if (text := why(made_at, changes=False)) is not None:
+            raise ModelError(f"fits.{name}: {text}")
 
 
 def check_dims(points: Sequence[Point], facts: ModelFacts) -> None:
@@ -110,6 +150,17 @@ def check_skips(points: Sequence[Point], facts: ModelFacts) -> None:
                     )
 
 
+def _places(points: Sequence[Point]) -> Iterator[tuple[Point, Place, bool]]:
+    """Each site with its heads once, with the first point that names it, and whether it is changed there."""
+    seen: set[tuple[str, tuple[int, ...] | None, bool]] = set()
+    for point in points:
+        for unit in point.cell.every_unit():
+            for place, changes in ((unit.place, unit.operation != "collect"), (unit.origin, False)):
+                if place is not None and (key := (place.site, place.heads, changes)) not in seen:
+                    seen.add(key)
+                    yield point, place, changes
+
+
 def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], facts: ModelFacts) -> None:
     reach, width = max(hi for _, hi in dims), width_of(place.site, facts, of_head=place.heads is not None)
     if width is not None and reach > width:
@@ -143,16 +194,21 @@ def _unskippable(site: str, facts: ModelFacts) -> str | None:
         return "that is what a module is given"
     if spot.part is not None:
         return "one module makes queries, keys and values"
+    if spot.times is not None:
+        return f"that is what a module returns, times {spot.times}"
     width = width_of(site, facts)
     return None if width in (None, facts.width) else f"it is {width} wide, made from {facts.width}"
 
 
 def _skippable(facts: ModelFacts) -> str:
     try:
+        sites = family_of(facts.model_type).sites
         named = [site for site in sites_of(facts) if _unskippable(site, facts) is None]
     except ModelError:
         named = []
-    return ", ".join([*named, "or a module path without ':input'"])
+    # Sites that are one module's output are named once.
+    first = {sites[site]: site for site in reversed(named)}
+    return ", ".join([*reversed(first.values()), "or a module path without ':input'"])
 
 
 def _check_paths(paths: Mapping[str, str], known: Collection[str], facts: ModelFacts) -> None:

@@ -33,6 +33,7 @@ from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
+from workers.libraries.pyarrow import open_parquet, read_all
 from workers.vocabulary import ESTIMATE, Cell, ModelSpec, Pair, Prompt, Vectors
 
 PLAN_FORMAT = 2
@@ -281,5 +282,4 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
 
 
 def _read_table(data: bytes) -> pa.Table:
-    """A table's file. On this thread alone: pyarrow's own may outlive `main` and abort a short process."""
-    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+    return read_all(open_parquet(io.BytesIO(data)))

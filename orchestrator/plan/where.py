@@ -13,6 +13,7 @@ from orchestrator.plan.prepare import Prepared
 from studies import Study
 from studies.expand import PairClass, referenced_columns, used_spans
 from workers.errors import StudyError
+from workers.libraries.duckdb import confine
 
 if TYPE_CHECKING:
     from orchestrator.plan.given import Given
@@ -74,7 +75,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
     connection.register("arriving", pa.table(columns))
     connection.execute("CREATE TABLE pairs AS SELECT * FROM arriving")
     connection.unregister("arriving")
-    connection.execute("SET enable_external_access = false")
+    confine(connection)
     return connection
 
 

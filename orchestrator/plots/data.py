@@ -3,6 +3,7 @@
 __all__ = ["RECOVERED", "Axis", "Facet", "Grid", "Key", "columns_of", "read_grid"]
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,17 +142,18 @@ def _aggregates(connection: duckdb.DuckDBPyConnection, view: str, value: str) ->
     if value == "recovered":
         return (f"({RECOVERED})::DOUBLE", "count(logit_diff)"), False
     mean = f"avg(({value})::DOUBLE)"
-    if _is_aggregate(connection, view, mean):
+    if _is_aggregate(connection, view, value, mean):
         return (f"({value})::DOUBLE", "count(*)"), False
     return (mean, f"count({value})"), True
 
 
-def _is_aggregate(connection: duckdb.DuckDBPyConnection, view: str, mean: str) -> bool:
-    """Whether the expression that `mean` averages is an aggregate already: DuckDB knows."""
+def _is_aggregate(connection: duckdb.DuckDBPyConnection, view: str, value: str, mean: str) -> bool:
+    """Whether `value`, which `mean` averages, is an aggregate already: it then stands beside a count."""
     try:
         run_query(connection, f"SELECT {mean} FROM {view}")
-    except QueryError as error:
-        if "cannot be nested" in str(error):
+    except QueryError:
+        with suppress(QueryError):
+            run_query(connection, f"SELECT ({value})::DOUBLE, count(*) FROM {view}")
             return True
         raise
     return False

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from orchestrator.run.executors import Died, Event, Finished, Joined
-from orchestrator.run.local_ray import LocalRay, plain_error, resources
+from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
+from orchestrator.run.local_ray import LocalRay, resources
 from orchestrator.run.making import Making
 from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
@@ -22,6 +22,7 @@ from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
 from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
+from workers.libraries.ray import cause_of, last_line
 
 JOIN_TIMEOUT_S = 300.0
 """How long a worker may take to come up and find the study."""
@@ -54,7 +55,10 @@ class _Seat:
     lane: int | None = None
     taken: Slice | TrainSlice | None = None
     target_s: float = 0.0
+    is_loading: bool = False
+    """Whether its call loads a model, before which nothing else is made ready."""
     is_preparing: bool = False
+    """Whether its call makes a slice ready: loads its model, or makes its fits."""
 
 
 class RayExecutor:
@@ -130,12 +134,27 @@ class RayExecutor:
         """As `Executor.submit`; its model and its fits are made ready before."""
         seat = self._seats[worker]
         seat.taken, seat.target_s = taken, target_s
-        if seat.lane == taken.lane and not self._has_fits:
-            self._run(worker, seat, taken)
+        if seat.lane == taken.lane:
+            self.proceed(worker)
+            return
+        seat.is_loading = seat.is_preparing = True
+        seat.ref = seat.actor.load.remote(taken)
+        seat.until = time.monotonic() + self._load_timeout_s
+
+    def proceed(self, worker: int) -> None:
+        """As `Executor.proceed`; the slice's fits are made before it is run."""
+        seat = self._seats[worker]
+        assert seat.taken is not None
+        if not self._has_fits:
+            self._run(worker, seat, seat.taken)
             return
         seat.is_preparing = True
-        seat.ref = seat.actor.prepare.remote(taken, worker)
-        seat.until = time.monotonic() + self._load_timeout_s + (FITS_TIMEOUT_S if self._has_fits else 0.0)
+        seat.ref = seat.actor.prepare.remote(seat.taken, worker)
+        seat.until = time.monotonic() + FITS_TIMEOUT_S
+
+    def retire(self, worker: int) -> None:
+        """As `Executor.retire`."""
+        self._drop(worker)
 
     def wait(self, timeout_s: float) -> list[Event]:
         """As `Executor.wait`.
@@ -184,14 +203,15 @@ class RayExecutor:
         try:
             found = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SwapyardError):
-                raise type(error.cause)(str(error.cause)) from None
+            cause = cause_of(error)
+            if isinstance(cause, SwapyardError):
+                raise type(cause)(str(cause)) from None
             # What a call left behind in its process is not known: a fresh one takes its place.
-            return [self._died(number, plain_error(error))]
+            return [self._died(number, last_line(error))]
         except ray.exceptions.RayError as error:
             self._refuse_never_started(error)
             # Died or unreachable: either way nobody knows what became of the slice.
-            return [self._died(number, plain_error(error).partition(". ")[0])]
+            return [self._died(number, last_line(error).partition(". ")[0])]
         if not seat.has_joined:
             seat.nonce.check(found)
             seat.has_joined = self._has_joined = True
@@ -202,8 +222,15 @@ class RayExecutor:
             return [Joined(number)]
         taken = seat.taken
         assert taken is not None
+        if seat.is_loading:
+            seat.is_loading = seat.is_preparing = False
+            seat.lane = taken.lane
+            if found is not None and isinstance(taken, Slice):
+                return [Ready(number, taken, found)]
+            self.proceed(number)
+            return []
         if seat.is_preparing:
-            seat.is_preparing, seat.lane = False, taken.lane
+            seat.is_preparing = False
             self._run(number, seat, taken)
             return []
         seat.taken = None
@@ -213,7 +240,7 @@ class RayExecutor:
         """One that dies before it comes up may have been killed; several show that none can."""
         self._num_stillborn += not self._has_joined
         if not self._has_joined and self._num_stillborn >= MOST_STILLBORN:
-            raise RunError(f"workers could not start: {plain_error(error)}") from error
+            raise RunError(f"workers could not start: {last_line(error)}") from error
 
     def _overdue(self) -> list[Event]:
         """End the workers whose call takes too long."""

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import Planned, commit_plan, commit_selection
 from orchestrator.run.compactor import Compactor
@@ -63,7 +62,7 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         progress.also(log.note)
         stack.callback(LeftNote(store.logs(driver.epoch)).clear)
         stop = stack.enter_context(listening(progress))
-        return _Run(store, driver, options, progress, stop, started).of(study)
+        return _Run(store, driver, study, options, progress, stop, started).go()
 
 
 @dataclass(slots=True)
@@ -72,6 +71,7 @@ class _Run:
 
     store: StudyStore
     driver: Driver
+    study: Study
     options: RunOptions
     progress: Progress
     stop: Stop
@@ -82,8 +82,9 @@ class _Run:
     is_left: bool = field(default=False, init=False)
     """Whether work was left that this run meant to do."""
 
-    def of(self, study: Study) -> Outcome:
+    def go(self) -> Outcome:
         """Plan, work, and say how it ended; a screened study is estimated, then selected from, then run."""
+        study = self.study
         self._sweep()
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
@@ -181,6 +182,7 @@ class _Run:
                 stop=self.stop,
                 # What is estimated is no job that was done.
                 limits=limits if plan.is_selected else replace(limits, jobs=None),
+                require=tuple(dict.fromkeys((*self.options.require, *(self.study.require or ())))),
                 progress=self.progress,
                 logs=self.store.logs(driver.epoch),
                 started=self.started,
@@ -193,15 +195,18 @@ class _Run:
         self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0
         if not plan.is_selected:
             return
-        for line in _tiers(plan, driver):
-            self.progress.say(line)
+        if num_rerun := _num_rerun(driver):
+            self.progress.warn(
+                f"{num_rerun:,} jobs failed in a resumed forward and were run whole: slower, the numbers are"
+                " good; their tier is rerun, and the workers' logs say what failed"
+            )
         if len(plan.lanes) == 1 and schedule.measured_rate is not None:
             remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.measured_rate)
 
 
-def _tiers(plan: Plan, driver: Driver) -> list[str]:
-    """How each model that this driver ran did its jobs, and why, as its workers found when they loaded it."""
+def _num_rerun(driver: Driver) -> int:
+    """Jobs of this driver whose resumed forward failed, so that they were run whole."""
     mine = f"data/{driver.epoch}/"
-    parts = [part for path, part in driver.state.live.items() if path.startswith(mine) and part.tier_reason]
-    found = dict.fromkeys((int(part.lane), part.tier_reason) for part in parts)
-    return [f"{plan.lanes[lane].spec.ref}: {reason}" for lane, reason in found]
+    return sum(
+        part.tiers.get("rerun", 0) for path, part in driver.state.live.items() if path.startswith(mine)
+    )

@@ -1,6 +1,6 @@
 """One contract for whoever runs slices, and the executor that runs them in this process."""
 
-__all__ = ["Died", "Event", "Executor", "Finished", "InlineExecutor", "Joined"]
+__all__ = ["Died", "Event", "Executor", "Finished", "InlineExecutor", "Joined", "Ready"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.run.trainings import TrainReport, TrainSlice
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Report, StudyWorker
+from workers.capability import Capability
 from workers.errors import SwapyardError
 
 
@@ -17,6 +18,16 @@ class Joined:
     """A worker is up and waits for slices."""
 
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has loaded the model of the slice that it was given, and waits for a word before it begins."""
+
+    worker: int
+    taken: Slice
+    capability: Capability
+    """What the loaded model can do there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Died:
     """Of a careful slice, the job that the worker was alone with."""
 
 
-Event = Joined | Finished | Died
+Event = Joined | Ready | Finished | Died
 
 
 class Executor(Protocol):
@@ -58,7 +69,16 @@ class Executor(Protocol):
         """Begin to bring up one more, which takes this share of the memory that one usually takes."""
 
     def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
-        """Give an idle worker a slice that should take `target_s` seconds."""
+        """Give an idle worker a slice that should take `target_s` seconds.
+
+        The first slice of a model waits, once that is loaded, for `proceed` or `retire`: see `Ready`.
+        """
+
+    def proceed(self, worker: int) -> None:
+        """Let a worker that is ready begin its slice."""
+
+    def retire(self, worker: int) -> None:
+        """End a worker that is ready; its slice was not begun."""
 
     def wait(self, timeout_s: float) -> list[Event]:
         """What happened since, waiting at most `timeout_s` for something to happen."""
@@ -83,6 +103,9 @@ class InlineExecutor:
         self._number = -1
         self._joining = False
         self._waiting: tuple[Slice | TrainSlice, float] | None = None
+        self._lane: int | None = None
+        """Whose model it has loaded."""
+        self._may_begin = False
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
 
@@ -93,6 +116,7 @@ class InlineExecutor:
     def add(self, share: float) -> int:
         """As `Executor.add`."""
         self._worker = self._make(share)
+        self._lane = None
         self._worker.pulse = lambda: self.pulse()
         self._number += 1
         self._joining = True
@@ -101,6 +125,17 @@ class InlineExecutor:
     def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
         """As `Executor.submit`; the work is done by `wait`."""
         self._waiting = (taken, target_s)
+        self._may_begin = taken.lane == self._lane or isinstance(taken, TrainSlice)
+
+    def proceed(self, worker: int) -> None:
+        """As `Executor.proceed`."""
+        self._may_begin = True
+
+    def retire(self, worker: int) -> None:
+        """As `Executor.retire`."""
+        self._waiting = None
+        self.close()
+        self._worker = None
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Run what was submitted; it cannot be left before it ends."""
@@ -109,15 +144,22 @@ class InlineExecutor:
             return [Joined(self._number)]
         if self._waiting is None or self._worker is None:
             return []
-        (taken, target_s), self._waiting = self._waiting, None
+        taken, target_s = self._waiting
         number, worker = self._number, self._worker
         try:
+            if not self._may_begin and not isinstance(taken, TrainSlice):
+                self._lane = taken.lane
+                self._may_begin = True
+                if (capability := worker.load(taken)) is not None:
+                    self._may_begin = False
+                    return [Ready(number, taken, capability)]
+            self._waiting = None
             return [Finished(number, taken, worker.run(taken, target_s, number))]
         except SwapyardError:
             raise
         except Exception as error:
             worker.close()
-            self._worker = None
+            self._worker = self._waiting = None
             message = f"{type(error).__name__}: {error}"
             return [Died(number, taken, message, is_guilty=True, job=worker.trial(number).job)]
 

@@ -1,6 +1,6 @@
 """A quiet Ray of our own that only this user can reach, or a connection to an existing cluster."""
 
-__all__ = ["LocalRay", "plain_error", "resources"]
+__all__ = ["LocalRay", "resources"]
 
 import logging
 import os
@@ -11,7 +11,6 @@ import socket
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,26 +19,18 @@ from typing import Any
 import psutil
 
 from workers.errors import RunError
+from workers.libraries.ray import connect, environment, last_line, own_options, reachable, servers
 
 CONNECT_TIMEOUT_S = 5.0
 """How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
 STOP_S = 10.0
 """How long Ray may take to stop before its processes are killed."""
 ATTEMPTS = 2
-"""Of starting a Ray of our own: one of its processes may be killed meanwhile."""
-MIB = 2**20
+"""Of starting a Ray of our own: one of its processes may be killed meanwhile, or a hidden option be gone."""
 _TOKEN = secrets.token_hex(32)
 """One for each driver process, as Ray's client remembers the first that it was given."""
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # Binds every port to the loopback.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-}
-_SERVERS = {"raylet": "raylet", "gcs_server": "control server"}
-"""The processes of Ray that nothing goes on without, and what they are called."""
+_logger = logging.getLogger("swapyard.ray")
+
 _FOLDER = "swapyard"
 _MOST_PATH = 17
 """Ray puts sockets into its folder, and the path of a socket has 107 bytes at most."""
@@ -71,10 +62,11 @@ class LocalRay:
             RunError: Ray did not start, or the cluster cannot be reached.
         """
         for attempt in range(1, ATTEMPTS + 1):
-            options = self._options()
+            options = self._options(is_plain=attempt > 1)
             self._is_up = True
             try:
-                _connect(options)
+                with _own_signals():
+                    connect(options)
                 break
             except Exception as error:
                 self.stop()
@@ -82,33 +74,36 @@ class LocalRay:
                     continue
                 raise RunError(self._did_not_start(error)) from error
         if self.is_own:
-            ours = ((_SERVERS.get(child.name()), child) for child in psutil.Process().children())
-            self._servers = {name: child for name, child in ours if name is not None}
+            self._watch()
 
-    def _options(self) -> dict[str, Any]:
+    def _watch(self) -> None:
+        """Find the processes that Ray cannot go on without, and tell of what is not as it should be."""
+        children = psutil.Process().children()
+        self._servers = servers(children)
+        if not self._servers:
+            _logger.warning("Ray's processes are not known by their names: one that ends is noticed late")
+        if ports := reachable(children):
+            _logger.warning(
+                "Ray listens at %s, where other machines may reach it; its token guards it", ", ".join(ports)
+            )
+
+    def _options(self, *, is_plain: bool) -> dict[str, Any]:
         """How Ray is connected to or started; for one of our own the environment is set, too."""
         if self._address is not None:
             _knock(self._address)
             return {"address": self._address}
-        settings = {**_QUIET, "RAY_AUTH_TOKEN": _TOKEN}
+        self._folder = _make_folder()
+        settings = environment(_TOKEN, self._folder)
         self._environment = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)
-        self._folder = _make_folder()
-        return {
-            # Without it Ray would join any cluster that it finds.
-            "address": "local",
-            "num_cpus": self._num_cpus,
-            "object_store_memory": 80 * MIB,
-            "include_dashboard": False,
-            "_temp_dir": str(self._folder),
-        }
+        return own_options(self._folder, self._num_cpus, is_plain=is_plain)
 
     def _did_not_start(self, error: Exception) -> str:
         if self.is_own:
             # Its own words name a log that is gone by now.
             why = f"a local Ray did not start ({type(error).__name__})"
         else:
-            why = f"the Ray cluster at {self._address} did not answer: {plain_error(error).rstrip('.')}"
+            why = f"the Ray cluster at {self._address} did not answer: {last_line(error).rstrip('.')}"
         return f"{why}; --executor inline runs without Ray"
 
     def fallen(self) -> str | None:
@@ -154,20 +149,6 @@ def resources() -> dict[str, float]:
 
     count: Any = ray.cluster_resources
     return dict(count())
-
-
-def plain_error(error: BaseException) -> str:
-    """The error's own words: the last line of a trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _connect(options: Mapping[str, Any]) -> None:
-    with warnings.catch_warnings(), _own_signals():
-        warnings.simplefilter("ignore", FutureWarning)
-        import ray
-
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _is_alive(process: psutil.Process) -> bool:

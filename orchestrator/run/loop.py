@@ -11,7 +11,7 @@ from orchestrator.faults import reach
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.compactor import Compactor
-from orchestrator.run.executors import Died, Event, Executor, Finished, Joined
+from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
 from orchestrator.run.forecast import Forecast
 from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
@@ -53,6 +53,7 @@ class Loop:
         compactor: Compactor,
         stop: Stop,
         limits: Limits,
+        require: Sequence[str],
         progress: Progress,
         logs: Path,
         started: float,
@@ -72,6 +73,8 @@ class Loop:
         self._compactor = compactor
         self._stop = stop
         self._limits = limits
+        self._require = require
+        """Abilities that a worker's model must have."""
         self._progress = progress
         self._logs = logs
         self._started = started
@@ -201,6 +204,8 @@ class Loop:
                 self._schedule.join(worker, self._shares[worker])
                 self._forecast.joined(worker, time.monotonic())
                 self._idle.append(worker)
+            case Ready():
+                self._begin(event)
             case Finished(worker, Slice() as taken, Report() as report):
                 reach("driver.report")
                 del self._busy[worker]
@@ -212,6 +217,33 @@ class Loop:
             case Died():
                 self._replace(event)
         return []
+
+    def _begin(self, ready: Ready) -> None:
+        """Say what a worker's model can do, and let the worker begin; one that lacks what is required gets no
+        job.
+
+        Raises:
+            RunError: no worker is left that has what is required.
+        """
+        name = self._plan.lanes[ready.taken.lane].spec.ref
+        self._progress.capability(name, ready.capability)
+        lacking = ready.capability.lacking(self._require)
+        if not lacking and self._stop.reason is None:
+            self._executor.proceed(ready.worker)
+            return
+        self._executor.retire(ready.worker)
+        self._schedule.give_up(self._busy.pop(ready.worker))
+        self._schedule.leave(ready.worker)
+        del self._shares[ready.worker], self._finished[ready.worker]
+        if not lacking:
+            return
+        why = "; ".join(f"{one.name}: {one.reason}" for one in lacking)
+        self._progress.say(f"worker {ready.worker} gets no job, as --require asks: {why}")
+        if not (self._busy or self._idle or self._coming):
+            raise RunError(
+                f"no worker is left on which {name} has what is required ({why}); install versions with which"
+                " it has, or run without --require and the key require: the numbers are the same, and slower"
+            )
 
     def _note(self, worker: int, taken: Slice, report: Report) -> None:
         """See what a slice says of how long others take."""

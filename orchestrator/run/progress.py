@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
@@ -20,6 +21,7 @@ from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
 from orchestrator.run.left import left_text
 from orchestrator.run.setup import Setup
+from workers.capability import Capability
 
 LINE_EVERY_S = 15.0
 
@@ -36,6 +38,9 @@ class Progress:
         self._began = 0.0
         self._at_begin = 0
         self._last_line = 0.0
+        self._told: set[str] = set()
+        """Lines of reports that were told already, and warnings to be told again at the end."""
+        self._warnings: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +49,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_bar()
+        for line in self._warnings:
+            self._shout(line)
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -61,6 +68,31 @@ class Progress:
         # A run does not end because nobody can read of it any more.
         with suppress(OSError):
             self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """One line that cannot be overlooked: it is framed, and told again when the run ends."""
+        self._warnings.append(line)
+        if self._note is not None:
+            self._note(line)
+        self._shout(line)
+
+    def capability(self, name: str, found: Capability) -> None:
+        """What a worker found that the model called `name` can do there; what others found before is not told
+        again."""
+        for line in found.lines(name):
+            if line in self._told:
+                continue
+            self._told.add(line)
+            if line.startswith("WARNING"):
+                self.warn(line)
+            else:
+                self.say(line)
+
+    def _shout(self, line: str) -> None:
+        with suppress(OSError):
+            text = Text(plain(line), style="bold")
+            framed = Panel(text, style="bold red") if self._console.is_terminal else text
+            self._console.print(framed, soft_wrap=not self._console.is_terminal)
 
     def planned(self, plan: Plan) -> None:
         """A new plan: how many pairs were kept, what became of the others, how many jobs there are."""

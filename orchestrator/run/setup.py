@@ -61,6 +61,9 @@ class RunOptions:
     """Where the run stops by itself."""
     slice_timeout_s: float | None = None
     """How long a worker may be silent before it is taken to hang; None for what its work should take."""
+    require: tuple[str, ...] = ()
+    """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
+    the study requires; a worker without one gets no job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,12 +22,14 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.making import Making
+from orchestrator.run.refused import check_loaded
 from orchestrator.run.selected import run_lost, run_selected
 from orchestrator.run.trained import failure_of
 from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
 from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from workers.capability import Capability
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
@@ -87,6 +89,8 @@ class StudyWorker:
         self._epoch = epoch
         self._engines = engines
         self._has_own_process = has_own_process
+        self._accepted: set[int] = set()
+        """Lanes whose loaded models hold what the sites of their cells promise."""
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made, for whoever waits in this process."""
 
@@ -101,6 +105,17 @@ class StudyWorker:
             self._log.note("found the study")
         return Hello(socket.gethostname(), os.getpid(), version("swapyard"), nonce)
 
+    def load(self, taken: Slice | TrainSlice) -> Capability | None:
+        """Load the slice's model; what it can do, or None where the slice needs none.
+
+        Raises:
+            ModelError: the model is not on this machine, is not the one that the plan was made for, or
+                refuses a site that the plan's cells name.
+        """
+        if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
+            return None
+        return self._engine(taken.lane).capability
+
     def prepare(self, taken: Slice | TrainSlice, worker: int = 0) -> None:
         """Load the slice's model, and make those of its fits that nobody has made.
 
@@ -108,7 +123,8 @@ class StudyWorker:
         cannot be made says so again when the slice runs, and its rows become failures.
 
         Raises:
-            ModelError: the model is not on this machine, or is not the one that the plan was made for.
+            ModelError: the model is not on this machine, is not the one that the plan was made for, or
+                refuses a site that the plan's cells name.
             StoreError: a fit cannot be read or written.
         """
         if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
@@ -186,6 +202,7 @@ class StudyWorker:
         attempts = np.full(num_rows, attempt, np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempts}, taken.families)
         written = self._store.write_part(self._epoch, str(taken.lane), body)
+        capability = None if self._lost(taken) is not None else self._engine(taken.lane).capability
         reach("worker.written")
         num_pairs = len(self._plan.tiles[taken.tile].pairs)
         k_hi = taken.k_lo + outcome.num_cells
@@ -201,7 +218,8 @@ class StudyWorker:
             rows=num_rows,
             failed=outcome.num_failed,
             tiers=outcome.tiers,
-            tier_reason="" if self._lost(taken) is not None else self._engine(taken.lane).model.tier_reason,
+            tier_reason="" if capability is None else capability.tier,
+            capability="" if capability is None else capability.to_json(),
             timings={
                 "total_s": time.perf_counter() - started,
                 "model_s": outcome.model_s,
@@ -230,7 +248,11 @@ class StudyWorker:
 
     def _engine(self, lane: int) -> "Engine":
         self._engines.root, self._engines.fits = self._store.root, self._fits
-        return self._engines.of(self._plan.lanes[lane])
+        engine = self._engines.of(self._plan.lanes[lane])
+        if lane not in self._accepted:
+            check_loaded(self._plan, lane, engine.model)
+            self._accepted.add(lane)
+        return engine
 
     def _inputs(self, taken: Slice) -> tuple[list[tuple[int, Cell]], list[Pair], list[Cell]]:
         """The cells of a slice with their numbers, the pairs of its tile, and all cells of its tile."""

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, strict
 from workers.errors import StoreError
+from workers.libraries.pydantic import faults
 
 _HEX = StringConstraints(pattern="^[0-9a-f]{32}$")
 _CONTENT = {"open": ("holder",), "plan": ("plan",), "add": ("add",), "compact": ("merged",)}
@@ -80,10 +81,10 @@ class Commit:
         try:
             commit = _COMMIT.validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole"
+            first = faults(error)[0]
+            where = ".".join(str(part) for part in first.where) or "the whole"
             raise StoreError(
-                f"{commit_name(seq)} is damaged, or written by a newer swapyard ({where}: {first['msg']}); "
+                f"{commit_name(seq)} is damaged, or written by a newer swapyard ({where}: {first.wanted}); "
                 "restore it from a copy, or upgrade swapyard"
             ) from None
         if commit.seq != seq:

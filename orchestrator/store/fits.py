@@ -15,7 +15,9 @@ from typing import Any
 from orchestrator.store.storage import Storage
 from workers.errors import StoreError
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, _FORMAT)
+"""In format 1 rotations are as torch called them; `workers.fits.fitted` reads both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ class FitFolder:
             version = found["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(_about_name(fit), "it is no JSON of ours") from error
-        if version != _FORMAT:
-            raise _damaged(_about_name(fit), f"it has format {version}, and this version reads {_FORMAT}")
+        if version not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise _damaged(_about_name(fit), f"it has format {version}, and this version reads {known}")
         return dict(found)
 
     def read(self, fit: str) -> StoredFit | None:

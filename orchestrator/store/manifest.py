@@ -52,6 +52,8 @@ class Manifest:
     """Rows by the engine tier that made them."""
     tier_reason: str = ""
     """Why the worker's model has the tier that it has: what was found when it was loaded."""
+    capability: str = ""
+    """What the worker's model could do, as `Capability.to_json` writes it; empty in older parts."""
     timings: Mapping[str, Seconds]
     """Seconds by phase."""
     worker: str

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.manifest import Manifest, StoredFile
 from workers.errors import StoreError
+from workers.libraries.pyarrow import open_parquet, read_all, write_checked
 from workers.vocabulary import ESTIMATE, LABELS, METRIC_FAMILIES
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt"
 _NEVER_NULL = ("cell", "pair", "attempt")
 _ROWS_A_GROUP = 131_072
 """Of a file's rows so many lie together: a reader skips groups of other cells, and reads several at once."""
-_VECTORS = "collected.list.element.vector.list.element"
-"""The numbers of what was collected, as Parquet names them."""
 _DICTIONARY = ("cell", "pair", "error", "attempt", "tier", "label_rank", "base_label_rank", "pred_id")
 
 
@@ -114,18 +113,17 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
         StoreError: the bytes are not those that were written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
         raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
     try:
-        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
+        found = open_parquet(io.BytesIO(data), checked=True)
         names = found.schema_arrow.names
         schema = _schema(part_columns(file.families), with_collected=COLLECTED in names)
         absent = ADDED_COLUMNS - set(names)
         written = pa.schema([field for field in schema if field.name not in absent])
         fits = found.metadata.num_rows == file.rows and found.schema_arrow == written
-        table = found.read(columns=columns, use_threads=False)
+        table = read_all(found, columns)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{file.path} is damaged: {error}; restore it from a copy") from error
     if not fits:
@@ -147,24 +145,11 @@ def _completed(table: "pa.Table", fields: Sequence["pa.Field[Any]"]) -> "pa.Tabl
 
 
 def _encoded(table: "pa.Table") -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if COLLECTED in table.column_names and table[COLLECTED].null_count == table.num_rows:
         table = table.drop_columns([COLLECTED])
     sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        row_group_size=_ROWS_A_GROUP,
-        use_dictionary=[name for name in table.column_names if name in _DICTIONARY],
-        use_byte_stream_split=[
-            *(field.name for field in table.schema if pa.types.is_float32(field.type)),
-            *([_VECTORS] if COLLECTED in table.column_names else []),
-        ],
-        write_page_checksum=True,
-    )
+    dictionary = [name for name in table.column_names if name in _DICTIONARY]
+    write_checked(table, sink, dictionary=dictionary, rows_a_group=_ROWS_A_GROUP)
     return sink.getvalue()
 
 

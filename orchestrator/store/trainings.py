@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from orchestrator.faults import reach
 from orchestrator.store.storage import Storage
 from workers.errors import StoreError
+from workers.libraries.pyarrow import open_parquet, read_all
 
 _FORMAT = 1
 MOST_CHECKPOINTS = 2
@@ -132,7 +133,7 @@ class TrainingFolder:
             if last <= seen or data is None:
                 continue
             try:
-                table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+                table = read_all(open_parquet(io.BytesIO(data)))
             except (pa.ArrowException, OSError) as error:
                 raise StoreError(f"{name} cannot be read ({error}); remove {_folder(training)}") from error
             tables.append(table.filter(pc.field("step") > seen))

@@ -74,9 +74,12 @@ _KINDS = _columns(
     (Kind.METRIC, "logit logprob rank logsumexp pred_logit collected"),
     (Kind.METRIC, "weight estimated_effect estimated_change exact_effect exact_change"),
     (Kind.METRIC, "loss held_out_iia value error"),
-    (Kind.PROVENANCE, "tier tier_reason selected num_estimates num_exact num_jobs num_done"),
+    (Kind.PROVENANCE, "tier tier_reason capability selected num_estimates num_exact num_jobs num_done"),
     (Kind.PROVENANCE, "attempt error_type error_message path file tile k_lo k_hi families num_rows"),
-    (Kind.PROVENANCE, "num_failed num_resumed num_hooked num_unchanged num_estimated total_s model_s"),
+    (
+        Kind.PROVENANCE,
+        "num_failed num_resumed num_hooked num_rerun num_unchanged num_estimated total_s model_s",
+    ),
     (Kind.PROVENANCE, "capture_s size_bytes worker host num_pairs num_held_out made num_steps"),
     (Kind.PROVENANCE, "num_parameters seconds status num_attempts resumed_from num_executed"),
 )

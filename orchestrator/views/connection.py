@@ -25,6 +25,7 @@ from orchestrator.views.tables import study_tables
 from orchestrator.views.trainings import curves_table, trainings_view_table
 from orchestrator.views.union import union
 from workers.errors import QueryError, StoreError
+from workers.libraries.duckdb import lock
 
 
 def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> duckdb.DuckDBPyConnection:
@@ -34,7 +35,8 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
     cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error.
 
     Raises:
-        QueryError: none of the studies has a plan that can be read, or one is damaged.
+        QueryError: none of the studies has a plan that can be read, or one is damaged; or this DuckDB cannot
+            be kept from all else.
         StoreError: one cannot be read, or lacks a file of rows.
     """
     connection = duckdb.connect()
@@ -48,7 +50,7 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
         statement = union(connection, [f"{prefixes[root]}v_{view}" for root in planned])
         connection.execute(f"CREATE VIEW {view} AS {statement}")
     set_axes(connection, union(connection, [f"{prefixes[root]}v__axes" for root in planned]))
-    _lock(connection, planned)
+    lock(connection, [str((root / "data").resolve()) for root in planned])
     return connection
 
 
@@ -99,10 +101,3 @@ def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, tables: Mapp
         connection.register("_arriving", table)
         connection.execute(f"CREATE TABLE {quoted(prefix + name)} AS SELECT * FROM _arriving")
         connection.unregister("_arriving")
-
-
-def _lock(connection: duckdb.DuckDBPyConnection, studies: Sequence[Path]) -> None:
-    allowed = [str((root / "data").resolve()) for root in studies]
-    connection.execute("SET allowed_directories = ?", [allowed])
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.tables import FilesOf, StudyTables
+from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS, RESERVED
 from workers.replay.bounds import AGREEMENT
 from workers.vocabulary import ESTIMATE, LABELS
@@ -116,7 +117,7 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         _run_sides(prefix),
         results(prefix, study, made),
         f"CREATE VIEW {prefix}v_results AS SELECT * EXCLUDE (_collected) FROM {prefix}jobs",
-        _scores(prefix),
+        _scores(prefix, made),
         _activations(prefix),
         f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
             p.block{axis_columns(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
@@ -131,14 +132,7 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             i.base_label_ids, i.kept, i.reason
             FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given
             JOIN {prefix}lanes l ON l.lane = i.lane""",
-        f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, {_model("l")}, i.pair_id, r.* EXCLUDE (lane, pair),
-            r.label_logit - r.logsumexp AS label_logprob,
-            r.base_label_logit - r.logsumexp AS base_label_logprob,
-            r.label_logit - r.base_label_logit AS logit_diff, t.token AS pred_token
-            FROM {prefix}runs r JOIN {prefix}lanes l ON l.lane = r.lane
-            JOIN (SELECT DISTINCT lane, pair, pair_id FROM {prefix}inputs WHERE kept) i
-            ON i.lane = r.lane AND i.pair = r.pair
-            LEFT JOIN {prefix}tokens t ON t.lane = r.lane AND t.id = r.pred_id""",
+        _runs(prefix, study),
         f"""CREATE VIEW {prefix}v_failures AS SELECT {study}, c.cell_id, p.pair_id,
             {_job_id()} AS job_id, {_model("c")}, c.block{axis_columns(made, "c")},
             {pair_column(made, "base", "p")} AS base, r.attempt,
@@ -157,6 +151,22 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
         f"CREATE VIEW {prefix}v_trainings AS SELECT {study}, * FROM {prefix}trained",
         f"CREATE VIEW {prefix}v_curves AS SELECT {study}, * FROM {prefix}curves",
     ]
+
+
+def _runs(prefix: str, study: str) -> str:
+    """The unintervened values; NULL where they need a label that is not there."""
+    label, base = (_null(f"r.{role}_logit") for role in ("label", "base_label"))
+    return f"""CREATE VIEW {prefix}v_runs AS SELECT {study}, {_model("l")}, i.pair_id,
+        r.* EXCLUDE (lane, pair) REPLACE (
+            {label} AS label_logit, {base} AS base_label_logit,
+            nullif(r.label_rank, -1) AS label_rank, nullif(r.base_label_rank, -1) AS base_label_rank
+        ),
+        {label} - r.logsumexp AS label_logprob, {base} - r.logsumexp AS base_label_logprob,
+        {label} - {base} AS logit_diff, t.token AS pred_token
+        FROM {prefix}runs r JOIN {prefix}lanes l ON l.lane = r.lane
+        JOIN (SELECT DISTINCT lane, pair, pair_id FROM {prefix}inputs WHERE kept) i
+        ON i.lane = r.lane AND i.pair = r.pair
+        LEFT JOIN {prefix}tokens t ON t.lane = r.lane AND t.id = r.pred_id"""
 
 
 def _screening(prefix: str, study: str, made: StudyTables) -> str:
@@ -329,16 +339,29 @@ def _activations(prefix: str) -> str:
         FROM (SELECT * EXCLUDE (_collected), unnest(_collected) AS _one FROM {prefix}jobs)"""
 
 
-def _scores(prefix: str) -> str:
+def _scores(prefix: str, made: StudyTables) -> str:
     """Long form: what each of the two label tokens got in each job."""
     values = ("label_logit", "label_logprob", "label_rank", "prob")
     dropped = ", ".join([*values, *(f"base_{value}" for value in values)])
+    tokens = _label_tokens(made)
     return f"CREATE VIEW {prefix}v_scores AS " + " UNION ALL ".join(
-        f"""SELECT * EXCLUDE ({dropped}), '{role}' AS role, {role} AS token, {role}_logit AS logit,
+        f"""SELECT * EXCLUDE ({dropped}), '{role}' AS role, {tokens[role]} AS token, {role}_logit AS logit,
             {role}_logprob AS logprob, {role}_rank AS rank, {prob} AS prob
             FROM {prefix}v_results WHERE {role}_id IS NOT NULL"""
         for role, prob in (("base_label", "base_prob"), ("label", "prob"))
     )
+
+
+def _label_tokens(made: StudyTables) -> dict[str, str]:
+    """The SQL of each label in one column of both: as text, where one is a list and the other is none."""
+    kinds = {
+        role: made.tables["pairs"].schema.field(made.given[role]).type
+        for role in ("base_label", "label")
+        if made.given.get(role, "NULL") != "NULL"
+    }
+    if len(kinds) < 2 or have_common_type([*kinds.values()]):
+        return {"base_label": "base_label", "label": "label"}
+    return {role: as_text(role, kind) for role, kind in kinds.items()}
 
 
 def _run_columns(run: str) -> str:

@@ -15,7 +15,7 @@ from orchestrator.remaining import finished_cells, mask
 from orchestrator.store import State
 from workers.vocabulary import Pair, locate, span_name
 
-_TIERS = ("resumed", "hooked", "unchanged", "estimated")
+_TIERS = ("resumed", "hooked", "rerun", "unchanged", "estimated")
 """The ways in which the engine obtains rows, each a column of ``batches``."""
 
 
@@ -132,6 +132,7 @@ def _batches(state: State) -> pa.Table:
             "num_failed": m.failed,
             **{f"num_{tier}": m.tiers.get(tier, 0) for tier in _TIERS},
             "tier_reason": m.tier_reason or None,
+            "capability": m.capability or None,
             "total_s": m.timings.get("total_s"),
             "model_s": m.timings.get("model_s"),
             "capture_s": m.timings.get("capture_s"),
@@ -148,6 +149,7 @@ def _batches(state: State) -> pa.Table:
         ("families", pa.list_(pa.string())),
         *((name, pa.int64()) for name in ("num_rows", "num_failed", *(f"num_{tier}" for tier in _TIERS))),
         ("tier_reason", pa.string()),
+        ("capability", pa.string()),
         *((name, pa.float64()) for name in ("total_s", "model_s", "capture_s")),
         ("size_bytes", pa.int64()),
         *((name, pa.string()) for name in ("worker", "host")),

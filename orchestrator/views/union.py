@@ -1,6 +1,6 @@
 """One view of several studies, whose users may have given columns of one name values of different forms."""
 
-__all__ = ["union"]
+__all__ = ["as_text", "have_common_type", "union"]
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -22,23 +22,27 @@ def union(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> str:
     for schema in schemas.values():
         for field in schema:
             types.setdefault(field.name.casefold(), []).append(field.type)
-    as_text = {name for name, found in types.items() if not _have_common_type(found)}
-    return " UNION ALL BY NAME ".join(_select(view, schema, as_text) for view, schema in schemas.items())
+    texts = {name for name, found in types.items() if not have_common_type(found)}
+    return " UNION ALL BY NAME ".join(_select(view, schema, texts) for view, schema in schemas.items())
 
 
-def _select(view: str, schema: pa.Schema, as_text: set[str]) -> str:
+def as_text(column: str, kind: pa.DataType) -> str:
+    """The SQL of a column, of this type, as text: lists and structs as JSON."""
+    return f"{f'to_json({column})' if pa.types.is_nested(kind) else column}::VARCHAR"
+
+
+def _select(view: str, schema: pa.Schema, texts: set[str]) -> str:
     casts: Mapping[str, str] = {
-        quoted(field.name): f"to_json({quoted(field.name)})"
-        if pa.types.is_nested(field.type)
-        else quoted(field.name)
+        quoted(field.name): as_text(quoted(field.name), field.type)
         for field in schema
-        if field.name.casefold() in as_text
+        if field.name.casefold() in texts
     }
-    replaced = ", ".join(f"{value}::VARCHAR AS {name}" for name, value in casts.items())
+    replaced = ", ".join(f"{value} AS {name}" for name, value in casts.items())
     return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM {view}"
 
 
-def _have_common_type(types: Sequence[pa.DataType]) -> bool:
+def have_common_type(types: Sequence[pa.DataType]) -> bool:
+    """Whether one column can hold values of all these types; not where all are NULL alone."""
     if all(pa.types.is_null(one) for one in types):
         return False
     return all(_go_together(one, other) for one, other in combinations(dict.fromkeys(types), 2))

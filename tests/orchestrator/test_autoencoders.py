@@ -1,9 +1,16 @@
 """Promise: a study swaps the features of a sparse autoencoder from a file, and keeps what it misses of the
 base; what the study is made of is the file's bytes, wherever it lies."""
 
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from running import capital_pairs
@@ -11,6 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import swapyard as sy
+from orchestrator.plan.clean import CachedScorer
+from orchestrator.plan.planner import Planner
+from studies.identity import content_id, lane_identity
 
 W, K = 32, 48
 PLACE = {"site": "block_output", "layer": 1, "position": -1}
@@ -37,8 +47,11 @@ def saved(path: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def study(model: Path, path: Path | str, sweep: list[Any], **more: Any) -> sy.Study:
+    screen = more.pop("screen", None)
     fits = {"S": {"method": "sae", "path": str(path), **more}}
-    return sy.Study(study="sae", model=str(model), pairs=capital_pairs(), fits=fits, sweep=sweep)
+    return sy.Study(
+        study="sae", model=str(model), pairs=capital_pairs(), fits=fits, sweep=sweep, screen=screen
+    )
 
 
 def run(made: sy.Study, store: Path, **options: Any) -> sy.Results:
@@ -50,42 +63,116 @@ def logits(results: sy.Results) -> dict[tuple[str, str], list[float]]:
     return {(subspace, how): found for subspace, how, found in results.sql(query).fetchall()}
 
 
-def by_hand(
-    model: Path, weights: dict[str, Tensor], features: slice, centered: bool, scale: float
-) -> list[float]:
-    """The labels' logits, with a hook of plain torch: the source's features replace, or with a scale are
-    added to, the base's; in the order of the pairs' ids."""
+@lru_cache
+def plain(model: Path) -> tuple[Any, Any]:
+    """The network and its tokeniser."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    network, words = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
-    block = network.model.layers[1]
+    return AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
+
+
+@lru_cache
+def clean(model: Path, prompt: str) -> Tensor:
+    """What layer 1 writes at the last token [W]."""
+    held: list[Tensor] = []
+
+    def touch(hidden: Tensor) -> Tensor:
+        held.append(hidden[0, -1].detach().clone())
+        return hidden
+
+    last_logits(model, prompt, touch)
+    return held[0]
+
+
+def last_logits(model: Path, prompt: str, touch: Callable[[Tensor], Tensor]) -> Tensor:
+    """The logits [V] at the last token once `touch` was at what layer 1 writes [1, T, W]."""
+    network, words = plain(model)
+
+    def change(module: Any, given: Any, out: Any) -> Any:
+        return (touch(out[0]), *out[1:]) if isinstance(out, tuple) else touch(out)
+
+    hook = network.model.layers[1].register_forward_hook(change)
+    logits: Tensor = network(**words(prompt, return_tensors="pt")).logits[0, -1]
+    hook.remove()
+    return logits
+
+
+def label_of(model: Path, text: str) -> int:
+    return int(plain(model)[1](text, add_special_tokens=False)["input_ids"][-1])
+
+
+@torch.no_grad()
+def by_hand(model: Path, change: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+    """The labels' logits, with a hook of plain torch that makes `change` of the base's and the source's
+    activation [W]; in the order of the pairs' ids."""
+
+    def label_logit(pair: dict[str, str]) -> float:
+        source = clean(model, pair["source"])
+
+        def swap(hidden: Tensor) -> Tensor:
+            changed = hidden.clone()
+            changed[0, -1] = change(hidden[0, -1], source)
+            return changed
+
+        return float(last_logits(model, pair["base"], swap)[label_of(model, pair["label"])])
+
+    return [label_logit(pair) for pair in capital_pairs()]
+
+
+def estimated(model: Path, change: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The mean over the pairs of what attribution patching says: the change of the activation times the
+    gradient of the label's logit less the base label's."""
+
+    def estimate(pair: dict[str, str]) -> float:
+        held: list[Tensor] = []
+
+        def keep(hidden: Tensor) -> Tensor:
+            held.append(hidden.detach().requires_grad_(True))
+            return held[0]
+
+        logits = last_logits(model, pair["base"], keep)
+        (logits[label_of(model, pair["label"])] - logits[label_of(model, pair["base_label"])]).backward()
+        base = held[0][0, -1].detach()
+        return float((change(base, clean(model, pair["source"])) - base) @ held[0].grad[0, -1])
+
+    found = [estimate(pair) for pair in capital_pairs()]
+    return sum(found) / len(found)
+
+
+def exchanged(
+    weights: dict[str, Tensor], features: slice, centered: bool, scale: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The source's features replace, or with a scale are added to, the base's."""
 
     def encode(x: Tensor) -> Tensor:
         z = (x - weights["b_dec"] * centered) @ weights["W_enc"] + weights["b_enc"]
         return z * (z > weights["threshold"])
 
-    @torch.no_grad()
-    def label_logit(pair: dict[str, str]) -> float:
-        held: list[Tensor] = []
+    def change(base: Tensor, source: Tensor) -> Tensor:
+        changed, before = encode(base), encode(base)
+        changed[features] = encode(source)[features] + scale * before[features]
+        return changed @ weights["W_dec"] + (base - before @ weights["W_dec"])
 
-        def swap(module: Any, given: Any, out: Any) -> Any:
-            hidden = (out[0] if isinstance(out, tuple) else out).clone()
-            held.append(hidden[0, -1].clone())
-            if len(held) > 1:
-                source, base = encode(held[0]), encode(held[1])
-                changed = base.clone()
-                changed[features] = source[features] + scale * base[features]
-                missed = held[1] - base @ weights["W_dec"]
-                hidden[0, -1] = changed @ weights["W_dec"] + missed
-            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+    return change
 
-        hook = block.register_forward_hook(swap)
-        runs = [network(**words(pair[key], return_tensors="pt")).logits[0, -1] for key in ("source", "base")]
-        hook.remove()
-        label = words(pair["label"], add_special_tokens=False)["input_ids"]
-        return float(runs[1][label[-1]])
 
-    return [label_logit(pair) for pair in capital_pairs()]
+def normalized_topk(weights: dict[str, Tensor], k: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The source's features replace the base's, as an autoencoder of normalised activations has them."""
+
+    def encode(x: Tensor) -> Tensor:
+        x = (x - x.mean()) / (x.std() + 1e-5) - weights["b_dec"]
+        z = x @ weights["W_enc"] + weights["b_enc"]
+        kept = z.argsort(descending=True)[:k]
+        return torch.zeros_like(z).index_copy(0, kept, z[kept].relu())
+
+    def change(base: Tensor, source: Tensor) -> Tensor:
+        before, after = (
+            (encode(x) @ weights["W_dec"] + weights["b_dec"]) * base.std() + base.mean()
+            for x in (base, source)
+        )
+        return after + (base - before)
+
+    return change
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -99,7 +186,7 @@ def test_features_are_swapped_and_what_is_missed_of_the_base_is_kept(
     found = logits(results)
     for subspace, features in (("S", slice(0, K)), ("S[0:16]", slice(0, 16))):
         for how, scale in (("vanilla", 0.0), ("add", 1.0)):
-            wanted = by_hand(tiny_folder, weights, features, centered, scale)
+            wanted = by_hand(tiny_folder, exchanged(weights, features, centered, scale))
             assert sorted(found[subspace, how]) == pytest.approx(sorted(wanted), abs=1e-5)
     assert found["S", "vanilla"] != pytest.approx(found["S[0:16]", "vanilla"], abs=1e-4)
     columns = "name, method, made, seed, rank, position"
@@ -132,6 +219,96 @@ def test_a_file_is_known_by_its_bytes_and_not_by_its_path(tmp_path: Path, tiny_f
     changed = run(study(tiny_folder, moved, sweep), tmp_path, replace=True)
     assert changed.outcome is not None and changed.outcome.num_ran == 12
     assert logits(changed)["S", "vanilla"] != pytest.approx(before["S", "vanilla"], abs=1e-4)
+
+
+def folder_of(path: Path, weights: dict[str, Tensor], **config: Any) -> Path:
+    """A folder of SAELens."""
+    path.mkdir()
+    save_file(weights, path / "sae_weights.safetensors")
+    (path / "cfg.json").write_text(json.dumps({"d_in": W, "d_sae": K, **config}))
+    return path
+
+
+def bare(*names: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in matrices().items() if name not in names}
+
+
+def test_features_of_another_kind_are_swapped_and_estimated_as_its_config_says(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    weights = bare("threshold")
+    said = {"architecture": "topk", "k": 4, "normalize_activations": "layer_norm"}
+    path = folder_of(tmp_path / "topk", weights, **said, apply_b_dec_to_input=True)
+    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
+    made = study(tiny_folder, path, sweep, screen={"method": "attribution", "keep": 1})
+    results, change = run(made, tmp_path), normalized_topk(weights, 4)
+    assert sorted(logits(results)["S", "vanilla"]) == pytest.approx(
+        sorted(by_hand(tiny_folder, change)), abs=1e-5
+    )
+    found = results.sql("SELECT estimated_change FROM screening").fetchall()
+    assert found == [(pytest.approx(estimated(tiny_folder, change), abs=1e-5),)]
+
+
+def planned_fits(cache: Path, made: sy.Study) -> pa.Table:
+    """The fits of the study's plan, of which no run is known yet."""
+    return Planner(made, say=lambda line: None).draft(CachedScorer(cache, None)).plan.tables["fits"]
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_features_as_they_always_were_have_the_identity_that_they_always_had(
+    tmp_path: Path, tiny_folder: Path, centered: bool
+) -> None:
+    """Whether nothing, or a config, says what names alone say."""
+    weights = matrices()
+    path = saved(tmp_path / "a" / "w.safetensors", weights)
+    said = folder_of(tmp_path / "b", weights, architecture="jumprelu", apply_b_dec_to_input=centered)
+    sweep = [{**PLACE, "subspace": "S", "interventions": ["vanilla"]}]
+    made = study(tiny_folder, path, sweep, **({"centered": True} if centered else {}))
+    ((spec, facts),) = Planner(made, say=lambda line: None).models
+    lane, sha256 = lane_identity(facts, spec), hashlib.sha256(path.read_bytes()).hexdigest()
+    # What version 0.1 hashed.
+    content = {"model": lane, "method": "sae", "site": "block_output", "layer": 1, "heads": None}
+    content |= {"sha256": sha256} | ({"centered": True} if centered else {})
+    identity = content_id("fit", content).hex
+    for one in (made, study(tiny_folder, said, sweep)):
+        assert planned_fits(tmp_path, one)["fit"].to_pylist() == [identity]
+
+
+def test_a_study_goes_on_with_no_feature_that_was_read_otherwise(tmp_path: Path, tiny_folder: Path) -> None:
+    """What was a plain ReLU, for want of its config, is another fit once the config is there."""
+    path = saved(tmp_path / "a" / "w.safetensors", bare("threshold"))
+    sweep = [{**PLACE, "subspaces": ["all", "S"], "interventions": ["vanilla"]}]
+    fits, numbers = [], []
+    config = {"d_in": W, "d_sae": K, "activation_fn_str": "topk"}
+    for k, num_new in ((None, 24), (4, 12), (5, 12)):
+        if k is not None:
+            said = {**config, "activation_fn_kwargs": {"k": k}}
+            (path.parent / "cfg.json").write_text(json.dumps(said))
+        found = run(study(tiny_folder, path, sweep), tmp_path)
+        assert found.outcome is not None and found.outcome.num_ran == num_new
+        fits += found.sql("SELECT fit FROM fits").fetchall()
+        numbers.append(tuple(logits(found)["S", "vanilla"]))
+    assert len(set(fits)) == len(fits) == len(set(numbers)) == 3
+
+
+def test_a_pickle_is_planned_without_torch(tmp_path: Path, tiny_folder: Path) -> None:
+    weights, path = bare("threshold"), tmp_path / "ae"
+    path.mkdir()
+    named = layers(weights)
+    named["b_dec"] = named.pop("decoder.bias")
+    torch.save({**named, "k": torch.tensor(4)}, path / "ae.pt")
+    trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": W, "dict_size": K, "k": 4}
+    (path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    sweep = [{**PLACE, "subspaces": ["all", f"S[0:{K}]"], "interventions": ["vanilla"]}]
+    made = study(tiny_folder, path, sweep)
+    (tmp_path / "sae.yaml").write_text(made.to_yaml())
+    code = (
+        "import sys; import swapyard as sy; sy.plan(sy.load_study(sys.argv[1]), store=sys.argv[2]);"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "sae.yaml"), str(tmp_path)], check=True)
+    (spec,) = planned_fits(tmp_path, made)["spec"].to_pylist()
+    assert json.loads(spec)["kind"] == {"activation": "topk", "k": 4} and json.loads(spec)["centered"]
 
 
 def test_a_path_is_relative_to_the_study_file(tmp_path: Path, tiny_folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from click.testing import CliRunner, Result
 from orchestrator.cli.models import models
 from orchestrator.cli.sites import sites
 from workers.errors import ModelError
+from workers.model.cache import content_hash
+from workers.model.fetch import SOURCES
 
 CONFIG = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 8, "vocab_size": 9}
 
@@ -43,6 +46,8 @@ def test_the_list_shows_what_is_fetched_and_where_the_cache_lies(cache: Path) ->
     put_model(cache / "models" / "smollm2-135m")
     listed = run()
     assert listed.exit_code == 0 and listed.stderr == ""
+    pinned = SOURCES["smollm2-135m"].pin.revision[:12]
+    assert line_of("smollm2-135m", listed.stdout).endswith(f"(revision {pinned})")
     assert "fetched, 2 MB" in line_of("smollm2-135m", listed.stdout)
     assert "pythia-410m" in listed.stdout
     assert line_of("cache:", listed.stdout).startswith(f"cache: {cache} (2 MB")
@@ -88,11 +93,16 @@ def test_a_built_in_model_that_is_not_there_is_named() -> None:
     with pytest.raises(
         ModelError, match=r"there is no built-in model 'zoo:gru2'; there are zoo:mlp, zoo:gru"
     ):
-        sites.callback("zoo:gru2")  # type: ignore[misc]
+        sites.callback("zoo:gru2", load=False)  # type: ignore[misc]
 
 
-def test_fetch_prints_only_the_folder_on_standard_output(cache: Path) -> None:
+def test_fetch_prints_only_the_folder_on_standard_output(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = put_model(cache / "models" / "smollm2-135m")
+    source = SOURCES["smollm2-135m"]
+    pinned = replace(source, pin=replace(source.pin, revision=content_hash(folder)))
+    monkeypatch.setitem(SOURCES, "smollm2-135m", pinned)
     assert run("fetch", "smollm2-135m").stdout == f"{folder}\n"
 
 

@@ -44,7 +44,7 @@ from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import ClusterError, RunError
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.kills
 
 NUM_PAIRS, NUM_TOKENS = 256, 20
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
@@ -217,6 +217,7 @@ def in_the_middle(world: World) -> Iterator[Callable[..., "subprocess.Popen[str]
         process.communicate()
 
 
+@pytest.mark.versions
 def test_ctrl_c_drains_a_kill_loses_nothing_and_the_printed_command_completes(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_closed_terminal_drains(world: World, tmp_path: Path) -> None:
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
+@pytest.mark.versions
 def test_a_worker_that_is_killed_is_replaced(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "subprocess.Popen[str]"]
 ) -> None:

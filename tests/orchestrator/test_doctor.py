@@ -10,6 +10,7 @@ from small_store import make_study
 
 from orchestrator.cli import cli
 from orchestrator.store import StudyStore
+from workers.model.cache import models_folder
 
 
 @pytest.fixture
@@ -151,3 +152,13 @@ def test_a_folder_that_cannot_be_written_is_a_problem() -> None:
 def test_an_unknown_study_is_named_with_what_there_is(root: Path) -> None:
     shown = doctor(root, "smal")
     assert shown.exit_code == 1 and "did you mean 'small'?" in str(shown.exception)
+
+
+def test_a_fetched_model_that_is_not_the_pinned_one_is_a_problem(root: Path) -> None:
+    assert not any("pinned" in line for line in doctor(root).stdout.splitlines())
+    folder = models_folder() / "smollm2-135m"
+    folder.mkdir(parents=True)
+    for name, content in {"config.json": b"{}", "model.safetensors": b"", "tokenizer.json": b"{}"}.items():
+        (folder / name).write_bytes(content)
+    (found,) = problems(doctor(root))
+    assert found.startswith(f"the model in {folder} cannot be read") and found.endswith("; fetch it again")

@@ -41,7 +41,7 @@ from orchestrator.cli import cli
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.kills
 
 NUM_PAIRS, NUM_TOKENS = 64, 40
 NUM_JOBS = NUM_PAIRS * NUM_TOKENS * 3 * 3
@@ -73,11 +73,16 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> World:
+def new_world(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> World:
+    """The study, before anybody has run it."""
     folder = tmp_path_factory.mktemp("driver")
-    made = World(
-        folder, write_study(folder, "long", tiny_folder, long_pairs(NUM_PAIRS, NUM_TOKENS)), tiny_folder
-    )
+    study = write_study(folder, "long", tiny_folder, long_pairs(NUM_PAIRS, NUM_TOKENS))
+    return World(folder, study, tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def world(new_world: World) -> World:
+    made, folder = new_world, new_world.folder
     done = made.run(folder / "undisturbed")
     assert done.returncode == 0, done.stderr
     assert f"{NUM_JOBS:,} jobs done, {NUM_JOBS:,} of them in these" in done.stderr
@@ -280,10 +285,11 @@ def test_an_interrupt_before_any_job_ends_it_at_once(world: World, tmp_path: Pat
     assert err.strip().splitlines() == ["interrupted", f"to go on: {to_go_on(err)}"]
 
 
-def test_a_second_driver_stops_at_once_and_says_who_holds_the_study(world: World, tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_a_second_driver_stops_at_once_and_says_who_holds_the_study(new_world: World, tmp_path: Path) -> None:
     with StudyStore(tmp_path / "long").open_driver():
         started = time.monotonic()
-        refused = world.run(tmp_path, num_cores=None)
+        refused = new_world.run(tmp_path, num_cores=None)
         took_s = time.monotonic() - started
     assert refused.returncode == 5
     assert re.search(

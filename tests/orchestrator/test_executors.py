@@ -12,7 +12,7 @@ from running import capital_pairs, write_study
 import swapyard as sy
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run.executors import Died, Finished, InlineExecutor, Joined
+from orchestrator.run.executors import Died, Event, Finished, InlineExecutor, Joined, Ready
 from orchestrator.run.selected import run_selected
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import StudyWorker
@@ -63,12 +63,49 @@ def reopened(store: StudyStore) -> World:
     return World(store, read_plan(store, ref), worker)
 
 
+def begun(executor: InlineExecutor, worker: int, taken: Slice) -> list[Event]:
+    """What comes of a slice once the worker has said that its model is ready."""
+    executor.submit(worker, taken, 60.0)
+    (ready,) = executor.wait(0)
+    assert isinstance(ready, Ready)
+    assert (ready.worker, ready.taken) == (worker, taken)
+    assert ready.capability.ability("resumed").has
+    executor.proceed(worker)
+    return executor.wait(0)
+
+
+def test_a_model_is_reported_on_once_and_before_any_work(world: World) -> None:
+    executor = InlineExecutor(lambda share: world.worker)
+    (worker,) = executor.start()
+    executor.wait(0)
+    parts = set(world.store.root.rglob("*.parquet"))
+    executor.submit(worker, world.whole(), 60.0)
+    assert [type(event) for event in executor.wait(0)] == [Ready]
+    assert set(world.store.root.rglob("*.parquet")) == parts
+    executor.proceed(worker)
+    assert [type(event) for event in executor.wait(0)] == [Finished]
+    executor.submit(worker, world.whole(), 60.0)
+    assert [type(event) for event in executor.wait(0)] == [Finished]
+
+
+def test_a_retired_worker_does_nothing_more(world: World) -> None:
+    executor = InlineExecutor(lambda share: world.worker)
+    (worker,) = executor.start()
+    executor.wait(0)
+    parts = set(world.store.root.rglob("*.parquet"))
+    executor.submit(worker, world.whole(), 60.0)
+    executor.wait(0)
+    executor.retire(worker)
+    assert executor.wait(0) == []
+    assert set(world.store.root.rglob("*.parquet")) == parts
+    executor.close()
+
+
 def test_a_report_says_what_lies_in_its_part(world: World) -> None:
     executor = InlineExecutor(lambda share: world.worker)
     (worker,) = executor.start()
     assert executor.wait(0) == [Joined(worker)]
-    executor.submit(worker, world.whole(), 60.0)
-    (event,) = executor.wait(0)
+    (event,) = begun(executor, worker, world.whole())
     assert isinstance(event, Finished)
     assert (event.worker, event.taken) == (worker, world.whole())
     manifest = event.report.manifest
@@ -106,12 +143,10 @@ def test_a_worker_whose_call_raises_is_taken_for_dead_and_replaced(world: World)
     (worker,) = executor.start()
     assert executor.wait(0) == [Joined(worker)]
     nowhere = Slice(tile=99, lane=0, k_lo=0, k_hi=1, families=EXACT)
-    executor.submit(worker, nowhere, 60.0)
-    assert executor.wait(0) == [Died(worker, nowhere, "KeyError: 99", is_guilty=True)]
+    assert begun(executor, worker, nowhere) == [Died(worker, nowhere, "KeyError: 99", is_guilty=True)]
     fresh = executor.add(0.5)
     assert executor.wait(0) == [Joined(fresh)]
-    executor.submit(fresh, world.whole(), 60.0)
-    assert isinstance(executor.wait(0)[0], Finished)
+    assert isinstance(begun(executor, fresh, world.whole())[0], Finished)
     assert shares == [1.0, 0.5]
     executor.close()
 

@@ -11,6 +11,8 @@ from orchestrator.query import explained, named_queries, run_query
 from orchestrator.views import connect
 from workers.errors import QueryError
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -91,6 +91,15 @@ def test_the_views_say_what_was_estimated_and_what_was_found(tmp_path: Path, tin
     assert "6 cells were kept; recall" in line
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> sy.Results:
+    """Results of the screened study, which nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWAPYARD_CACHE", str(folder / "cache"))
+        return run(study_file(folder, tiny_folder, screen=SCREEN), folder)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -102,21 +111,20 @@ def test_the_views_say_what_was_estimated_and_what_was_found(tmp_path: Path, tin
     ],
 )
 def test_killed_anywhere_it_goes_on_with_the_same_selection(
-    tmp_path: Path, tiny_folder: Path, fault: str
+    tmp_path: Path, tiny_folder: Path, undisturbed: sy.Results, fault: str
 ) -> None:
     """Before the estimates are committed, after, around the selection, and while the selected cells run."""
     file = study_file(tmp_path, tiny_folder, screen=SCREEN)
-    run(file, tmp_path / "whole")
     command = ("run", file, "--executor", "inline", "--no-plots", "--store", tmp_path / "killed")
     cache = tmp_path / "cache"
     killed = swapyard(*command, cwd=tmp_path, cache=cache, env=environment(cache, SWAPYARD_FAULTS=fault))
     assert killed.returncode == -9, killed.stderr
     again = swapyard(*command, cwd=tmp_path, cache=cache)
     assert again.returncode == 0, again.stderr
-    stores = (tmp_path / "whole", tmp_path / "killed")
-    one, other = (sy.open_results("small", store=store) for store in stores)
-    assert fates(one) == fates(other)
-    assert_same_rows(rows(stores[1], "small"), rows(stores[0], "small"))
+    assert fates(sy.open_results("small", store=tmp_path / "killed")) == fates(undisturbed)
+    assert undisturbed.outcome is not None
+    whole = rows(undisturbed.outcome.root.parent, "small")
+    assert_same_rows(rows(tmp_path / "killed", "small"), whole)
 
 
 def test_a_run_that_is_stopped_before_the_selection_says_so(tmp_path: Path, tiny_folder: Path) -> None:

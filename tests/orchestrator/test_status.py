@@ -46,7 +46,7 @@ def test_the_table_has_a_line_for_each_study(store: Path) -> None:
     shown = status("--store", store)
     assert shown.exit_code == 0
     head, _, *lines = (line.split() for line in shown.stdout.splitlines())
-    assert head == ["study", "jobs", "done", "failed", "parts", "last", "commit", "driver"]
+    assert head == ["study", "jobs", "done", "failed", "parts", "last", "commit", "tier", "driver"]
     assert lines[0][:8] == ["done", "120", "of", "120", "100.0", "%", "1", "1"]
     assert lines[1][:8] == ["early", "0", "of", "120", "0.0", "%", "0", "0"]
     assert lines[2][:6] == ["opened", "not", "planned", "yet", "0", "0"]

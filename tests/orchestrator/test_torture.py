@@ -26,7 +26,7 @@ from tests.torture.processes import end_all, members, role_of, wait_gone
 from tests.torture.reader import Reader
 from tests.torture.verdict import Verdict, judge_study, leftovers
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.kills
 
 ROOT = Path(__file__).parents[2]
 NUM_JOBS = 119

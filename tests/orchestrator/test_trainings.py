@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,36 @@ LONG = {
 """One training of 300 steps: several slices."""
 
 
-@pytest.fixture(autouse=True)
-def _short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, "MIN_SLICE_S", SLICE_S)
+@pytest.fixture(scope="module", autouse=True)
+def _short_slices() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_loop, "MIN_SLICE_S", SLICE_S)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> sy.Results:
+    """Results of `STUDY`; who changes something there takes `copied`."""
+    return ran_once(STUDY, tmp_path_factory.mktemp("sums"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> sy.Results:
+    """Results of `LONG`, which nobody killed."""
+    return ran_once(LONG, tmp_path_factory.mktemp("long"))
+
+
+def ran_once(given: Mapping[str, Any], folder: Path) -> sy.Results:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWAPYARD_CACHE", str(folder / "cache"))
+        return run(study(given), folder / "runs")
+
+
+@pytest.fixture
+def copied(sums: sy.Results, tmp_path: Path) -> Path:
+    """The store of `sums` once more."""
+    assert sums.outcome is not None
+    return Path(shutil.copytree(sums.outcome.root.parent, tmp_path / "runs"))
 
 
 def study(given: Mapping[str, Any], **changed: Any) -> sy.Study:
@@ -101,9 +129,8 @@ def left(store: Path) -> list[str]:
     return sorted(path.name for path in (store / "sums" / "trainings").rglob("*.*"))
 
 
-def test_every_training_is_swept_by_variable_and_output(tmp_path: Path) -> None:
-    results = run(study(STUDY), tmp_path)
-    rows = results.sql(
+def test_every_training_is_swept_by_variable_and_output(sums: sy.Results) -> None:
+    rows = sums.sql(
         "SELECT model, interchange, seed, read, variable, count(*) FROM results GROUP BY ALL ORDER BY ALL"
     ).fetchall()
     assert rows == [
@@ -115,13 +142,12 @@ def test_every_training_is_swept_by_variable_and_output(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_sweep_finds_is_what_the_training_measured_last(tmp_path: Path) -> None:
+def test_what_the_sweep_finds_is_what_the_training_measured_last(sums: sy.Results) -> None:
     """The pairs, the places and the labels of both outputs are the same on either way."""
-    results = run(study(STUDY), tmp_path)
-    swept = results.sql(
+    swept = sums.sql(
         "SELECT interchange, seed, read, variable, avg(iia) FROM results GROUP BY ALL ORDER BY ALL"
     ).fetchall()
-    measured = results.sql(
+    measured = sums.sql(
         "SELECT interchange, seed, head, variable, value FROM curves WHERE metric = 'interchange_accuracy'"
         " AND step = 20 ORDER BY ALL"
     ).fetchall()
@@ -130,25 +156,25 @@ def test_what_the_sweep_finds_is_what_the_training_measured_last(tmp_path: Path)
     assert len({row[4] for row in swept}) > 1
 
 
-def test_a_second_run_trains_nothing(tmp_path: Path) -> None:
-    first = run(study(STUDY), tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sums" / "trainings").rglob("*.*")}
-    second = run(study(STUDY), tmp_path)
+def test_a_second_run_trains_nothing(sums: sy.Results, copied: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (copied / "sums" / "trainings").rglob("*.*")}
+    second = run(study(STUDY), copied)
     assert second.outcome is not None and second.outcome.num_ran == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert first.sql("SELECT DISTINCT status FROM trainings").fetchall() == [("done",)]
+    assert sums.sql("SELECT DISTINCT status FROM trainings").fetchall() == [("done",)]
 
 
 def test_checkpoints_go_when_the_training_is_done_and_the_artifact_is_what_its_name_says(
-    tmp_path: Path,
+    undisturbed: sy.Results,
 ) -> None:
-    results = run(study(LONG), tmp_path)
-    names = left(tmp_path)
+    assert undisturbed.outcome is not None
+    root = undisturbed.outcome.root
+    names = left(root.parent)
     assert "done.json" in names and not [name for name in names if name.startswith("checkpoint")]
-    ((sha256,),) = results.sql("SELECT artifact FROM trainings").fetchall()
-    weights = (tmp_path / "sums" / "artifacts" / f"{sha256}.safetensors").read_bytes()
+    ((sha256,),) = undisturbed.sql("SELECT artifact FROM trainings").fetchall()
+    weights = (root / "artifacts" / f"{sha256}.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == sha256
-    config = json.loads((tmp_path / "sums" / "artifacts" / f"{sha256}.json").read_text("utf-8"))
+    config = json.loads((root / "artifacts" / f"{sha256}.json").read_text("utf-8"))
     assert config["model"]["options"]["width"] == 24
 
 
@@ -161,8 +187,9 @@ def test_checkpoints_go_when_the_training_is_done_and_the_artifact_is_what_its_n
         "remove.unlink.after=kill@1",
     ],
 )
-def test_a_killed_training_goes_on_and_ends_bit_equal(tmp_path: Path, fault: str) -> None:
-    undisturbed = run(study(LONG), tmp_path / "a")
+def test_a_killed_training_goes_on_and_ends_bit_equal(
+    tmp_path: Path, undisturbed: sy.Results, fault: str
+) -> None:
     killed(study(LONG), tmp_path / "b", fault)
     resumed = run(study(LONG), tmp_path / "b")
     columns = "status, step, artifact, num_executed, num_attempts, resumed_from"
@@ -205,8 +232,9 @@ def test_a_training_that_diverges_is_a_typed_failure_with_its_curve_and_so_are_i
     assert retried.sql("SELECT num_attempts FROM trainings WHERE lr = 1e30").fetchall() == [(2,)]
 
 
-def test_a_failed_training_that_is_tried_again_fills_its_cells(tmp_path: Path) -> None:
-    run(study(LONG), tmp_path / "a")
+def test_a_failed_training_that_is_tried_again_fills_its_cells(
+    tmp_path: Path, undisturbed: sy.Results
+) -> None:
     folder = TrainingFolder(LocalStorage(tmp_path / "b" / "sums"))
     killed(study(LONG), tmp_path / "b", "training.slice=kill@2")
     (training,) = (path.name for path in (tmp_path / "b" / "sums" / "trainings").iterdir())
@@ -216,7 +244,7 @@ def test_a_failed_training_that_is_tried_again_fills_its_cells(tmp_path: Path) -
     retried = run(study(LONG), tmp_path / "b", retry_failed=True)
     assert retried.sql("SELECT count(*) FROM failures").fetchall() == [(0,)]
     rows = "SELECT label_id, pred_id, base_run_pred_id, label_logit FROM results ORDER BY pair_id"
-    whole = sy.open_results("sums", store=tmp_path / "a").sql(rows).fetchall()
+    whole = undisturbed.sql(rows).fetchall()
     assert retried.sql(rows).fetchall() == whole and len(whole) == 12
 
 
@@ -257,8 +285,7 @@ def test_a_language_model_is_trained_on_text_and_swept(tmp_path: Path, tiny_fold
     assert {token.strip(" Ġ") for (token,) in said} <= set(every)
 
 
-def test_another_study_sweeps_what_was_trained(tmp_path: Path) -> None:
-    run(study(STUDY), tmp_path)
+def test_another_study_sweeps_what_was_trained(copied: Path) -> None:
     more = {
         "study": "more",
         "task": STUDY["task"],
@@ -274,7 +301,7 @@ def test_another_study_sweeps_what_was_trained(tmp_path: Path) -> None:
             }
         ],
     }
-    results = run(sy.Study(**more), tmp_path)
+    results = run(sy.Study(**more), copied)
     rows = results.sql(
         "SELECT model, interchange, seed, layer, count(*) FROM results GROUP BY ALL ORDER BY ALL"
     )
@@ -284,12 +311,12 @@ def test_another_study_sweeps_what_was_trained(tmp_path: Path) -> None:
     with pytest.raises(sy.StudyError, match="the study sums trains iit, and no 'it'"):
         run(
             sy.Study(**{**more, "model": "artifact:sums/it", "sweep": [{**more["sweep"][0], "model": None}]}),
-            tmp_path,
+            copied,
         )
     with pytest.raises(sy.StudyError, match="there is no study 'sum' in"):
         run(
             sy.Study(**{**more, "model": "artifact:sum/iit", "sweep": [{**more["sweep"][0], "model": None}]}),
-            tmp_path,
+            copied,
         )
 
 
@@ -316,13 +343,12 @@ def test_every_alignment_is_trained_and_swept_where_it_is(tmp_path: Path) -> Non
     assert run(more, tmp_path).sql(found).fetchall() == rows
 
 
-def test_a_wider_sweep_trains_nothing_again_and_a_longer_training_everything(tmp_path: Path) -> None:
-    run(study(STUDY), tmp_path)
+def test_a_wider_sweep_trains_nothing_again_and_a_longer_training_everything(copied: Path) -> None:
     wider = [*STUDY["sweep"], {**STUDY["sweep"][0], "site": "block_output", "layer": 2, "position": 0}]
-    results = run(study(STUDY, sweep=wider), tmp_path)
+    results = run(study(STUDY, sweep=wider), copied)
     assert results.sql("SELECT DISTINCT num_attempts FROM trainings").fetchall() == [(1,)]
     assert results.sql("SELECT count(*) FROM results").fetchall() == [(2 * 4 * 2 * 2 * 12,)]
-    longer = run(study(STUDY, train={"iit": {**IIT, "num_epochs": 5}}), tmp_path, replace=True)
+    longer = run(study(STUDY, train={"iit": {**IIT, "num_epochs": 5}}), copied, replace=True)
     assert longer.sql("SELECT DISTINCT step, num_attempts FROM trainings").fetchall() == [(25, 1)]
 
 
@@ -349,10 +375,9 @@ def test_the_page_works_as_written_and_its_control_does_not_learn_the_variable(t
     assert trained > control + 0.3, found
 
 
-def test_the_end_of_each_training_is_one_query(tmp_path: Path) -> None:
-    results = run(study(STUDY), tmp_path)
-    rows = results.sql(named_queries()["trained"].sql).fetchall()
-    found = results.sql(
+def test_the_end_of_each_training_is_one_query(sums: sy.Results) -> None:
+    rows = sums.sql(named_queries()["trained"].sql).fetchall()
+    found = sums.sql(
         """SELECT study, name, interchange, metric, head, variable, min(value), max(value), count(*)
            FROM curves WHERE step = 20 AND split = 'test' AND metric LIKE '%accuracy' GROUP BY ALL"""
     ).fetchall()

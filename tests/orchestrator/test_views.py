@@ -45,6 +45,7 @@ def values_of(names: Sequence[str]) -> dict[str, list[str]]:
     return {name: [f"{name} of {n}" for n in range(PAIRS)] for name in names}
 
 
+@pytest.mark.versions
 def test_results_have_the_columns_that_are_reserved_and_no_other(tmp_path: Path) -> None:
     found = columns("results", make_study(tmp_path / "s"))
     own = [*PAIR_COLUMNS, "span.country", "site", "layer", "position"]
@@ -53,6 +54,7 @@ def test_results_have_the_columns_that_are_reserved_and_no_other(tmp_path: Path)
         assert {*columns(view, tmp_path / "s")} <= {*RESERVED, *own}
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("num_old", "filled"), [(0, 2), (1, 1), (2, 0)])
 def test_rows_written_before_a_metric_was_added_have_null_there(
     num_old: int, filled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +114,7 @@ def test_every_column_is_in_pairs_under_its_own_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.versions
 def test_columns_called_as_internal_ones_stay_with_their_pair(tmp_path: Path) -> None:
     root = make_study(tmp_path / "s", columns=values_of(INTERNAL))
     shown = ", ".join(f'"{name}"' for name in INTERNAL)
@@ -170,6 +173,7 @@ def test_models_are_told_apart_by_dtype_and_revision(tmp_path: Path) -> None:
         assert len(two) == 2 * len(one)
 
 
+@pytest.mark.versions
 def test_inputs_runs_and_batches_have_no_numbers_of_ours(tmp_path: Path) -> None:
     root = make_study(tmp_path / "s")
     for view in ("inputs", "runs", "batches"):
@@ -217,6 +221,26 @@ def test_flip_is_null_where_both_labels_are_one_set(tmp_path: Path) -> None:
     assert ask("SELECT count(*), count(flip) FROM results", root) == [(NUM_RESULTS, 0)]
 
 
+@pytest.mark.parametrize(
+    ("base_label", "label", "tokens"),
+    [
+        ("a", ["b", "c"], {"a", '["b","c"]'}),
+        (["a"], "b", {'["a"]', "b"}),
+        (["a"], ["b", "c"], {("a",), ("b", "c")}),
+        (1, ["b"], {"1", '["b"]'}),
+        (1, 2, {1, 2}),
+        (None, ["b"], {("b",)}),
+    ],
+)
+def test_labels_of_different_forms_stand_in_one_column_of_scores(
+    base_label: Any, label: Any, tokens: set[Any], tmp_path: Path
+) -> None:
+    forms = {"base_label": [base_label] * PAIRS, "label": [label] * PAIRS}
+    root = make_study(tmp_path / "s", columns=forms)
+    found = [token for (token,) in ask("SELECT token FROM scores WHERE token IS NOT NULL", root)]
+    assert {tuple(token) if isinstance(token, list) else token for token in found} == tokens
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A good study, and three that cannot be read."""
@@ -234,6 +258,7 @@ def run(command: str, *arguments: object) -> Result:
     return CliRunner().invoke(cli, [command, *map(str, arguments)])
 
 
+@pytest.mark.versions
 def test_a_study_that_cannot_be_read_is_left_out_and_named(store: Path) -> None:
     shown = run("query", "SELECT DISTINCT study FROM results", "--format", "json", "--store", store)
     assert json.loads(shown.stdout) == [{"study": "good"}]

@@ -143,6 +143,19 @@ def test_a_lane_is_what_the_model_is_not_how_it_runs(facts: ModelFacts) -> None:
     assert lane_identity(replace(facts, num_parameters=1), spec) == lane
 
 
+def test_a_lane_whose_missing_weights_are_drawn_is_of_its_seed_and_others_are_called_as_before(
+    facts: ModelFacts,
+) -> None:
+    hashed = replace(facts, revision="a" * 64)
+    plain = f'{{"dtype":"float32","options":{{}},"revision":"{"a" * 64}"'
+    assert lane_identity(hashed, ModelSpec(ref="m")) == f"{plain}}}"
+    drawn = ModelSpec(ref="m", missing_weights="initialise", seed=3)
+    start, end = plain.split(',"options"')
+    assert lane_identity(hashed, drawn) == (f'{start},"missing_weights":{{"initialise":3}},"options"{end}}}')
+    other = drawn.model_copy(update={"seed": 4})
+    assert len({lane_identity(facts, spec) for spec in (ModelSpec(ref="m"), drawn, other)}) == 3
+
+
 def test_a_lane_of_local_files_is_their_contents_wherever_they_lie(facts: ModelFacts) -> None:
     hashed = replace(facts, revision="a" * 64)
     one, other = ModelSpec(ref="/somewhere/m"), ModelSpec(ref="./m")
@@ -218,7 +231,7 @@ SETTINGS = {
 }
 CLASSIFIED: dict[type, dict[str, set[str]]] = {
     ModelSpec: {
-        "identity": {"ref", "revision", "dtype"},
+        "identity": {"ref", "revision", "dtype", "missing_weights", "seed"},
         # In the revision of a built-in model.
         "in the revision": {"options"},
         "provenance": {"device", "attention", "trust_remote_code"},
@@ -240,7 +253,7 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
         **SETTINGS,
         "resolved into pairs": {"pairs", "label_tokens", "filter"},
         # What is screened runs a part of the cells, each with the id that it has anyway.
-        "provenance": {"study", "metrics", "plots", "screen"},
+        "provenance": {"study", "metrics", "plots", "screen", "require"},
         "blocks": {"sweep"},
         # Cells hold the identity of each fit that they use.
         "resolved into fits": {"fits"},

@@ -16,6 +16,7 @@ from studies.plots import metric_families
 from studies.yaml import dump_yaml, read_all_yaml
 from workers.errors import StudyError
 
+pytestmark = pytest.mark.versions
 EXAMPLES = Path(__file__).parent / "examples.yaml"
 HEAD = "study: x\nmodel: smollm2-135m\ntask: {name: capitals, num_pairs: 4, seed: 0}\n"
 SWEEP = "sweep: [{site: block_output, layer: 0, position: 0}]\n"

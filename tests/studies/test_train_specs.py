@@ -16,6 +16,8 @@ from workers.errors import StudyError
 from workers.train.spec import Chosen, Draw, TrainSpec
 from workers.train.updates import optimizer_of, schedule_of
 
+pytestmark = pytest.mark.versions
+
 HEAD = """
 study: x
 task: {name: digit_sum, num_train: 20, num_test: 5, seed: 0}
@@ -201,6 +203,10 @@ def test_a_training_without_a_causal_task_is_refused() -> None:
         (
             "{model: {ref: 'artifact:x/iit', seed: 7}, variables: all}",
             "no training artifact:x/iit has seed 7",
+        ),
+        (
+            "{model: {ref: iit, missing_weights: initialise, seed: 0}, variables: all}",
+            "iit is trained here and lacks no weights; say missing_weights where its training names",
         ),
     ],
 )

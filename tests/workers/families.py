@@ -1,9 +1,12 @@
 """Small random models of every family that `workers.replay.families` names."""
 
 from dataclasses import fields
+from importlib.metadata import version
 from typing import Any
 
+import pytest
 import torch
+from packaging.version import Version
 from tiny import LAYERS, VOCAB
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -44,6 +47,9 @@ OWN: dict[str, dict[str, Any]] = {
 """What a family needs besides, or cannot do without."""
 
 
+SINCE = {"internlm3": "5.23"}
+"""The release of transformers that brought a family, where it is newer than the oldest that is allowed."""
+
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _WINDOW = {"sliding_window": 4}
 _FULL_LAST = {**_WINDOW, "layer_types": [_SLIDING, _SLIDING, _FULL]}
@@ -68,6 +74,8 @@ def small(model_type: str, *, dtype: torch.dtype = torch.float32, **changes: Any
 
 def small_module(model_type: str, dtype: torch.dtype, **changes: Any) -> Any:
     """Its weights are large whatever its family's own are: what is changed somewhere shows in the logits."""
+    if Version(version("transformers")) < Version(SINCE.get(model_type, "0")):
+        pytest.skip(f"transformers {version('transformers')} has no {model_type} yet")
     config_class = CONFIG_MAPPING[model_type]
     known = {field.name for field in fields(config_class)}
     sizes = {name: size for name, size in SIZES.items() if name in known}

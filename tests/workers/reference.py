@@ -175,6 +175,11 @@ def rms_norm(value: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return value / (value.pow(2).mean(-1, keepdim=True) + epsilon).sqrt() * weight
 
 
+def added(touch: Touch, part: str, layer: int, returned: Tensor) -> Tensor:
+    """What the attention or the MLP adds to the residual stream: in these networks, what it returns."""
+    return touch(f"{part}_added", layer, touch(f"{part}_output", layer, returned))
+
+
 def gpt2(w: Mapping[str, Tensor], config: Any, tokens: tuple[int, ...], touch: Touch) -> Tensor:
     def norm(value: Tensor, name: str) -> Tensor:
         return F.layer_norm(value, value.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
@@ -193,11 +198,11 @@ def gpt2(w: Mapping[str, Tensor], config: Any, tokens: tuple[int, ...], touch: T
             for site, part in zip(("query_output", "key_output", "value_output"), parts, strict=True)
         ]
         mixed = touch("attention_value_output", layer, attend(*heads))
-        hidden = hidden + touch("attention_output", layer, linear(mixed, f"{block}.attn.c_proj"))
+        hidden = hidden + added(touch, "attention", layer, linear(mixed, f"{block}.attn.c_proj"))
         given = touch("mlp_input", layer, norm(hidden, f"{block}.ln_2"))
         neurons = F.gelu(linear(given, f"{block}.mlp.c_fc"), approximate="tanh")
         neurons = touch("mlp_activation", layer, neurons)
-        hidden = hidden + touch("mlp_output", layer, linear(neurons, f"{block}.mlp.c_proj"))
+        hidden = hidden + added(touch, "mlp", layer, linear(neurons, f"{block}.mlp.c_proj"))
         hidden = touch("block_output", layer, hidden)
     return norm(hidden, "transformer.ln_f") @ w["lm_head.weight"].T
 
@@ -222,11 +227,11 @@ def llama(w: Mapping[str, Tensor], config: Any, tokens: tuple[int, ...], touch: 
         query, key = (rotate(h, h.shape[-1]) for h in heads[:2])
         mixed = touch("attention_value_output", layer, attend(query, key, heads[2]))
         output = mixed @ w[f"{block}.self_attn.o_proj.weight"].T
-        hidden = hidden + touch("attention_output", layer, output)
+        hidden = hidden + added(touch, "attention", layer, output)
         given = touch("mlp_input", layer, norm(hidden, f"{block}.post_attention_layernorm"))
         gate, up = (given @ w[f"{block}.mlp.{name}_proj.weight"].T for name in ("gate", "up"))
         neurons = touch("mlp_activation", layer, F.silu(gate) * up)
-        hidden = hidden + touch("mlp_output", layer, neurons @ w[f"{block}.mlp.down_proj.weight"].T)
+        hidden = hidden + added(touch, "mlp", layer, neurons @ w[f"{block}.mlp.down_proj.weight"].T)
         hidden = touch("block_output", layer, hidden)
     return norm(hidden, "model.norm") @ w["lm_head.weight"].T
 
@@ -252,10 +257,10 @@ def gpt_neox(w: Mapping[str, Tensor], config: Any, tokens: tuple[int, ...], touc
         num_rotated = int(heads[0].shape[-1] * 0.25)
         query, key = (rotate(h, num_rotated) for h in heads[:2])
         mixed = touch("attention_value_output", layer, attend(query, key, heads[2]))
-        attention = touch("attention_output", layer, linear(mixed, f"{block}.attention.dense"))
+        attention = added(touch, "attention", layer, linear(mixed, f"{block}.attention.dense"))
         given = touch("mlp_input", layer, norm(hidden, f"{block}.post_attention_layernorm"))
         neurons = touch("mlp_activation", layer, F.gelu(linear(given, f"{block}.mlp.dense_h_to_4h")))
-        mlp = touch("mlp_output", layer, linear(neurons, f"{block}.mlp.dense_4h_to_h"))
+        mlp = added(touch, "mlp", layer, linear(neurons, f"{block}.mlp.dense_4h_to_h"))
         hidden = touch("block_output", layer, mlp + attention + hidden)
     unembedding = w["embed_out.weight"] if "embed_out.weight" in w else w["lm_head.weight"]
     return norm(hidden, "gpt_neox.final_layer_norm") @ unembedding.T

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from workers.engine.attempts import attempt, error_json, is_out_of_memory
+from workers.engine.attempts import attempt, error_json
+from workers.libraries.torch import is_out_of_memory
 
 
 def fail(error: Exception) -> None:

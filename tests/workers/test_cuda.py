@@ -1,6 +1,8 @@
 """Promise: on a CUDA device a study gives what it gives on the CPU, within its bounds and its memory."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 from tiny import facts_of, pairs, swap, tiny_module
 
+import swapyard as sy
+from workers.capability import ABILITIES
 from workers.engine.engine import Batch, Engine
 from workers.engine.transfers import to_host
 from workers.model.loading import LoadedModel
@@ -65,3 +69,96 @@ def test_columns_of_a_device_are_there_when_they_are_looked_at() -> None:
     assert all(column.is_pinned() for column in moved.values())
     assert torch.equal(moved["sum"], product.sum(1).cpu())
     assert torch.equal(moved["max"], product.amax(1).cpu())
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+"""Everything below runs here too, so that the tests of a device are known to be right before one is there."""
+
+PAIRS = [
+    {"base_ids": [1, 2, 3, 4], "source_ids": [5, 6, 7, 8], "label": 9, "base_label": 10},
+    {"base_ids": [4, 3, 2, 1], "source_ids": [8, 7, 6, 5], "label": 11, "base_label": 12},
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_decoder_resumes_with_all_that_makes_jobs_cheaper(kind: str, device: str) -> None:
+    module = tiny_module(kind).to(device)
+    found = LoadedModel.wrap(module, facts_of(module, kind)).capability
+    assert [one.name for one in found.abilities if not one.has] == []
+    assert {one.name for one in found.abilities} == set(ABILITIES)
+    assert found.device.startswith(device)
+
+
+def study(folder: Path, model: Path, device: str, **keys: Any) -> Path:
+    content = {
+        "study": "small",
+        "model": {"ref": str(model), "device": device},
+        "pairs": PAIRS,
+        "sweep": [{"sites": ["mlp_output", "block_output"], "layers": "all", "positions": "all"}],
+        **keys,
+    }
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+def results(path: Path, store: Path, order: str = "layer, site, base_position, pair_id") -> Any:
+    found = sy.run(str(path), store=store, executor="inline", quiet=True)
+    assert found.outcome is not None and found.outcome.counts.num_failed == 0
+    return found.sql(
+        f"SELECT label_logit, logit_diff, kl_base, prob FROM results ORDER BY {order}"
+    ).fetchnumpy()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_study_on_a_device_has_the_rows_of_one_on_the_cpu(
+    device: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    found = results(study(tmp_path, tiny_folder, device), tmp_path / device)
+    plain = results(study(tmp_path, tiny_folder, "cpu"), tmp_path / "plain")
+    scale = float(np.abs(plain["label_logit"]).max())
+    for name, column in plain.items():
+        np.testing.assert_allclose(found[name], column, rtol=1e-3, atol=1e-3 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_fits_are_made_and_used_on_a_device(device: str, tmp_path: Path, tiny_folder: Path) -> None:
+    fits = {"R": {"method": "das", "rank": 2, "num_steps": 4}, "P": {"method": "pca", "rank": 2}}
+    sweep = [{"site": "block_output", "layer": 1, "position": -1, "subspaces": ["R", "P"]}]
+    found = results(
+        study(tmp_path, tiny_folder, device, fits=fits, sweep=sweep), tmp_path / device, "subspace, pair_id"
+    )
+    assert len(found["label_logit"]) == 4 and np.isfinite(found["label_logit"]).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_notebook_model_is_changed_on_a_device_and_gradients_reach_its_weights(device: str) -> None:
+    net = sy.IntervenableModel(tiny_module("llama").to(device))
+    for parameter in net.module.parameters():
+        parameter.requires_grad_(True)
+    unit = sy.Unit("mlp_output", layer=1, position=2)
+    base, source = torch.tensor([[1, 2, 3]]), torch.tensor([[4, 5, 6]])
+    changed = net(base, source, units=[unit]).logits
+    clean = net(base).logits
+    off = (changed - clean).abs().amax((0, 2))
+    assert off[:2].max() == 0 and off[2] > 0
+    changed[0, -1, 3].backward()
+    assert net.module.model.layers[1].mlp.down_proj.weight.grad.abs().max() > 0
+
+
+@pytest.mark.cuda
+def test_memory_that_runs_out_on_a_device_makes_forwards_smaller() -> None:
+    module = tiny_module("llama").to("cuda")
+    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    sizes: list[int] = []
+
+    def take(_: Any, args: tuple[Any, ...]) -> None:
+        sizes.append(len(args[0]))
+        if len(args[0]) > 5:  # More than any card has.
+            torch.empty(1 << 45, device="cuda")
+
+    module.model.layers[2].mlp.register_forward_pre_hook(take)
+    engine = Engine(model, capture_budget_bytes=1 << 28, shortcut=False)
+    outcome = engine.run(Batch(cells=list(enumerate(CELLS)), pairs=pairs(8), families=("logits",)))
+    assert not outcome.num_failed and max(sizes) > 5

@@ -16,6 +16,8 @@ from workers.model.loading import facts_of
 from workers.model.shapes import facts_of_config
 from workers.sites import SITES, width_of
 
+pytestmark = pytest.mark.versions
+
 MODEL_TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
 TOKENS = (5, 9, 33, 7)
 
@@ -43,6 +45,10 @@ def test_every_site_is_there_and_as_wide_as_its_heads(model_type: str) -> None:
     assert widths.pop("query_output") == head_width * config.num_attention_heads
     assert widths.pop("attention_value_output") == head_width * config.num_attention_heads
     assert widths.pop("key_output") == widths.pop("value_output") == head_width * kv_heads
+    assert widths.pop("query_norm_output", head_width * config.num_attention_heads) == (
+        head_width * config.num_attention_heads
+    )
+    assert widths.pop("key_norm_output", head_width * kv_heads) == head_width * kv_heads
     assert widths.pop("mlp_activation") == (
         getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     )
@@ -72,11 +78,11 @@ def test_a_head_width_that_the_config_leaves_to_the_library_is_not_known() -> No
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_what_the_residual_stream_gains_is_what_the_sites_hold(model_type: str) -> None:
     found = values(model_type)
-    attention = found.get("attention_post_norm_output", found["attention_output"])
-    mlp = found.get("mlp_post_norm_output", found["mlp_output"])
-    scale = getattr(tiny(model_type).module.config, "residual_multiplier", 1.0)
     gained = found["block_output"] - found["block_input"]
-    torch.testing.assert_close(gained, scale * (attention + mlp), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gained, found["attention_added"] + found["mlp_added"], rtol=1e-4, atol=1e-4)
+    for part in ("attention", "mlp"):
+        named = found.get(f"{part}_post_norm_output", found[f"{part}_output"])
+        torch.testing.assert_close(found[f"{part}_added"], named, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -92,7 +98,7 @@ def test_the_first_token_attends_to_itself_so_its_mixed_values_are_its_values(mo
 def test_a_change_at_every_site_reaches_the_logits(model_type: str) -> None:
     model = tiny(model_type)
     sites = list(sites_of(model.facts))
-    cells = [swap(site, 1, (2, 4), run="zero" if site == "key_output" else "source") for site in sites]
+    cells = [swap(site, 1, (2, 4), run="zero" if site.startswith("key") else "source") for site in sites]
     batch = Batch(cells=list(enumerate(cells)), pairs=pairs(3), families=("logits", "kl"))
     outcome = Engine(model, capture_budget_bytes=1 << 30, shortcut=False).run(batch)
     assert outcome.num_failed == 0

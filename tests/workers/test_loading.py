@@ -16,6 +16,8 @@ from workers.model.loading import LoadedModel, facts_of, load
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

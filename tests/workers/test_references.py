@@ -18,6 +18,7 @@ from workers.model.fetch import SOURCES
 from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
+pytestmark = pytest.mark.versions
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 30,
@@ -252,17 +253,16 @@ def test_every_alias_is_a_hub_model_or_can_be_made() -> None:
     assert {name for name, alias in ALIASES.items() if alias.hub is None} == set(SOURCES)
 
 
-def test_without_fetching_a_missing_alias_says_how_to_get_it() -> None:
-    with pytest.raises(ModelError, match="get it with 'swapyard models fetch smollm2-135m'"):
-        resolve(ModelSpec(ref="smollm2-135m"), fetch=False)
-
-
-def test_a_fetched_alias_is_identified_by_its_contents(cache: Path, tmp_path: Path) -> None:
-    elsewhere, fetched = model(tmp_path / "elsewhere"), model(cache / "models" / "smollm2-135m")
-    for folder in (elsewhere, fetched):
-        (folder / "model.safetensors").touch()
-        (folder / "tokenizer.json").touch()
-    assert resolve(ModelSpec(ref="smollm2-135m"), fetch=False).revision == content_hash(elsewhere)
+def test_weights_that_are_only_pickled_are_refused_when_a_study_is_planned(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "pytorch_model.bin").touch()
+    (folder / "training_args.bin").touch()
+    with pytest.raises(
+        ModelError, match=r"only in pickled files .*; save them as safetensors.*save_pretrained"
+    ):
+        resolve(ModelSpec(ref=str(folder)))
+    (folder / "model.safetensors").touch()
+    assert resolve(ModelSpec(ref=str(folder))).folder == folder
 
 
 def test_only_a_folder_with_all_its_weights_counts_as_found(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def check_all(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> None:
     check_rows(outcome, expected(kind, cells, some), some)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_site_position_and_head_resumes(kind: str) -> None:
     positions = [(0,), (2,), (4,), (1, 3), (4, 0)]
@@ -150,8 +151,18 @@ UNITS = st.builds(
     operation=st.sampled_from(["vanilla", "add", "subtract"]),
     run=st.sampled_from(["source", "base", "zero"]),
 )
+
+
+def is_well_conditioned(cell: Cell) -> bool:
+    """Whether nothing subtracts what is there: the rounding that is left would be made large by a norm."""
+    there = {"base", *(one.run for one in cell.units if one.operation == "vanilla")} - {"zero"}
+    return not any(one.operation == "subtract" and one.run in there for one in cell.units)
+
+
 CELLS = st.lists(
-    st.builds(Cell, st.lists(UNITS, min_size=1, max_size=3).map(tuple), st.integers(0, 4)),
+    st.builds(Cell, st.lists(UNITS, min_size=1, max_size=3).map(tuple), st.integers(0, 4)).filter(
+        is_well_conditioned
+    ),
     min_size=1,
     max_size=9,
 )
@@ -183,6 +194,7 @@ def hooks_and_forwards(model: LoadedModel) -> list[tuple[int, int, bool]]:
     ]
 
 
+@pytest.mark.versions
 def test_a_resumed_run_that_raises_is_run_whole_and_leaves_the_model_as_it_was(own: LoadedModel) -> None:
     def only_ids(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if "input_ids" not in kwargs:
@@ -191,11 +203,12 @@ def test_a_resumed_run_that_raises_is_run_whole_and_leaves_the_model_as_it_was(o
     handle = own.module.register_forward_pre_hook(only_ids, with_kwargs=True)
     before = hooks_and_forwards(own)
     outcome = check_tiers(own, CELLS_OF_TWO_BLOCKS, pairs(3))
-    assert outcome.tiers == {"hooked": 6}
+    assert outcome.tiers == {"rerun": 6}
     assert hooks_and_forwards(own) == before
     handle.remove()
 
 
+@pytest.mark.versions
 def test_a_forward_of_the_callers_own_is_put_back(own: LoadedModel) -> None:
     block = own.module.model.layers[0]
     plain, calls = block.forward, []
@@ -223,6 +236,7 @@ def test_memory_that_runs_out_makes_resumed_forwards_smaller(own: LoadedModel) -
     assert max(sizes) > 5 >= sizes[-1]
 
 
+@pytest.mark.versions
 def test_a_base_is_captured_once_for_all_pairs_and_calls_and_only_what_can_be_touched() -> None:
     model, some = tiny("llama"), pairs(8, num_prompts=4)
     cells = [swap("mlp_output", layer, (token,)) for layer in (1, 2) for token in (2, 3)]
@@ -345,7 +359,7 @@ def test_rows_that_cannot_be_changed_alone_run_whole_and_say_why_among_those_tha
     ]
     outcome = check_tiers(tiny("llama"), cells, some)
     assert outcome.num_failed == 2
-    assert outcome.tiers == {"resumed": 14, "hooked": 2}
+    assert outcome.tiers == {"resumed": 14, "rerun": 2}
 
 
 def test_what_skips_collects_or_is_noise_at_one_token_equals_the_whole_run() -> None:

@@ -18,6 +18,8 @@ from workers.replay.bounds import AGREEMENT
 from workers.replay.families import HOOKED, LEVEL, RESUMED
 from workers.vocabulary import Cell
 
+pytestmark = pytest.mark.versions
+
 TOKENS = 9
 SOME = pairs(3, lengths=(TOKENS, TOKENS))
 
@@ -104,6 +106,8 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
     assert names.isdisjoint(MAKE_KEYS)
 
 
+# What older releases of transformers use.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("model_type", LEVEL)
 def test_a_family_that_resumes_from_one_block_a_forward_does_so(model_type: str) -> None:
     model = small(model_type)

@@ -54,6 +54,47 @@ def test_columns_equal_their_definitions(drawn: list[tuple[list[float], list[int
                 assert rank == NO_ID
 
 
+LOGITS = torch.tensor(
+    [
+        [0.5, 3.0, -1.0, 2.5, 0.0, 1.0, -4.0],
+        [1.0, 1.0, 1.0, 4.0, 4.0, -2.0, 0.25],  # the first choice and the second are equal
+        [-3.0, 0.5, 2.0, 2.0, -1.5, 6.0, 2.0],
+        [-1.0, -2.5, -0.5, -4.0, -3.0, -6.0, -2.0],  # all below 0
+    ]
+)
+LABELS = [[3, 4], [2], [], [6]]
+BASE_LABELS = [[], [0, 5], [6], [3, 1]]
+
+
+def test_each_column_of_a_table_is_what_its_definition_gives() -> None:
+    """Nothing is drawn, so that what is noticed today is noticed tomorrow."""
+    columns = scored(LOGITS, LABELS, BASE_LABELS)
+    exact = LOGITS.double()
+    total = exact.exp().sum(1).log()
+    torch.testing.assert_close(columns["logsumexp"].double(), total, rtol=0, atol=1e-5)
+    assert columns["pred_logit"].tolist() == [3.0, 4.0, 6.0, -0.5]
+    assert columns["margin"].tolist() == [0.5, 0.0, 4.0, 0.5]
+    assert columns["pred_id"][[0, 2, 3]].tolist() == [1, 5, 2] and columns["pred_id"][1] in (3, 4)
+    assert columns["label_rank"].tolist() == [1, 2, NO_ID, 2]
+    assert columns["base_label_rank"].tolist() == [NO_ID, 2, 1, 3]
+    for name, labels in (("label_logit", LABELS), ("base_label_logit", BASE_LABELS)):
+        wanted = [
+            math.log(sum(math.exp(row[k]) for k in ids)) if ids else math.nan
+            for row, ids in zip(LOGITS.tolist(), labels, strict=True)
+        ]
+        assert columns[name].tolist() == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+
+
+def test_each_row_diverges_from_its_own_reference_and_not_the_other_way_round() -> None:
+    which = torch.tensor([1, 0, 3, 2])
+    p, q = (LOGITS.double().softmax(1)[rows] for rows in (which, torch.arange(4)))
+    kl, tv = divergence(LOGITS, which, LOGITS), variation(LOGITS, which, LOGITS)
+    wanted = (p * (p / q).log()).sum(1)
+    torch.testing.assert_close(kl.double(), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tv.double(), (p - q).abs().sum(1) / 2, rtol=0, atol=1e-5)
+    assert (wanted - (q * (q / p).log()).sum(1)).abs().min() > 0.01
+
+
 def test_the_probability_of_any_of_several_labels_is_the_sum_of_theirs() -> None:
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(0))
     columns = scored(logits, [[1, 4]] * 4, [[]] * 4)
@@ -105,11 +146,11 @@ def test_many_rows_are_scored_in_blocks_that_do_not_show() -> None:
     alone = [score(logits[row : row + 1], labels[row : row + 1], labels[row : row + 1]) for row in range(40)]
     for name, column in together.items():
         torch.testing.assert_close(column, torch.cat([one[name] for one in alone]))
-    which = torch.arange(40) % 2
-    moved = variation(logits[:2], which, logits)
-    torch.testing.assert_close(
-        moved, torch.cat([variation(logits[:2], which[n : n + 1], logits[n : n + 1]) for n in range(40)])
-    )
+    which = torch.arange(40) % 3  # three do not fit evenly into the blocks
+    for compare in (variation, divergence):
+        found = compare(logits[:3], which, logits)
+        each = [compare(logits[:3], which[n : n + 1], logits[n : n + 1]) for n in range(40)]
+        torch.testing.assert_close(found, torch.cat(each))
 
 
 def test_empty_columns_are_those_that_scoring_fills() -> None:

@@ -59,6 +59,8 @@ def test_queries_and_mixed_values_have_the_heads_of_queries_and_keys_and_values_
         "attention_value_output": 9,
         "key_output": 3,
         "value_output": 3,
+        "query_norm_output": 9,
+        "key_norm_output": 3,
     }
 
 

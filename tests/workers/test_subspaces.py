@@ -147,6 +147,11 @@ def test_what_names_no_dimensions_is_refused(wrong: Any) -> None:
         lambda: BoundlessRotation(4, boundary=2.0),
         lambda: PCA.fit(normal(2, 4), 3),
         lambda: SparseAutoencoder(normal(4, 8), normal(4, 8)),
+        lambda: SparseAutoencoder(normal(4, 8), normal(8, 4), k=0),
+        lambda: SparseAutoencoder(normal(4, 8), normal(8, 4), k=9),
+        lambda: SparseAutoencoder(normal(4, 8), normal(8, 4), k=2, threshold=normal(8)),
+        lambda: SparseAutoencoder(normal(4, 8), normal(8, 4), log_magnitude=normal(8)),
+        lambda: SparseAutoencoder(normal(4, 8), normal(8, 4), normalization="rms"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make: Any) -> None:

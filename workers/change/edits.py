@@ -89,6 +89,10 @@ class Edits:
         for tap in taps:
             if tap.side == "input":
                 raise ModelError(f"skip at {tap}: only what a module returns can be skipped; name an output")
+            if tap.scale != 1.0:
+                raise ModelError(
+                    f"skip at {tap}: no module returns the product; name the module, {tap.module!r}"
+                )
         return taps
 
     def _note(self, tap: Tap) -> Visit:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from workers.change.regions import Coordinates
-from workers.engine.attempts import is_of_machine
 from workers.errors import RunError
+from workers.libraries.torch import is_of_machine
 
 _TOLERANCE = 0.02
 """How far a row may move when it is computed alone: rounding in half precision, not another row's values."""

@@ -53,6 +53,10 @@ class Mask(Subspace):
         """The change itself, or what it is in what is masked."""
         return change if self.of is None else self.of.effect(change)
 
+    def effect_scale(self, values: Tensor) -> Tensor | None:
+        """That of what is masked."""
+        return None if self.of is None else self.of.effect_scale(values)
+
     def gates(self) -> Tensor:
         """``sigmoid(m / t)`` [K], times the gates of what is masked."""
         gates = torch.sigmoid(self.mask / check_temperature(self.temperature))

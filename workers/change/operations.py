@@ -76,12 +76,14 @@ def exchange(subspace: Coordinated | None, operation: Operation, old: Tensor, ot
     for value in (old, other):
         if value.shape[-1] != space.width:
             raise RunError(f"a subspace of {space.width} dimensions at a place of {value.shape[-1]}")
+    space.require_float32()
     before = space.coordinates(old)
     mixed = _mixed(subspace, operation, before, space.coordinates(other))
     gates = space.gates()
     if gates is not None:
         mixed = before + gates * (mixed - before)
-    return (old.float() + space.effect(mixed - before)).to(old.dtype)
+    effect, scale = space.effect(mixed - before), space.effect_scale(old)
+    return (old.float() + (effect if scale is None else scale * effect)).to(old.dtype)
 
 
 def _mixed(subspace: Coordinated, operation: Operation, before: Tensor, given: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.change.jobs import Change, Job, Prior, RunKey, Step, located, read_of, source_read, zipped
+from workers.change.operations import COLLECT
 from workers.change.regions import Region
 from workers.change.stock import Stock
 from workers.change.subspaces import Coordinated
@@ -120,9 +121,9 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
     # With a fit, dims are its coordinates, and the place is whole.
     dims = unit.dims if unit.fit is None else None
     step = Step(
-        place=_where(place, dims, model, stock),
+        place=_where(place, dims, model, stock, changes=unit.operation != COLLECT),
         operation=stock.function(unit.operation) if is_function(unit.operation) else unit.operation,
-        origin=_where(origin, dims, model, stock) if origin else None,
+        origin=_where(origin, dims, model, stock, changes=False) if origin else None,
         is_pooled=origin is not None and is_pooled(origin.position),
         subspace=None if unit.fit is None else _coordinates(unit.fit, unit.dims, stock),
     )
@@ -142,12 +143,14 @@ def kept_at(place: Place, model: LoadedModel, stock: Stock) -> Tap | Region:
     Raises:
         SwapyardError: the model has no such place, or a function is not there.
     """
-    found = _where(place, None, model, stock)
+    found = _where(place, None, model, stock, changes=False)
     return found.tap if isinstance(found, Target) else found
 
 
-def _where(place: Place, dims: Dims | None, model: LoadedModel, stock: Stock) -> Target | Region:
-    target = model.target(place.site, place.layer, place.heads, dims)
+def _where(
+    place: Place, dims: Dims | None, model: LoadedModel, stock: Stock, *, changes: bool
+) -> Target | Region:
+    target = model.target(place.site, place.layer, place.heads, dims, changes=changes)
     if place.coordinates is None:
         return target
     if target.tap.per_step:

@@ -3,12 +3,13 @@
 Shapes: N changed points, W width of the place (of one head, where heads are named), K coordinates.
 
 A subspace says three things: the coordinates of an activation, how much of each is exchanged (its gates),
-and what a change of coordinates does to the activation::
+and what a change of coordinates does to the activation, times a scale of it where coordinates are those of
+normalised activations::
 
     b, s = base activation, value                               [N, W]
     u, v = coordinates(b), coordinates(s)                       [N, K]
     m    = u + gates * (operation(u, v) - u)                    [N, K]
-    new  = b + effect(m - u)                                    [N, W]
+    new  = b + effect_scale(b) * effect(m - u)                  [N, W]
 
 Outside the part that a unit names, ``m = u``. What the coordinates do not describe stays the base's, and
 where ``m = u`` nothing changes at all.
@@ -30,15 +31,17 @@ __all__ = [
 ]
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
+from torch.nn.utils import parametrize
 
 from workers.errors import StudyError, nearest
+from workers.libraries.torch import KeepsDtype, require_streams
+from workers.libraries.torch_rotations import learn_rotation, rotation_tensors, set_rotation
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of coordinates."""
@@ -47,7 +50,7 @@ Wanted = int | slice | str | list[Any] | tuple[Any, ...]
 """How a part is named: ``3``, ``0:16`` as a slice or as text, a name of ``parts``, or a list of these."""
 
 
-class Subspace(nn.Module, ABC):
+class Subspace(KeepsDtype, ABC):
     """Coordinates of a place. Units that hold the same object share its parameters.
 
     Its tensors stay float32: a move to another dtype moves the device only, so that a rotation stays
@@ -76,6 +79,10 @@ class Subspace(nn.Module, ABC):
     @abstractmethod
     def effect(self, change: Tensor) -> Tensor:
         """What a change of the coordinates [N, K] adds to the activation [N, W]; linear."""
+
+    def effect_scale(self, values: Tensor) -> Tensor | None:
+        """What the effect is multiplied by at activations [N, W]: [N, 1]; None for 1."""
+        return None
 
     def gates(self) -> Tensor | None:
         """How much of each coordinate is exchanged [K], from 0 to 1; None for all of all."""
@@ -108,12 +115,25 @@ class Subspace(nn.Module, ABC):
             return _joined([found for item in wanted for found in self.ranges(item)])
         return as_ranges(wanted, self.num_coordinates)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+    def tensors(self, *, is_trained_on: bool = False) -> dict[str, Tensor]:
+        """Its own numbers by name, as files hold them; not those of a subspace inside it.
 
-        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+        With `is_trained_on` also what a training goes on from, bit for bit.
+        """
+        return {name: tensor for name, tensor in self.state_dict().items() if "." not in name}
+
+    def fill(self, tensors: Mapping[str, Tensor], *, is_trained_on: bool) -> None:
+        """Take the numbers that `tensors` gave.
+
+        Args:
+            tensors: on any device; their values are copied.
+            is_trained_on: whether a training may go on from them.
+
+        Raises:
+            KeyError: some are missing.
+            ValueError: there are others, or they are of another shape.
+        """
+        _copy_into(self.tensors(), tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +178,11 @@ class Directions(Subspace):
         super().__init__(width, rank, parts)
         if rank > width:
             raise StudyError(f"rank {rank} is more than the {width} dimensions there are")
+        require_streams()
         generator = torch.Generator().manual_seed(seed)
         start = torch.nn.init.orthogonal_(torch.empty(width, rank), generator=generator)
         self.weight = nn.Parameter(start)
-        with torch.random.fork_rng(devices=[]):  # completing a basis draws numbers
-            torch.manual_seed(seed)
-            orthogonal(self, "weight")
+        learn_rotation(self, seed)
 
     def coordinates(self, values: Tensor) -> Tensor:
         """``values @ weight``."""
@@ -172,6 +191,31 @@ class Directions(Subspace):
     def effect(self, change: Tensor) -> Tensor:
         """``change @ weight.T``."""
         return change @ self.weight.mT
+
+    def tensors(self, *, is_trained_on: bool = False) -> dict[str, Tensor]:
+        """As `Subspace.tensors`; the directions are the matrix ``rotation`` [W, K], whatever makes it."""
+        own = rotation_tensors(self) if is_trained_on and self.is_learned else {"rotation": self.weight}
+        return {**own, **self._others()}
+
+    def _others(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in super().tensors().items() if name != "weight"}
+
+    def fill(self, tensors: Mapping[str, Tensor], *, is_trained_on: bool) -> None:
+        """As `Subspace.fill`: ``weight`` is ``rotation`` to the last bit, orthonormal also when trained."""
+        rotation = _shaped("rotation", tensors["rotation"], (self.width, self.num_coordinates))
+        if is_trained_on:
+            set_rotation(self, tensors)
+        else:
+            if self.is_learned:
+                parametrize.remove_parametrizations(self, "weight", leave_parametrized=False)
+            self.weight = nn.Parameter(rotation.clone(), requires_grad=False)
+        others = {name: one for name, one in tensors.items() if not name.startswith("rotation")}
+        _copy_into(self._others(), others)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether ``weight`` is made from a parameter that can be trained; else it is a plain tensor."""
+        return parametrize.is_parametrized(self, "weight")
 
 
 class Rotation(Directions):
@@ -269,6 +313,26 @@ def _joined(ranges: list[tuple[int, int]]) -> Ranges:
         else:
             joined.append((low, high))
     return tuple(joined)
+
+
+@torch.no_grad()
+def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Give tensors the values of those of the same names; raises as `Subspace.fill` does."""
+    if others := [name for name in given if name not in own]:
+        raise ValueError(f"there is a tensor {others[0]!r}, and no place for it")
+    for name, tensor in own.items():
+        tensor.copy_(_shaped(name, given[name], tuple(tensor.shape)))
+
+
+def _shaped(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor, if it has this shape.
+
+    Raises:
+        ValueError: it has another.
+    """
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has the shape {list(tensor.shape)} instead of {list(shape)}")
+    return tensor
 
 
 def plain_parts(parts: Mapping[str, Ranges]) -> dict[str, Wanted]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workers.change.regions import Region
 from workers.errors import RunError
+from workers.libraries.torch import require_streams
 from workers.model.hooks import Tap
 from workers.model.windows import positions_at
 
@@ -110,6 +111,7 @@ def draw(noise: Drawn, tap: Tap, width: int) -> Tensor:
     Each token has a stream of its own, so that it does not matter which others are changed, and two units
     that change different columns of one place share what they draw.
     """
+    require_streams()
     return torch.stack([_normal(noise, tap, token, width) for token in noise.tokens]) * noise.scale
 
 

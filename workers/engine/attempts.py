@@ -1,6 +1,6 @@
 """Trying work that may fail, so that a failure can be narrowed down; and telling of failures in the log."""
 
-__all__ = ["FailureLog", "attempt", "error_json", "is_of_machine", "is_out_of_memory", "tried"]
+__all__ = ["FailureLog", "attempt", "error_json", "tried"]
 
 import json
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import torch
+from workers.libraries.torch import breaks_device, is_out_of_memory
 
 _T = TypeVar("_T")
 
@@ -31,7 +31,7 @@ def attempt(work: Callable[[], None]) -> Exception | None:
     try:
         work()
     except Exception as error:
-        if _breaks_device(error):
+        if breaks_device(error):
             raise
         # Into the dictionary itself: an exception may refuse to be changed.
         error.__dict__[_TRACE] = traceback.TracebackException.from_exception(error, lookup_lines=False)
@@ -90,25 +90,9 @@ class FailureLog:
         _logger.info("cell %d on pair %d failed\n%s", cell, pair, _trace_text(error))
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may succeed where `error` was raised."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def is_of_machine(error: Exception) -> bool:
-    """Whether `error` says something of the machine, and nothing of the work itself."""
-    return _breaks_device(error) or is_out_of_memory(error)
-
-
 def error_json(type_name: str, message: str) -> str:
     """How a failed job's row says why."""
     return json.dumps({"type": type_name, "message": message[:_MOST_TEXT]}, ensure_ascii=False)
-
-
-def _breaks_device(error: Exception) -> bool:
-    return "CUDA error" in str(error)
 
 
 def _without_frames(error: Exception) -> Exception:

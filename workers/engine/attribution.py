@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from workers.change.jobs import read_of
 from workers.change.ready import ReadyCell, ready_cell
 from workers.change.stock import Stock
-from workers.engine.attempts import FailureLog, attempt, is_out_of_memory
+from workers.engine.attempts import FailureLog, attempt
 from workers.engine.batch import ESTIMATED, Batch, Outcome, Sheet
 from workers.engine.captures import stacked
 from workers.engine.estimates import Clean, Estimator
@@ -26,6 +26,7 @@ from workers.engine.scorer import NON_FINITE
 from workers.engine.scoring import Labels
 from workers.engine.traces import trace, widths
 from workers.errors import RunError, SwapyardError
+from workers.libraries.torch import is_out_of_memory
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.model.loading import LoadedModel

@@ -3,7 +3,7 @@
 Shapes: n tokens of a unit, C columns of its place.
 """
 
-__all__ = ["ESTIMATED", "HOOKED", "RESUMED", "UNCHANGED", "Batch", "Found", "Outcome", "Sheet"]
+__all__ = ["ESTIMATED", "HOOKED", "RERUN", "RESUMED", "UNCHANGED", "Batch", "Found", "Outcome", "Sheet"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ from workers.engine.attempts import error_json
 from workers.engine.scoring import empty_columns
 from workers.vocabulary import Cell, Pair
 
-HOOKED, RESUMED, UNCHANGED, ESTIMATED = "hooked", "resumed", "unchanged", "estimated"
-"""How a row was obtained: by a whole forward, by one that begins at what changes first, from its base's clean
-run, or not run at all."""
+HOOKED, RESUMED, UNCHANGED, ESTIMATED, RERUN = "hooked", "resumed", "unchanged", "estimated", "rerun"
+"""Ways to obtain a row: a whole forward, one that begins at what changes first, its base's clean run, none at
+all, and a whole forward after a resumed one failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

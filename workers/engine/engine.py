@@ -6,10 +6,12 @@ Shapes: B rows of a forward, T tokens, V vocabulary.
 __all__ = ["Batch", "Engine", "Outcome"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from workers.capability import Capability
 from workers.change.stock import FitSource, Stock, no_fits
 from workers.engine.attribution import Attribution
 from workers.engine.batch import Batch, Outcome
@@ -69,6 +71,12 @@ class Engine:
     def model(self) -> LoadedModel:
         """The model that it runs."""
         return self._bench.model
+
+    @property
+    def capability(self) -> Capability:
+        """What its model can do, and the memory that captures may take."""
+        found = self._bench.model.capability
+        return replace(found, captures_bytes=self._bench.captures.budget_bytes)
 
     def pace(self) -> dict[str, int]:
         """The sizes of forwards found so far, as plain numbers, for engines to come."""

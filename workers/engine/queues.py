@@ -36,6 +36,8 @@ class Waiting:
     """In runs of one block over one token."""
     is_confined: bool = False
     """Whether all that it changes in that block stays with its first token."""
+    is_rerun: bool = False
+    """Whether its resumed run failed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,7 @@ class Queues:
         """A job that begins at `block` and token `first`; that runs whole where `block` is None."""
         num_tokens = self.num_tokens - first
         if self.resume is None or block is None:
-            cost = 1.0 if self.resume is None else self.resume.cost(0, self.num_tokens)
-            self._put(Kind(), Waiting(job, 0, cost))
+            self._put(Kind(), Waiting(job, 0, self._whole_cost))
         else:
             # A run of one token has nothing to gain.
             confined = num_tokens > 1 and is_confined(job, block, first, self.resume)
@@ -80,7 +81,7 @@ class Queues:
 
     def again(self, waiting: Waiting) -> None:
         """A job whose resumed run failed: it runs whole, which says why."""
-        self.add(waiting.job, None, 0)
+        self._put(Kind(), Waiting(waiting.job, 0, self._whole_cost, is_rerun=True))
 
     def full(self) -> Iterator[Pack]:
         """Packs as large as forwards should be; all that waits, where that is too much to hold."""
@@ -96,6 +97,10 @@ class Queues:
             for kind in [kind for kind in self._queues if kind.is_resumed == is_resumed]:
                 while self._queues[kind]:
                     yield self._take(kind, self._size(kind))
+
+    @property
+    def _whole_cost(self) -> float:
+        return 1.0 if self.resume is None else self.resume.cost(0, self.num_tokens)
 
     def _put(self, kind: Kind, waiting: Waiting) -> None:
         self._queues.setdefault(kind, []).append(waiting)

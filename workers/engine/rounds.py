@@ -26,7 +26,7 @@ from workers.change.regions import Region
 from workers.change.stock import Stock
 from workers.change.values import Kept, Taken
 from workers.engine.attempts import FailureLog, tried
-from workers.engine.batch import HOOKED, RESUMED, UNCHANGED, Batch, Outcome, Sheet
+from workers.engine.batch import HOOKED, RERUN, RESUMED, UNCHANGED, Batch, Outcome, Sheet
 from workers.engine.captures import Captures, stacked
 from workers.engine.needs import Needs, chunks_of
 from workers.engine.pacing import Pacer
@@ -242,7 +242,11 @@ class Round:
         bases = self._bases[torch.tensor([job.pair for job in jobs], device=device)]  # [B, T] or [B, T, E]
         reads = torch.tensor([[job.read] for job in jobs], device=device)  # [B, 1]
         logits, seen = self._bench.model.forward(bases, reads, edits.visits(), ids=self._scorer.ids)
-        self._put(logits[:, 0], [Alike.only(job) for job in jobs], HOOKED)
+        for tier, is_rerun in ((HOOKED, False), (RERUN, True)):
+            rows = [row for row, one in enumerate(waiting) if one.is_rerun == is_rerun]
+            if rows:
+                made = logits[:, 0] if len(rows) == len(jobs) else logits[rows, 0]
+                self._put(made, [Alike.only(jobs[row]) for row in rows], tier)
         self._sheet.collect(jobs, edits)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from workers.change.spaces import blank_space, frozen, space_config
+from workers.change.spaces import filled_space, space_config, space_tensors
 from workers.change.subspaces import Subspace
 from workers.errors import StoreError
 
@@ -48,16 +48,15 @@ class Fitted:
 
 
 def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
-    """Its tensors as a safetensors file, and all else as plain data."""
-    content = fitted.content
-    tensors = {_VECTOR: content} if isinstance(content, Tensor) else content.state_dict()
-    space = None if isinstance(content, Tensor) else space_config(content)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(plain), {"space": space, "report": asdict(fitted.report)}
+    """Its tensors as a safetensors file, named as in `workers.change.spaces`, and all else as plain data."""
+    content, report = fitted.content, asdict(fitted.report)
+    if isinstance(content, Tensor):
+        return save({_VECTOR: content.detach().cpu().contiguous()}), {"space": None, "report": report}
+    return save(space_tensors(content)), {"space": space_config(content), "report": report}
 
 
 def decode_fitted(tensors: bytes, about: Mapping[str, Any]) -> Fitted:
-    """What `encode_fitted` wrote, on the CPU and trained no more.
+    """What `encode_fitted` wrote, in this version or one before, on the CPU and trained no more.
 
     Raises:
         StoreError: the two are not those of one fit.
@@ -67,8 +66,6 @@ def decode_fitted(tensors: bytes, about: Mapping[str, Any]) -> Fitted:
         report = Report(**about["report"])
         if about["space"] is None:
             return Fitted(content=found[_VECTOR], report=report)
-        space = blank_space(about["space"])
-        space.load_state_dict(found)
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        return Fitted(content=filled_space(about["space"], found), report=report)
+    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"what was fitted cannot be read ({error}); remove it, and run again") from error
-    return Fitted(content=frozen(space), report=report)

@@ -9,12 +9,16 @@ __all__ = ["fit"]
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from workers.autoencoders.kinds import Kind
+from workers.autoencoders.loading import load_autoencoder
+from workers.autoencoders.weights import digest_of
 from workers.change.edits import Edits
 from workers.change.features import SparseAutoencoder
 from workers.change.jobs import Change, Step, zipped
@@ -79,7 +83,8 @@ class _Place:
         self.model = model
         self.tick = tick
         """Is told of each step."""
-        self.target = model.target(spec.site, spec.layer, spec.heads, None)
+        # Where a fit is used, its place is changed; here it may only be read.
+        self.target = model.target(spec.site, spec.layer, spec.heads, None, changes=False)
         self._num_heads = 1 if spec.heads is None else len(spec.heads)
         self._captures = Captures(model, budget_bytes=_CAPTURE_BYTES)
 
@@ -196,7 +201,12 @@ def _random_rotation(
 
 def _sae(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
     assert spec.path is not None
-    space = SparseAutoencoder.from_file(spec.path, centered=spec.centered, sha256=spec.sha256)
+    file = Path(spec.path)
+    if digest_of(file) != spec.sha256:
+        raise StudyError(f"{file} is not the file that the study was planned with; plan the study anew")
+    # What a config beside the file says is in the plan, and is not read again.
+    kind = None if spec.kind is None else Kind.from_json(spec.kind)
+    space = SparseAutoencoder(**load_autoencoder(file, kind), centered=spec.centered)
     width = place.head_width(examples)
     if space.width != width:
         raise StudyError(

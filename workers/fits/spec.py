@@ -40,6 +40,9 @@ class FitSpec:
     """Of its bytes."""
     centered: bool = False
     """Whether its decoder's bias is taken off before encoding."""
+    kind: Mapping[str, Any] | None = None
+    """How its features are computed, as `workers.autoencoders.kinds.Kind` is written; None where it is as the
+    names of the file's tensors alone say."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -21,6 +21,8 @@ from workers.change.masks import LEAST_SHARE, BoundlessRotation, Mask
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError
 from workers.fits.spec import FitSpec
+from workers.libraries.torch import require_streams
+from workers.libraries.torch_updates import optimizer_options
 
 
 class Examples(Protocol):
@@ -80,7 +82,7 @@ def train(
     if not examples.labels:
         raise RunError("there is no pair with a label to train on")
     parameters = list(space.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=spec.lr or 0.0)
+    optimizer = torch.optim.Adam(parameters, **optimizer_options("Adam", {"lr": spec.lr or 0.0}))
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_steps)
     batches = _batches(len(examples.labels), batch_size, spec.seed or 0)
     losses: list[float] = []
@@ -163,6 +165,7 @@ def _set_temperature(space: Subspace, spec: FitSpec, step: int) -> None:
 
 def _batches(num_examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Batches without end: every epoch all examples once, in a new order."""
+    require_streams()
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(num_examples, generator=generator).tolist()

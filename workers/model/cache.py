@@ -7,7 +7,15 @@
 in it can be deleted at any time; it is made again when needed.
 """
 
-__all__ = ["cache_folder", "clear", "content_hash", "models_folder", "size_bytes"]
+__all__ = [
+    "cache_folder",
+    "clear",
+    "content_hash",
+    "is_known",
+    "keep_known",
+    "models_folder",
+    "size_bytes",
+]
 
 import contextlib
 import hashlib
@@ -84,6 +92,20 @@ def content_hash(folder: Path) -> str:
         raise ModelError(f"cannot read the model folder {folder}: {error}") from error
     _remember(memory, {"folder": str(folder), "files": seen, "hash": computed})
     return computed
+
+
+def is_known(key: str) -> bool:
+    """Whether `keep_known` was told of `key`, the hash of what was checked and against what."""
+    return (_recall(_checked(key)) or {}).get("checked") == key
+
+
+def keep_known(key: str) -> None:
+    """Remember in the cache that what `key` is the hash of was found to be right."""
+    _remember(_checked(key), {"checked": key})
+
+
+def _checked(key: str) -> Path:
+    return cache_folder() / "hashes" / f"checked-{key[:32]}.json"
 
 
 def _model_files(folder: Path) -> list[Path]:

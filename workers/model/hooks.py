@@ -19,12 +19,14 @@ __all__ = ["Tap", "Visit", "Visits", "visiting"]
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workers.errors import ModelError
+from workers.libraries.transformers import hidden_keyword
 from workers.sites import Side
 
 
@@ -37,9 +39,17 @@ class Tap:
     side: Side
     per_step: bool = False
     """Whether the module runs once for each time step."""
+    scale: float = 1.0
+    """What the model multiplies the tensor by before it goes on: visits see the product, and what they
+    return is divided by it again."""
+
+    @property
+    def unscaled(self) -> "Tap":
+        """The tensor itself."""
+        return self if self.scale == 1.0 else replace(self, scale=1.0)
 
     def __str__(self) -> str:
-        return f"{self.module}:{self.side}"
+        return f"{self.module}:{self.side}" + ("" if self.scale == 1.0 else f" times {self.scale:g}")
 
 
 Visit = Callable[[Tensor, int], Tensor | None]
@@ -126,18 +136,24 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
     def see(tensor: Tensor) -> Tensor:
         call = counts.num_calls[tap]
         counts.num_calls[tap] += 1
+        shown = now = tensor if tap.scale == 1.0 else tensor * tap.scale
         for visit in visits:
-            replaced = visit(tensor, call)
-            tensor = tensor if replaced is None else replaced
-        return tensor
+            replaced = visit(now, call)
+            now = now if replaced is None else replaced
+        if now is shown:
+            return tensor
+        if tap.scale == 1.0:
+            return now
+        # Numbers that no visit changed stay as they were to the last bit, and gradients pass at them too.
+        return torch.where(now == shown, tensor + (now - shown) / tap.scale, now / tap.scale)
 
     def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if _CURRENT.get() is not counts:
             return args, kwargs
         if args and isinstance(args[0], Tensor):
             return (see(args[0]), *args[1:]), kwargs
-        if isinstance(kwargs.get("hidden_states"), Tensor):
-            return args, {**kwargs, "hidden_states": see(kwargs["hidden_states"])}
+        if (name := hidden_keyword(kwargs)) is not None:
+            return args, {**kwargs, name: see(kwargs[name])}
         counts.without_tensor.add(tap)
         return args, kwargs
 

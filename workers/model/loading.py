@@ -5,24 +5,34 @@ Shapes: B rows, T tokens, E width of an input vector, R read positions, W width,
 
 __all__ = ["LoadedModel", "facts_of", "load", "load_module"]
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from workers.capability import Ability, Capability
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
+from workers.identities import Identities
+from workers.libraries.transformers import (
+    NO_KEYWORDS,
+    Keywords,
+    attention_of,
+    find_keywords,
+    logits_of,
+)
+from workers.model.checkpoint import read_checkpoint
 from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import with_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
+from workers.replay.families import last_seen
 from workers.replay.resume import Resume
 from workers.replay.verify import find_resume
 from workers.vocabulary import ModelSpec
@@ -49,12 +59,18 @@ class LoadedModel:
     """What the unembedding is given."""
     is_causal: bool
     """Whether a run at load showed that a token changes nothing before it."""
+    identities: Identities = field(default_factory=Identities)
+    """Whether its named sites hold what their names promise, and which are refused."""
     has_plain_head: bool = False
     """Whether a run at load showed that the head does nothing but multiply and add."""
     resume: Resume | None = None
     """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
-    tier_reason: str = ""
-    """Why jobs run as they do: resumed, or hooked."""
+    keywords: Keywords = NO_KEYWORDS
+    """What its forward's arguments are called, as calls at load showed."""
+    embedding_width: int | None = None
+    """Of the vectors that its forward takes in the place of token ids; None where that is not known."""
+    capability: Capability = field(default_factory=Capability)
+    """What it can do, and what it cannot, each with its reason."""
     output: str | None = None
     """The output that is read, by name; None for the first, or the only one."""
 
@@ -67,6 +83,8 @@ class LoadedModel:
         """
         module.eval().requires_grad_(False)
         family = _family(module, facts)
+        width = _embedding_width(module)
+        keywords = _keywords(module, facts, width)
         head = Tap(_head_path(module), "input")
         model = cls(
             module=module,
@@ -81,11 +99,19 @@ class LoadedModel:
                 blocks="" if family is None else family.blocks,
             ),
             head=head,
-            is_causal=_is_causal(module, family, facts),
-            has_plain_head=_has_plain_head(module, head, facts),
+            is_causal=_is_causal(module, family, facts, keywords),
+            has_plain_head=_has_plain_head(module, head, facts, keywords),
+            keywords=keywords,
+            embedding_width=width,
         )
-        resume, reason = find_resume(model)
-        return replace(model, resume=resume, tier_reason=reason)
+        resume, abilities = find_resume(model)
+        report = _capability(model, abilities)
+        return with_identities(replace(model, resume=resume, capability=report))
+
+    @property
+    def tier_reason(self) -> str:
+        """Why jobs run as they do: resumed, or hooked."""
+        return self.capability.tier
 
     def forward(
         self,
@@ -123,34 +149,43 @@ class LoadedModel:
             torch.inference_mode(not gradients),
             visiting(self.module, [*visits, *read_here], num_steps=prompts.shape[1]) as seen,
         ):
-            cached: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-            if first and self.resume is not None and self.resume.takes_positions:
+            cached = {} if cache is None else self.keywords.with_cache(cache)
+            if first and self.resume is not None:
                 at = torch.arange(first, first + prompts.shape[1], device=self.device)
-                cached["position_ids"] = at.expand(len(prompts), -1)
-            found = self.module(**_inputs(self.module, prompts) | cached)
-            made: Tensor = found.logits if self.output is None else found.heads[self.output]
+                cached |= self.keywords.at(at.expand(len(prompts), -1))
+            found = self.module(**_inputs(self.module, prompts, self.keywords) | cached)
+            made: Tensor = logits_of(found) if self.output is None else found.heads[self.output]
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
-    def target(self, site: str, layer: int | None, heads: Heads | None, dims: Dims | None) -> Target:
-        """The columns of the tensor that a place means.
+    def target(
+        self,
+        site: str,
+        layer: int | None,
+        heads: Heads | None,
+        dims: Dims | None,
+        *,
+        changes: bool = True,
+    ) -> Target:
+        """The columns of the tensor that a place means, which is changed there, or only read.
 
         Raises:
-            ModelError: the model has no such site, layer, head or module.
+            ModelError: the model has no such site, layer, head or module, or the site is refused.
         """
-        return self.places.target(site, layer, heads, dims)
+        return self.places.target(site, layer, heads, dims, changes=changes)
 
 
 def load(spec: ModelSpec, facts: ModelFacts, *, device: str | None = None) -> LoadedModel:
     """Load the weights in ``facts.folder`` (safetensors only, nothing is fetched), or make a built-in model.
 
     Args:
-        spec: dtype, attention and device; code from the folder runs only with ``trust_remote_code``.
+        spec: dtype, attention, device, and whether weights may be missing; code from the folder runs only
+            with ``trust_remote_code``.
         facts: what is known of the model.
         device: overrides the spec's; ``auto`` is a CUDA device where there is one.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the folder cannot be loaded, or its weights are not those of its config's model.
     """
     return LoadedModel.wrap(load_module(spec, facts, device=device), facts, spec)
 
@@ -202,41 +237,56 @@ def _read(spec: ModelSpec, facts: ModelFacts) -> Any:
     if is_zoo(spec.ref):
         return build(config_of(zoo_name(spec.ref), spec.options)).to(getattr(torch, spec.dtype))
     assert facts.folder is not None
-    return _from_folder(facts.folder, spec)
+    return read_checkpoint(facts.folder, spec)
 
 
-def _from_folder(folder: Path, spec: ModelSpec) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with _quiet():
-        try:
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, spec.dtype),
-                attn_implementation=spec.attention,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-            )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{spec.ref} cannot be loaded from {folder}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's warnings and progress bars; the caller's settings come back."""
-    from transformers.utils import logging
-
-    library: Any = logging
-    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
+def _embedding_width(module: nn.Module) -> int | None:
+    """Width of the vectors that take the place of token ids; None where the model does not show its table."""
+    find = getattr(module, "get_input_embeddings", None)
     try:
-        yield
-    finally:
-        library.set_verbosity(verbosity)
-        if bars:
-            library.enable_progress_bar()
+        weight = getattr(find(), "weight", None) if callable(find) else None
+    except (AttributeError, NotImplementedError):
+        return None
+    return weight.shape[-1] if isinstance(weight, Tensor) else None
+
+
+def _keywords(module: nn.Module, facts: ModelFacts, width: int | None) -> Keywords:
+    if isinstance(module, ZooModel) or facts.vocab_size is None:
+        return NO_KEYWORDS
+    from workers.replay.layers import RunCache
+
+    def make_cache(filled: Callable[[], None]) -> Any:
+        return RunCache(facts.num_layers, keep=lambda *_: filled())
+
+    return find_keywords(module, _two_tokens(module, facts.vocab_size), width, make_cache)
+
+
+def _capability(model: "LoadedModel", resumed: Sequence[Ability]) -> Capability:
+    """The model's report, with the abilities that the check of the resumed tier found."""
+    module, facts = model.module, model.facts
+    is_built_in = isinstance(module, ZooModel)
+    others = (
+        _ability(
+            "label_rows", model.has_plain_head, "logits are more than the head's input times its weight"
+        ),
+        _ability("unchanged", model.is_causal, "a token may change what comes before it"),
+    )
+    return Capability(
+        abilities=(*resumed, *others),
+        attention="built-in" if is_built_in else attention_of(module),
+        dtype=facts.dtype,
+        device=str(model.device),
+        weights_bytes=sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())),
+        versions={
+            "torch": version("torch"),
+            **({} if is_built_in else {"transformers": version("transformers")}),
+        },
+        last_seen=last_seen(facts.model_type),
+    )
+
+
+def _ability(name: str, has: bool, reason: str) -> Ability:
+    return Ability(name=name, has=has, reason="" if has else reason)
 
 
 def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
@@ -256,12 +306,18 @@ def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     return family
 
 
-def _inputs(module: nn.Module, prompts: Tensor) -> dict[str, Any]:
-    """The arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
+def _inputs(module: nn.Module, prompts: Tensor, keywords: Keywords) -> dict[str, Any]:
+    """Arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
     inputs: dict[str, Any] = {"input_ids": prompts}
     if prompts.is_floating_point():
-        inputs = {"inputs_embeds": prompts.to(next(module.parameters()).dtype)}
-    return inputs if isinstance(module, ZooModel) else {**inputs, "use_cache": False}
+        vectors = prompts.to(next(module.parameters()).dtype)
+        inputs = {keywords.vectors or "inputs_embeds": vectors}
+    return inputs | keywords.without_cache()
+
+
+def _two_tokens(module: nn.Module, vocab_size: int) -> Tensor:
+    """Token ids [1, 2] to try a model with."""
+    return torch.tensor([[0, 1]], device=next(module.parameters()).device) % vocab_size
 
 
 def _head_path(module: nn.Module) -> str:
@@ -273,20 +329,18 @@ def _head_path(module: nn.Module) -> str:
     return paths[0]
 
 
-def _has_plain_head(module: nn.Module, head: Tap, facts: ModelFacts) -> bool:
+def _has_plain_head(module: nn.Module, head: Tap, facts: ModelFacts, keywords: Keywords) -> bool:
     if facts.vocab_size is None or facts.reads == "run":
         return False
-    tokens = torch.tensor([[0, 1]], device=next(module.parameters()).device) % facts.vocab_size
 
     def forward(tokens: Tensor) -> Tensor:
-        logits: Tensor = module(**_inputs(module, tokens)).logits
-        return logits
+        return logits_of(module(**_inputs(module, tokens, keywords)))
 
-    return is_plain_head(module, head, tokens, forward)
+    return is_plain_head(module, head, _two_tokens(module, facts.vocab_size), forward)
 
 
 @torch.inference_mode()
-def _is_causal(module: nn.Module, family: Family | None, facts: ModelFacts) -> bool:
+def _is_causal(module: nn.Module, family: Family | None, facts: ModelFacts, keywords: Keywords) -> bool:
     """Whether two runs that differ in the last token agree before it: in every block and in the logits.
 
     Of a model that is read as a whole, or takes no token ids, it is not asked: no shortcut is for it.
@@ -299,11 +353,15 @@ def _is_causal(module: nn.Module, family: Family | None, facts: ModelFacts) -> b
     changed[-1] = (changed[-1] + 1) % facts.vocab_size
     return all(
         bool((one - other).abs().max() <= _CAUSAL_TOLERANCE * one.abs().max())
-        for one, other in zip(*(_before_last(module, family, run) for run in (tokens, changed)), strict=True)
+        for one, other in zip(
+            *(_before_last(module, family, run, keywords) for run in (tokens, changed)), strict=True
+        )
     )
 
 
-def _before_last(module: nn.Module, family: Family | None, tokens: Tensor) -> list[Tensor]:
+def _before_last(
+    module: nn.Module, family: Family | None, tokens: Tensor, keywords: Keywords
+) -> list[Tensor]:
     """Each block's output and the logits of one run [T], without the last token."""
     found: list[Tensor] = []
 
@@ -313,5 +371,5 @@ def _before_last(module: nn.Module, family: Family | None, tokens: Tensor) -> li
     blocks = [] if family is None else module.get_submodule(family.blocks).named_children()
     taps = [Tap(f"{family.blocks}.{name}", "output") for name, _ in blocks] if family else []
     with visiting(module, [(tap, keep) for tap in taps]):
-        found.append(module(**_inputs(module, tokens[None])).logits[:, :-1])
+        found.append(logits_of(module(**_inputs(module, tokens[None], keywords)))[:, :-1])
     return found

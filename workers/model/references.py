@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
+from workers.libraries.huggingface_hub import commit_of
 from workers.model.cache import content_hash, models_folder
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
+from workers.model.pinned import check_pinned
 from workers.model.shapes import facts_of_config
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
@@ -48,6 +50,13 @@ ALIASES: Mapping[str, Alias] = {
 
 _NOT_YET = {"artifact": "models that a fit left (artifact:NAME)"}
 
+_ONLY_PICKLED = (
+    "has its weights only in pickled files (pytorch_model.bin), which are not opened, for they can run any"
+    ' code; save them as safetensors, if you trust where they come from: python -c "from transformers import'
+    " AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('NEW')\", with the tokeniser's"
+    " files beside them, and name the new folder"
+)
+
 _HUB_FILES = (".json", ".txt", ".model", ".jinja", ".py")
 
 
@@ -72,11 +81,12 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
     folder, repo = _locate(spec.ref)
     if repo is not None:
         folder = _hub_folder(spec.ref, repo, spec.revision, fetch, say)
-        # The cache of the hub's client names a snapshot's folder after its commit.
-        return _facts(spec, folder, revision=folder.name)
+        return _facts(spec, folder, revision=commit_of(folder))
     if spec.ref in SOURCES and not is_fetched(spec.ref):
         folder = _fetch_alias(spec.ref, fetch, say)
     assert folder is not None
+    if spec.ref in SOURCES:
+        return _facts(spec, folder, revision=_pinned_revision(spec, folder))
     revision = content_hash(_existing(folder))
     if spec.revision is not None and not revision.startswith(spec.revision):
         raise ModelError(
@@ -135,6 +145,27 @@ def _fetch_alias(name: str, allowed: bool, say: Say) -> Path:
     return make(name, say=say)
 
 
+def _pinned_revision(spec: "ModelSpec", folder: Path) -> str:
+    """The revision of a fetched model: the pinned one, whichever releases of the libraries wrote its files.
+
+    A study that pins the hash of the files, as one planned by an older version may, goes on under it.
+    """
+    pin = SOURCES[spec.ref].pin
+    if wrong := check_pinned(folder, pin):
+        raise ModelError(
+            f"model {spec.ref!r}: what lies in {folder} is not the pinned model: {'; '.join(wrong)}; it was"
+            " changed, damaged, or made by releases of the libraries that make another one (see SOURCE.md in"
+            f" it); run 'swapyard models clear {spec.ref}' and 'swapyard models fetch {spec.ref}'"
+        )
+    for revision in (pin.revision, content_hash(folder)):
+        if revision.startswith(spec.revision or ""):
+            return revision
+    raise ModelError(
+        f"model {spec.ref!r}: the study pins revision {spec.revision}, but this model's is"
+        f" {pin.revision[:12]}…; correct or leave out the revision"
+    )
+
+
 def _zoo_facts(spec: "ModelSpec") -> ModelFacts:
     facts = config_of(zoo_name(spec.ref), spec.options).facts(dtype=spec.dtype)
     if spec.revision is not None and not facts.revision.startswith(spec.revision):
@@ -181,20 +212,28 @@ def _download(ref: str, repo: str, revision: str | None, say: Say) -> Path:
     try:
         siblings = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20).siblings or []
         sizes = {file.rfilename: file.size or 0 for file in siblings}
+        if _is_pickled(name for name in sizes if "/" not in name):
+            raise ModelError(f"{ref}: {repo} on the hub {_ONLY_PICKLED}")
         wanted = _wanted(sizes)
         say(f"{ref}: fetching {sum(sizes[name] for name in wanted) / 1e6:.0f} MB from the hub ({repo})")
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except ModelError:
+        raise
     except Exception as error:  # The hub's client raises errors of several libraries without a common base.
         raise ModelError(_hub_failure(ref, repo, revision, error)) from error
 
 
 def _wanted(names: Iterable[str]) -> list[str]:
-    """The files to download: settings and tokeniser, and the weights once, as safetensors if possible."""
+    """The files to download: settings, tokeniser, and the weights as safetensors."""
     top = sorted(name for name in names if "/" not in name)
     small = [name for name in top if name.endswith(_HUB_FILES)]
-    safe = [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
-    pickled = [name for name in top if name.startswith("pytorch_model") and name.endswith(".bin")]
-    return small + (safe or pickled)
+    return small + [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
+
+
+def _is_pickled(names: Iterable[str]) -> bool:
+    """Whether these files of a model hold weights, and none that can be read without running code."""
+    ends = {name.rpartition(".")[2] for name in names if name.startswith(("model", "pytorch_model"))}
+    return "bin" in ends and "safetensors" not in ends
 
 
 def _hub_failure(ref: str, repo: str, revision: str | None, error: Exception) -> str:
@@ -220,6 +259,8 @@ def _hub_failure(ref: str, repo: str, revision: str | None, error: Exception) ->
 
 
 def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
+    if _is_pickled(path.name for path in folder.iterdir()):
+        raise ModelError(f"{spec.ref}: {folder} {_ONLY_PICKLED}")
     file = folder / "config.json"
     return facts_of_config(
         _read_config(folder), str(file), ref=spec.ref, revision=revision, dtype=spec.dtype, folder=folder

@@ -55,8 +55,13 @@ def facts_of_config(
         head_width=_head_width(config, heads),
         num_neurons=_num_neurons(config),
         input_width=_optional(config, "word_embed_proj_dim", "hidden_size", "n_embd", "d_model"),
+        residual_multiplier=_residual_multiplier(config.get("residual_multiplier")),
         depends_on_length=_depends_on_length(config.get("rope_parameters") or config.get("rope_scaling")),
     )
+
+
+def _residual_multiplier(said: Any) -> float:
+    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) else 1.0
 
 
 def _depends_on_length(rotary: Any) -> bool:

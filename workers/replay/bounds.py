@@ -7,7 +7,7 @@ the largest absolute logit between a resumed and a whole forward, and by 5.8 bet
 batch sizes. The bound is 8.
 """
 
-__all__ = ["AGREEMENT"]
+__all__ = ["AGREEMENT", "IN_BLOCK"]
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,3 +16,9 @@ AGREEMENT: Mapping[str, float] = MappingProxyType(
     {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2.0**-4, "float16": 2.0**-7}
 )
 """By dtype, the largest difference of a logit between tiers, as a share of the largest absolute logit."""
+
+IN_BLOCK: Mapping[str, float] = MappingProxyType(
+    {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2.0**-5, "float16": 2.0**-8}
+)
+"""By dtype, the same within one block, where a number is rounded a few times: four machine epsilons in half
+precision. Norms and rotary embeddings reckon in float32 whatever the model's dtype."""

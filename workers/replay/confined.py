@@ -1,6 +1,8 @@
-"""Where, inside a block, a change of one token stays with it: found by noise, when the model is loaded.
+"""Places inside a block where a change of one token stays with it: found by noise, when the model is loaded.
 
-Such a token goes through the block alone, and nothing else of the block is run again.
+Such a token goes through the block alone, and nothing else of the block is run again. Only asked of models
+whose rows may begin at different blocks, and whose rotary embeddings do not depend on the prompt's length: a
+token alone is no long prompt's.
 
 Shapes: B probes, n places tried at once, T tokens, W width.
 """
@@ -49,20 +51,15 @@ def find_confined(
         whole: what those runs have at taps, [B, T, W] where that is a tensor of each token.
         bound: how far a token alone may be from the same among others, as a share of its largest number.
     """
-    if not resume.grows or model.facts.depends_on_length:  # a token alone is no long prompt's
-        return frozenset()
     trial = _Trial(model, resume, bases, slots, whole, bound)
     makes: dict[Any, list[int]] = {}
     for number, block in enumerate(model.module.get_submodule(resume.blocks).children()):
         if number + 1 < resume.num_blocks:
             makes.setdefault(_make(block), []).append(number)
-    try:
-        found = [
-            (blocks, trial.of_blocks({blocks[0], blocks[len(blocks) // 2], blocks[-1]}))
-            for blocks in makes.values()
-        ]
-    except Exception:
-        return frozenset()
+    found = [
+        (blocks, trial.of_blocks({blocks[0], blocks[len(blocks) // 2], blocks[-1]}))
+        for blocks in makes.values()
+    ]
     return frozenset(
         tap
         for blocks, names in found

@@ -4,10 +4,13 @@ No model is resumed because its family stands here: what a model does is found b
 The tests load a small random model of every family that is named, and find what is written.
 """
 
-__all__ = ["HOOKED", "LEVEL", "RESUMED"]
+__all__ = ["HOOKED", "LEVEL", "RESUMED", "SEEN_WITH", "last_seen"]
 
 from collections.abc import Mapping
 from types import MappingProxyType
+
+SEEN_WITH = "transformers 5.20.0 to 5.24.0"
+"""Versions that the families were seen to be as written here; the tests of the families hold it."""
 
 RESUMED: tuple[str, ...] = (
     *("afmoe", "apertus", "arcee", "axk1", "biogpt", "bitnet", "codegen", "cohere", "cohere2", "cohere2_moe"),
@@ -39,3 +42,8 @@ HOOKED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Types that run hooked, and why."""
+
+
+def last_seen(model_type: str) -> str:
+    """Version that models of a type were last seen to resume with; empty for a type that is not known to."""
+    return SEEN_WITH if model_type in (*RESUMED, *LEVEL) else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workers.libraries.transformers import hidden_keyword, logits_of
 from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.replay.base_runs import Slab
@@ -67,7 +68,7 @@ def run(
         _skipping(model.module, resume, range(rows.starts[0])),
         visiting(model.module, [*begin, *visits, reading.visit], num_steps=num_tokens) as seen,
     ):
-        logits = reading.logits(model.module(**inputs).logits)
+        logits = reading.logits(logits_of(model.module(**inputs)))
     return logits, seen
 
 
@@ -138,19 +139,15 @@ def _inputs(
 ) -> dict[str, Any]:
     """What the model's forward is given for some tokens of rows: nothing but what came before them."""
     batch = 1 if resume.grows else len(slots)
+    cache = RunCache(resume.num_blocks, Before(first, bases.keys, bases.values, slots))
+    positions = torch.arange(first, first + num_tokens, device=slots.device).expand(batch, -1)
+    inputs = model.keywords.with_cache(cache) | model.keywords.at(positions)
+    if model.keywords.vectors is None:
+        return {"input_ids": torch.zeros(batch, num_tokens, device=slots.device, dtype=torch.long), **inputs}
     dtype = next(model.module.parameters()).dtype
-    before = Before(first, bases.keys, bases.values, slots)
-    inputs: dict[str, Any] = {
-        "inputs_embeds": torch.zeros(
-            batch, num_tokens, resume.embedding_width, device=slots.device, dtype=dtype
-        ),
-        "past_key_values": RunCache(resume.num_blocks, before),
-        "use_cache": True,
-    }
-    if resume.takes_positions:
-        positions = torch.arange(first, first + num_tokens, device=slots.device)
-        inputs["position_ids"] = positions.expand(batch, -1)
-    return inputs
+    width = resume.embedding_width
+    vectors = torch.zeros(batch, num_tokens, width, device=slots.device, dtype=dtype)
+    return {model.keywords.vectors: vectors, **inputs}
 
 
 def _beginner(rows: Suffix, block: int) -> Visit:
@@ -179,8 +176,8 @@ def _skipping(module: nn.Module, resume: Resume, blocks: Collection[int]) -> Ite
     skipped, num_returned = [listed[block] for block in blocks], resume.num_returned
     before = [vars(block).get("forward") for block in skipped]
 
-    def skip(*args: Any, hidden_states: Tensor | None = None, **_: Any) -> Any:
-        hidden = args[0] if args else hidden_states
+    def skip(*args: Any, **given: Any) -> Any:
+        hidden = args[0] if args else given[hidden_keyword(given) or next(iter(given))]
         return (hidden, *[None] * (num_returned - 1)) if num_returned else hidden
 
     try:

@@ -1,5 +1,5 @@
-"""A cache of the transformers library's form: it begins with the keys and values of a prefix, and hands on
-what it then holds.
+"""Key/value cache in the transformers library's form: begins with the keys and values of a prefix, and hands
+on what it then holds.
 
 It keeps every key and value of all tokens, so no layer is a sliding one to the library: its masks then cut
 the window, whatever the layer.
@@ -15,7 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+
+from workers.libraries.transformers import cache_class, layer_class
+
+_CacheClass: Any = cache_class()
+_LayerClass: Any = layer_class()
 
 Keep = Callable[[int, Tensor, Tensor], None]
 """Gets the number of a layer, with the keys and values [n, H, T, D] of all tokens."""
@@ -35,7 +39,7 @@ class Before:
     of them."""
 
 
-class RunCache(Cache):
+class RunCache(_CacheClass):  # type: ignore[misc]
     """The cache of one run.
 
     Args:
@@ -48,9 +52,9 @@ class RunCache(Cache):
         super().__init__(layers=[_Layer(number, before, keep) for number in range(num_layers)])
 
 
-class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
+class _Layer(_LayerClass):  # type: ignore[misc]
     def __init__(self, number: int, before: Before | None, keep: Keep | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.is_initialized = True
         self._number = number
         self._before = before

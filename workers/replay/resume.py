@@ -26,8 +26,6 @@ class Resume:
     grows: bool
     """Whether rows may begin at different blocks of one forward: the library then believes in a batch of
     one, whose masks and positions all rows share. Otherwise all rows of a forward begin at one block."""
-    takes_positions: bool
-    """Whether the model's forward is told the tokens' positions."""
     num_returned: int
     """How many things a block returns: 0 for the hidden state itself, else the length of its tuple."""
     block_of: Mapping[str, int]

@@ -52,7 +52,7 @@ def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:
 
 def _stays(change: Change, token: int, resume: Resume) -> bool:
     place = change.step.place
-    return isinstance(place, Target) and place.tap in resume.confined and change.tokens == (token,)
+    return isinstance(place, Target) and place.tap.unscaled in resume.confined and change.tokens == (token,)
 
 
 def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:

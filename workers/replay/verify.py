@@ -9,16 +9,18 @@ Shapes: B probes, T tokens, q of them resumed, W width, V vocabulary.
 
 __all__ = ["find_resume"]
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from workers.capability import Ability
 from workers.change.edits import Edits
+from workers.libraries.torch import is_of_machine
+from workers.libraries.transformers import silent, text_config
 from workers.model.hooks import Tap, Visit, Visits
 from workers.replay.base_runs import Extent, Slab
 from workers.replay.bounds import AGREEMENT
@@ -37,30 +39,64 @@ _LONGEST_WINDOW = 60
 Tensors = dict[Tap, Tensor]
 
 
+_DEPENDS = "rotary embeddings depend on the prompt's length"
+
+
 class _UnfitError(Exception):
     """Why a model is not resumed."""
 
 
-def find_resume(model: "LoadedModel") -> tuple[Resume | None, str]:
-    """How the model's forward is resumed, or None; and in words why its jobs run so."""
+@dataclass(slots=True)
+class _Findings:
+    """Abilities found so far, in the order in which they were tried."""
+
+    abilities: list[Ability] = field(default_factory=list)
+
+    def has(self, name: str) -> None:
+        self.abilities.append(Ability(name=name, has=True))
+
+    def lacks(self, name: str, reason: str | Exception) -> None:
+        """Note an ability that is not there.
+
+        Raises:
+            Exception: the reason itself, where it says something of the machine and not of the model.
+        """
+        if isinstance(reason, Exception) and is_of_machine(reason):
+            raise reason
+        error = type(reason).__name__ if isinstance(reason, Exception) else ""
+        if isinstance(reason, _UnfitError):
+            error = ""
+        self.abilities.append(Ability(name=name, has=False, reason=_in_words(reason), error=error))
+
+
+def find_resume(model: "LoadedModel") -> tuple[Resume | None, tuple[Ability, ...]]:
+    """How the model's forward is resumed, or None; and the abilities of the resumed tier that were tried.
+
+    Raises:
+        Exception: the device is broken, or there is no memory; neither says anything of the model.
+    """
+    findings = _Findings()
     try:
-        return _found(model)
-    except _UnfitError as reason:
-        return None, f"hooked: {reason}"
+        with silent():
+            resume = _found(model, findings)
     except Exception as error:
-        said = str(error).strip().splitlines() or [""]
-        return None, f"hooked: a resumed run raised {type(error).__name__}: {said[0][:200]}"
+        findings.lacks("resumed", error)
+        return None, tuple(findings.abilities)
+    return resume, tuple(findings.abilities)
 
 
-def _found(model: "LoadedModel") -> tuple[Resume, str]:
+def _in_words(reason: str | Exception) -> str:
+    if isinstance(reason, str | _UnfitError):
+        return str(reason)
+    said = str(reason).strip().splitlines() or [""]
+    return f"a resumed run raised {type(reason).__name__}: {said[0][:200]}"
+
+
+def _found(model: "LoadedModel", findings: _Findings) -> Resume:
     module, facts = model.module, model.facts
     if isinstance(module, ZooModel) or facts.vocab_size is None:
         raise _UnfitError("a built-in model has no key/value cache")
-    parameters = inspect.signature(module.forward).parameters
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    if not {"inputs_embeds", "past_key_values"} <= parameters.keys() or not (
-        takes_any or "use_cache" in parameters
-    ):
+    if model.keywords.cache is None:
         raise _UnfitError(f"{type(module).__name__} takes no key/value cache")
     if not model.is_causal:
         raise _UnfitError("a token changes what comes before it")
@@ -68,12 +104,10 @@ def _found(model: "LoadedModel") -> tuple[Resume, str]:
     if blocks is None:
         raise _UnfitError(f"no list of {facts.num_layers} blocks, or several")
     weights = sum(p.numel() for p in module.get_submodule(blocks).parameters()) / facts.num_layers
-    embedding: Any = module.get_input_embeddings()  # type: ignore[operator]
     resume = Resume(
         blocks=blocks,
         num_blocks=facts.num_layers,
         grows=True,
-        takes_positions="position_ids" in parameters,
         num_returned=0,
         block_of=own_block_of(module, blocks),
         confined=frozenset(),
@@ -81,15 +115,25 @@ def _found(model: "LoadedModel") -> tuple[Resume, str]:
         shares_prefixes=False,
         is_chain=False,
         cache_bytes=(),
-        embedding_width=embedding.weight.shape[-1],
+        embedding_width=model.embedding_width or facts.width,
         head_cost=module.get_submodule(model.head.module).weight.numel() / max(1.0, weights),  # type: ignore[operator]
     )
     probe = _Probe(model, resume)
+    obstacle: Exception | None = None
     try:
-        return probe.checked(grows=True), "resumed, checked at load"
-    except Exception:
+        resume = probe.checked(grows=True)
+    except Exception as error:
+        if is_of_machine(error):
+            raise
         # Where masks or positions are made for each row, all rows of a forward begin together.
-        return probe.checked(grows=False), "resumed, checked at load; rows of a forward begin at one block"
+        obstacle = error
+        resume = probe.checked(grows=False)
+    findings.has("resumed")
+    if obstacle is None:
+        findings.has("mixed_starts")
+    else:
+        findings.lacks("mixed_starts", obstacle)
+    return probe.with_shortcuts(resume, findings)
 
 
 class _Probe:
@@ -102,7 +146,7 @@ class _Probe:
     def __init__(self, model: "LoadedModel", resume: Resume) -> None:
         self._model = model
         config: Any = model.module.config
-        num_tokens = _num_tokens(config.get_text_config())
+        num_tokens = _num_tokens(text_config(config))
         vocab_size = model.facts.vocab_size or 0
         device = model.device
         count = torch.arange(_PROBES * num_tokens, device=device).reshape(_PROBES, -1)
@@ -131,30 +175,50 @@ class _Probe:
                     self._check_unchanged(resume, some, first)
         resume = replace(resume, block_of=self._own_blocks(resume))
         self._check_changed(resume, (0, middle), self._num_tokens // 2)
-        return replace(resume, confined=self._confined(resume), shares_prefixes=self._shares_prefixes(resume))
+        return resume
+
+    def with_shortcuts(self, resume: Resume, findings: _Findings) -> Resume:
+        """The resumed forward with what makes it cheaper still, where that was seen to change nothing."""
+        confined: frozenset[Tap] = frozenset()
+        try:
+            confined = self._confined(resume)
+            findings.has("single_tokens")
+        except Exception as error:
+            findings.lacks("single_tokens", error)
+        shares = False
+        try:
+            self._check_prefix(resume)
+            findings.has("shared_prefixes")
+            shares = True
+        except Exception as error:
+            findings.lacks("shared_prefixes", error)
+        return replace(resume, confined=confined, shares_prefixes=shares)
 
     def _confined(self, resume: Resume) -> frozenset[Tap]:
         from workers.replay.confined import find_confined
 
-        return find_confined(self._model, resume, self._slab, self._slots, self._whole, self._bound)
-
-    def _shares_prefixes(self, resume: Resume) -> bool:
-        """Whether runs that go on from one run of what they share give what whole runs give."""
+        if not resume.grows:
+            raise _UnfitError("all rows of a forward begin at one block")
         if self._model.facts.depends_on_length:
-            return False
+            raise _UnfitError(_DEPENDS)
+        found = find_confined(self._model, resume, self._slab, self._slots, self._whole, self._bound)
+        if not found:
+            raise _UnfitError("every change inside a block reaches the next token")
+        return found
+
+    def _check_prefix(self, resume: Resume) -> None:
+        """See whether runs that go on from one run of what they share give what whole runs give."""
+        if self._model.facts.depends_on_length:
+            raise _UnfitError(_DEPENDS)
         first = self._num_tokens // 2
         alike = torch.cat([self._prompts[:1, :first].expand(_PROBES, -1), self._prompts[:, first:]], 1)
         whole, _ = self._forward(alike, ())
         model = replace(self._model, resume=resume)
-        try:
-            prefix = run_prefix(model, tuple(alike[0, :first].tolist()), ())
-            cache = prefix.cache(_PROBES, model.device)
-            reads = self._reads[:, self._firsts.index(first) :].expand(_PROBES, -1) - first
-            logits, _ = model.forward(alike[:, first:], reads, (), cache=cache, first=first)
-            self._compare(logits, self._from(first, whole), "a shared prefix")
-        except Exception:
-            return False
-        return True
+        prefix = run_prefix(model, tuple(alike[0, :first].tolist()), ())
+        cache = prefix.cache(_PROBES, model.device)
+        reads = self._reads[:, self._firsts.index(first) :].expand(_PROBES, -1) - first
+        logits, _ = model.forward(alike[:, first:], reads, (), cache=cache, first=first)
+        self._compare(logits, self._from(first, whole), "a shared prefix")
 
     def _captured(self, resume: Resume) -> tuple[Slab, Resume]:
         """What resumed runs of the probes need; and the model's shapes, as they were seen."""

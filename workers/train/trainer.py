@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.errors import DivergedError, StoreError
+from workers.libraries.torch_updates import take_up
 from workers.train.data import Data, Labels
 from workers.train.losses import Batch, Judge
 from workers.train.measures import Measure, Running, measure
@@ -124,6 +125,7 @@ class Trainer:
         schedule = None if self._schedule is None else self._schedule.state_dict()
         meta = {
             "format": _FORMAT,
+            "torch": str(torch.__version__),
             "spec": _plain(self.spec),
             "step": self.step,
             "num_executed": self.num_executed,
@@ -139,7 +141,7 @@ class Trainer:
         """Go on from a state, in place of what was done here.
 
         Raises:
-            StoreError: it is of another training, or damaged.
+            StoreError: it is of another training, or damaged, or of a torch that kept it in another form.
         """
         meta, tensors = state.meta, state.read()
         if meta.get("format") != _FORMAT or meta["spec"] != _plain(self.spec):
@@ -148,9 +150,10 @@ class Trainer:
             )
         own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         restore(self.module, own)
-        self._optimizer.load_state_dict(joined(meta["optimizer"], tensors))
+        kept_by = meta.get("torch")
+        take_up("optimizer", self._optimizer, joined(meta["optimizer"], tensors), kept_by)
         if self._schedule is not None:
-            self._schedule.load_state_dict(joined(meta["schedule"], tensors))
+            take_up("schedule", self._schedule, joined(meta["schedule"], tensors), kept_by)
         self.step = meta["step"]
         self.num_executed = meta["num_executed"]
         self.num_resumed = meta["num_resumed"] + 1

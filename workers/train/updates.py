@@ -3,7 +3,7 @@
 __all__ = ["optimizer_of", "schedule_of"]
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from workers.errors import StudyError, nearest
+from workers.libraries.torch_updates import optimizer_options, schedule_options
 from workers.train.spec import Chosen
 
 _LENGTHS = ("total_steps", "T_max")
@@ -24,7 +25,8 @@ def optimizer_of(chosen: Chosen, parameters: Iterable[nn.Parameter]) -> torch.op
         StudyError: there is no such one, or it does not take these options.
     """
     found = _class("optimizer", chosen.name, torch.optim, torch.optim.Optimizer, (torch.optim.LBFGS,))
-    made: torch.optim.Optimizer = _made("optimizer", found, chosen, list(parameters))
+    options = optimizer_options(chosen.name, _tupled(chosen.options))
+    made: torch.optim.Optimizer = _made("optimizer", found, chosen, list(parameters), options)
     return made
 
 
@@ -41,9 +43,9 @@ def schedule_of(
     found = _class("schedule", chosen.name, torch.optim.lr_scheduler, LRScheduler, (ReduceLROnPlateau,))
     known = inspect.signature(found).parameters
     lengths = {name: num_steps for name in _LENGTHS if name in known and "epochs" not in chosen.options}
-    made: LRScheduler = _made(
-        "schedule", found, Chosen(chosen.name, lengths | dict(chosen.options)), optimizer
-    )
+    said = Chosen(chosen.name, lengths | dict(chosen.options))
+    options = schedule_options(chosen.name, _tupled(said.options))
+    made: LRScheduler = _made("schedule", found, said, optimizer, options)
     return made
 
 
@@ -60,12 +62,16 @@ def _class(what: str, name: str, module: Any, kind: type, without: tuple[type, .
     return known[name]
 
 
-def _made(what: str, found: Any, chosen: Chosen, given: Any) -> Any:
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.options.items()}
+def _tupled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as torch takes them: a list of a study file is a tuple."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+def _made(what: str, found: Any, chosen: Chosen, given: Any, options: Mapping[str, Any]) -> Any:
     try:
         return found(given, **options)
     except Exception as error:
-        takes = list(inspect.signature(found).parameters)[1:]
+        takes = ", ".join(list(inspect.signature(found).parameters)[1:])
         raise StudyError(
-            f"the {what} {chosen.name} with {options}: {error}; its options are {', '.join(takes)}"
+            f"the {what} {chosen.name} with {_tupled(chosen.options)}: {error}; its options are {takes}"
         ) from error

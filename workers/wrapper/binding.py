@@ -199,7 +199,8 @@ def _step(unit: Unit, subspace: object, places: Places) -> Step:
 
 
 def _place(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
-    target = places.target(unit.site, unit.layer, heads_of(unit.head), dims)
+    changes = unit.intervention != COLLECT
+    target = places.target(unit.site, unit.layer, heads_of(unit.head), dims, changes=changes)
     return _as_written(target, unit, unit.coordinates, places)
 
 
@@ -212,7 +213,8 @@ def _origin(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
     layer = unit.layer if origin.layer is None and not is_path else origin.layer
     heads = unit.head if origin.head is None and not is_path else origin.head
     region = unit.coordinates if origin.coordinates is None else origin.coordinates
-    return _as_written(places.target(site, layer, heads_of(heads), dims), unit, region, places)
+    target = places.target(site, layer, heads_of(heads), dims, changes=False)
+    return _as_written(target, unit, region, places)
 
 
 def _as_written(target: Target, unit: Unit, region: Coordinates | None, places: Places) -> Target | Region:

@@ -19,6 +19,7 @@ from workers.change.jobs import Change
 from workers.change.regions import Region, tap_of
 from workers.change.values import Held
 from workers.errors import ModelError
+from workers.libraries.torch import is_checkpointing
 from workers.model.hooks import Tap, Visit, visiting
 from workers.model.windows import window_of
 from workers.wrapper.inputs import Inputs
@@ -69,10 +70,8 @@ def _guarded(tap: Tap, visit: Visit) -> Visit:
     with_gradients = torch.is_grad_enabled()
 
     def visit_once(tensor: Tensor, call: int) -> Tensor | None:
-        # A checkpoint takes over what is saved for backpropagation, or at first runs without gradients.
-        saving = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        is_taken_over = saving is not None and saving[0].__qualname__.startswith("_checkpoint_hook")
-        if with_gradients and (is_taken_over or not torch.is_grad_enabled()):
+        # A checkpoint of the older kind at first runs without gradients.
+        if with_gradients and (not torch.is_grad_enabled() or is_checkpointing()):
             raise ModelError(
                 f"{tap} lies inside gradient checkpointing, which runs the module again without the "
                 "intervention; switch checkpointing off, or run under torch.no_grad()"

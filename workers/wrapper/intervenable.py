@@ -8,12 +8,13 @@
 Shapes: B examples, T tokens, P positions of a unit, C columns of its place, V vocabulary.
 """
 
-__all__ = ["IntervenableModel", "Intervened"]
+__all__ = ["IntervenableModel", "Intervened", "places_of"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import ValidationError
@@ -23,16 +24,21 @@ from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError
 from workers.families import family_of
+from workers.libraries.pydantic import faults
+from workers.model.hooks import Tap, Visit, Visits, visiting
+from workers.model.identities import find_identities
 from workers.model.loading import facts_of, load
 from workers.model.places import Places, blocks_path
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
+from workers.wrapper.forwards import evaluating
 from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
 from workers.wrapper.nexttokens import format_token, last_logits
 from workers.wrapper.runs import Runs
 from workers.wrapper.saving import read_units, save_units
 from workers.wrapper.units import Unit, is_input
 from workers.zoo.base import ZooModel
+from workers.zoo.configs import is_zoo
 
 Collection = Tensor | tuple[Tensor | None, ...]
 
@@ -86,7 +92,7 @@ class IntervenableModel(nn.Module):
         self.tokenizer = tokenizer
         learned = dict.fromkeys(found for unit in self.units for found in unit.subspaces())
         self.subspaces = nn.ModuleList(learned)
-        self._places = _places_of(module)
+        self._places = places_of(module)
 
     @classmethod
     def load(
@@ -96,6 +102,8 @@ class IntervenableModel(nn.Module):
         *,
         dtype: str = "float32",
         device: str = "auto",
+        missing_weights: Literal["initialise"] | None = None,
+        seed: int | None = None,
         **options: Any,
     ) -> Self:
         """A model by an alias, a hub id, a folder or ``zoo:NAME``, with its tokenizer; fetched if need be.
@@ -105,18 +113,26 @@ class IntervenableModel(nn.Module):
             units: as above.
             dtype: ``float32``, ``bfloat16`` or ``float16``.
             device: ``auto`` is a CUDA device where there is one.
+            missing_weights: ``initialise`` draws the weights that a checkpoint lacks from the seed; without
+                it a checkpoint that has not exactly the model's weights is refused.
+            seed: of a built-in model, or of ``missing_weights``.
             options: what a built-in model is made of, ``width=32, num_layers=1, outputs=2, seed=0``.
 
         Raises:
             ModelError: it cannot be found, fetched or loaded.
         """
+        if seed is not None and is_zoo(ref):
+            options, seed = {**options, "seed": seed}, None
         given = {"ref": ref, "dtype": dtype, "device": device, "options": options}
+        drawn = {"missing_weights": missing_weights, "seed": seed}
         try:
-            spec = ModelSpec.model_validate(given)
+            spec = ModelSpec.model_validate({**given, **drawn})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ModelError(f"{where} {first['input']!r}: {first['msg'].lower()}") from None
+            first = faults(error)[0]
+            if first.kind == "carried":  # of keys that do not go together, in our words already
+                raise ModelError(f"model {ref!r}: {first.wanted}") from None
+            where = ".".join(map(str, first.where))
+            raise ModelError(f"{where} {first.given!r} is not allowed; allowed: {first.wanted}") from None
         facts = resolve(spec)
         tokenizer = None if facts.folder is None else _tokenizer(facts.folder)
         return cls(load(spec, facts).module, units, tokenizer=tokenizer)
@@ -270,7 +286,7 @@ def _joined(rows: Sequence[Tensor | None]) -> Collection:
     return torch.stack(found) if is_regular else tuple(rows)
 
 
-def _places_of(module: nn.Module) -> Places:
+def places_of(module: nn.Module) -> Places:
     """The places of a module: named ones too, where its config names a known family."""
     name = type(module).__name__
     if not isinstance(module, ZooModel) and not hasattr(getattr(module, "config", None), "to_dict"):
@@ -283,7 +299,16 @@ def _places_of(module: nn.Module) -> Places:
     blocks = blocks_path(module, family)
     if blocks is None:
         return Places(module=module, name=name, facts=facts)
-    return Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+    places = Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
+
+    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
+        name = "inputs_embeds" if prompts.is_floating_point() else "input_ids"
+        with torch.no_grad(), evaluating(module), visiting(module, visits) as seen:
+            module(**{name: prompts})
+        return seen
+
+    # At the first call that names a site which may be refused; all others pay nothing.
+    return replace(places, identities=cache(lambda: find_identities(places, run)))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -1,6 +1,7 @@
 """Units as files: ``units.json`` says what they are, ``units.safetensors`` holds their numbers.
 
-A subspace that several units share is written once, and shared again when it is read.
+Numbers of a subspace are plain matrices with names of our own, which `workers.change.spaces` lists. One that
+several units share is written once, and shared again when it is read.
 """
 
 __all__ = ["read_units", "save_units"]
@@ -14,13 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workers.change.spaces import blank_space, space_config
+from workers.change.spaces import filled_space, is_trained, space_config, space_tensors
 from workers.change.subspaces import Part, Subspace
 from workers.errors import StoreError, StudyError
 from workers.wrapper.positions import PerExample, per_example
 from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Run, Unit
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, _FORMAT)
+"""In format 1 rotations are as torch called them, and every subspace is trained on."""
 _INNER = "of."
 """What the tensors of a subspace inside another one are called there."""
 
@@ -51,12 +54,15 @@ def read_units(folder: Path) -> tuple[Unit, ...]:
         tensors = load_file(folder / "units.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise StoreError(f"{folder} holds no units that can be read ({error}); save them again") from error
-    if written.get("format") != _FORMAT:
-        found = written.get("format")
-        raise StoreError(f"{folder} holds units of format {found}; this version reads {_FORMAT}")
+    if written.get("format") not in _READABLE:
+        found, known = written.get("format"), " and ".join(map(str, _READABLE))
+        raise StoreError(f"{folder} holds units of format {found}; this version reads {known}")
     reader = _Reader(tensors, [])
-    for number, space in enumerate(written["subspaces"]):
-        reader.spaces.append(reader.subspace(space, f"subspace.{number}."))
+    try:
+        for number, space in enumerate(written["subspaces"]):
+            reader.spaces.append(reader.subspace(space, f"subspace.{number}."))
+    except (LookupError, ValueError) as error:
+        raise StoreError(f"{folder} holds numbers of other units ({error}); save them again") from error
     return tuple(reader.unit(unit) for unit in written["units"])
 
 
@@ -83,9 +89,10 @@ class _Writer:
 
     def subspace(self, space: Subspace) -> dict[str, Any]:
         number, inner, config = self._number(space), _inner(space), space_config(space)
-        for name, tensor in space.state_dict().items():
+        config["is_trained"] = is_trained(space)
+        for name, tensor in space_tensors(space, is_trained_on=config["is_trained"]).items():
             if inner is None or not name.startswith(_INNER):
-                self.tensors[f"subspace.{number}.{name}"] = tensor.contiguous()
+                self.tensors[f"subspace.{number}.{name}"] = tensor
         return config if inner is None else {**config, "of": {"number": self._number(inner)}}
 
     def _form(self, form: Any) -> Any:
@@ -151,12 +158,12 @@ class _Reader:
 
     def subspace(self, data: Mapping[str, Any], prefix: str) -> Subspace:
         """The subspace, around one that was read before where there is one inside."""
-        of = data.get("of")
-        space = blank_space({**data, "of": self.spaces[of["number"]]} if isinstance(of, dict) else data)
-        state = {name: tensor for name, tensor in space.state_dict().items() if name.startswith(_INNER)}
-        found = {name: t for name, t in self._tensors.items() if name.startswith(prefix)}
-        space.load_state_dict(state | {name.removeprefix(prefix): tensor for name, tensor in found.items()})
-        return space
+        config = {key: value for key, value in data.items() if key != "is_trained"}
+        if isinstance(of := data.get("of"), dict):
+            config["of"] = self.spaces[of["number"]]
+        found = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+        return filled_space(config, own, is_trained_on=data.get("is_trained", True))
 
     def _form(self, form: Any) -> Any:
         if not isinstance(form, dict):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from workers.libraries.torch import require_streams
 from workers.zoo.base import ZooModel
 from workers.zoo.configs import GPTConfig, GRUConfig, MLPConfig, ZooConfig, config_of
 from workers.zoo.gpt import GPT
@@ -31,7 +32,11 @@ def build(config: ZooConfig) -> ZooModel:
     """The model of a config, in float32, on the CPU and in evaluation mode.
 
     The weights are drawn from a generator of their own: the caller's random state is left alone.
+
+    Raises:
+        RunError: this torch draws other weights from a seed than those before it.
     """
+    require_streams()
     # Not on the meta device: that would import torch's compiler, which takes longer than all else here.
     with torch.random.fork_rng(devices=[]):
         model = _module(config)

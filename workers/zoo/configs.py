@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from workers.errors import ModelError, nearest
 from workers.facts import ModelFacts, Reads
+from workers.libraries.pydantic import Fault, faults
 
 _SCHEME = "zoo:"
 _WEIGHTS_VERSION = 1
@@ -338,27 +339,26 @@ def config_of(name: str, options: Mapping[str, Any]) -> ZooConfig:
     try:
         return ZOO[name].model_validate(dict(options))
     except ValidationError as error:
-        raise ModelError(_said(name, error.errors()[0])) from None
+        raise ModelError(_said(name, faults(error)[0])) from None
 
 
 _FORMS = ("number", "heads")
 """Of outputs, which pydantic names among the keys."""
 
 
-def _said(name: str, fault: Any) -> str:
-    """One of pydantic's entries in our words."""
+def _said(name: str, fault: Fault) -> str:
+    """What pydantic finds wrong, in our words."""
     options = ZOO[name].model_fields
     where = f"model 'zoo:{name}'"
-    key = ".".join(str(part) for part in fault["loc"] if part not in _FORMS)
-    if len(fault["loc"]) > 1 and fault["type"] in ("extra_forbidden", "missing"):
-        problem = "is not allowed there" if fault["type"] == "extra_forbidden" else "is missing"
+    key = ".".join(str(part) for part in fault.where if part not in _FORMS)
+    if len(fault.where) > 1 and fault.kind in ("unknown", "missing"):
+        problem = "is not allowed there" if fault.kind == "unknown" else "is missing"
         return f"{where}: {key} {problem}; a head has classes, and reads with layer and subspace"
-    if fault["type"] == "extra_forbidden":
+    if fault.kind == "unknown":
         return f"{where} has no option {key!r}; its options are {', '.join(options)}{nearest(key, options)}"
-    if fault["type"] == "missing":
+    if fault.kind == "missing":
         needed = ", ".join(option for option, field in options.items() if field.is_required())
         return f"{where} needs the option {key!r}; it needs {needed}"
-    if fault["type"] == "value_error":
-        return f"{where}: {fault['ctx']['error']}"
-    wanted = fault["msg"].removeprefix("Input should be ")
-    return f"{where}: {key} is {fault['input']!r}; it must be {wanted}"
+    if fault.kind == "raised":
+        return f"{where}: {fault.wanted}"
+    return f"{where}: {key} is {fault.given!r}; it must be {fault.wanted}"

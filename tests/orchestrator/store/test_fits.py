@@ -1,5 +1,6 @@
 """Promise: a fit is there whole or not at all, and the one that was there first stays."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,21 @@ def test_tensors_alone_are_no_fit_and_whoever_finishes_keeps_them(tmp_path: Path
     assert folder(tmp_path).write(FIT, b"again", {}).tensors == b"of one that was killed"
 
 
+def test_a_fit_of_the_format_before_is_read(tmp_path: Path) -> None:
+    written = folder(tmp_path).write(FIT, b"tensors", {"report": 1})
+    assert written.about["format"] == 2
+    name = tmp_path / "fits" / f"{FIT}.json"
+    name.write_text(json.dumps({**written.about, "format": 1}))
+    found = folder(tmp_path).read(FIT)
+    assert found is not None and (found.tensors, found.about["format"]) == (b"tensors", 1)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
         ("safetensors", b"tensorz", "it is missing, or not what was written"),
         ("json", b"{", "it is no JSON of ours"),
-        ("json", b'{"format": 9}', "it has format 9, and this version reads 1"),
+        ("json", b'{"format": 9}', "it has format 9, and this version reads 1 and 2"),
     ],
 )
 def test_a_damaged_fit_is_refused(tmp_path: Path, name: str, content: bytes, text: str) -> None:

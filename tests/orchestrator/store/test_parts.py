@@ -18,6 +18,8 @@ from workers.errors import StoreError
 
 from .conftest import make_manifest
 
+pytestmark = pytest.mark.versions
+
 BOTH = ("logits", "kl")
 
 

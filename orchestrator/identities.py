@@ -1,0 +1,69 @@
+"""The report on a model's named sites, for a process that loads no torch.
+
+A child process loads the model and tries what the names of its sites promise, which takes seconds; what it
+finds is kept in the user's cache, named by the contents of the model.
+"""
+
+__all__ = ["tried_identities"]
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from orchestrator.machine import memory_bytes
+from workers.facts import ModelFacts
+from workers.families import family_of
+from workers.identities import Identities, promised
+from workers.model.cache import cache_folder
+from workers.vocabulary import ModelSpec
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MEMORY_SHARE = 0.7
+"""Of the machine's memory, that the weights may take."""
+
+
+def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], None]) -> Identities:
+    """What was found on the loaded model; what tables and the config say, where it cannot be loaded.
+
+    Args:
+        spec: which model.
+        facts: of it, and a table knows its family.
+        say: gets a line where the model has to be loaded.
+    """
+    family = family_of(facts.model_type)
+    if not promised(family):
+        return Identities()
+    path = _cached(spec, facts)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Identities.from_json(path.read_text())
+    if facts.num_parameters * _BYTES[spec.dtype] > MEMORY_SHARE * memory_bytes():
+        why = f"its {spec.dtype} weights do not fit into this machine's memory"
+        return Identities.of(facts, family, untried=why)
+    if facts.folder is not None:
+        say(f"loading {spec.ref}, to try what its sites hold")
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.wrapper.identify"],
+        input=spec.model_dump_json(),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
+        return Identities.of(facts, family, untried=f"the model cannot be loaded here: {why}")
+    # What code from the folder prints comes before.
+    told = done.stdout.strip().splitlines()[-1]
+    found = Identities.from_json(told)
+    if not found.untried:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(told)
+    return found
+
+
+def _cached(spec: ModelSpec, facts: ModelFacts) -> Path:
+    """Where the report is kept: other libraries, or another version of this one, may find something else."""
+    versions = "-".join(version(library) for library in ("swapyard", "transformers", "torch"))
+    return cache_folder() / "identities" / f"{facts.revision}-{spec.dtype}-{versions}.json"

@@ -1,0 +1,245 @@
+"""Kinds of sparse autoencoders, and which tensor is what in one of them. No torch here.
+
+Shapes: W width of the place, K features.
+"""
+
+__all__ = [
+    "FACTORS",
+    "FORMS",
+    "PLAIN",
+    "ROLES",
+    "Kind",
+    "Role",
+    "Tensors",
+    "check_shapes",
+    "named",
+    "old_form",
+    "tensors_of",
+]
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from workers.autoencoders.files import TensorFacts
+from workers.autoencoders.words import is_said_in_training
+from workers.errors import StudyError
+
+Activation = Literal["relu", "jumprelu", "topk", "batchtopk", "gated"]
+Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
+Role = str
+"""What a tensor is: ``encoder``, ``decoder``, ``encoder_bias``, ``decoder_bias``; ``threshold`` or its
+logarithm, ``log_threshold``; of gated ones ``gate_bias``, ``magnitude_bias`` and ``log_magnitude``, the
+logarithm of how many times the gate's encoder that of the magnitudes is; ``factor`` of each feature before
+decoding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How features are computed from the tensors, and decoded: all that differs between autoencoders."""
+
+    activation: Activation = "relu"
+    k: int | None = None
+    """Of ``topk``: how many features of an activation are kept."""
+    normalization: Normalization = "none"
+    """Of each activation, before it is encoded; undone by its own numbers after decoding."""
+    input_scale: float | None = None
+    """What activations are multiplied by before they are encoded, and divided by after decoding."""
+    is_rescaled: bool = False
+    """Whether features are multiplied by the norms of their decoder rows, and divided before decoding."""
+    is_finetuned: bool = False
+    """Whether features are multiplied by a factor of their own before decoding."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: the activation, and what else is not as usual."""
+        usual = Kind()
+        found = {name: getattr(self, name) for name in self.__slots__}
+        return {k: v for k, v in found.items() if k == "activation" or v != getattr(usual, k)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        return cls(**data)
+
+
+PLAIN = Kind()
+"""ReLU, or JumpReLU where there is a threshold for each feature: all that versions before this one knew."""
+
+FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        # As torch names two linear layers, whose weights are [K, W] and [W, K].
+        "layers": {
+            "encoder": "encoder.weight",
+            "decoder": "decoder.weight",
+            "encoder_bias": "encoder.bias",
+            "decoder_bias": "decoder.bias",
+            "threshold": "threshold",
+        },
+        # As most published ones name them: [W, K] and [K, W].
+        "matrices": {
+            "encoder": "W_enc",
+            "decoder": "W_dec",
+            "encoder_bias": "b_enc",
+            "decoder_bias": "b_dec",
+            "threshold": "threshold",
+        },
+    }
+)
+"""The names that plain files have."""
+
+FACTORS = ("scaling_factor", "finetuning_scaling_factor")
+"""What SAELens calls the factors of features before decoding."""
+
+_NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
+    {
+        "encoder": ("encoder.weight", "W_enc", "w_enc"),
+        "decoder": ("decoder.weight", "W_dec", "w_dec", "decoder"),
+        "encoder_bias": ("encoder.bias", "b_enc"),
+        "decoder_bias": ("decoder.bias", "b_dec", "bias", "decoder_bias"),
+        "threshold": ("threshold", "topk_threshold"),
+        "log_threshold": ("log_threshold",),
+        "log_magnitude": ("r_mag",),
+        "gate_bias": ("b_gate", "gate_bias"),
+        "magnitude_bias": ("b_mag", "mag_bias"),
+        "factor": FACTORS,
+    }
+)
+"""What libraries call each tensor."""
+
+_LAYERS: tuple[Role, ...] = ("encoder", "decoder", "encoder_bias", "decoder_bias")
+_LINEAR = frozenset(("encoder.weight", "decoder.weight"))
+"""Weights of linear layers, [out, in]; all other matrices are [in, out]."""
+
+ROLES: Mapping[Activation, tuple[Role, ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(("relu", "topk"), _LAYERS),
+        **dict.fromkeys(("jumprelu", "batchtopk"), (*_LAYERS, "threshold")),
+        "gated": ("encoder", "decoder", "decoder_bias", "log_magnitude", "gate_bias", "magnitude_bias"),
+    }
+)
+"""The tensors that each activation has in both libraries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensors:
+    """Which tensor of a file is what."""
+
+    names: Mapping[Role, str]
+    width: int
+    """W."""
+    num_features: int
+    """K."""
+
+    def is_transposed(self, role: Role) -> bool:
+        """Whether a matrix is [K, W] where we have [W, K], or the other way round."""
+        return self.names[role] in _LINEAR
+
+
+def old_form(names: Collection[str]) -> Mapping[Role, str] | None:
+    """The tensors of a plain file as every version read them; None where it is of neither form.
+
+    Others are not looked at.
+    """
+    form = next((f for f in FORMS.values() if f["encoder"] in names and f["decoder"] in names), None)
+    return form and {role: name for role, name in form.items() if name in names}
+
+
+def named(where: str, names: Collection[str], roles: Collection[Role]) -> dict[Role, str]:
+    """The tensors of these roles, as far as they are there.
+
+    Raises:
+        StudyError: one is there under two names.
+    """
+    found: dict[Role, str] = {}
+    for role, called in _NAMES.items():
+        there = [name for name in called if role in roles and name in names]
+        if len(there) > 1:
+            raise StudyError(
+                f"{where}: {there[0]!r} and {there[1]!r} are both there; one of them is too many"
+            )
+        if there:
+            found[role] = there[0]
+    return found
+
+
+def tensors_of(
+    where: str,
+    facts: Mapping[str, TensorFacts],
+    wanted: Collection[Role],
+    *,
+    what: str,
+    optional: Collection[Role] = (),
+    beside: Iterable[str] = (),
+    is_one_threshold: bool = False,
+) -> Tensors:
+    """The tensors of these roles.
+
+    Args:
+        where: the file, for errors.
+        facts: of all its tensors.
+        wanted: what has to be there; for a threshold its logarithm will do.
+        what: whose tensors these are, for errors: ``the architecture 'gated'``.
+        optional: what may be there as well.
+        beside: names that are there for other reasons.
+        is_one_threshold: whether one threshold may be that of all features.
+
+    Raises:
+        StudyError: a tensor is missing, is there twice, is of another kind, or its shape does not fit.
+    """
+    known = {*wanted, *optional} | ({"log_threshold"} if "threshold" in wanted else set())
+    names = named(where, facts, known)
+    if {"threshold", "log_threshold"} <= names.keys():
+        raise StudyError(
+            f"{where}: 'threshold' and 'log_threshold' are both there, and {what} has one of them"
+        )
+    for role in wanted:
+        if role not in names and not (role == "threshold" and "log_threshold" in names):
+            raise StudyError(
+                f"{where}: {what} needs {' or '.join(map(repr, _NAMES[role]))}, and it is not there"
+            )
+    mine = {*names.values(), *beside}
+    for name in facts:
+        if name not in mine and not is_said_in_training(name):
+            raise StudyError(
+                f"{where} holds {name!r}, which {what} does not have or this version does not know"
+            )
+    return check_shapes(where, facts, names, is_one_threshold=is_one_threshold)
+
+
+def check_shapes(
+    where: str,
+    facts: Mapping[str, TensorFacts],
+    names: Mapping[Role, str],
+    *,
+    is_one_threshold: bool = False,
+) -> Tensors:
+    """The tensors of these names, whose shapes fit each other.
+
+    Args:
+        where: the file, for errors.
+        facts: of all its tensors.
+        names: which is what.
+        is_one_threshold: whether one threshold may be that of all features.
+
+    Raises:
+        StudyError: they do not.
+    """
+    encoder = facts[names["encoder"]].shape
+    is_matrix = len(encoder) == 2
+    width, count = (encoder[::-1] if names["encoder"] in _LINEAR else encoder) if is_matrix else (0, 0)
+    wanted: dict[Role, tuple[Any, ...]] = {
+        "encoder": encoder if is_matrix else ("two", "dimensions"),
+        "decoder": (width, count) if names["decoder"] in _LINEAR else (count, width),
+        "decoder_bias": (width,),
+    }
+    for role, name in names.items():
+        shape, right = facts[name].shape, wanted.get(role, (count,))
+        if role == "threshold" and is_one_threshold and shape in ((), (1,)):
+            continue
+        if shape != right:
+            raise StudyError(
+                f"{where}: {name} has the shape {list(shape)}; with {names['encoder']} {list(encoder)} it"
+                f" must have {list(right)}"
+            )
+    return Tensors(names=names, width=width, num_features=count)

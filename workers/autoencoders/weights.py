@@ -1,0 +1,210 @@
+"""The file of a sparse autoencoder: what it holds, how its features are computed, and what makes it the same.
+
+A file is read by the config that lies beside it, where one does: SAELens' ``cfg.json``, ``config.json`` of
+dictionary_learning; otherwise by its tensors alone. No torch here.
+"""
+
+__all__ = ["WeightsFile", "digest_of", "files_beside", "read_weights", "weights_path"]
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workers.autoencoders.bare import read_bare
+from workers.autoencoders.dictionary_learning import read_dictionary_learning
+from workers.autoencoders.files import TensorFacts, tensor_facts
+from workers.autoencoders.kinds import PLAIN, Kind, Tensors, old_form
+from workers.autoencoders.reading import Config, Reading, check_keys
+from workers.autoencoders.sae_lens import read_sae_lens
+from workers.errors import StudyError
+
+_IN_FOLDERS = ("sae_weights.safetensors", "ae.pt", "ae.safetensors", "params.npz", "sae.safetensors")
+"""What libraries call the file of tensors in an autoencoder's folder."""
+_OWN_CONFIGS = ("{}_cfg.json", "{}.cfg.json", "{}_config.json", "{}.config.json", "{}.json")
+"""Configs of one file, by its name without the suffix; where there is one, the folder's say nothing."""
+_CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
+_CHECKPOINTS = "checkpoints"
+"""The folder in which some keep the tensors, below that of the config."""
+_SCALER = "activation_scaler.json"
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFile:
+    """A file that holds a sparse autoencoder."""
+
+    path: Path
+    sha256: str
+    """Of its bytes, hex."""
+    kind: Kind | None
+    """How its features are computed; None where it is read as it always was, by its names and `centered`."""
+    tensors: Tensors
+    centered: bool | None
+    """Whether the decoder's bias is taken off before encoding; None where nothing says it."""
+    centered_by: str
+    """What says it."""
+
+    @property
+    def width(self) -> int:
+        """W, of the place."""
+        return self.tensors.width
+
+    @property
+    def num_features(self) -> int:
+        """K."""
+        return self.tensors.num_features
+
+    def is_centered(self, wanted: bool | None) -> bool:
+        """Whether the decoder's bias is taken off, where a study says `wanted`, or nothing.
+
+        Raises:
+            StudyError: the study and the file say two things, or neither says what it has to.
+        """
+        if self.centered is None:
+            if wanted is None and self.kind is not None and self.kind.activation == "gated":
+                raise StudyError(
+                    f"{self.path} does not say whether the decoder's bias is taken off before encoding, as"
+                    " the paper on gated ones does; write centered: true or false, or put its config there"
+                )
+            return bool(wanted)
+        if wanted not in (None, self.centered):
+            raise StudyError(
+                f"centered: {str(wanted).lower()} contradicts {self.centered_by}; leave 'centered' out"
+            )
+        return self.centered
+
+
+def weights_path(path: Path) -> Path:
+    """The file of tensors that a path means: itself, or the one in its folder.
+
+    Raises:
+        StudyError: the folder has none, or several.
+    """
+    if not path.is_dir():
+        return path
+    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+    if len(found) != 1:
+        there = " and ".join(one.name for one in found) or "none of them"
+        raise StudyError(f"{path} is a folder with {there}; it has to hold one of {', '.join(_IN_FOLDERS)}")
+    return found[0]
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The files beside weights that may say how they are read, those that are there."""
+    own = [path.parent / name.format(path.stem) for name in _OWN_CONFIGS]
+    shared = [path.parent / name for name in _CONFIGS]
+    if path.parent.name == _CHECKPOINTS:
+        shared += [path.parent.parent / name for name in _CONFIGS]
+    return [one for one in (*own, *shared, path.parent / _SCALER) if one.is_file() and one != path]
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """What a file says of its autoencoder; of large tensors the numbers are hashed, not looked at.
+
+    Args:
+        path: of the file of tensors; see `weights_path`.
+
+    Raises:
+        StudyError: there is no such file, it holds no autoencoder, or one that is not known; naming the key.
+    """
+    try:
+        facts = tensor_facts(path)
+        config = _config_of(path, facts)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    reading = read_bare(str(path), facts) if config is None else config
+    return WeightsFile(
+        path=path,
+        sha256=digest_of(path),
+        kind=_kind(reading, facts, is_bare=config is None),
+        tensors=reading.tensors,
+        centered=reading.centered,
+        centered_by=reading.centered_by,
+    )
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, hex.
+
+    Raises:
+        StudyError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> StudyError:
+    return StudyError(f"{path}: the weights cannot be read: {error.strerror}; correct the path")
+
+
+def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> Kind | None:
+    """The kind; None where the features are those that names alone always gave."""
+    kind, names = reading.kind, dict(reading.tensors.names)
+    threshold = facts[names["threshold"]] if "threshold" in names else None
+    if kind.activation == "batchtopk" and threshold and threshold.shape == (reading.tensors.num_features,):
+        kind = replace(kind, activation="jumprelu")
+    if not kind.is_finetuned:
+        names.pop("factor", None)
+    if names != old_form(facts):
+        return kind
+    if kind == PLAIN and (is_bare or threshold is None):
+        return None
+    # Both libraries take the ReLU as well: below 0 a threshold does nothing there.
+    if kind == Kind(activation="jumprelu") and threshold and threshold.least >= 0:
+        return None
+    return kind
+
+
+def _config_of(path: Path, facts: Mapping[str, TensorFacts]) -> Reading | None:
+    """What the config beside a file says; None where there is none.
+
+    Raises:
+        StudyError: it cannot be followed, or there are two.
+    """
+    beside = [one for one in files_beside(path) if one.name != _SCALER]
+    own = [one for one in beside if one.name not in _CONFIGS]
+    found = [config for one in own or beside if (config := _read(one, path, facts)) is not None]
+    if len(found) > 1:
+        raise StudyError(
+            f"{found[0].path} and {found[1].path} are both configs of {path.name}; keep one of them"
+        )
+    if not found:
+        return None
+    return _followed(found[0])
+
+
+def _read(path: Path, weights: Path, facts: Mapping[str, TensorFacts]) -> Config | None:
+    """A config; None where it is that of a transformer, which says nothing of an autoencoder."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        raise StudyError(
+            f"{path} beside {weights.name} is no JSON; correct it, or move one of the two"
+        ) from None
+    if not isinstance(data, dict):
+        raise StudyError(
+            f"{path} beside {weights.name} is no JSON object; correct it, or move one of the two"
+        )
+    if "model_type" in data and "d_sae" not in data:
+        return None
+    return Config(path=path, data=data, weights=weights, facts=facts)
+
+
+def _followed(config: Config) -> Reading | None:
+    data: Mapping[str, Any] = config.data
+    if any(key in data for key in ("trainer", "dict_class", "trainer_class")):
+        return read_dictionary_learning(config)
+    if any(key in data for key in ("architecture", "d_sae", "apply_b_dec_to_input", "activation_fn_str")):
+        return read_sae_lens(config)
+    # Of no library that is known: nothing of it may speak of the features.
+    check_keys(f"{config.path} beside {config.weights.name}", data, used=(), unused=())
+    return None

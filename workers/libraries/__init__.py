@@ -1,0 +1,116 @@
+"""Unstable names of other libraries: one file for each library, one `Place` for each name. No torch here.
+
+Nothing else in the project leans on a private name, a keyword, the text of an error or a default that another
+library may change in its next version. Where a name is gone, the functions of these files find its place by
+trying, or say what is lost; `python -m workers.libraries` tries every place with the versions at hand.
+"""
+
+__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+TORCH_FREE = (
+    *("click", "duckdb", "huggingface_hub", "pyarrow", "pydantic", "python", "ray"),
+    *("tokenizers", "yaml"),
+)
+"""Those whose file loads no torch: what never runs a model may import it."""
+
+LIBRARIES = ("transformers", "torch", "gguf", *TORCH_FREE)
+"""Libraries that the project leans on by more than their documented calls; each has a file here, and what
+does not fit into it stands in one that begins with its name."""
+
+_PACKAGES = {"yaml": "PyYAML"}
+"""What packages are called where the module is called otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One name of another library that the project leans on."""
+
+    library: str
+    name: str
+    """Name as the library has it, or what is taken for granted, in a few words."""
+    used_for: str
+    seen_with: str
+    """Versions that it was seen to work with."""
+    without: str
+    """What happens where it is not there: what is lost, or what the user is told."""
+    marks: tuple[str, ...]
+    """Texts by which its use is recognised in source code: they stand in the library's file alone."""
+    probe: Callable[[], str | None]
+    """Tries it: None where it works, else what is lost; an exception where nothing takes its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a place fared with the versions at hand."""
+
+    library: str
+    name: str
+    state: Literal["ok", "degraded", "error"]
+    told: str
+    """What is lost, or the exception's type and first line; empty where all is well."""
+
+
+def all_places() -> tuple[Place, ...]:
+    """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
+    return tuple(place for _, file in _files() for place in _places(file))
+
+
+def outcomes() -> list[Outcome]:
+    """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
+    found: list[Outcome] = []
+    for library, file in _files():
+        try:
+            places = _places(file)
+        except Exception as error:
+            name = f"what workers/libraries/{file}.py needs of it"
+            found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
+        else:
+            found += [tried(place) for place in places]
+    return found
+
+
+def _files() -> list[tuple[str, str]]:
+    """Each library with each of its files, without their ending."""
+    stems = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
+    return [(one, stem) for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
+
+
+def _places(file: str) -> tuple[Place, ...]:
+    return tuple(getattr(importlib.import_module(f"workers.libraries.{file}"), "PLACES", ()))
+
+
+def tried(place: Place) -> Outcome:
+    """How the place fares now; no exception escapes."""
+    try:
+        lost = place.probe()
+    except Exception as error:
+        return Outcome(library=place.library, name=place.name, state="error", told=_told(error))
+    state: Literal["ok", "degraded"] = "ok" if lost is None else "degraded"
+    return Outcome(library=place.library, name=place.name, state=state, told=lost or "")
+
+
+def _told(error: Exception) -> str:
+    """The exception's type and first line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def versions() -> dict[str, str]:
+    """The version of each library that is installed, by its name here."""
+    # Only here: the first lines of a command come at once.
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(_PACKAGES.get(library, library))
+        except PackageNotFoundError:
+            found[library] = "none"
+    return {**found, "python": sys.version.split()[0]}
