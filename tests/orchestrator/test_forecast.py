@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from orchestrator.run.forecast import CLOSE_SHARE, Forecast
+from orchestrator.run.forecast import Forecast, closing_s
 from orchestrator.run.pace import Load, Pace
 from orchestrator.run.schedule import LOAD_S, Schedule
 from orchestrator.run.work import UNCHANGED_COST, Slice, TileWork
@@ -75,7 +75,7 @@ class World:
                     self.forecast.handed(one, given, now)
                     heapq.heappush(events, self._begin(one, given, now))
         assert self.schedule.is_empty
-        self.end = now + CLOSE_SHARE * self.start_s
+        self.end = now + closing_s(self.start_s)
         return self
 
     def _took(self, worker: int, taken: Slice, work_s: float, capture_s: float, now: float) -> None:
