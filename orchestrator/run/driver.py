@@ -167,6 +167,7 @@ class _Run:
             executor = setup.make_executor(self.store.root, planned.ref, driver.epoch, planned.engines)
             stack.callback(executor.close)
             # Workers come up while this process finds out what remains.
+            began = time.monotonic()
             workers = executor.start()
             compactor = Compactor(self.store, driver, self.progress.say)
             stack.callback(compactor.close)
@@ -186,7 +187,9 @@ class _Run:
                 progress=self.progress,
                 logs=self.store.logs(driver.epoch),
                 started=self.started,
-                forecast=forecast_of(planned, schedule, self.store, driver.epoch, len(workers), self.factor),
+                forecast=forecast_of(
+                    planned, schedule, self.store, driver.epoch, len(workers), self.factor, began
+                ),
             )
             if isinstance(executor, InlineExecutor):
                 executor.pulse = loop.show

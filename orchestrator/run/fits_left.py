@@ -7,8 +7,8 @@ that is being made. So the driver knows of them while a worker has nothing else 
 __all__ = ["FitsLeft"]
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from orchestrator.plan.costs import Costs
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
@@ -53,6 +53,7 @@ class FitsLeft:
         self._plan = plan
         self._making = making
         self._folder = FitFolder(LocalStorage(root))
+        self._files = root / "fits"
         lanes = dict(zip(*(plan.tables["fits"][name].to_pylist() for name in ("fit", "lane")), strict=True))
         self.costs: dict[str, float] = {}
         """Cost units of each that is not made."""
@@ -60,8 +61,9 @@ class FitsLeft:
         """Lane, method and load of each that is not made."""
         self._used: dict[int, list[tuple[str, ...]]] = {}
         """For each cellset, the fits that each cell uses."""
+        made = self._made()
         for fit, planned in planned_fits(plan.tables).items():
-            if planned.spec["method"] != "sae" and not self._is_made(fit):
+            if planned.spec["method"] != "sae" and fit not in made:
                 load = _load(planned, plan.pairs, facts.get(lanes[fit]))
                 self._open[fit] = (lanes[fit], planned.spec["method"], load)
         self._paces: dict[tuple[int, str], Pace] = {
@@ -106,11 +108,10 @@ class FitsLeft:
 
     def look(self) -> None:
         """See what was made since, and what is being made."""
-        for fit in list(self._open):
-            if self._is_made(fit):
-                lane, method, load = self._open.pop(fit)
-                del self.costs[fit]
-                self._paces[lane, method].record(load, self._seconds_of(fit))
+        for fit in self._open.keys() & self._made():
+            lane, method, load = self._open.pop(fit)
+            del self.costs[fit]
+            self._paces[lane, method].record(load, self._seconds_of(fit))
         self._notes = {fit: note for fit, note in self._making.notes().items() if fit in self._open}
 
     def lacking(self, taken: Slice) -> frozenset[str]:
@@ -158,19 +159,16 @@ class FitsLeft:
         lane, method, load = self._open[fit]
         return None if note.whole_s is None else note.whole_s / self._paces[lane, method].seconds(load)
 
-    def _is_made(self, fit: str) -> bool:
-        return self._about(fit) is not None
+    def _made(self) -> set[str]:
+        """Those that are there, by the names of their files alone."""
+        return {path.stem for path in self._files.glob("*.json")}
 
     def _seconds_of(self, fit: str) -> float:
-        about = self._about(fit)
-        return 0.0 if about is None else float(about["report"].get("seconds") or 0.0)
-
-    def _about(self, fit: str) -> Mapping[str, Any] | None:
-        try:
-            return self._folder.about(fit)
-        except StoreError:
-            # Whoever needs it says so.
-            return None
+        # One that cannot be read is said to be damaged by whoever needs it.
+        with suppress(StoreError):
+            about = self._folder.about(fit)
+            return 0.0 if about is None else float(about["report"].get("seconds") or 0.0)
+        return 0.0
 
 
 def _fits_of(cell: Cell) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ to be as much slower or faster than expected as the others. Pure but for the fit
 caller's.
 """
 
-__all__ = ["Forecast", "common_factor"]
+__all__ = ["Forecast", "closing_s", "common_factor"]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from orchestrator.run.work import Slice
 
 START_S = 8.0
 """How long workers of their own processes take to come up, before it is seen."""
-CLOSE_SHARE = 0.15
-"""Of that, how long it takes to end them and to say so."""
+CLOSE_S, CLOSE_SHARE = 1.5, 0.2
+"""How long it takes to end them and to say so: so many seconds, or such a share of that where it is more."""
 _LEAST_UNITS = 1e-3
 """What is less is rounding."""
 LEAST_SHARE = 0.1
@@ -115,7 +115,7 @@ class Forecast:
     def took(self, worker: int, did: Slice, seconds: float, capture_s: float, now: float) -> None:
         """A worker did `did`, the first cells of what it had in hand, in so many seconds besides captures."""
         mine = self._in_hand.pop(worker, None)
-        if mine is None or did.careful or did.jobs:
+        if mine is None:
             return
         besides_s = now - mine.since - capture_s - seconds
         if mine.loads_model and self._fits is None:
@@ -123,8 +123,8 @@ class Forecast:
         elif self._fits is None:
             # What lies between two slices belongs to their calls.
             seconds += max(0.0, besides_s)
-        load = self._schedule.load(did)._replace(calls=1.0)
-        self._jobs[did.lane].record(load, seconds)
+        if self._schedule.is_typical(did):
+            self._jobs[did.lane].record(self._schedule.load(did)._replace(calls=1.0), seconds)
         if mine.captures.units and capture_s > 0:
             self._captures[did.lane].record(mine.captures, capture_s)
         if self._fits is not None:
@@ -141,11 +141,11 @@ class Forecast:
         for lane, load in self._schedule.remaining.items():
             work_s += self._jobs_s(lane, load, target_s)
             work_s += self._paced(self._captures, lane, self._schedule.uncaptured.get(lane, NOTHING))
-        later_s = sum(self._jobs_s(lane, load, target_s) for lane, load in self._later.items())
-        work_s += later_s
+        work_s += sum(self._jobs_s(lane, load, target_s) for lane, load in self._later.items())
+        work_s += self._loading_s()
         num = max(1, len(self._lanes), self._num_expected or 1)
         starting_s = 0.0 if self._has_joined else max(0.0, self.start_s - (now - self.began))
-        return starting_s + max(work_s / num, longest_s, *in_hand, 0.0) + CLOSE_SHARE * self.start_s
+        return starting_s + max(work_s / num, longest_s, *in_hand, 0.0) + closing_s(self.start_s)
 
     def _look_at_fits(self, now: float) -> None:
         """See which fits are there by now, and which slices have all of theirs."""
@@ -163,9 +163,14 @@ class Forecast:
 
     def _is_known(self) -> bool:
         """Whether anything tells how fast this run is: how fast others were is too rough a guess."""
-        if any(pace.is_measured for pace in self._jobs.values()):
+        if any(pace.is_measured for pace in (*self._jobs.values(), *self._captures.values())):
             return True
         return self.assumed is not None or (self._fits is not None and self._fits.is_measured)
+
+    def _loading_s(self) -> float:
+        """What the models take that nobody has loaded yet, each once."""
+        open_lanes = {lane for lane, load in self._schedule.remaining.items() if load.units >= _LEAST_UNITS}
+        return (self._load_s or 0.0) * len(open_lanes - {*self._lanes.values()})
 
     def _in_hand_s(self, one: _InHand, now: float) -> float:
         """How long a worker will still be at what it has in hand, its fits aside."""
@@ -193,8 +198,15 @@ class Forecast:
         if measured is None and self._fits is not None:
             measured = self._fits.factor
         if measured is None:
+            measured = common_factor(self._captures.values())
+        if measured is None:
             measured = self.assumed
         return 1.0 if measured is None else measured
+
+
+def closing_s(start_s: float) -> float:
+    """How long it takes to end workers that took so long to come up; those of this process take none."""
+    return max(CLOSE_S, CLOSE_SHARE * start_s) if start_s else 0.0
 
 
 def common_factor(paces: Iterable[Pace]) -> float | None:

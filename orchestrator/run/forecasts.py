@@ -24,8 +24,10 @@ def forecast_of(
     epoch: int,
     num_workers: int,
     factor: float | None = None,
+    began: float | None = None,
 ) -> Forecast:
-    """The forecast of a stage that begins now, on so many workers; `factor` as `Forecast` takes it."""
+    """The forecast of a stage on so many workers, which began to come up at `began` by the monotonic clock,
+    or just now; `factor` as `Forecast` takes it."""
     plan, threads = planned.plan, planned.setup.threads
     rates = rates_of(plan, threads)
     fits = fits_left(planned, store, epoch)
@@ -38,7 +40,7 @@ def forecast_of(
         later=later_loads(plan),
         starts_in_s=START_S if planned.setup.executor == "ray" else 0.0,
         factor=factor,
-        now=time.monotonic(),
+        now=time.monotonic() if began is None else began,
     )
 
 

@@ -124,12 +124,9 @@ class Schedule:
     def report(self, worker: int, taken: Slice, num_cells: int, seconds: float) -> None:
         """`worker` did the first `num_cells` cells of a slice in `seconds`; the rest is open again."""
         did = replace(taken, k_hi=taken.k_lo + num_cells)
-        cost, num_run = self.load(did)[:2]
+        cost = self.load(did).units
         me = self._workers.get(worker)
-        # What rows take that need no run says nothing of the others.
-        runs = num_run > 0 or self._work(taken).estimates
-        is_typical = runs and not (taken.careful or taken.jobs)
-        if cost and seconds > 0 and me is not None and is_typical:
+        if cost and seconds > 0 and me is not None and self.is_typical(did) and not did.jobs:
             old = me.rate
             me.rate = cost / seconds if old is None else old + SMOOTHING * (cost / seconds - old)
         if did.k_hi < taken.k_hi:
@@ -190,6 +187,11 @@ class Schedule:
     def load(self, taken: Slice) -> Load:
         """What a slice is to a worker, besides its call and its captures."""
         return self._work(taken).load(taken.k_lo, taken.k_hi)
+
+    def is_typical(self, taken: Slice) -> bool:
+        """Whether the time that a slice takes says how long others take: not where its rows need no run, or
+        jobs run one by one."""
+        return not taken.careful and (self._work(taken).estimates or self.load(taken).rows >= 1)
 
     def captures(self, taken: Slice) -> Load:
         """The clean runs of the tile of a slice."""

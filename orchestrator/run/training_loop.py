@@ -133,7 +133,7 @@ class TrainingLoop:
             case Joined(worker):
                 self._coming.discard(worker)
                 self._idle.append(worker)
-                self._left.start_s = self._left.start_s or time.monotonic() - self._began
+                self._left.joined(time.monotonic())
             case Finished(worker, TrainSlice() as taken, TrainReport() as report):
                 del self._busy[worker]
                 self._deaths.pop(taken.training, None)

@@ -2,13 +2,14 @@
 
 __all__ = ["TrainingStage"]
 
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.plan.trainings import planned_trainings
 from orchestrator.run.committed import Planned
-from orchestrator.run.forecast import CLOSE_SHARE
+from orchestrator.run.forecast import closing_s
 from orchestrator.run.forecasts import forecast_of
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
@@ -59,8 +60,9 @@ class TrainingStage:
             engines = replace(setup.engines, root=self._root)
             executor = setup.make_executor(self._root, self._planned.ref, driver.epoch, engines)
             stack.callback(executor.close)
+            began = time.monotonic() if setup.executor == "ray" else None
             workers = executor.start()
-            left = self._left(driver, len(workers))
+            left = self._left(driver, len(workers), began)
             loop = TrainingLoop(
                 self.todo,
                 folder=self._folder,
@@ -78,7 +80,7 @@ class TrainingStage:
         self.factor = left.factor
         return loop.is_left
 
-    def _left(self, driver: Driver, num_workers: int) -> TrainingsLeft:
+    def _left(self, driver: Driver, num_workers: int, began: float | None) -> TrainingsLeft:
         """What is left: trainings, and the sweep over what they leave."""
         planned = self._planned
         swept = Schedule(open_work(planned.plan, driver.state, planned.facts), first_rate=planned.setup.rate)
@@ -89,7 +91,7 @@ class TrainingStage:
             sweep.assumed = factor
             # These workers end, a process of its own runs the prompts through what they left, and others come
             # up where the sweep has some of its own.
-            between_s = (CLOSE_SHARE + SCORE_SHARE) * start_s
+            between_s = closing_s(start_s) + SCORE_SHARE * start_s
             if sweep.start_s and start_s:
                 sweep.start_s = start_s
             return between_s + (sweep.left_s(sweep.began) or 0.0)
@@ -102,6 +104,7 @@ class TrainingStage:
             num_tokens=sum(prompts) / max(1, len(prompts)) or 1.0,
             num_workers=min(num_workers, len(self.todo)),
             later=later,
+            began=began,
         )
 
     def check(self) -> None:

@@ -34,6 +34,7 @@ class TrainingsLeft:
         num_workers: that train.
         later: how long what comes after takes, if it takes so many times as long as expected, and workers
             so many seconds to come up.
+        began: when workers of their own processes began to come up; None for one of this process.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TrainingsLeft:
         num_tokens: float,
         num_workers: int,
         later: Callable[[float, float], float] = lambda factor, start_s: 0.0,
+        began: float | None = None,
     ) -> None:
         self._steps = {one.identity: _num_steps(one) for one in todo}
         self._done = dict(done)
@@ -59,6 +61,7 @@ class TrainingsLeft:
         """When the slice began that each training is in."""
         self._num_workers = max(1, num_workers)
         self._later = later
+        self._began = began
         self.start_s = 0.0
         """How long workers of their own processes took to come up."""
 
@@ -66,6 +69,11 @@ class TrainingsLeft:
     def factor(self) -> float | None:
         """By how much longer than expected steps took; None before any was made."""
         return common_factor(self._paces.values())
+
+    def joined(self, now: float) -> None:
+        """A worker is up."""
+        if self._began is not None:
+            self.start_s = self.start_s or now - self._began
 
     def handed(self, training: str, now: float) -> None:
         """A worker goes on with a training."""

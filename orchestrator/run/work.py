@@ -114,7 +114,14 @@ class TileWork:
         if self.estimates:
             return Load(units)
         rows = float(hi - lo) if self.running is None else float(self.running[lo:hi].sum())
-        return Load(units, rows * self.num_pairs)
+        return Load(units, rows * self.num_pairs).times(self._share(lo, hi))
+
+    def _share(self, lo: int, hi: int) -> float:
+        """Of the jobs of cells `lo` to `hi`, how many are to be run: of a retry those that failed."""
+        if not self.jobs:
+            return 1.0
+        found = jobs_within(self.jobs, lo * self.num_pairs, hi * self.num_pairs)
+        return sum(b - a for a, b in found) / max(1, (hi - lo) * self.num_pairs)
 
     def fits_cost(self, fits: OpenFits | None) -> float:
         """Cost units of the fits that what remains here waits for."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from orchestrator.run.forecast import CLOSE_SHARE, Forecast
+from orchestrator.run.forecast import Forecast, closing_s
 from orchestrator.run.pace import Load, Pace
 from orchestrator.run.schedule import LOAD_S, Schedule
 from orchestrator.run.work import UNCHANGED_COST, Slice, TileWork
@@ -75,7 +75,7 @@ class World:
                     self.forecast.handed(one, given, now)
                     heapq.heappush(events, self._begin(one, given, now))
         assert self.schedule.is_empty
-        self.end = now + CLOSE_SHARE * self.start_s
+        self.end = now + closing_s(self.start_s)
         return self
 
     def _took(self, worker: int, taken: Slice, work_s: float, capture_s: float, now: float) -> None:
@@ -252,3 +252,48 @@ def test_slices_cut_to_take_equally_long_do_not_make_calls_explain_the_time() ->
         units = 2000 * noise.uniform(0.4, 1.6)
         pace.record(Load(units, units / 20, 1), 2.0)
     assert pace.seconds(Load(20_000, 1000)) == pytest.approx(20.0, rel=0.4)
+
+
+def test_rows_that_need_no_run_say_nothing_of_how_long_others_take() -> None:
+    """However long their one call took: on a machine that was busy just then, say."""
+    schedule = Schedule([uneven(0, shared=12)], first_rate=1e3)
+    forecast = Forecast(schedule, {0: 1e3}, num_workers=1)
+    schedule.join(0)
+    forecast.joined(0, 0.0)
+    taken = Slice(0, 0, 0, 12 * 12, FAMILIES)
+    assert schedule.load(taken).rows == 0 and not schedule.is_typical(taken)
+    forecast.handed(0, taken, 0.0)
+    forecast.took(0, taken, 60.0, 0.0, 60.0)
+    schedule.report(0, taken, 12 * 12, 60.0)
+    assert forecast.left_s(60.0) is None and schedule.measured_rate is None
+
+
+def test_a_retry_costs_the_jobs_that_run_again() -> None:
+    tile = uneven(0)
+    whole = tile.load(0, 2)
+    retry = TileWork(0, 0, 64, tile.costs, [(0, 2, FAMILIES)], replaces="part", jobs=((0, 8), (64, 72)))
+    assert retry.load(0, 2) == pytest.approx(whole.times(1 / 8))
+    schedule = Schedule([retry], first_rate=1e3)
+    forecast = Forecast(schedule, {0: 1e3}, num_workers=1)
+    schedule.join(0)
+    forecast.joined(0, 0.0)
+    taken = schedule.next_slice(0, 1e-9)
+    assert taken is not None and taken.jobs == ((0, 8),)
+    forecast.handed(0, taken, 0.0)
+    forecast.took(0, taken, 5.0, 0.0, 5.0)
+    assert forecast.left_s(5.0) == pytest.approx(5.0, rel=0.2)
+
+
+def test_a_model_that_nobody_has_loaded_is_still_to_be_loaded() -> None:
+    schedule = Schedule([uneven(0), uneven(1, lane=1)], first_rate=1e3)
+    forecast = Forecast(schedule, {0: 1e3, 1: 1e3}, num_workers=1)
+    schedule.join(0)
+    forecast.joined(0, 0.0)
+    taken = schedule.next_slice(0, 1.0)
+    assert taken is not None
+    forecast.handed(0, taken, 0.0)
+    load_s = schedule.load(taken).units / 1e3
+    forecast.took(0, taken, load_s, 0.0, load_s + 100.0)
+    left_s = forecast.left_s(load_s + 100.0)
+    assert left_s is not None
+    assert left_s == pytest.approx(schedule.remaining_cost / 1e3 + 100.0, rel=0.2)

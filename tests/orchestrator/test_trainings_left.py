@@ -88,8 +88,9 @@ def test_what_comes_after_is_told_how_slow_this_machine_is() -> None:
         asked.append((factor, start_s))
         return 1000.0
 
-    found = left(trainings[:1], later=later)
-    found.start_s = 7.0
+    found = left(trainings[:1], later=later, began=100.0)
+    found.joined(107.0)
+    found.joined(150.0)
     found.took(trainings[0].identity, 10, 20, 10.0, is_over=False)
     assert found.left_s(0.0) == pytest.approx(1010.0)
     assert asked == [(found.factor, 7.0)]
