@@ -1,10 +1,14 @@
 """How soon a driver knows what remains of a study with 10,000 commits: ``python -m benchmarks.store``.
 
+And how soon a log of 100,000 commits is read, with its checkpoint (target: 3 s from the start of the process)
+and without; and what it costs to check files of rows by their hashes: ``python -m benchmarks.store log``.
+
 Target: under 3 s of CPU and 200 MB, for a million jobs, from the start of the process on. The commits are
 made by a real driver; the parts that they name are not, as nobody opens a part to know what is done. The
 study lies in memory (/dev/shm) where there is such a place: reading is measured, not the disk.
 """
 
+import hashlib
 import json
 import random
 import resource
@@ -15,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,11 +33,16 @@ from orchestrator.plan.runs import runs_table
 from orchestrator.plan.tables import Lane, Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.work import open_work
-from orchestrator.store import Manifest, StudyStore
+from orchestrator.store import CommitLog, Holder, Manifest, State, StudyStore
+from orchestrator.store.storage import LocalStorage
+from orchestrator.store.verify import damaged_files
 from workers.vocabulary import CleanRun
 
 NUM_ROUNDS = 5
 NUM_COMMITS = 10_000
+LONG = 100_000
+"""Commits of the long log."""
+BYTES_A_ROW = 13.8
 NUM_WORKERS = 8
 SHAPE = Shape(
     "{sites: [mlp_output, attention_input, block_output], layers: all, positions: all}", num_pairs=463
@@ -60,6 +70,75 @@ def main() -> None:
         values = [choose([one[column] for one in rounds]) for column in SHOWN]
         print(f"{name:>12}" + "".join(f"{value:>12.2f}" for value in values))
     print(f"{NUM_ROUNDS} fresh processes; wall, CPU and peak from their start, libraries included")
+
+
+def measure_log() -> None:
+    """Print how long a log of `LONG` commits takes, and how long hashes do."""
+    place = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="swapyard-bench-", dir=place) as scratch:
+        storage = LocalStorage(Path(scratch) / "study")
+        log = CommitLog(storage)
+        epoch = log.open_epoch(Holder.this_process())
+        log.append(epoch, "add", add=(_one(epoch, 0),))
+        for number in range(1, LONG - 1):
+            log.append(epoch, "add", add=(_one(epoch, number),))
+        for words in (("checkpoint", ""), ("every commit", "all")):
+            times = [_log_in_child(storage.root, words[1]) for _ in range(3)]
+            print(f"{LONG:,} commits by {words[0]}: {statistics.median(times):.2f} s of CPU, start included")
+    for num_rows in (10**6, 10**8):
+        _measure_hashes(num_rows, place)
+
+
+def _log_in_child(folder: Path, how: str) -> float:
+    code = (
+        "import sys, time; from pathlib import Path; from orchestrator.store import CommitLog;"
+        " from orchestrator.store.storage import LocalStorage;"
+        " seen = CommitLog(LocalStorage(Path(sys.argv[1])), checkpoints=not sys.argv[2]).refresh();"
+        f" assert seen.seq == {LONG} and len(seen.live) == {LONG - 1}; print(time.process_time())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), how], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return float(done.stdout)
+
+
+def _measure_hashes(num_rows: int, place: Path | None) -> None:
+    """Print how long the hashes of files of a million rows take; of files that lie in memory."""
+    with tempfile.TemporaryDirectory(prefix="swapyard-bench-", dir=place) as scratch:
+        state = State()
+        data = random.Random(0).randbytes(int(10**6 * BYTES_A_ROW))
+        digest = hashlib.sha256(data).hexdigest()
+        for number in range(num_rows // 10**6):
+            part = replace(_one(1, number), size_bytes=len(data), sha256=digest)
+            path = Path(scratch) / part.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            state.put(part)
+        began, cpu = time.perf_counter(), time.process_time()
+        assert not damaged_files(Path(scratch), state)
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        print(f"hashes of {num_rows:,} rows: {took:.2f} s, {cpu:.2f} s of CPU")
+
+
+def _one(epoch: int, number: int) -> Manifest:
+    return Manifest(
+        path=f"data/{epoch}/0/{number:032x}.parquet",
+        size_bytes=4096,
+        sha256="0" * 64,
+        families=("logits", "kl"),
+        lane="0",
+        tile=number // 50,
+        k_lo=2 * (number % 50),
+        k_hi=2 * (number % 50) + 2,
+        rows=128,
+        failed=0,
+        tiers={"replayed": 64, "unchanged": 64},
+        timings={"total_s": 2.0, "model_s": 1.5, "capture_s": 0.25},
+        worker="4711",
+        host="node-1.cluster.example",
+        tier_reason="replay: checked against the whole model when it was loaded",
+        capability='{"model": "' + "x" * 600 + '"}',
+    )
 
 
 def build(folder: Path) -> None:
@@ -163,7 +242,9 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:] == ["log"]:
+        measure_log()
+    elif len(sys.argv) > 1:
         print(json.dumps(measure(Path(sys.argv[1]))))
     else:
         main()

@@ -4,14 +4,14 @@ __all__ = ["Advance", "Finding", "examine_machine", "examine_study", "num_bytes"
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +20,12 @@ from typing import Literal
 from orchestrator.machine import memory_bytes, num_cores, num_gpus
 from orchestrator.plan.tables import read_plan
 from orchestrator.status import is_running
-from orchestrator.store import CommitLog, State, StudyStore
+from orchestrator.store import CommitLog, Manifest, State, StoredFile, StudyStore
+from orchestrator.store.adopt import check_rows
+from orchestrator.store.notes import examined
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.sweep import leftovers
+from orchestrator.store.sweep import is_kept, leftovers
+from orchestrator.store.verify import fault_of
 from workers.errors import StoreError, SwapyardError
 
 LIBRARIES = ("torch", "transformers", "ray", "duckdb", "pyarrow", "numpy")
@@ -32,8 +35,7 @@ SLOW_SYNC_MS = 100.0
 NUM_SYNCS = 5
 MOST_NAMED = 10
 """How many damaged files are named."""
-_CHUNK_BYTES = 1 << 20
-_REMEDY = "restore it from a copy of the study; without one, run the study again in another --store"
+_REMEDY = "restore it from a copy of the study; without one, swapyard doctor --repair"
 
 Advance = Callable[[int], None]
 """Told how many bytes were checked since the last time."""
@@ -70,15 +72,20 @@ def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
     """The study in `folder`: its commits, its plan, every file that holds rows, and what was left over."""
     store = StudyStore(folder)
     try:
-        log = store.open_reader()
+        log = store.open_reader(checkpoints=False)
     except SwapyardError as error:
         yield Finding("problem", str(error))
         return
     state = log.state
     yield Finding("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
+    if (lost := store.what_is_lost(state)) is not None:
+        yield Finding(
+            "problem",
+            f"part of the log is lost: {lost}; swapyard doctor --repair {_named(folder)} makes it again",
+        )
     yield _plan(store, state)
     yield from _files(store, log, advance)
-    yield _leftovers(folder, log)
+    yield from _leftovers(folder, log)
     yield _driver(folder, state)
 
 
@@ -206,14 +213,15 @@ def _plan(store: StudyStore, state: State) -> Finding:
 def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Finding]:
     """Read every file that holds rows, and name those that are not as they were committed."""
     num_damaged = 0
+    held = log.state.parts_by_file()
     for path, file in list(log.state.files.items()):
-        why = _fault(store.locate(path), file.size_bytes, file.sha256, advance)
+        why = _fault(store, file, held[path], advance)
         # A driver at work may have merged it into another file meanwhile.
         if why is None or path not in log.refresh().files:
             continue
         num_damaged += 1
         if num_damaged <= MOST_NAMED:
-            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY}")
+            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY} {_named(store.root)}")
     if num_damaged > MOST_NAMED:
         yield Finding("problem", f"{num_damaged - MOST_NAMED:,} more files of rows are missing or damaged")
     if not num_damaged:
@@ -221,26 +229,33 @@ def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Find
         yield Finding("ok", f"every file of rows is as it was committed ({size_bytes / 1e6:,.1f} MB)")
 
 
-def _fault(path: Path, size_bytes: int, sha256: str, advance: Advance) -> str | None:
-    """What is wrong with a file of rows; None where nothing is."""
+def _fault(store: StudyStore, file: StoredFile, parts: Sequence[Manifest], advance: Advance) -> str | None:
+    """What is wrong with a file of rows, or with what its commits say of it; None where nothing is."""
+    path = store.locate(file.path)
+    why = fault_of(path, file, advance=advance, afresh=True)
+    if why is not None:
+        return why
     try:
-        found = path.stat().st_size
-        if found != size_bytes:
-            return f"has {found:,} bytes where {size_bytes:,} were committed"
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                advance(len(chunk))
-    except FileNotFoundError:
-        return "was committed and is missing"
+        data = path.read_bytes()
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if digest.hexdigest() == sha256 else "is damaged: its bytes are not those committed"
+    found = examined(data)
+    if found.status not in ("whole", "silent"):
+        return "is not what its note says"
+    said = sorted(found.parts, key=lambda part: part.path)
+    if found.status == "whole" and said != sorted(parts, key=lambda part: part.path):
+        return "says of itself what its commit does not say"
+    why = check_rows(data, parts)
+    return None if why is None else f"does not hold what its commits say: {why}"
 
 
-def _leftovers(folder: Path, log: CommitLog) -> Finding:
-    """What the next run clears, or a run at work when it sweeps."""
+def _named(folder: Path) -> str:
+    """The study, as commands name it."""
+    return shlex.join([folder.name, "--store", str(folder.parent)])
+
+
+def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
+    """What the next run clears, or a run at work when it sweeps; and what only its user may."""
     storage = LocalStorage(folder)
     names = [name for kind in ("data", "plan") for name in storage.list(kind)]
     with contextlib.suppress(StoreError):
@@ -248,11 +263,22 @@ def _leftovers(folder: Path, log: CommitLog) -> Finding:
     state = log.refresh()
     epoch = state.epoch if is_running(folder) else state.seq + 1
     found = leftovers(names, state, epoch=epoch, now_s=time.time())
-    files = (*found.orphans, *found.replaced, *found.plans)
+    kept = {name for name in found.orphans if is_kept(storage, name, state)}
+    files = [name for name in (*found.orphans, *found.replaced, *found.plans) if name not in kept]
+    if kept:
+        size_bytes = sum(_size(storage.locate(name)) for name in kept)
+        yield Finding(
+            "warning",
+            f"{len(kept):,} files of rows ({size_bytes / 1e6:,.1f} MB) can be read, and no commit names"
+            " them: the next run adds what a killed driver left; of the rest, swapyard doctor --clear"
+            f" {_named(folder)} lists and removes it",
+        )
     if not files:
-        return Finding("ok", "nothing is left over")
+        if not kept:
+            yield Finding("ok", "nothing is left over")
+        return
     size_bytes = sum(_size(storage.locate(name)) for name in files)
-    return Finding(
+    yield Finding(
         "ok",
         f"{len(files):,} files ({size_bytes / 1e6:,.1f} MB) are left over, of drivers that were killed or of"
         " merging: the next run clears them",

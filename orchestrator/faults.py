@@ -48,6 +48,9 @@ _STEPS = {
     "commit.plan": "appending a commit that names a plan",
     "commit.add": "appending a commit that adds parts",
     "commit.compact": "appending a commit that merges parts",
+    "commit.adopt": "appending a commit that adds what a killed driver left",
+    "commit.drop": "appending a commit that drops files that are lost",
+    "commit.rebuild": "appending a commit that makes the log again",
     "driver.commit": "the driver's committing what workers reported",
 }
 _PLACES = {

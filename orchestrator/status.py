@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from typing import Any
 from orchestrator.lines import table
 from orchestrator.logs import error_of
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.reading import LeaveOut, read_each
+from orchestrator.reading import read_each
 from orchestrator.remaining import counts_of
 from orchestrator.roots import study_folders
 from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
 from orchestrator.store import CommitLog, PlanRef, State, StudyStore, explained
 from orchestrator.store.commit import commit_name
+from orchestrator.store.verify import damaged_files
 from workers.capability import Capability
+from workers.errors import SwapyardError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class StudyStatus:
     """What ended the last driver; None where it was no error, or it was killed."""
     left_s: float | None = None
     """How long the driver at work takes the rest to last; None where nobody knows, or is at it."""
+    damaged: str | None = None
+    """What is wrong with the study's folder, and what to do; None where nothing is seen at a glance."""
 
     @property
     def is_complete(self) -> bool:
@@ -62,6 +66,8 @@ class StudyStatus:
     @property
     def activity(self) -> str:
         """Whether anyone is at it, in a word."""
+        if self.damaged is not None:
+            return "damaged"
         if self.is_running is None:
             return "unknown"
         if self.is_running:
@@ -104,6 +110,7 @@ class StatusReader:
             is_running=running,
             logs=str(logs),
             models=_capabilities(self._plan(folder, state.plan), state) if state.plan is not None else {},
+            damaged=_damage(folder, state),
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
             left_s=read_left(logs / str(state.epoch)) if running else None,
         )
@@ -128,6 +135,19 @@ class StatusReader:
         return known[1]
 
 
+def _damage(folder: Path, state: State) -> str | None:
+    """What is wrong with the files of rows, as far as their names and sizes tell."""
+    damaged = damaged_files(folder, state, verify=False)
+    if not damaged:
+        return None
+    num_rows = sum(one.num_rows for one in damaged)
+    study = shlex.join([folder.name, "--store", str(folder.parent)])
+    return (
+        f"{num_rows:,} rows are lost: {damaged[0].path} {damaged[0].why}; restore it from a copy, or let the"
+        f" next run make them again after: swapyard doctor --repair {study}"
+    )
+
+
 def _capabilities(plan: Plan, state: State) -> dict[str, dict[str, Any]]:
     """By model, the report on the part that was committed last."""
     reported = [part for part in state.live.values() if part.capability]
@@ -140,18 +160,41 @@ def read_status(
     root: Path,
     names: Sequence[str],
     *,
-    leave_out: LeaveOut | None = None,
     reader: StatusReader | None = None,
 ) -> list[StudyStatus]:
-    """The studies below `root`, or only those named; one that cannot be read goes to `leave_out`.
+    """The studies below `root`, or only those named; one that cannot be read is there as damaged.
 
     A `reader` that was given before reads only what is new.
 
     Raises:
-        StoreError: there is no such study, or one cannot be read and `leave_out` is None.
+        StoreError: there is no such study.
     """
     read = (reader or StatusReader()).read
-    return [found for _, found in read_each(study_folders(root, names), read, leave_out)]
+    return [_whole_or_damaged(folder, read) for folder in study_folders(root, names)]
+
+
+def _whole_or_damaged(folder: Path, read: Callable[[Path], StudyStatus]) -> StudyStatus:
+    try:
+        ((_, found),) = read_each([folder], read, None)
+    except SwapyardError as error:
+        return StudyStatus(
+            study=folder.name,
+            num_jobs=0,
+            num_done=0,
+            num_failed=0,
+            num_estimates=0,
+            num_estimated=0,
+            is_selected=True,
+            num_parts=0,
+            age_s=0.0,
+            driver="",
+            is_running=is_running(folder),
+            logs=str(folder / "logs"),
+            models={},
+            error=None,
+            damaged=str(error),
+        )
+    return found
 
 
 def is_running(folder: Path) -> bool | None:
@@ -203,7 +246,7 @@ def _done(one: StudyStatus) -> tuple[str, str]:
             f"{100 * one.num_estimated / one.num_estimates:.1f} %",
         )
     if not one.num_jobs:
-        return "not planned yet", ""
+        return "not known" if one.damaged is not None else "not planned yet", ""
     return f"{one.num_done:,} of {one.num_jobs:,}", f"{100 * one.num_done / one.num_jobs:.1f} %"
 
 
@@ -222,6 +265,8 @@ def hints(found: Sequence[StudyStatus], root: Path) -> list[str]:
 
 def _hints(one: StudyStatus, root: Path) -> Iterator[str]:
     where = ["--store", str(root)]
+    if one.damaged is not None:
+        yield f"{one.study} is damaged: {one.damaged}"
     if one.error is not None:
         yield f"{one.study}: the last run ended with {one.error}"
         yield f"  its log:     {shlex.join(['swapyard', 'logs', one.study, '--driver', *where])}"

@@ -18,14 +18,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[STUDY|MODEL]...")
+@click.option("--repair", is_flag=True, help="Make a lost log again, drop files that are lost or damaged.")
+@click.option("--clear", is_flag=True, help="List the files of rows that no commit names, and remove them.")
+@click.option("--yes", is_flag=True, help="Clear without asking.")
 @store_option
-def doctor(names: tuple[str, ...], store: Path) -> None:
+def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: Path) -> None:
     """Examine this machine, and the studies below --store or only those named: every byte of their results.
 
     A MODEL (a short name, a folder, a hub id, zoo:NAME) is loaded: how fast its jobs run here, and why.
 
-    A line a finding. Exit code 1 where one is a problem.
+    A line a finding. Exit code 1 where one is a problem. --repair and --clear act on the studies named,
+    before they are examined; --repair changes and removes no file.
     """
+    if repair or clear:
+        if not names:
+            raise click.UsageError("name the studies that are to be repaired or cleared")
+        for name in names:
+            _repair(store, name) if repair else None
+            _clear(store, name, yes=yes) if clear else None
     from orchestrator.doctor import examine_machine, examine_study, num_bytes
     from orchestrator.lines import plain
     from orchestrator.model_doctor import examine_model, is_model
@@ -54,6 +64,39 @@ def doctor(names: tuple[str, ...], store: Path) -> None:
     if num_problems:
         click.echo(f"\n{num_problems} problem{'' if num_problems == 1 else 's'}", err=True)
         sys.exit(1)
+
+
+def _repair(store: Path, name: str) -> None:
+    """Repair one study, and say what was done."""
+    from orchestrator.lines import plain
+    from orchestrator.roots import study_folders
+    from orchestrator.store.repair import repair
+
+    (folder,) = study_folders(store, [name])
+    lines = repair(folder).lines
+    for line in lines or ("nothing is to be repaired",):
+        click.echo(plain(f"{'repaired' if lines else 'ok':<9}{folder.name}: {line}"))
+
+
+def _clear(store: Path, name: str, *, yes: bool) -> None:
+    """List what one study does not name, and remove it where that is wanted."""
+    from orchestrator.lines import plain
+    from orchestrator.roots import study_folders
+    from orchestrator.store.repair import clear, unnamed
+
+    (folder,) = study_folders(store, [name])
+    found = unnamed(folder)
+    for one in found:
+        click.echo(plain(f"{'unnamed':<9}{folder / one.name}: {one.what}, {one.size_bytes:,} bytes"))
+    if not found:
+        click.echo(plain(f"{'ok':<9}{folder.name}: there is nothing to clear"))
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nothing was removed; add --yes to remove what is listed")
+        click.confirm(f"remove these {len(found):,} files for good?", abort=True)
+    cleared = clear(folder, [one.name for one in found])
+    click.echo(plain(f"{'cleared':<9}{folder.name}: {len(cleared):,} files"))
 
 
 @contextmanager

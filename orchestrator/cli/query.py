@@ -39,6 +39,11 @@ FORMATS = ("table", "csv", "json", "parquet")
     show_default=True,
     help="How many rows a table shows at most.",
 )
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Check each file of rows by its hash before it is read.  [default: verify]",
+)
 @click.option("--study", "studies", multiple=True, metavar="NAME", help="Only this study; may be repeated.")
 @store_option
 def query(
@@ -49,6 +54,7 @@ def query(
     output: Path | None,
     rows: int,
     studies: tuple[str, ...],
+    verify: bool,
     store: Path,
 ) -> None:
     """Answer one SELECT over all studies below --store; every view has a column study.
@@ -73,7 +79,7 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
-    connection = connect(study_folders(store, studies), leave_out=leave_out(studies))
+    connection = connect(study_folders(store, studies), leave_out=leave_out(studies), verify=verify)
     _write(run_query(connection, text), connection, chosen, output, rows)
 
 

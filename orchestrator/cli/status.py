@@ -3,12 +3,13 @@
 __all__ = ["status"]
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import leave_out, store_option
+from orchestrator.cli.options import store_option
 
 WATCH_EVERY_S = 2.0
 
@@ -19,16 +20,20 @@ WATCH_EVERY_S = 2.0
 @click.option("--watch", is_flag=True, help="Go on showing, until all is done or Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
 def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) -> None:
-    """Show how far the studies below --store are, or only those named, and what to do where jobs failed."""
+    """Show how far the studies below --store are, or only those named, and what to do where jobs failed.
+
+    Exit code 1 where one is damaged.
+    """
     from orchestrator.status import StatusReader, hints, read_status, show
 
-    unread = leave_out(studies)
     reader = StatusReader()
     while True:
-        found = read_status(store, studies, leave_out=unread, reader=reader)
+        found = read_status(store, studies, reader=reader)
         click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
         for line in [] if as_json else hints(found, store):
             click.echo(line, err=True)
-        if not watch or all(one.is_complete for one in found):
-            return
+        if not watch or all(one.is_complete or one.damaged for one in found):
+            break
         time.sleep(WATCH_EVERY_S)
+    if any(one.damaged is not None for one in found):
+        sys.exit(1)

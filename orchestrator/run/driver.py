@@ -2,6 +2,7 @@
 
 __all__ = ["Outcome", "run_study"]
 
+import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
 from orchestrator.run.rates import remember_rate
-from orchestrator.run.retries import retry_work
+from orchestrator.run.retries import lost_retry_work, retry_work
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import RunOptions
 from orchestrator.run.stopping import Reason, Stop, listening
@@ -81,10 +82,13 @@ class _Run:
     """By how much longer than expected a stage before this one took."""
     is_left: bool = field(default=False, init=False)
     """Whether work was left that this run meant to do."""
+    has_told: bool = field(default=False, init=False)
+    """Whether it was said that files are left alone."""
 
     def go(self) -> Outcome:
         """Plan, work, and say how it ended; a screened study is estimated, then selected from, then run."""
         study = self.study
+        self._adopt()
         self._sweep()
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
@@ -146,13 +150,31 @@ class _Run:
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""
-        if (problem := self.driver.sweep().problem) is not None:
-            self.progress.say(problem)
+        swept = self.driver.sweep()
+        if swept.problem is not None:
+            self.progress.say(swept.problem)
+        if swept.num_kept and not self.has_told:
+            self.has_told = True
+            study = shlex.join([self.store.root.name, "--store", str(self.store.root.parent)])
+            self.progress.say(
+                f"{swept.num_kept:,} files of rows that no commit names are left alone: swapyard doctor"
+                f" --repair {study} adds what belongs to the study, and --clear lists and removes them"
+            )
+
+    def _adopt(self) -> None:
+        """Add what a killed driver left uncommitted, so that nothing is computed twice."""
+        found = self.driver.adopt()
+        if found:
+            num_rows = sum(part.rows for part in found)
+            self.progress.say(
+                f"{num_rows:,} rows in {len(found):,} parts are added, which a driver that was killed did not"
+                " commit"
+            )
 
     def _retries(self, planned: Planned) -> list[TileWork]:
         """The failed jobs that are to run again, if any were asked for."""
         if not self.options.retry_failed:
-            return []
+            return lost_retry_work(planned.plan, self.driver.state, self.store)
         found = retry_work(planned.plan, self.driver.state, self.store, self.options.error_types)
         num_jobs = sum(hi - lo for work in found for lo, hi in work.jobs)
         told = f"{num_jobs:,} failed jobs run again" if found else "no failed job is left to run again"

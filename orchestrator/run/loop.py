@@ -169,6 +169,7 @@ class Loop:
             if given is None:
                 still_idle.append(worker)
                 continue
+            given = replace(given, seq=self._driver.state.seq)
             self._busy[worker] = given
             # One cell, or the estimates of a tile, may take longer than asked for.
             expected_s = self._schedule.expected_s(worker, given)

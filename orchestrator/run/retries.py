@@ -1,6 +1,6 @@
 """What a retry of failed jobs is to run: each failed job once, by the type of its error."""
 
-__all__ = ["retry_work"]
+__all__ = ["lost_retry_work", "retry_work"]
 
 import json
 from collections import defaultdict
@@ -56,10 +56,34 @@ def retry_work(
     return [one for one in work if one.todo]
 
 
-def _failed(plan: Plan, state: State, store: StudyStore) -> Iterator[_Failed]:
-    """The failed jobs of each part, those that were retried included."""
+def lost_retry_work(plan: Plan, state: State, store: StudyStore) -> list[TileWork]:
+    """The failed jobs whose retries were lost, with the file that they lay in: they are to run again.
+
+    Raises:
+        StoreError: a file of rows is missing or damaged.
+    """
+    lost = state.lost_retries
+    if not lost:
+        return []
+    work = []
+    for one in _failed(plan, state, store, frozenset(lost)):
+        mine = np.zeros(len(one.jobs), bool)
+        for lo, hi in lost[one.part.path]:
+            mine |= (lo <= one.jobs) & (one.jobs < hi)
+        found = _Failed(one.part, one.jobs[mine], one.types[mine])
+        if len(found.jobs):
+            work.append(_work(plan, state, found, set(found.types)))
+    return [one for one in work if one.todo]
+
+
+def _failed(
+    plan: Plan, state: State, store: StudyStore, only: Collection[str] | None = None
+) -> Iterator[_Failed]:
+    """The failed jobs of each part, or of some, those that were retried included."""
     by_file: dict[StoredFile, list[Manifest]] = defaultdict(list)
     for part in state.live.values():
+        if only is not None and part.path not in only:
+            continue
         if part.failed and not part.is_retry and _is_wanted(plan, part):
             by_file[state.file_of(part.path)].append(part)
     for file, parts in by_file.items():

@@ -50,6 +50,8 @@ class Slice:
     """The jobs of a retry; otherwise all are run."""
     careful: bool = False
     """Whether jobs run one by one, each noted before it begins, because this slice killed workers."""
+    seq: int = 0
+    """How many commits the study had when it was handed out; its part says so."""
     given_up: Jobs = ()
     """Jobs that killed too many workers: they become failures and are not run."""
 

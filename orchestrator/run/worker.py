@@ -28,7 +28,7 @@ from orchestrator.run.trained import failure_of
 from orchestrator.run.trainings import StudyTrainings, TrainReport, TrainSlice
 from orchestrator.run.trial import Trial
 from orchestrator.run.work import Slice, jobs_within
-from orchestrator.store import Manifest, PlanRef, StudyStore, encode_part, explained
+from orchestrator.store import UNWRITTEN, Manifest, PlanRef, StudyStore, encode_part, explained
 from workers.capability import Capability
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
@@ -201,15 +201,12 @@ class StudyWorker:
         attempt = 0 if taken.replaces is None else 1
         attempts = np.full(num_rows, attempt, np.uint8)
         body = encode_part({**outcome.columns, "attempt": attempts}, taken.families)
-        written = self._store.write_part(self._epoch, str(taken.lane), body)
         capability = None if self._lost(taken) is not None else self._engine(taken.lane).capability
-        reach("worker.written")
         num_pairs = len(self._plan.tiles[taken.tile].pairs)
         k_hi = taken.k_lo + outcome.num_cells
-        return Manifest(
-            path=written.path,
-            size_bytes=written.size_bytes,
-            sha256=written.sha256,
+        draft = Manifest(
+            path=self._store.fresh_path(self._epoch, str(taken.lane)),
+            **UNWRITTEN,
             families=taken.families,
             lane=str(taken.lane),
             tile=taken.tile,
@@ -231,6 +228,14 @@ class StudyWorker:
             replaces=taken.replaces,
             jobs=jobs_within(taken.jobs, taken.k_lo * num_pairs, k_hi * num_pairs),
         )
+        manifest = self._store.write_rows(draft, body, study=self._study, seq=taken.seq, plan=self._ref.id)
+        reach("worker.written")
+        return manifest
+
+    @cached_property
+    def _study(self) -> str:
+        """Which study it is, whatever its folder is called."""
+        return self._store.identity()
 
     @cached_property
     def _log(self) -> WorkerLog:

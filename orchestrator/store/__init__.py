@@ -5,6 +5,7 @@ __all__ = [
     "COLLECTED",
     "METRIC_COLUMNS",
     "MOST_FILES",
+    "UNWRITTEN",
     "CommitLog",
     "Driver",
     "Holder",
@@ -33,6 +34,7 @@ from orchestrator.store.lock import Holder
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged
+from orchestrator.store.notes import UNWRITTEN
 from orchestrator.store.parts import (
     ADDED_COLUMNS,
     COLLECTED,

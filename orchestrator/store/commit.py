@@ -1,20 +1,55 @@
-"""One step of a study, as it lies in ``commits/<sequence>.json``."""
+"""One step of a study, as it lies in ``commits/<sequence>.json``.
 
-__all__ = ["Commit", "FileRef", "PlanRef", "commit_name"]
+Its bytes end with a SHA-256 of all before it, and it names that of the commit before: a flipped bit, a cut,
+or a commit of another log is noticed. Earlier versions wrote neither.
+"""
 
+__all__ = [
+    "REMEDY",
+    "Commit",
+    "FileRef",
+    "NewerCommitError",
+    "PlanRef",
+    "Snapshot",
+    "checked",
+    "commit_name",
+    "digest_of",
+    "is_checked",
+    "unchecked",
+]
+
+import hashlib
+import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, strict
+from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, PartName, strict
 from workers.errors import StoreError
 from workers.libraries.pydantic import faults
 
 _HEX = StringConstraints(pattern="^[0-9a-f]{32}$")
-_CONTENT = {"open": ("holder",), "plan": ("plan",), "add": ("add",), "compact": ("merged",)}
+_CONTENT = {
+    "open": ("holder",),
+    "plan": ("plan",),
+    "add": ("add",),
+    "compact": ("merged",),
+    "adopt": ("add",),
+    "drop": ("drop",),
+    "rebuild": ("holder", "rebuilt"),
+}
+_OPENING = ("open", "rebuild")
+_CHECK = re.compile(rb',"check":"([0-9a-f]{64})"\}\Z')
+_CHECK_BYTES = 76
+"""How long that is."""
+
+
+class NewerCommitError(StoreError):
+    """A commit that is whole, and says what this version does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
@@ -38,38 +73,71 @@ class PlanRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
+class Snapshot:
+    """All that a study holds, as one value: what a log that was lost is rebuilt to."""
+
+    study: Annotated[str, _HEX]
+    """The nonce of the study's very first commit."""
+    plan: PlanRef | None = None
+    """The latest plan."""
+    plans: tuple[Annotated[str, _HEX], ...] = ()
+    """The ids of all plans, sorted."""
+    parts: tuple[Manifest, ...] = ()
+    """Every part that counts, in order."""
+    merged: tuple[MergedFile, ...] = ()
+    """Files that hold the rows of several of the parts, which each names."""
+    replaced: Mapping[PartName, float] = field(default_factory=dict)
+    """Files whose rows lie in a merged one, and since when."""
+    lost: Mapping[PartName, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """Jobs of parts, of which a retry was dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Commit:
-    """One step of a study: a driver opened it, planned, added parts, or merged files."""
+    """One step of a study: a driver opened it, planned, added parts, or merged files; or a repair.
+
+    ``adopt`` adds parts that an earlier driver left uncommitted, ``drop`` takes out files that are lost or
+    damaged, and ``rebuild`` opens the study anew with all that was found, whatever the log said before.
+    """
 
     seq: Annotated[int, Field(ge=1)]
     epoch: Annotated[int, Field(ge=1)]
     """The number of the ``open`` commit of the driver that made this one."""
     nonce: Annotated[str, _HEX]
     """Tells its maker, after a doubtful write, whether the commit under this number is its own."""
-    kind: Literal["open", "plan", "add", "compact"]
+    kind: Literal["open", "plan", "add", "compact", "adopt", "drop", "rebuild"]
     time_s: float
     """When it was made, in seconds since 1970."""
     holder: Holder | None = None
     plan: PlanRef | None = None
     add: tuple[Manifest, ...] = ()
     merged: tuple[MergedFile, ...] = ()
+    drop: tuple[PartName, ...] = ()
+    rebuilt: Snapshot | None = None
+    prev: Digest | None = None
+    """The SHA-256 of the commit before; None in the first, in a ``rebuild``, and of earlier versions."""
 
     def __post_init__(self) -> None:
-        given = {name for name in ("holder", "plan", "add", "merged") if getattr(self, name)}
+        contents = ("holder", "plan", "add", "merged", "drop", "rebuilt")
+        given = {name for name in contents if getattr(self, name)}
         if given != set(_CONTENT[self.kind]):
             raise ValueError(
                 f"a commit of kind {self.kind!r} holds {_CONTENT[self.kind]}, not {sorted(given)}"
             )
-        if (self.kind == "open") != (self.epoch == self.seq):
+        if (self.kind in _OPENING) != (self.epoch == self.seq) or self.epoch > self.seq:
             raise ValueError(f"commit {self.seq} of kind {self.kind!r} cannot be of epoch {self.epoch}")
         # Whoever opens the study later may clear what earlier epochs left uncommitted.
         written = [*(part.path for part in self.add), *(file.path for file in self.merged)]
-        if not all(path.startswith(f"data/{self.epoch}/") for path in written):
+        epochs = {int(path.split("/")[1]) for path in written}
+        if self.kind == "adopt":
+            if any(epoch >= self.epoch for epoch in epochs):
+                raise ValueError(f"a commit of epoch {self.epoch} adopts only files of earlier epochs")
+        elif epochs - {self.epoch}:
             raise ValueError(f"a commit of epoch {self.epoch} adds only files written in that epoch")
 
     def to_json(self) -> bytes:
-        """The commit as one JSON object, without what it does not hold."""
-        return _COMMIT.dump_json(self, by_alias=True, exclude_defaults=True)
+        """The commit as one JSON object, without what it does not hold; its checksum comes last."""
+        return checked(_COMMIT.dump_json(self, by_alias=True, exclude_defaults=True))
 
     @classmethod
     def from_json(cls, data: bytes, seq: int) -> "Commit":
@@ -78,19 +146,28 @@ class Commit:
         Raises:
             StoreError: it is damaged, or nothing that this version writes.
         """
+        has_check = is_checked(data)
+        content = unchecked(data)
+        if content is None:
+            raise StoreError(f"{commit_name(seq)} is damaged (its checksum is another); {REMEDY}")
         try:
-            commit = _COMMIT.validate_json(data)
+            commit = _COMMIT.validate_json(content)
         except ValidationError as error:
             first = faults(error)[0]
             where = ".".join(str(part) for part in first.where) or "the whole"
+            if has_check:
+                raise NewerCommitError(
+                    f"{commit_name(seq)} was written by a newer swapyard ({where}: {first.wanted}); upgrade"
+                    " swapyard"
+                ) from None
             raise StoreError(
                 f"{commit_name(seq)} is damaged, or written by a newer swapyard ({where}: {first.wanted}); "
-                "restore it from a copy, or upgrade swapyard"
+                f"upgrade swapyard, or {REMEDY}"
             ) from None
+        if not has_check and (commit.prev is not None or commit.kind not in _UNCHECKED_KINDS):
+            raise StoreError(f"{commit_name(seq)} is damaged (it has no checksum); {REMEDY}")
         if commit.seq != seq:
-            raise StoreError(
-                f"{commit_name(seq)} says that it is commit {commit.seq}; restore it from a copy"
-            )
+            raise StoreError(f"{commit_name(seq)} says that it is commit {commit.seq}; {REMEDY}")
         return commit
 
 
@@ -99,4 +176,32 @@ def commit_name(seq: int) -> str:
     return f"commits/{seq:010d}.json"
 
 
+def checked(data: bytes) -> bytes:
+    """A JSON object with a last key ``check``: the SHA-256 of its bytes without that key."""
+    return data[:-1] + f',"check":"{digest_of(data)}"}}'.encode()
+
+
+def is_checked(data: bytes) -> bool:
+    """Whether bytes end with a checksum, right or wrong."""
+    return _CHECK.search(data, max(0, len(data) - _CHECK_BYTES)) is not None
+
+
+def unchecked(data: bytes) -> bytes | None:
+    """What `checked` was given; the same where it has no checksum, and None where that is wrong."""
+    found = _CHECK.search(data, max(0, len(data) - _CHECK_BYTES))
+    if found is None:
+        return data
+    content = data[: found.start()] + b"}"
+    return content if digest_of(content) == found[1].decode() else None
+
+
+def digest_of(data: bytes) -> str:
+    """The SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+REMEDY = "restore it from a copy, or rebuild the log from the parts with: swapyard doctor --repair STUDY"
+"""What to do about a commit that is lost or damaged."""
+_UNCHECKED_KINDS = ("open", "plan", "add", "compact")
+"""What earlier versions wrote."""
 _COMMIT = TypeAdapter(Commit)

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 
 
 class IntervalSet:
-    """A set of integers that grows by intervals ``[lo, hi)``; its length is how many integers it holds.
+    """A set of integers that changes by intervals ``[lo, hi)``; its length is how many integers it holds.
 
     Touching intervals melt into one, so work done in order takes the room of one interval.
     """
@@ -33,6 +33,23 @@ class IntervalSet:
         self._los[first:last] = [lo]
         self._his[first:last] = [hi]
         self._size += hi - lo
+
+    def remove(self, lo: int, hi: int) -> None:
+        """Take out every integer of ``[lo, hi)``, in or not.
+
+        Raises:
+            ValueError: the interval is empty or upside down.
+        """
+        _check(lo, hi)
+        first, last = bisect_right(self._his, lo), bisect_left(self._los, hi)
+        if first >= last:
+            return
+        before, after = self._los[first], self._his[last - 1]
+        self._size -= sum(self._his[first:last]) - sum(self._los[first:last])
+        rest = [(a, b) for a, b in ((before, lo), (hi, after)) if a < b]
+        self._los[first:last] = [a for a, _ in rest]
+        self._his[first:last] = [b for _, b in rest]
+        self._size += sum(b - a for a, b in rest)
 
     def overlaps(self, lo: int, hi: int) -> bool:
         """Whether any integer of ``[lo, hi)`` is in."""

@@ -8,10 +8,12 @@ __all__ = ["MOST_FILES", "Merge", "Merged", "merge_files", "next_merge"]
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Set
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.faults import reach
-from orchestrator.store.manifest import MergedFile, StoredFile
+from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
+from orchestrator.store.notes import UNWRITTEN
 from orchestrator.store.parts import concatenated
 from workers.errors import StoreError
 
@@ -38,6 +40,12 @@ class Merge(NamedTuple):
     """Files of one lane, the same metric families, all retries or none, that are to become one."""
 
     files: tuple[StoredFile, ...]
+    parts: Mapping[str, tuple[Manifest, ...]] = MappingProxyType({})
+    """For each file the parts whose rows it holds: the merged file says which they are."""
+    study: str = ""
+    """The nonce of the study's first commit; without one the merged file says nothing of itself."""
+    seq: int = 0
+    """How many commits there were."""
 
 
 class Merged(NamedTuple):
@@ -66,7 +74,8 @@ def next_merge(
 def merge_files(
     merge: Merge,
     read: Callable[[StoredFile], "pa.Table"],
-    write: Callable[[bytes], tuple[str, int, str]],
+    write: Callable[[MergedFile, bytes], MergedFile],
+    path: str,
     go_on: Callable[[], bool],
 ) -> Merged:
     """Read, check and write the rows of `merge` as one file; given up once `go_on` says so.
@@ -74,7 +83,8 @@ def merge_files(
     Args:
         merge: the files.
         read: a file's rows, checked; `StoreError` where it is damaged.
-        write: writes bytes durably, and gives their path, size and SHA-256.
+        write: writes the bytes of a file durably, and gives it with its size and hash.
+        path: where the merged file is to lie.
         go_on: asked before every step that takes long.
 
     Raises:
@@ -94,19 +104,18 @@ def merge_files(
     data = concatenated(list(tables.values()))
     if not go_on():
         return Merged(None, damaged)
-    path, size_bytes, sha256 = write(data)
-    reach("merge.written")
     kind = merge.files[0]
-    made = MergedFile(
+    draft = MergedFile(
         path=path,
-        size_bytes=size_bytes,
-        sha256=sha256,
+        **UNWRITTEN,
         families=kind.families,
         lane=kind.lane,
         rows=sum(file.rows for file in tables),
         is_retry=kind.is_retry,
         of=tuple(file.path for file in tables),
     )
+    made = write(draft, data)
+    reach("merge.written")
     return Merged(made, damaged)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TypeVar
 
-from orchestrator.store.commit import Commit, PlanRef
+from orchestrator.store.commit import Commit, PlanRef, Snapshot
 from orchestrator.store.done import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
@@ -18,6 +18,8 @@ class State:
     """The fold of a study's commits, from the first to `seq`. Only its log changes it."""
 
     def __init__(self) -> None:
+        self.study = ""
+        """The nonce of the first commit: what makes the study this one, whatever its folder is called."""
         self.seq = 0
         """The number of the last commit."""
         self.epoch = 0
@@ -39,6 +41,12 @@ class State:
         self._files: dict[str, StoredFile] = {}
         self._merged_into: dict[str, str] = {}
         self._replaced: dict[str, float] = {}
+        self._lost: dict[str, IntervalSet] = {}
+
+    @property
+    def lost_retries(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """Jobs of parts whose retries were dropped, as ``k * P + j``: their failed rows are to run again."""
+        return {path: jobs.intervals() for path, jobs in self._lost.items() if len(jobs)}
 
     @property
     def plans(self) -> Set[str]:
@@ -72,6 +80,17 @@ class State:
         while path in self._merged_into:
             path = self._merged_into[path]
         return self._files[path]
+
+    def parts_in(self, path: str) -> tuple[Manifest, ...]:
+        """The parts whose rows lie in the file `path` now, in order."""
+        return self.parts_by_file().get(path, ())
+
+    def parts_by_file(self) -> dict[str, tuple[Manifest, ...]]:
+        """For each file the parts whose rows lie in it now, in order."""
+        found: dict[str, list[Manifest]] = {path: [] for path in self._files}
+        for path, part in self._live.items():
+            found[self.file_of(path).path].append(part)
+        return {path: tuple(parts) for path, parts in found.items()}
 
     def retried(self, path: str) -> IntervalSet:
         """The jobs of the part `path` that retries replaced, as ``k * P + j``; a copy, the caller's own."""
@@ -115,10 +134,57 @@ class State:
         """Go on by one commit. One of a driver that lost the study counts for nothing."""
         assert commit.seq == self.seq + 1, (commit.seq, self.seq)
         self.seq, self.time_s = commit.seq, commit.time_s
+        if commit.seq == 1:
+            self.study = commit.nonce
         if commit.kind == "open":
             self.epoch, self.holder = commit.seq, commit.holder
         elif commit.epoch == self.epoch:
             self._apply_content(commit)
+
+    @classmethod
+    def rebuilt(cls, commit: Commit) -> "State":
+        """What a ``rebuild`` commit says, whatever was before it."""
+        assert commit.rebuilt is not None
+        return cls.of(
+            commit.rebuilt,
+            seq=commit.seq,
+            epoch=commit.seq,
+            holder=commit.holder,
+            time_s=commit.time_s,
+        )
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, *, seq: int, epoch: int, holder: Holder | None, time_s: float) -> "State":
+        """The state that `snapshot` was taken of, after commit `seq`."""
+        state = cls()
+        state.study, state.seq, state.epoch, state.holder = snapshot.study, seq, epoch, holder
+        state.time_s = time_s
+        state.plan, state._plans = snapshot.plan, set(snapshot.plans)
+        for part in snapshot.parts:
+            state._add(part)
+        for merged in snapshot.merged:
+            state._swap(merged, time_s)
+        state._replaced = dict(snapshot.replaced)
+        for path, jobs in snapshot.lost.items():
+            for lo, hi in jobs:
+                _grow(state._lost, path, lo, hi)
+        return state
+
+    def snapshot(self) -> Snapshot:
+        """All of it as one value, of which `of` makes it again."""
+        held = self.parts_by_file()
+        files = {path: self._files[path] for path in held if path not in self._live}
+        return Snapshot(
+            study=self.study,
+            plan=self.plan,
+            plans=tuple(sorted(self._plans)),
+            parts=tuple(self._live.values()),
+            merged=tuple(
+                merged_file(file, tuple(part.path for part in held[path])) for path, file in files.items()
+            ),
+            replaced=dict(self._replaced),
+            lost=dict(self.lost_retries),
+        )
 
     def _apply_content(self, commit: Commit) -> None:
         if commit.plan is not None:
@@ -128,10 +194,15 @@ class State:
             # The first one that was committed wins, for whoever reads the log.
             if self.accepts(manifest):
                 self._add(manifest)
+        self._drop(commit.drop)
         # All at once or not at all: half a merge would show rows twice.
         if commit.merged and self._accepts_merged(commit.merged):
             for merged in commit.merged:
                 self._swap(merged, commit.time_s)
+
+    def put(self, manifest: Manifest) -> None:
+        """Add a part that was accepted; only for states of one's own, which no log changes."""
+        self._add(manifest)
 
     def _add(self, manifest: Manifest) -> None:
         self._live[manifest.path] = manifest
@@ -139,6 +210,7 @@ class State:
         if manifest.replaces is not None:
             for lo, hi in manifest.jobs:
                 _grow(self._retried, manifest.replaces, lo, hi)
+                _shrink(self._lost, manifest.replaces, lo, hi)
         for family in manifest.families:
             if manifest.replaces is None:
                 _grow(self._done, (family, manifest.tile), manifest.k_lo, manifest.k_hi)
@@ -147,6 +219,51 @@ class State:
             else:
                 # Each of its rows replaces one that had failed.
                 self.num_failed[family] += manifest.failed - manifest.rows
+
+    def dropped_with(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """The files that go where those of `paths` go, themselves included, in order.
+
+        A retry means nothing without its part. Where its rows lie among others, those go as well, and their
+        jobs run again.
+        """
+        gone = {path for path in paths if path in self._files}
+        if not gone:
+            return ()
+        for path, part in self._live.items():
+            if part.replaces is not None and self.file_of(part.replaces).path in gone:
+                gone.add(self.file_of(path).path)
+        return tuple(path for path in self._files if path in gone)
+
+    def _drop(self, paths: Sequence[str]) -> None:
+        """Forget files with all that they hold: their jobs are open again."""
+        gone = set(self.dropped_with(paths))
+        if not gone:
+            return
+        parts = {path: part for path, part in self._live.items() if self.file_of(path).path in gone}
+        for part in parts.values():
+            self._forget(part, is_whole=part.replaces in parts)
+        for path in gone:
+            del self._files[path]
+        for path in parts:
+            del self._live[path]
+            self._merged_into.pop(path, None)
+            self._replaced.pop(path, None)
+            self._retried.pop(path, None)
+            self._lost.pop(path, None)
+
+    def _forget(self, part: Manifest, *, is_whole: bool) -> None:
+        """Take the jobs of `part` from what is done; of a retry, `is_whole` where its part goes too."""
+        for family in part.families:
+            if part.replaces is None:
+                _shrink(self._done, (family, part.tile), part.k_lo, part.k_hi)
+                self.num_rows[family] -= part.rows
+                self.num_failed[family] -= part.failed
+            else:
+                self.num_failed[family] += part.rows - part.failed
+        if part.replaces is not None and not is_whole:
+            for lo, hi in part.jobs:
+                _shrink(self._retried, part.replaces, lo, hi)
+                _grow(self._lost, part.replaces, lo, hi)
 
     def _swap(self, merged: MergedFile, time_s: float) -> None:
         """A merged file takes the place of the files that it was made of."""
@@ -195,10 +312,22 @@ def _is_slice_of(retry: Manifest, part: Manifest) -> bool:
     )
 
 
+def merged_file(file: StoredFile, of: tuple[str, ...]) -> MergedFile:
+    """A file that holds the rows of the parts `of`, as commits name one."""
+    return MergedFile(**file._asdict(), of=of)
+
+
 _Key = TypeVar("_Key")
 
 _NOTHING = IntervalSet()
 """Stands for every set that nothing was put into; never grown."""
+
+
+def _shrink(sets: dict[_Key, IntervalSet], key: _Key, lo: int, hi: int) -> None:
+    if key in sets:
+        sets[key].remove(lo, hi)
+        if not len(sets[key]):
+            del sets[key]
 
 
 def _grow(sets: dict[_Key, IntervalSet], key: _Key, lo: int, hi: int) -> None:

@@ -8,19 +8,24 @@ __all__ = ["Driver", "StudyStore", "WrittenPart"]
 
 import contextlib
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.commit import FileRef, PlanRef
+from orchestrator.store.adopt import adoptable
+from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
+from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
+from orchestrator.store.guard import lost_log, refuse_lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
+from orchestrator.store.notes import UNWRITTEN, Note, with_note
 from orchestrator.store.parts import decode_part
+from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from orchestrator.store.sweep import GRACE_S, Swept, sweep
@@ -29,9 +34,8 @@ from workers.errors import HeldError, StoreError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT_NAME = "format.json"
-_FORMAT = "swapyard study"
-_VERSION = 1
+_MOST_ADOPTED = 500
+"""Parts, in one commit."""
 
 
 class WrittenPart(NamedTuple):
@@ -51,8 +55,8 @@ class StudyStore:
         self._storage = storage or LocalStorage(root)
 
     def exists(self) -> bool:
-        """Whether the folder holds a study."""
-        return self._storage.exists(_FORMAT_NAME)
+        """Whether the folder holds a study, also one that is damaged."""
+        return is_study(self._storage)
 
     def probe(self) -> None:
         """Try that the folder's file system can keep a study.
@@ -63,16 +67,20 @@ class StudyStore:
         if isinstance(self._storage, LocalStorage):
             self._storage.probe()
 
-    def open_reader(self) -> CommitLog:
-        """The study's log, read to its end; ``refresh()`` reads on.
+    def open_reader(self, *, checkpoints: bool = True) -> CommitLog:
+        """The study's log, read to its end; ``refresh()`` reads on. Without `checkpoints`, each commit.
 
         Raises:
             StoreError: there is no study, it is damaged, or a newer swapyard made it.
         """
-        self._check_format()
-        log = CommitLog(self._storage)
+        check_format(self._storage, self.root)
+        log = CommitLog(self._storage, checkpoints=checkpoints)
         log.refresh()
         return log
+
+    def what_is_lost(self, state: State) -> str | None:
+        """How it shows that part of the log is lost; None where nothing does."""
+        return lost_log(self._storage, state)
 
     def open_driver(self, *, take_over: bool = False) -> "Driver":
         """Become the study's driver, and make the study where there is none.
@@ -93,8 +101,13 @@ class StudyStore:
             if not take_over:
                 raise
         try:
-            self._make_format()
+            refuse_without_format(self._storage, self.root)
+            if not self._storage.exists("format.json"):
+                self.probe()
+                make_format(self._storage, self.root)
+            check_format(self._storage, self.root)
             log = CommitLog(self._storage)
+            refuse_lost_log(self._storage, log.refresh(), self.root)
             return Driver(self._storage, log, lock, log.open_epoch(holder))
         except BaseException:
             lock.release()
@@ -127,9 +140,51 @@ class StudyStore:
         Raises:
             StorageFullError, StoreError: it could not be written; nothing of it stays behind.
         """
-        path = f"data/{epoch}/{lane}/{uuid.uuid4().hex}.parquet"
+        path = self.fresh_path(epoch, lane)
+        return WrittenPart(path, **self._written(path, data))
+
+    def fresh_path(self, epoch: int, lane: str) -> str:
+        """A name for a part that nobody used before."""
+        return f"data/{epoch}/{lane}/{uuid.uuid4().hex}.parquet"
+
+    def write_rows(
+        self, draft: Manifest, data: bytes, *, study: str, seq: int = 0, plan: str | None = None
+    ) -> Manifest:
+        """Write a part that says itself what it holds, durably; for workers, in any process.
+
+        Args:
+            draft: what is said of it, but for its size and hash (`UNWRITTEN`).
+            data: its bytes, as `encode_part` makes them.
+            study: what `identity` gives.
+            seq: how many commits there were when the work was handed out.
+            plan: the plan whose work it is; without one, no later driver adopts a part that is not committed.
+
+        Returns:
+            The manifest to commit.
+
+        Raises:
+            StorageFullError, StoreError: it could not be written; nothing of it stays behind.
+        """
+        note = Note(study=study, seq=seq, rest=UNWRITTEN["sha256"], plan=plan, part=draft)
+        return replace(draft, **self._written(draft.path, with_note(data, note)))
+
+    def identity(self) -> str:
+        """What makes the study this one, whatever its folder is called: the nonce of its first commit.
+
+        Raises:
+            StoreError: there is no study, or it is damaged.
+        """
+        data = self._storage.read(commit_name(1))
+        if data is not None:
+            with contextlib.suppress(StoreError):
+                return Commit.from_json(data, 1).nonce
+        # It was lost, and the log was rebuilt.
+        return self.state().study
+
+    def _written(self, path: str, data: bytes) -> dict[str, Any]:
+        """Write a file of rows, and give its size and hash."""
         self._storage.put_fresh(path, data)
-        return WrittenPart(path, len(data), hashlib.sha256(data).hexdigest())
+        return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def read_part(self, part: Manifest | StoredFile, columns: Sequence[str] | None = None) -> "pa.Table":
         """The rows of a part or of any other file, or some of their columns, checked against the commit.
@@ -151,9 +206,18 @@ class StudyStore:
         Raises:
             StorageFullError, StoreError: it could not be written; nothing of it stays behind.
         """
-        return merge_files(
-            merge, self.read_part, lambda data: self.write_part(epoch, merge.files[0].lane, data), go_on
-        )
+
+        def write(draft: MergedFile, data: bytes) -> MergedFile:
+            if merge.study:
+                parts = tuple(part for path in draft.of for part in merge.parts[path])
+                note = Note(
+                    study=merge.study, seq=merge.seq, rest=UNWRITTEN["sha256"], merged=draft, parts=parts
+                )
+                data = with_note(data, note)
+            return replace(draft, **self._written(draft.path, data))
+
+        path = self.fresh_path(epoch, merge.files[0].lane)
+        return merge_files(merge, self.read_part, write, path, go_on)
 
     def logs(self, epoch: int) -> Path:
         """The folder in which a driver and its workers keep their logs: no part of the study's state."""
@@ -162,39 +226,6 @@ class StudyStore:
     def locate(self, name: str) -> Path:
         """Where something of the study lies on the disk."""
         return LocalStorage(self.root).locate(name)
-
-    def _check_format(self) -> None:
-        data = self._storage.read(_FORMAT_NAME)
-        if data is None:
-            raise StoreError(
-                f"{self.root} holds no study; run one first, or name another folder with --store"
-            )
-        try:
-            content = json.loads(data)
-            made_by_us, version = content["format"] == _FORMAT, int(content["version"])
-        except (ValueError, KeyError, TypeError):
-            made_by_us, version = False, 0
-        if not made_by_us:
-            raise StoreError(
-                f"{self.locate(_FORMAT_NAME)} is not that of a study; name another folder with --store"
-            )
-        if version > _VERSION:
-            raise StoreError(
-                f"the study in {self.root} has format {version}, and this version reads up to {_VERSION}; "
-                "upgrade swapyard"
-            )
-
-    def _make_format(self) -> None:
-        if not self.exists():
-            strangers = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("."))
-            if strangers:
-                raise StoreError(
-                    f"{self.root} holds no study but other things ({strangers[0]!r}); name an empty or a new "
-                    "folder with --store"
-                )
-            self.probe()
-            self._storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
-        self._check_format()
 
 
 class Driver:
@@ -224,6 +255,7 @@ class Driver:
         with self._or_fenced():
             for name, data in files.items():
                 self._storage.put_fresh(plan.path(name), data)
+            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq))
             self._log.append(self.epoch, "plan", plan=plan)
             self.lock_late()
         return plan
@@ -244,9 +276,30 @@ class Driver:
             self.lock_late()
         return refused
 
+    def adopt(self) -> tuple[Manifest, ...]:
+        """Add the parts that killed drivers left uncommitted: their rows are as good as any.
+
+        Raises:
+            HeldError: another driver took the study over.
+            StorageFullError, StoreError: a part cannot be read, or the commit could not be written.
+        """
+        found = adoptable(self._storage, self._log.refresh(), epoch=self.epoch)
+        for first in range(0, len(found), _MOST_ADOPTED):
+            with self._or_fenced():
+                self._log.append(self.epoch, "adopt", add=found[first : first + _MOST_ADOPTED])
+        return found
+
     def next_merge(self, most_files: int = MOST_FILES, *, leave_out: Set[str] = frozenset()) -> Merge | None:
         """What to merge next; None while there are at most `most_files` files, or no merge is worth it."""
-        return next_merge(self.state.files, most_files=most_files, leave_out=leave_out)
+        merge = next_merge(self.state.files, most_files=most_files, leave_out=leave_out)
+        if merge is None:
+            return None
+        held = self.state.parts_by_file()
+        return merge._replace(
+            parts={file.path: held[file.path] for file in merge.files},
+            study=self.state.study,
+            seq=self.state.seq,
+        )
 
     def commit_merged(self, merged: MergedFile) -> None:
         """Let a merged file take the place of what it was made of, for all who read from now on.

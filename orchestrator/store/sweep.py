@@ -1,22 +1,24 @@
 """Clearing: files of a study that no commit names, or that a merged file replaced long ago.
 
 An ``open`` commit fences every earlier driver, so what earlier epochs left uncommitted will never be
-committed. Of the current epoch nothing is cleared that is not known to be replaced: its workers write on.
+committed by them. A part that can be read stays all the same: only somebody who asks for it clears it. Of the
+current epoch nothing is cleared that is not known to be replaced: its workers write on.
 """
 
-__all__ = ["GRACE_S", "Leftovers", "Swept", "leftovers", "sweep"]
+__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "sweep"]
 
 import contextlib
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from orchestrator.faults import reach
 from orchestrator.store.commit import commit_name
 from orchestrator.store.manifest import PLAIN_NAME
+from orchestrator.store.notes import examined, read_tail
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage, explained
 from workers.errors import StoreError
@@ -35,7 +37,8 @@ class Leftovers:
     """Files that may be cleared, by name."""
 
     orphans: tuple[str, ...]
-    """Of earlier epochs, named by no commit: parts, and workers' notes."""
+    """Of earlier epochs, named by no commit: parts, and workers' notes. A run clears only those of which
+    nothing can be read."""
     replaced: tuple[str, ...]
     """Parts and merged files whose rows have been in another file for long enough."""
     plans: tuple[str, ...]
@@ -52,14 +55,10 @@ class Swept:
     """Files of plans that were never committed."""
     num_hidden: int = 0
     """Temporary files."""
+    num_kept: int = 0
+    """Parts that can be read and that no commit names: they stay."""
     problem: str | None = None
     """Why clearing stopped before its end; a later sweep goes on."""
-
-
-_NO_LOG = (
-    "there are parts below data/, but no commit that could name them was there before this run: if commits/"
-    " was lost, restore it from a copy; until then they are left alone"
-)
 
 
 def leftovers(
@@ -123,16 +122,31 @@ def sweep(
     state = read_on()
     if state.epoch != epoch:
         return Swept()
-    if epoch == 1 and any(name.startswith("data/") and not name.startswith("data/1/") for name in names):
-        return Swept(problem=_NO_LOG)
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
-    swept = _cleared(storage, found, hidden)
+    kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
+    orphans = tuple(name for name in found.orphans if name not in set(kept))
+    swept = replace(_cleared(storage, replace(found, orphans=orphans), hidden), num_kept=len(kept))
     for folder in folders:
         if root is not None and _is_past(folder, epoch, own_plans | state.plans):
             # Not empty, or gone: either is well.
             with contextlib.suppress(OSError):
                 (root / folder).rmdir()
     return swept
+
+
+def is_kept(storage: Storage, name: str, state: State) -> bool:
+    """Whether an orphan may hold rows that lie nowhere else, or that somebody may want.
+
+    Torn parts do not, nor do merged files whose rows all lie where the log says.
+    """
+    if _PART.fullmatch(name) is None or not read_tail(storage, name).is_whole:
+        return False
+    found = examined(storage.read(name) or b"")
+    if found.status == "torn" or found.note is None or found.note.merged is None:
+        return found.status != "torn"
+    return not all(
+        part.path in state.live and storage.exists(state.file_of(part.path).path) for part in found.parts
+    )
 
 
 def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:
@@ -163,7 +177,7 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swep
 
 def _hidden(root: Path, epoch: int) -> list[Path]:
     """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
-    written = ("commits", "fits", "artifacts", "trainings/*")
+    written = ("commits", "checkpoints", "fits", "artifacts", "trainings/*")
     places = (".tmp-*", ".hello-*", *(f"{folder}/.tmp-*" for folder in written))
     with explained(root):
         opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns

@@ -3,7 +3,7 @@
 __all__ = ["VIEWS", "connect"]
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from orchestrator.plan.tables import read_plan
 from orchestrator.reading import LeaveOut, read_each
-from orchestrator.store import StoredFile, StudyStore
+from orchestrator.store import State, StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
+from orchestrator.store.verify import damaged_files
 from orchestrator.views.axes import axes_view, set_axes
 from orchestrator.views.fits import fits_table
 from orchestrator.views.names import quoted
@@ -28,11 +29,14 @@ from workers.errors import QueryError, StoreError
 from workers.libraries.duckdb import lock
 
 
-def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    studies: Sequence[Path], *, leave_out: LeaveOut | None = None, verify: bool = True
+) -> duckdb.DuckDBPyConnection:
     """Open the views over all `studies` (study folders), each row with its ``study``.
 
     The connection reads the studies' data and can neither write nor reach anything else. A study that
-    cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error.
+    cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error. With `verify`
+    each file of rows is checked by its hash, once in a process.
 
     Raises:
         QueryError: none of the studies has a plan that can be read, or one is damaged; or this DuckDB cannot
@@ -41,7 +45,7 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
     """
     connection = duckdb.connect()
     prefixes = {root: f"_{number}_" for number, root in enumerate(studies)}
-    added = read_each(studies, lambda root: _add_study(connection, prefixes[root], root), leave_out)
+    added = read_each(studies, lambda root: _add_study(connection, prefixes[root], root, verify), leave_out)
     planned = [root for root, has_plan in added if has_plan]
     if not planned:
         where = ", ".join(str(root) for root in studies) or "here"
@@ -54,13 +58,13 @@ def connect(studies: Sequence[Path], *, leave_out: LeaveOut | None = None) -> du
     return connection
 
 
-def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -> bool:
+def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path, verify: bool) -> bool:
     """Make one study's own views; whether it has a plan."""
     store = StudyStore(root)
     state = store.state()
     if state.plan is None:
         return False
-    _check_files(store, state.files.values())
+    _check_files(store, state, verify)
     plan = read_plan(store, state.plan)
     made = study_tables(plan, state)
     fits = fits_table(plan, FitFolder(LocalStorage(root)).about)
@@ -79,21 +83,18 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path) -
     return True
 
 
-def _check_files(store: StudyStore, files: Iterable[StoredFile]) -> None:
-    """Find now what would fail in the middle of a query, in words of DuckDB's."""
-    for file in files:
-        path = store.locate(file.path)
-        try:
-            size_bytes = path.stat().st_size
-        except OSError as error:
-            raise _damaged(store, path, (error.strerror or str(error)).lower()) from error
-        if size_bytes != file.size_bytes:
-            raise _damaged(store, path, f"it has {size_bytes:,} bytes instead of {file.size_bytes:,}")
-
-
-def _damaged(store: StudyStore, path: Path, why: str) -> StoreError:
-    study = shlex.join([store.root.name, "--store", str(store.root.parent)])
-    return StoreError(f"{path} was committed and cannot be read ({why}); see: swapyard doctor {study}")
+def _check_files(store: StudyStore, state: State, verify: bool) -> None:
+    """Find now what would fail in the middle of a query, in words of DuckDB's, or be a wrong answer."""
+    damaged = damaged_files(store.root, state, verify=verify)
+    if damaged:
+        first = damaged[0]
+        path = store.locate(first.path)
+        why = f"it {first.why}" if path.exists() else "no such file or directory"
+        study = shlex.join([store.root.name, "--store", str(store.root.parent)])
+        others = f"; so are {len(damaged) - 1:,} more files" if damaged[1:] else ""
+        raise StoreError(
+            f"{path} was committed and cannot be read ({why}){others}; see: swapyard doctor {study}"
+        )
 
 
 def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, tables: Mapping[str, pa.Table]) -> None:

@@ -12,6 +12,7 @@ from small_store import make_study
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.store import (
     METRIC_COLUMNS,
+    UNWRITTEN,
     Driver,
     Manifest,
     MergedFile,
@@ -127,9 +128,9 @@ class History:
         tile, families = self.plan.tiles[place["tile"]], place["families"]
         rows = list(self._rows(tile.tile, jobs, failing, families, place.get("attempt", 0)))
         columns = {name: [row[name] for row in rows] for name in part_columns(families)}
-        written = self.store.write_part(self.driver.epoch, str(tile.lane), encode_part(columns, families))
-        part = Manifest(
-            **written._asdict(),
+        draft = Manifest(
+            path=self.store.fresh_path(self.driver.epoch, str(tile.lane)),
+            **UNWRITTEN,
             **place,
             lane=str(tile.lane),
             rows=len(rows),
@@ -139,6 +140,10 @@ class History:
             worker="1",
             host=socket.gethostname(),
         )
+        state = self.driver.state
+        assert state.plan is not None
+        data = encode_part(columns, families)
+        part = self.store.write_rows(draft, data, study=state.study, seq=state.seq, plan=state.plan.id)
         assert self.driver.commit([part]) == ()
         self.parts.append(part)
         return part

@@ -13,7 +13,7 @@ from orchestrator.plan.earlier import Earlier
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.tables import Lane, Plan, encode_plan
-from orchestrator.store import Manifest, StudyStore, encode_part
+from orchestrator.store import UNWRITTEN, Driver, Manifest, StudyStore, encode_part
 from studies import Study
 from studies.expand import PairClass
 from studies.identity import lane_identity
@@ -95,7 +95,7 @@ def make_study(
     store = StudyStore(root)
     with store.open_driver() as driver:
         driver.write_plan({**encode_plan(plan), "study.yaml": study.to_yaml().encode()})
-        driver.commit([_write_tile(store, driver.epoch, plan, number, hit, margin) for number in plan.tiles])
+        driver.commit([_write_tile(store, driver, plan, number, hit, margin) for number in plan.tiles])
     return root
 
 
@@ -212,7 +212,7 @@ class _Scorer:
 
 
 def _write_tile(
-    store: StudyStore, epoch: int, plan: Plan, number: int, hit: Hit | None, margin: float
+    store: StudyStore, driver: Driver, plan: Plan, number: int, hit: Hit | None, margin: float
 ) -> Manifest:
     tile = plan.tiles[number]
     given = dict(
@@ -232,11 +232,9 @@ def _write_tile(
     ]
     families = ("logits", "kl")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    written = store.write_part(epoch, str(tile.lane), encode_part(columns, families))
-    return Manifest(
-        path=written.path,
-        size_bytes=written.size_bytes,
-        sha256=written.sha256,
+    draft = Manifest(
+        path=store.fresh_path(driver.epoch, str(tile.lane)),
+        **UNWRITTEN,
         families=families,
         lane=str(tile.lane),
         tile=number,
@@ -249,6 +247,10 @@ def _write_tile(
         worker="worker-0",
         host="here",
     )
+    state = driver.state
+    assert state.plan is not None
+    data = encode_part(columns, families)
+    return store.write_rows(draft, data, study=state.study, seq=state.seq, plan=state.plan.id)
 
 
 def axes_of_cells(plan: Plan) -> dict[int, dict[str, Any]]:

@@ -132,7 +132,9 @@ def test_a_file_that_is_missing_or_cut_is_named_before_any_query(history: Histor
     part = history.add(0, 0, 1)
     path = history.store.locate(part.path)
     path.write_bytes(path.read_bytes()[:-1])
-    message = rf"{part.path} was .* \(it has .* bytes instead of .*\); see: swapyard doctor study --store"
+    message = (
+        rf"{part.path} was .* \(it has .* bytes where .* were committed\); see: swapyard doctor study --store"
+    )
     with pytest.raises(StoreError, match=message):
         connect([history.store.root])
     path.unlink()

@@ -161,11 +161,35 @@ def test_unknown_studies_are_named_with_what_there_is(store: Path, tmp_path: Pat
         read_status(tmp_path / "nowhere", [])
 
 
-def test_a_study_that_cannot_be_read_is_left_out_unless_it_is_named(store: Path) -> None:
-    (store / "opened" / "format.json").write_text("{")
+@pytest.mark.parametrize("names", [(), ("opened",)])
+@pytest.mark.parametrize("how", ["another format", "no format", "no first commit"])
+def test_a_study_that_cannot_be_read_is_shown_as_damaged_and_never_left_out(
+    store: Path, how: str, names: tuple[str, ...]
+) -> None:
+    match how:
+        case "another format":
+            (store / "opened" / "format.json").write_text("{")
+        case "no format":
+            (store / "opened" / "format.json").unlink()
+        case "no first commit":
+            with StudyStore(store / "opened").open_driver():
+                pass
+            (store / "opened" / "commits" / "0000000001.json").unlink()
+    shown = status(*names, "--store", store)
+    assert shown.exit_code == 1
+    lines = {line.split()[0]: line.split() for line in shown.stdout.splitlines()[2:]}
+    assert lines["opened"][-1] == "damaged" and ("done" in lines) == (not names)
+    assert "opened is damaged: " in shown.stderr
+    found = {one["study"]: one for one in json.loads(status(*names, "--store", store, "--json").stdout)}
+    assert found["opened"]["damaged"] and found.get("done", {"damaged": None})["damaged"] is None
+
+
+def test_a_study_that_lacks_a_file_of_rows_is_shown_as_damaged_with_what_to_do(store: Path) -> None:
+    (part,) = (store / "done" / "data").rglob("*.parquet")
+    part.unlink()
     shown = status("--store", store)
-    assert shown.exit_code == 0
-    assert [line.split()[0] for line in shown.stdout.splitlines()[2:]] == ["done"]
-    assert shown.stderr.startswith("the study opened is left out: ")
-    named = status("opened", "--store", store)
-    assert isinstance(named.exception, StoreError) and named.stdout == ""
+    assert shown.exit_code == 1 and shown.stdout.splitlines()[2].split()[-1] == "damaged"
+    assert (
+        f"120 rows are lost: {part.relative_to(store / 'done')} was committed and is missing" in shown.stderr
+    )
+    assert "swapyard doctor --repair done --store" in shown.stderr

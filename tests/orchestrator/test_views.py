@@ -268,10 +268,11 @@ def test_a_study_that_cannot_be_read_is_left_out_and_named(store: Path) -> None:
     ]
 
 
-def test_status_goes_on_without_a_study_that_cannot_be_read(store: Path) -> None:
+def test_status_shows_a_study_that_cannot_be_read_as_damaged(store: Path) -> None:
     shown = run("status", "--json", "--store", store)
-    assert [one["study"] for one in json.loads(shown.stdout)] == ["good", "planned"]
-    assert len(shown.stderr.splitlines()) == 2
+    found = {one["study"]: one["damaged"] for one in json.loads(shown.stdout)}
+    assert list(found) == ["damaged", "good", "newer", "planned"] and shown.exit_code == 1
+    assert found["good"] is None and all(why for study, why in found.items() if study != "good")
 
 
 def test_a_study_that_is_asked_for_is_never_left_out(store: Path) -> None:

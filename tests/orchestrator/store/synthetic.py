@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from orchestrator.store import Driver, Manifest, StudyStore, encode_part, part_columns
+from orchestrator.store import UNWRITTEN, Driver, Manifest, StudyStore, encode_part, part_columns
 
 from .checker import History, check
 
@@ -33,8 +33,8 @@ def drive(store: StudyStore, told: Told = lambda what, name: None, *, take_over:
         if driver.state.plan is None:
             told("planned", driver.write_plan(PLAN).id)
         for tile in range(TILES):
-            commit(driver, told, [write_part(store, driver.epoch, *work) for work in left_of(driver, tile)])
-        commit(driver, told, [write_retry(store, driver.epoch, part) for part in failed_parts(driver)])
+            commit(driver, told, [write_part(store, driver, *work) for work in left_of(driver, tile)])
+        commit(driver, told, [write_retry(store, driver, part) for part in failed_parts(driver)])
         if (merge := driver.next_merge(most_files=2)) is not None:
             merged = store.merge(driver.epoch, merge).file
             assert merged is not None
@@ -69,13 +69,13 @@ def failed_parts(driver: Driver) -> list[Manifest]:
     ]
 
 
-def write_part(store: StudyStore, epoch: int, tile: int, k_lo: int, k_hi: int) -> Manifest:
+def write_part(store: StudyStore, driver: Driver, tile: int, k_lo: int, k_hi: int) -> Manifest:
     """What a worker does with a slice: it runs the jobs, writes the part, and reports it."""
     jobs = tuple((tile, k, j) for k in range(k_lo, k_hi) for j in range(PAIRS))
     num_failed = jobs.count(BROKEN)
-    written = store.write_part(epoch, LANE, encoded(jobs, attempt=0))
-    return Manifest(
-        **written._asdict(),
+    draft = Manifest(
+        path=store.fresh_path(driver.epoch, LANE),
+        **UNWRITTEN,
         families=(FAMILY,),
         lane=LANE,
         tile=tile,
@@ -88,14 +88,22 @@ def write_part(store: StudyStore, epoch: int, tile: int, k_lo: int, k_hi: int) -
         worker="1",
         host="here",
     )
+    return written(store, driver, draft, encoded(jobs, attempt=0))
 
 
-def write_retry(store: StudyStore, epoch: int, part: Manifest) -> Manifest:
+def written(store: StudyStore, driver: Driver, draft: Manifest, data: bytes) -> Manifest:
+    """The part, written with all that is said of it."""
+    state = driver.state
+    plan = None if state.plan is None else state.plan.id
+    return store.write_rows(draft, data, study=state.study, seq=state.seq, plan=plan)
+
+
+def write_retry(store: StudyStore, driver: Driver, part: Manifest) -> Manifest:
     """The same for the failed job of a part, which succeeds this time."""
     tile, k, j = BROKEN
-    written = store.write_part(epoch, LANE, encoded((BROKEN,), attempt=1))
-    return Manifest(
-        **written._asdict(),
+    draft = Manifest(
+        path=store.fresh_path(driver.epoch, LANE),
+        **UNWRITTEN,
         families=(FAMILY,),
         lane=LANE,
         tile=tile,
@@ -111,6 +119,7 @@ def write_retry(store: StudyStore, epoch: int, part: Manifest) -> Manifest:
         replaces=part.path,
         jobs=((k * PAIRS + j, k * PAIRS + j + 1),),
     )
+    return written(store, driver, draft, encoded((BROKEN,), attempt=1))
 
 
 def commit(driver: Driver, told: Told, parts: Iterable[Manifest]) -> None:

@@ -1,14 +1,16 @@
 """Promise: a commit survives JSON word for word, or is refused with the place that is wrong."""
 
+import dataclasses
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from orchestrator.store import Holder, Manifest, MergedFile, PlanRef
-from orchestrator.store.commit import Commit, FileRef
+from orchestrator.store.commit import Commit, FileRef, checked, unchecked
 from workers.errors import StoreError
 
 MakeManifest = Callable[..., Manifest]
@@ -54,7 +56,7 @@ def test_a_commit_comes_back_from_json_as_it_was(manifest: MakeManifest, kind: s
 
 def test_the_json_has_the_names_that_the_format_promises(manifest: MakeManifest) -> None:
     data = json.loads(add_commit(manifest()).to_json())
-    assert set(data) == {"seq", "epoch", "nonce", "kind", "time_s", "add"}
+    assert set(data) == {"seq", "epoch", "nonce", "kind", "time_s", "add", "check"}
     assert set(data["add"][0]) == {
         *("path", "bytes", "sha256", "families", "lane", "tile", "k_lo", "k_hi", "rows", "failed"),
         *("tiers", "timings", "worker", "host"),
@@ -104,6 +106,8 @@ def test_a_changed_commit_is_refused_and_says_where(
     manifest: MakeManifest, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     data = json.loads(add_commit(manifest()).to_json())
+    # As earlier versions wrote it; of a commit with a checksum, that is what is noticed.
+    del data["check"]
     change(data)
     with pytest.raises(StoreError, match=message) as error:
         Commit.from_json(json.dumps(data).encode(), 2)
@@ -120,3 +124,67 @@ def test_a_torn_commit_is_refused(manifest: MakeManifest) -> None:
 def test_a_commit_adds_only_parts_of_its_own_epoch(manifest: MakeManifest) -> None:
     with pytest.raises(ValidationError, match="only files written in that epoch"):
         add_commit(manifest(epoch=3))
+
+
+def real_commit(manifest: MakeManifest) -> Commit:
+    parts = (
+        manifest(),
+        manifest(tile=1, k_lo=3, k_hi=50, rows=94, failed=2, tier_reason="replay", capability='{"a": 1}'),
+    )
+    return dataclasses.replace(add_commit(*parts), prev="a" * 64)
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """`data` with each of its bits flipped, one at a time."""
+    for place, bit in itertools.product(range(len(data)), range(8)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << bit
+        yield bytes(flipped)
+
+
+@pytest.mark.parametrize("kind", ["open", "add"])
+def test_no_single_flipped_bit_is_taken_for_another_commit(manifest: MakeManifest, kind: str) -> None:
+    first = Commit(
+        seq=1, epoch=1, nonce="0" * 32, kind="open", time_s=1.5, holder=Holder(pid=1, host="h", since=2.0)
+    )
+    commit = first if kind == "open" else real_commit(manifest)
+    data = commit.to_json()
+    assert Commit.from_json(data, commit.seq) == commit
+    for flipped in flips(data):
+        with pytest.raises(StoreError):
+            Commit.from_json(flipped, commit.seq)
+
+
+def test_a_commit_that_is_cut_anywhere_or_has_more_behind_it_is_refused(manifest: MakeManifest) -> None:
+    data = real_commit(manifest).to_json()
+    for other in (*(data[:length] for length in range(len(data))), data + b" ", data + b"\n", data + data):
+        with pytest.raises(StoreError):
+            Commit.from_json(other, 2)
+
+
+def test_a_commit_of_a_newer_version_is_said_to_be_one(manifest: MakeManifest) -> None:
+    content = json.loads(unchecked(add_commit(manifest()).to_json()) or b"")
+    newer = checked(json.dumps({**content, "x": 1}).encode())
+    with pytest.raises(StoreError, match=r"was written by a newer swapyard \(x: .*\); upgrade swapyard"):
+        Commit.from_json(newer, 2)
+
+
+def test_a_commit_of_an_earlier_version_has_no_checksum_and_is_read_as_before(manifest: MakeManifest) -> None:
+    commit = add_commit(manifest())
+    earlier = unchecked(commit.to_json())
+    assert earlier is not None and b"check" not in earlier
+    assert Commit.from_json(earlier, 2) == commit
+    # Those that only this version writes have one.
+    for later in (real_commit(manifest), adopting(manifest)):
+        with pytest.raises(StoreError, match="it has no checksum"):
+            Commit.from_json(unchecked(later.to_json()) or b"", later.seq)
+
+
+def adopting(manifest: MakeManifest) -> Commit:
+    return Commit(seq=3, epoch=2, nonce="0" * 32, kind="adopt", time_s=1.5, add=(manifest(epoch=1),))
+
+
+def test_only_parts_of_earlier_epochs_are_adopted(manifest: MakeManifest) -> None:
+    assert adopting(manifest).add
+    with pytest.raises(ValidationError, match="adopts only files of earlier epochs"):
+        dataclasses.replace(adopting(manifest), add=(manifest(epoch=2),))

@@ -1,5 +1,6 @@
 """Promise: every process reads the same commits in the same order, and only the newest driver adds more."""
 
+import json
 import signal
 import subprocess
 import time
@@ -198,3 +199,61 @@ def test_a_driver_killed_at_any_moment_loses_nothing_that_it_was_told_is_committ
         own = [path for path in state.live if path.startswith(f"data/{state.epoch}/")]
         assert len(own) <= len(acknowledged) + 1
         assert CommitLog(storage).refresh().live == state.live
+
+
+def test_commits_are_a_chain_and_one_of_another_log_breaks_it(
+    storage: LocalStorage, tmp_path: Path, manifest: MakeManifest
+) -> None:
+    other = LocalStorage(tmp_path / "other")
+    for each in (storage, other):
+        log = CommitLog(each)
+        epoch = log.open_epoch(HOLDER)
+        for tile in range(3):
+            log.append(epoch, "add", add=(manifest(tile=tile),))
+    for seq in (1, 2, 3):
+        path = storage.locate(commit_name(seq))
+        own = path.read_bytes()
+        path.write_bytes(other.locate(commit_name(seq)).read_bytes())
+        with pytest.raises(StoreError, match=r"does not follow .* --repair"):
+            CommitLog(storage).refresh()
+        path.write_bytes(own)
+    assert len(CommitLog(storage).refresh().live) == 3
+
+
+def without_checks(storage: LocalStorage, last: int) -> None:
+    """Make the commits up to `last` those of an earlier version."""
+    for seq in range(1, last + 1):
+        path = storage.locate(commit_name(seq))
+        data = json.loads(path.read_bytes())
+        path.write_text(json.dumps({key: it for key, it in data.items() if key not in ("prev", "check")}))
+
+
+def test_a_log_of_an_earlier_version_is_gone_on_with_and_held_from_there(
+    storage: LocalStorage, manifest: MakeManifest
+) -> None:
+    log = CommitLog(storage)
+    epoch = log.open_epoch(HOLDER)
+    log.append(epoch, "add", add=(manifest(),))
+    without_checks(storage, 2)
+    log = CommitLog(storage)
+    assert len(log.refresh().live) == 1
+    log.append(log.open_epoch(HOLDER), "add", add=(manifest(epoch=3, tile=1),))
+    assert len(CommitLog(storage).refresh().live) == 2
+    # What the first commit of this version names is the last of the earlier one's, to the bit.
+    path = storage.locate(commit_name(2))
+    path.write_bytes(path.read_bytes().replace(b'"rows": 8', b'"rows": 9'))
+    with pytest.raises(StoreError, match=r"commits/0000000003.json does not follow"):
+        CommitLog(storage).refresh()
+
+
+def test_after_a_commit_with_a_checksum_none_without_is_read(
+    storage: LocalStorage, manifest: MakeManifest
+) -> None:
+    log = CommitLog(storage)
+    epoch = log.open_epoch(HOLDER)
+    log.append(epoch, "add", add=(manifest(),))
+    last = storage.locate(commit_name(2))
+    data = json.loads(last.read_bytes())
+    last.write_text(json.dumps({key: it for key, it in data.items() if key not in ("prev", "check")}))
+    with pytest.raises(StoreError, match="does not follow"):
+        CommitLog(storage).refresh()

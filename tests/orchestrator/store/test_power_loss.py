@@ -57,8 +57,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     with session.store().open_driver() as first:
         session.told("opened", str(first.epoch))
         session.told("planned", first.write_plan(PLAN).id)
-        commit(first, session.told, [write_part(session.store(), first.epoch, 0, 0, 2)])
-        late = write_part(session.store(), first.epoch, 1, 0, 1)
+        commit(first, session.told, [write_part(session.store(), first, 0, 0, 2)])
+        late = write_part(session.store(), first, 1, 0, 1)
         session.told("written", late.path)
         drive(session.store(), session.told, take_over=True)
         with pytest.raises(HeldError):

@@ -1,0 +1,163 @@
+"""All that the files of a study say: of rows, of parts, of plans; whatever became of its log."""
+
+__all__ = ["Carrier", "Gathered", "gather"]
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from orchestrator.store.adopt import check_rows, epoch_of, part_names
+from orchestrator.store.commit import Commit, PlanRef, commit_name
+from orchestrator.store.log import CommitLog
+from orchestrator.store.manifest import Manifest, MergedFile
+from orchestrator.store.notes import Found, examined
+from orchestrator.store.state import State
+from orchestrator.store.storage import Storage
+from workers.errors import StoreError
+
+
+class Carrier(NamedTuple):
+    """A file of rows that is whole, and the parts whose rows it holds."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    parts: tuple[Manifest, ...]
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether its rows are those of retries."""
+        return self.parts[0].is_retry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """What was found."""
+
+    state: State
+    """As far as the log can be read from its begin."""
+    study: str
+    """The nonce of the study's first commit, by whoever knows it; empty where nobody does."""
+    carriers: tuple[Carrier, ...]
+    known: Mapping[str, Manifest]
+    """Every part that some commit or some file names, by path."""
+    plans: Sequence[tuple[int, PlanRef]]
+    """The plans that commits name, each with its number."""
+    unknown: Mapping[str, str]
+    """Files of which it is not known what they hold, and the status of each."""
+    seqs: tuple[int, ...]
+    """Numbers of commits that somebody knows of."""
+
+    def damaged(self) -> tuple[str, ...]:
+        """The files that the log names, and that are lost or not what it says."""
+        whole = {carrier.name: carrier.sha256 for carrier in self.carriers}
+        return tuple(path for path, file in self.state.files.items() if whole.get(path) != file.sha256)
+
+    def has_rows_of(self, damaged: Sequence[str]) -> bool:
+        """Whether rows of these files lie in others as well."""
+        held = self.state.parts_by_file() if damaged else {}
+        lost = {part.path for path in damaged for part in held[path]}
+        return any(part.path in lost for carrier in self.carriers for part in carrier.parts)
+
+
+def gather(storage: Storage, log: CommitLog) -> Gathered:
+    """Read every file of rows, to the last bit, and all commits that can be read beyond where `log` ends.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    state = log.state
+    commits = list(_commits_beyond(storage, log))
+    adds = [part for commit in commits for part in commit.add]
+    merges = {file.path: file for commit in commits for file in commit.merged}
+    for commit in commits:
+        if commit.rebuilt is not None:
+            adds += commit.rebuilt.parts
+            merges |= {file.path: file for file in commit.rebuilt.merged}
+    known = {**{part.path: part for part in adds}, **state.live}
+    held = state.parts_by_file()
+    read: dict[str, tuple[Found, int, str]] = {}
+    for name in part_names(storage):
+        data = storage.read(name) or b""
+        found = examined(data)
+        is_new = found.note is not None and found.note.part is not None and name not in state.files
+        if is_new and check_rows(data, found.parts) is not None:
+            found = Found("damaged")
+        read[name] = (found, len(data), hashlib.sha256(data).hexdigest())
+    notes = [found.note for found, _, _ in read.values() if found.note is not None]
+    first = next((commit.nonce for commit in commits if commit.seq == 1), "")
+    said = Counter(note.study for note in notes).most_common(1)
+    study = state.study or first or (said[0][0] if said else "")
+    carriers: list[Carrier] = []
+    for name, (found, size_bytes, sha256) in read.items():
+        parts = _parts_of(name, found, sha256, study, state, held, known, merges)
+        if parts:
+            carriers.append(Carrier(name, size_bytes, sha256, parts))
+    for part in (part for carrier in carriers for part in carrier.parts):
+        known.setdefault(part.path, part)
+    whole = {carrier.name for carrier in carriers}
+    plans = [(commit.seq, commit.plan) for commit in commits if commit.plan is not None]
+    plans += [
+        (commit.seq, commit.rebuilt.plan)
+        for commit in commits
+        if commit.rebuilt is not None and commit.rebuilt.plan is not None
+    ]
+    if state.plan is not None:
+        plans.append((state.seq, state.plan))
+    return Gathered(
+        state=state,
+        study=study,
+        carriers=tuple(carriers),
+        known=known,
+        plans=plans,
+        unknown={name: found.status for name, (found, _, _) in read.items() if name not in whole},
+        seqs=(*(note.seq for note in notes if note.study == study), *map(epoch_of, read)),
+    )
+
+
+def _commits_beyond(storage: Storage, log: CommitLog) -> Iterator[Commit]:
+    """The commits after where the log is broken, as far as they can be read."""
+    for seq in log.numbers():
+        data = storage.read(commit_name(seq)) if seq > log.state.seq else None
+        if data is not None:
+            with contextlib.suppress(StoreError):
+                yield Commit.from_json(data, seq)
+
+
+def _parts_of(
+    name: str,
+    found: Found,
+    sha256: str,
+    study: str,
+    state: State,
+    held: Mapping[str, tuple[Manifest, ...]],
+    known: Mapping[str, Manifest],
+    merges: Mapping[str, MergedFile],
+) -> tuple[Manifest, ...]:
+    """The parts whose rows a file holds; none where nobody knows, or it is not what those say."""
+    note = found.note
+    if note is not None:
+        file = note.part or note.merged
+        is_own = note.study == study and file is not None and file.path == name
+        return found.parts if is_own else ()
+    if name in state.files:
+        return held[name] if state.files[name].sha256 == sha256 else ()
+    if name in known:
+        return (known[name],) if known[name].sha256 == sha256 else ()
+    if name in merges and merges[name].sha256 == sha256:
+        return tuple(_expanded(merges[name].of, known, merges))
+    return ()
+
+
+def _expanded(
+    paths: Iterable[str], known: Mapping[str, Manifest], merges: Mapping[str, MergedFile]
+) -> Iterator[Manifest]:
+    """The parts that files were made of, at last."""
+    for path in paths:
+        if path in known:
+            yield known[path]
+        elif path in merges:
+            yield from _expanded(merges[path].of, known, merges)

@@ -1,0 +1,46 @@
+"""The state of the folder before a driver opens it: whether part of its log is lost."""
+
+__all__ = ["lost_log", "refuse_lost_log"]
+
+import shlex
+from pathlib import Path
+
+from orchestrator.store.adopt import epoch_of, part_names
+from orchestrator.store.notes import read_tail
+from orchestrator.store.state import State
+from orchestrator.store.storage import Storage
+from workers.errors import StoreError
+
+
+def refuse_lost_log(storage: Storage, state: State, root: Path) -> None:
+    """Accept a folder whose log may be all that there was.
+
+    Raises:
+        StoreError: there are parts and no log, or parts that know of a later commit than the log has.
+    """
+    why = lost_log(storage, state)
+    if why is not None:
+        study = shlex.join([root.name, "--store", str(root.parent)])
+        raise StoreError(
+            f"part of the log of the study in {root} is lost: {why}. Nothing was changed; restore commits/"
+            f" from a copy, or rebuild the log from the parts with: swapyard doctor --repair {study}"
+        )
+
+
+def lost_log(storage: Storage, state: State) -> str | None:
+    """How it shows that part of the log is lost; None where nothing does."""
+    names = part_names(storage)
+    if not names:
+        return None
+    if state.seq == 0:
+        return f"there are {len(names):,} files of rows and no commit"
+    newest = max(map(epoch_of, names))
+    if newest > state.epoch:
+        return f"rows were written in epoch {newest}, and the last that commits know is {state.epoch}"
+    for name in names:
+        if name in state.files or name in state.replaced:
+            continue
+        tail = read_tail(storage, name)
+        if tail.study == state.study and tail.seq > state.seq:
+            return f"{name} was made when there were {tail.seq:,} commits, and there are {state.seq:,}"
+    return None

@@ -1,0 +1,170 @@
+"""Repair of a study: a log that is lost is made again from the parts, and files that are lost are dropped.
+
+Whatever it does is one commit, made as a driver's, under the study's lock: a kill leaves the study as it was,
+or repaired. No file is changed or removed.
+"""
+
+__all__ = ["Cleared", "Repaired", "clear", "repair", "unnamed"]
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.store.adopt import adoptable, part_names
+from orchestrator.store.commit import NewerCommitError
+from orchestrator.store.format import make_format
+from orchestrator.store.gather import Gathered, gather
+from orchestrator.store.guard import lost_log
+from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.log import CommitLog
+from orchestrator.store.notes import examined
+from orchestrator.store.plans import newest_plans
+from orchestrator.store.rebuild import rebuilt
+from orchestrator.store.storage import LocalStorage, Storage
+from workers.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What a repair did."""
+
+    lines: tuple[str, ...]
+    """In words, one thing a line; none where nothing was to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """A file of rows that no commit names."""
+
+    name: str
+    size_bytes: int
+    what: str
+    """What it is."""
+
+
+def repair(root: Path, storage: Storage | None = None) -> Repaired:
+    """Repair the study in `root`; on one that is whole nothing is done.
+
+    Raises:
+        HeldError: a driver is at work.
+        StoreError: there is no study, a newer swapyard wrote it, or it cannot be read or written.
+    """
+    with _held(root, storage) as (used, holder):
+        lines = ["format.json was missing, and is there again"] if make_format(used, root, mend=True) else []
+        log = CommitLog(used, checkpoints=False)
+        why = _what_is_lost(log, used)
+        found = gather(used, log)
+        damaged = found.damaged()
+        if why is not None or found.has_rows_of(damaged):
+            return Repaired(lines=(*lines, *_rebuild(log, used, holder, found, why)))
+        adopted = adoptable(used, log.state, epoch=log.state.seq + 1)
+        if damaged or adopted:
+            epoch = log.open_epoch(holder)
+            if damaged:
+                lines += _dropped(log, damaged)
+                log.append(epoch, "drop", drop=damaged)
+                # What went with them may lie in files of its own.
+                adopted = adoptable(used, log.state, epoch=epoch)
+            if adopted:
+                log.append(epoch, "adopt", add=adopted)
+                lines.append(f"{len(adopted):,} parts that no commit named are added")
+        return Repaired(lines=tuple(lines))
+
+
+def unnamed(root: Path, storage: Storage | None = None) -> tuple[Cleared, ...]:
+    """The files of rows that no commit names, while no driver is at work.
+
+    Raises:
+        HeldError: a driver is at work.
+        StoreError: the log is broken, so that nobody knows which these are.
+    """
+    with _held(root, storage) as (used, _):
+        return tuple(_unnamed(used))
+
+
+def clear(root: Path, names: Collection[str], storage: Storage | None = None) -> tuple[Cleared, ...]:
+    """Remove those of the files `names` that `unnamed` gives still, and give them.
+
+    Raises:
+        HeldError: a driver is at work.
+        StoreError: the log is broken, or one cannot be removed.
+    """
+    with _held(root, storage) as (used, _):
+        found = tuple(one for one in _unnamed(used) if one.name in names)
+        for one in found:
+            used.remove(one.name)
+        return found
+
+
+@contextmanager
+def _held(root: Path, storage: Storage | None) -> Iterator[tuple[Storage, Holder]]:
+    if not root.is_dir():
+        raise StoreError(f"there is no folder {root}; name a study that there is")
+    holder, lock = Holder.this_process(), StudyLock(root)
+    lock.acquire(holder)
+    try:
+        yield storage or LocalStorage(root), holder
+    finally:
+        lock.release()
+
+
+def _unnamed(storage: Storage) -> Iterator[Cleared]:
+    log = CommitLog(storage, checkpoints=False)
+    state = log.refresh()
+    if (why := lost_log(storage, state)) is not None:
+        raise StoreError(f"part of the log is lost ({why}), so that nobody knows what may go; --repair first")
+    for name in part_names(storage):
+        if name in state.files or name in state.replaced:
+            continue
+        data = storage.read(name) or b""
+        found = examined(data)
+        num_rows = sum(part.rows for part in found.parts)
+        what = {
+            "whole": f"{num_rows:,} rows",
+            "silent": "a file of an earlier version",
+            "torn": "a file whose writer was killed",
+            "damaged": "a damaged file",
+        }
+        yield Cleared(name, len(data), what[found.status])
+
+
+def _what_is_lost(log: CommitLog, storage: Storage) -> str | None:
+    """Why the log must be made anew; None where it need not be."""
+    try:
+        return lost_log(storage, log.refresh())
+    except NewerCommitError:
+        raise
+    except StoreError as error:
+        return str(error).partition(";")[0]
+
+
+def _dropped(log: CommitLog, damaged: tuple[str, ...]) -> list[str]:
+    gone = log.state.dropped_with(damaged)
+    num_rows = sum(log.state.files[path].rows for path in gone)
+    return [
+        f"{len(gone):,} files with {num_rows:,} rows are lost or damaged and are dropped: the next run makes"
+        " their jobs again"
+    ]
+
+
+def _rebuild(
+    log: CommitLog, storage: Storage, holder: Holder, found: Gathered, why: str | None
+) -> Iterator[str]:
+    """Open the study with all that its files hold, and tell what that is."""
+    plans = newest_plans(storage, found.plans)
+    study = found.study or uuid.uuid4().hex
+    snapshot, num_lost = rebuilt(found, study, plans, time.time())
+    seq = 1 + max((log.state.seq, *log.numbers(), *found.seqs), default=0)
+    log.rebuild(holder, seq, snapshot)
+    yield f"the log is made again{'' if why is None else f', as {why}'}"
+    num_rows = sum(part.rows for part in snapshot.parts if not part.is_retry)
+    yield f"{num_rows:,} rows in {len(snapshot.parts):,} parts are in it, and {len(plans):,} plans"
+    if num_lost:
+        yield f"{num_lost:,} rows are lost or damaged: the next run makes their jobs again"
+    silent = Counter(found.unknown.values())["silent"]
+    if silent:
+        yield f"{silent:,} files of an earlier version, which say nothing of themselves, stay as they are"
