@@ -78,11 +78,6 @@ def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
         return
     state = log.state
     yield Finding("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
-    if (lost := store.what_is_lost(state)) is not None:
-        yield Finding(
-            "problem",
-            f"part of the log is lost: {lost}; swapyard doctor --repair {_named(folder)} makes it again",
-        )
     yield _plan(store, state)
     yield from _files(store, log, advance)
     yield from _leftovers(folder, log)

@@ -3,6 +3,7 @@
 __all__ = ["lost_log", "refuse_lost_log"]
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.store.adopt import epoch_of, part_names
@@ -12,13 +13,13 @@ from orchestrator.store.storage import Storage
 from workers.errors import StoreError
 
 
-def refuse_lost_log(storage: Storage, state: State, root: Path) -> None:
-    """Accept a folder whose log may be all that there was.
+def refuse_lost_log(storage: Storage, state: State, root: Path, names: Sequence[str] | None = None) -> None:
+    """Accept a folder whose log may be all that there was; `names` as in `lost_log`.
 
     Raises:
         StoreError: there are parts and no log, or parts that know of a later commit than the log has.
     """
-    why = lost_log(storage, state)
+    why = lost_log(storage, state, names)
     if why is not None:
         study = shlex.join([root.name, "--store", str(root.parent)])
         raise StoreError(
@@ -27,9 +28,12 @@ def refuse_lost_log(storage: Storage, state: State, root: Path) -> None:
         )
 
 
-def lost_log(storage: Storage, state: State) -> str | None:
-    """How it shows that part of the log is lost; None where nothing does."""
-    names = part_names(storage)
+def lost_log(storage: Storage, state: State, names: Sequence[str] | None = None) -> str | None:
+    """How it shows that part of the log is lost; None where nothing does.
+
+    `names` are the files of rows; beside a driver at work they were listed before the log was read.
+    """
+    names = part_names(storage) if names is None else names
     if not names:
         return None
     if state.seq == 0:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.adopt import adoptable
+from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
-from orchestrator.store.guard import lost_log, refuse_lost_log
+from orchestrator.store.guard import refuse_lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
@@ -71,16 +71,14 @@ class StudyStore:
         """The study's log, read to its end; ``refresh()`` reads on. Without `checkpoints`, each commit.
 
         Raises:
-            StoreError: there is no study, it is damaged, or a newer swapyard made it.
+            StoreError: there is no study, it is damaged or lost in part, or a newer swapyard made it.
         """
         check_format(self._storage, self.root)
+        # Listed first: what a file knows of the log is in the log by then.
+        names = part_names(self._storage)
         log = CommitLog(self._storage, checkpoints=checkpoints)
-        log.refresh()
+        refuse_lost_log(self._storage, log.refresh(), self.root, names)
         return log
-
-    def what_is_lost(self, state: State) -> str | None:
-        """How it shows that part of the log is lost; None where nothing does."""
-        return lost_log(self._storage, state)
 
     def open_driver(self, *, take_over: bool = False) -> "Driver":
         """Become the study's driver, and make the study where there is none.

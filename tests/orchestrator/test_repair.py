@@ -124,6 +124,10 @@ def test_a_lost_part_of_the_log_is_noticed_by_a_driver_and_made_again_by_a_repai
     assert {name: data for name, data in files(study).items() if name != ".lock"} == {
         name: data for name, data in was.items() if name != ".lock"
     }
+    # Nor is it an answer, or the whole of it, to anybody who reads.
+    with pytest.raises(StoreError, match=r"doctor --repair"):
+        connect([study])
+    assert CliRunner().invoke(cli, ["status", "--store", str(study.parent)]).exit_code == 1
     lines = repair(study).lines
     assert "the log is made again" in lines[0]
     assert (seen(study), done(study), len(StudyStore(study).state().live)) == (expected, before, num)
