@@ -25,6 +25,7 @@ from orchestrator.run.stopping import Reason, Stop, listening
 from orchestrator.run.training_stage import TrainingStage
 from orchestrator.run.work import TileWork, open_work
 from orchestrator.store import Driver, StudyStore
+from orchestrator.store.verify import damaged_files
 from studies import Study
 from workers.errors import RunError
 
@@ -90,6 +91,7 @@ class _Run:
         study = self.study
         self._adopt()
         self._sweep()
+        self._say_what_is_lost()
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
@@ -159,6 +161,17 @@ class _Run:
             self.progress.say(
                 f"{swept.num_kept:,} files of rows that no commit names are left alone: swapyard doctor"
                 f" --repair {study} adds what belongs to the study, and --clear lists and removes them"
+            )
+
+    def _say_what_is_lost(self) -> None:
+        """Warn of files of rows that are missing or cut: their jobs count as done until they are dropped."""
+        damaged = damaged_files(self.store.root, self.driver.state, verify=False)
+        if damaged:
+            num_rows = sum(one.num_rows for one in damaged)
+            study = shlex.join([self.store.root.name, "--store", str(self.store.root.parent)])
+            self.progress.warn(
+                f"{num_rows:,} rows that were done are lost ({damaged[0].path} {damaged[0].why}) and count as"
+                f" done: restore them from a copy, or run them again after swapyard doctor --repair {study}"
             )
 
     def _adopt(self) -> None:
