@@ -138,6 +138,17 @@ def test_what_nobody_accounts_for_is_left_behind(history: History) -> None:
     assert leftovers(history) == sorted([*orphans, "plots/map.png"])
 
 
+def test_a_part_that_no_commit_names_may_stay_where_it_repeats_what_is_done(history: History) -> None:
+    (name,) = history.files
+    twin, other = (f"{name[: -len('0.parquet')]}{letter}.parquet" for letter in "xy")
+    rows = read_part(history.folder / name)
+    pq.write_table(rows, history.folder / twin)
+    assert leftovers(history) == []
+    cells = pa.array([cell + 1000 for cell in rows["cell"].to_pylist()], pa.uint32())
+    pq.write_table(rows.set_column(0, "cell", cells), history.folder / other)
+    assert leftovers(history) == [other]
+
+
 def test_a_commit_of_a_driver_that_was_fenced_is_noticed(history: History) -> None:
     with StudyStore(history.folder).open_driver():
         pass

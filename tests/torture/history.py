@@ -67,7 +67,7 @@ class History:
         match commit["kind"]:
             case "plan":
                 self.plans.append(commit["plan"]["id"])
-            case "add":
+            case "add" | "adopt":
                 self._adding[self.epoch] = self.num_adds(self.epoch) + 1
                 for part in commit["add"]:
                     self._acknowledge(name, part)

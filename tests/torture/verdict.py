@@ -100,7 +100,7 @@ def _belongs(name: str, history: History) -> bool:
         case "format.json" | ".lock":
             return not rest
         case "data":
-            return name in history.files | history.removed
+            return name in history.files | history.removed or _repeats(history, name)
         case "plan":
             return rest[0] in history.plans
         case "commits":
@@ -110,6 +110,22 @@ def _belongs(name: str, history: History) -> bool:
         case "checkpoints":
             return not rest[-1].startswith(".")
     return False
+
+
+def _repeats(history: History, name: str) -> bool:
+    """Whether a part that no commit names holds only jobs that others did: a run leaves what can be read."""
+    try:
+        mine = _numbers_of(read_part(history.folder / name))
+    except (OSError, pa.ArrowException):
+        return False
+    there: set[tuple[int, int]] = set()
+    for path in history.files:
+        there |= _numbers_of(read_part(history.folder / path))
+    return mine <= there
+
+
+def _numbers_of(rows: pa.Table) -> set[tuple[int, int]]:
+    return set(zip(*(rows[name].to_pylist() for name in _IDENTITY), strict=True))
 
 
 def _job_id(cell_id: str, pair_id: str) -> str:
