@@ -6,14 +6,13 @@ finds is kept in the user's cache, named by the contents of the model.
 
 __all__ = ["tried_identities"]
 
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.machine import memory_bytes
+from workers.children import run
 from workers.facts import ModelFacts
 from workers.families import family_of
 from workers.identities import Identities, promised
@@ -44,12 +43,7 @@ def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], No
         return Identities.of(facts, family, untried=why)
     if facts.folder is not None:
         say(f"loading {spec.ref}, to try what its sites hold")
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.wrapper.identify"],
-        input=spec.model_dump_json(),
-        capture_output=True,
-        text=True,
-    )
+    done = run("workers.wrapper.identify", input=spec.model_dump_json())
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
         return Identities.of(facts, family, untried=f"the model cannot be loaded here: {why}")

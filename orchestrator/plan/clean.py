@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import numpy as np
 
 from orchestrator.plan.tables import Lane
+from workers import children
 from workers.errors import RunError, SwapyardError
 from workers.model.cache import cache_folder
 from workers.vocabulary import CleanRun
@@ -185,10 +186,14 @@ class ChildScorer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._child is None:
-            command = [sys.executable, "-m", "orchestrator.plan.clean", str(self._threads), str(self._root)]
             # A session of its own: a Ctrl-C at the terminal is the driver's to handle.
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            self._child = children.start(
+                "orchestrator.plan.clean",
+                str(self._threads),
+                str(self._root),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
             )
         return self._child
 

@@ -8,12 +8,11 @@ __all__ = ["known_modules"]
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 
+from workers.children import run
 from workers.facts import ModelFacts
 from workers.model.cache import cache_folder
 from workers.vocabulary import ModelSpec
@@ -45,8 +44,7 @@ def known_modules(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], None]
 def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
     folder = None if facts.folder is None else str(facts.folder)
     asked = json.dumps({"spec": spec.model_dump(mode="json"), "folder": folder})
-    command = [sys.executable, "-m", "workers.model.modules"]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    done = run("workers.model.modules", input=asked)
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]
         _log.warning("the modules of %s cannot be listed before it is loaded: %s", spec.ref, why)

@@ -9,7 +9,6 @@ __all__ = ["Form", "TensorFacts", "form_of", "tensor_facts"]
 import json
 import math
 import struct
-import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from workers.children import run
 from workers.errors import StudyError
 
 Form = Literal["safetensors", "npz", "pickle"]
@@ -185,8 +185,7 @@ def _of_pickle(path: Path) -> dict[str, TensorFacts]:
         from workers.autoencoders.pickles import pickle_facts
 
         return pickle_facts(path)
-    command = [sys.executable, "-m", "workers.autoencoders.pickles", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("workers.autoencoders.pickles", str(path))
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]
         raise StudyError(f"{path} cannot be looked into: {why}")

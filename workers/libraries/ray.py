@@ -19,8 +19,6 @@ import logging
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -30,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from workers.children import run
 from workers.libraries import Place
 
 _QUIET = {
@@ -40,6 +39,8 @@ _QUIET = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Binds every port to the loopback."""
 _AUTH_MODE, _AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_NICENESS = {"RAY_worker_niceness": "0"}
+"""Added to that of its own processes, which is the driver's. Ray adds 15, and work beside it wins."""
 _FOLDER, _FOLDER_VARIABLE = "_temp_dir", "RAY_TMPDIR"
 _SERVERS = {"raylet": "raylet", "gcs_server": "control server"}
 _MIB = 2**20
@@ -50,6 +51,7 @@ def environment(token: str, folder: Path) -> dict[str, str]:
     return {
         **_QUIET,
         **_LOOPBACK,
+        **_NICENESS,
         _AUTH_MODE: "token",
         _AUTH_TOKEN: token,
         _FOLDER_VARIABLE: str(folder),
@@ -160,13 +162,7 @@ def _probe_token() -> str | None:
 @cache
 def _started() -> Mapping[str, Any]:
     """What a Ray of our own shows, in a process of its own: Ray reads its variables when it is imported."""
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.libraries.ray"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run("workers.libraries.ray", timeout_s=120)
     if done.returncode != 0:
         raise RuntimeError(f"a local Ray does not start: {(done.stderr.splitlines() or ['?'])[-1]}")
     found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -175,7 +171,7 @@ def _started() -> Mapping[str, Any]:
 
 def _start() -> None:
     """Start a Ray of our own and print what it shows: its servers, the ports that others reach, whether its
-    folder was used, and the cause and the words of an error."""
+    folder was used, the cause and the words of an error, and how much nicer a worker is than its driver."""
     folder = Path(tempfile.mkdtemp(prefix="swapyard-probe-", dir="/tmp"))
     os.environ.update(environment(secrets.token_hex(32), folder))
     is_plain = bool(_not_mentioned((_FOLDER,)))
@@ -189,6 +185,7 @@ def _start() -> None:
             "is_folder_used": not is_plain and any(folder.iterdir()),
             "cause": cause,
             "said": said,
+            "niceness": _niceness_of_a_worker() - os.nice(0),
         }
         print(json.dumps(shown))
         import ray
@@ -213,6 +210,16 @@ def _raised() -> tuple[str, str]:
     raise LookupError("a task that fails is no error")
 
 
+def _niceness_of_a_worker() -> int:
+    import ray
+
+    def niceness() -> int:
+        return os.nice(0)
+
+    remote: Any = ray.remote(niceness)
+    return int(ray.get(remote.remote(), timeout=60))
+
+
 def _probe_servers() -> str | None:
     gone = set(_SERVERS.values()) - set(_started()["servers"])
     return f"not watched: {', '.join(sorted(gone))}" if gone else None
@@ -233,6 +240,11 @@ def _probe_errors() -> str | None:
     if cause != "LookupError":
         return f"errors of ours inside a worker end it instead of the run ({cause})"
     return None if said == "LookupError: of this kind" else f"messages of errors are Ray's: {said}"
+
+
+def _probe_niceness() -> str | None:
+    added = _started()["niceness"]
+    return f"workers run {added} nicer than their driver, and starve beside other work" if added else None
 
 
 _SEEN = "2.55.0 to 2.60.0"
@@ -264,6 +276,15 @@ PLACES = (
         without="only the loopback guards it",
         marks=(_AUTH_MODE, _AUTH_TOKEN),
         probe=_probe_token,
+    ),
+    Place(
+        library="ray",
+        name="RAY_worker_niceness=0, which its processes read when they start",
+        used_for="workers of a Ray of our own that run as their driver does",
+        seen_with=_SEEN,
+        without="workers are 15 nicer than their driver: slow wherever anything else runs",
+        marks=tuple(_NICENESS),
+        probe=_probe_niceness,
     ),
     Place(
         library="ray",

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.children import run
 from workers.errors import ModelError
 from workers.model.cache import models_folder, size_bytes
 from workers.model.pinned import Pin, differences, installed
@@ -219,22 +220,9 @@ def _check(name: str, source: WheelSource, folder: Path) -> None:
 
 
 def _run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m module`` quietly. It imports what this process would: never a module that happens
-    to lie in the current folder."""
-    settings = {
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "PYTHONWARNINGS": "ignore",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    return subprocess.run(
-        [sys.executable, "-P", "-m", module, *arguments],
-        env=os.environ | settings,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run ``python -m module`` quietly, in a child that ends with this process."""
+    settings = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    return run(module, *arguments, env=settings)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

@@ -74,6 +74,14 @@ def test_a_process_that_renamed_itself_is_known_by_its_program(monkeypatch: pyte
     assert library.servers([here]) == {"raylet": here}
 
 
+@without("ray", "RAY_worker_niceness=0")
+def test_workers_that_stay_nicer_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_started", lambda: {"niceness": 15})
+    assert outcome("ray", "RAY_worker_niceness=0").told == (
+        "workers run 15 nicer than their driver, and starve beside other work"
+    )
+
+
 @without("ray", "the hidden option _temp_dir")
 def test_a_ray_without_its_hidden_option_is_started_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[bool, bool]] = []
