@@ -291,6 +291,8 @@ def test_a_worker_that_is_killed_is_replaced(
 ) -> None:
     process = in_the_middle(world.on_cluster(tmp_path), store=tmp_path, cwd=tmp_path, env=world.environment)
     (part, *_) = StudyStore(tmp_path / "long").state().live.values()
+    # Ray's own default, which nobody else is to change.
+    assert os.getpriority(os.PRIO_PROCESS, int(part.worker)) == min(19, niceness_of(world.head) + 15)
     os.kill(int(part.worker), signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -365,6 +367,10 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
     ):
         executor.start()
     executor.close()
+
+
+def niceness_of(process: "subprocess.Popen[bytes]") -> int:
+    return os.getpriority(os.PRIO_PROCESS, process.pid)
 
 
 def processes_of(session: int) -> list[int]:

@@ -199,6 +199,7 @@ def test_a_worker_that_hangs_is_replaced(
 ) -> None:
     process = in_the_middle(tmp_path, "--slice-timeout", "8s")
     (worker,) = workers_of(process)
+    assert worker.nice() == psutil.Process(process.pid).nice(), "workers starve beside other work"
     worker.send_signal(signal.SIGSTOP)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
