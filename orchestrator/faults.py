@@ -133,9 +133,13 @@ ACTIONS: Mapping[str, Callable[[], None]] = MappingProxyType(
         "exit": functools.partial(os._exit, 1),
         "eio": functools.partial(_fail, errno.EIO),
         "enospc": functools.partial(_fail, errno.ENOSPC),
+        "eperm": functools.partial(_fail, errno.EPERM),
+        "emfile": functools.partial(_fail, errno.EMFILE),
     }
 )
 """What may happen at a point, besides ``delay:SECONDS``."""
+_REFUSALS = ("eio", "enospc", "eperm", "emfile")
+"""What only a call to the operating system can say."""
 
 _ALWAYS = 2**62
 _FORM = re.compile(
@@ -169,7 +173,7 @@ def _action(text: str, match: re.Match[str]) -> Callable[[], None]:
     action, seconds = match["action"], match["seconds"]
     if (action not in ACTIONS and action != "delay") or (action == "delay") != (seconds is not None):
         raise _unreadable(text, f"an action is one of {', '.join(ACTIONS)} or delay:SECONDS")
-    if action in ("eio", "enospc") and match["name"] not in _FALLIBLE:
+    if action in _REFUSALS and match["name"] not in _FALLIBLE:
         raise _unreadable(
             text, f"{match['name']} is no call to the operating system, so that {action} cannot happen there"
         )

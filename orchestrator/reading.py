@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from workers.errors import StoreError, SwapyardError
+from workers.limits import is_our_limit
 
 _T = TypeVar("_T")
 
@@ -26,7 +27,7 @@ def read_each(
         try:
             yield folder, _read(folder, read)
         except SwapyardError as error:
-            if leave_out is None:
+            if leave_out is None or is_our_limit(error):
                 raise
             leave_out(f"the study {folder.name} is left out: {error}")
 

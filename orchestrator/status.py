@@ -25,6 +25,7 @@ from orchestrator.store.commit import commit_name
 from orchestrator.store.verify import damaged_files
 from workers.capability import Capability
 from workers.errors import SwapyardError
+from workers.limits import is_our_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,8 @@ def _whole_or_damaged(folder: Path, read: Callable[[Path], StudyStatus]) -> Stud
     try:
         ((_, found),) = read_each([folder], read, None)
     except SwapyardError as error:
+        if is_our_limit(error):
+            raise
         return StudyStatus(
             study=folder.name,
             num_jobs=0,

@@ -51,7 +51,12 @@ class _Lazy(click.Group):
             ctx.fail(
                 f"no such command {args[0]!r}; there are {', '.join(_COMMANDS)}{nearest(args[0], _COMMANDS)}"
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and not {"-h", "--help"} & set(rest):
+            from orchestrator.needs import refuse
+
+            refuse(name)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -90,18 +95,38 @@ def console() -> NoReturn:
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
     is_over = run_exit_functions()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    code = code or _flushed()
     if not is_over:
         sys.exit(code)
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
+def _flushed() -> int:
+    """Write what is still held back; 1 where somebody wants it and it cannot be written."""
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        _say(f"Error: the answer cannot be written: {error.strerror}", error)
+        return 1
+    except ValueError:
+        return 0
+    return 0
+
+
 def main() -> None:
-    """Do what the command line says: an error of ours is one message and an exit code, never a traceback."""
+    """Do what the command line says: an error of ours, or a limit of the system's, is one message and an exit
+    code, never a traceback."""
+    # All at once: when no more files can be opened it is too late.
+    import orchestrator.lines
     from workers.errors import SwapyardError
     from workers.libraries.click import interrupt_of
+    from workers.limits import reached
+
+    assert orchestrator.lines
 
     try:
         cli(prog_name="swapyard", standalone_mode=False)
@@ -116,6 +141,12 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort) as stop:
         _say("interrupted", interrupt_of(stop))
         sys.exit(130)
+    except BaseException as error:
+        # Rust's panics are no Exception.
+        if isinstance(error, SystemExit) or (limit := reached(error)) is None:
+            raise
+        _say(f"Error: {limit.line}", error)
+        sys.exit(limit.exit_code)
 
 
 def _say(line: str, error: BaseException) -> None:

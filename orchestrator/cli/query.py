@@ -4,6 +4,7 @@ __all__ = ["query"]
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -142,7 +143,8 @@ def _write(
                 raise
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _write_to(relation: "duckdb.DuckDBPyRelation", format_: str, sink: BinaryIO, rows: int) -> None:

@@ -16,17 +16,19 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 
 from orchestrator.plan.tables import Lane
 from workers import children
 from workers.errors import RunError, SwapyardError
+from workers.limits import allowed, reached
 from workers.model.cache import cache_folder
 from workers.vocabulary import CleanRun
 
@@ -150,6 +152,8 @@ class ChildScorer:
         self._threads = threads
         self._root = root
         self._child: subprocess.Popen[bytes] | None = None
+        self._stack = ExitStack()
+        self._said: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +165,7 @@ class ChildScorer:
             self._child.kill()
             self._child.communicate()
             self._child = None
+        self._stack.close()
 
     def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
         """As `Scorer.score`.
@@ -177,8 +182,9 @@ class ChildScorer:
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             child.kill()
             raise RunError(
-                f"the process that runs {lane.spec.ref} without interventions died {_how(child.wait())};"
-                " what it had finished is kept, so run the same command again"
+                f"the process that runs {lane.spec.ref} without interventions died"
+                f" ({_how(child.wait(), self._last_words())}); what it had finished is kept, so run the same"
+                " command again"
             ) from error
         if isinstance(answer, str):
             raise RunError(answer)
@@ -186,6 +192,7 @@ class ChildScorer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._child is None:
+            self._said = self._stack.enter_context(tempfile.TemporaryFile())
             # A session of its own: a Ctrl-C at the terminal is the driver's to handle.
             self._child = children.start(
                 "orchestrator.plan.clean",
@@ -193,16 +200,26 @@ class ChildScorer:
                 str(self._root),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=self._said,
                 start_new_session=True,
             )
         return self._child
 
+    def _last_words(self) -> str:
+        """The last line that the child printed."""
+        assert self._said is not None
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-def _how(status: int) -> str:
-    """How a process ended, for people."""
+
+def _how(status: int, said: str) -> str:
+    """How a process ended that last said this, for people."""
     if status == -signal.SIGKILL:
-        return "(killed, perhaps because memory ran out)"
-    return f"(signal {-status})" if status < 0 else f"(exit status {status})"
+        return "killed, perhaps because memory ran out"
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    limits = f"limits here: {found}" if (found := allowed()) else ""
+    return "; ".join(filter(None, (how, said, limits)))
 
 
 def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
@@ -253,6 +270,25 @@ def _serve(threads: int, root: Path) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
+    def send(answer: Columns | str) -> None:
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:
+            # The driver is gone, and nobody waits for the answer.
+            os._exit(0)
+
+    try:
+        for answer in _answers(threads, root):
+            send(answer)
+    except Exception as error:
+        if (limit := reached(error)) is None:
+            raise
+        send(limit.line)
+
+
+def _answers(threads: int, root: Path) -> Iterator[Columns | str]:
+    """To each request of stdin its values, or what is wrong with it."""
     from orchestrator.loading import Engines
 
     engines = Engines(threads=threads, num_sharing=1, root=root)
@@ -262,15 +298,9 @@ def _serve(threads: int, root: Path) -> None:
         except EOFError:
             return
         try:
-            answer: Columns | str = checked(engines.of(lane).clean(requests), requests)
+            yield checked(engines.of(lane).clean(requests), requests)
         except SwapyardError as error:
-            answer = str(error)
-        try:
-            pickle.dump(answer, answers)
-            answers.flush()
-        except BrokenPipeError:
-            # The driver is gone, and nobody waits for the answer.
-            os._exit(0)
+            yield str(error)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ __all__ = ["CHAR_IN", "new_figure", "plain_log", "save", "style", "thin_ticks", 
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
+
+from workers.errors import QueryError
 
 FONT_SIZE = 8.0
 CHAR_IN = 0.06
@@ -76,12 +78,27 @@ def plain_log(axis: Axis) -> None:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``STEM.png`` and ``STEM.svg``, making the folder where there is none."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``STEM.png`` and ``STEM.svg``, making the folder where there is none.
+
+    Raises:
+        QueryError: they cannot be written; pictures that were there are as they were.
+    """
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}
-    paths = []
-    for suffix, said in metadata.items():
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        figure.savefig(path, format=suffix, metadata=said, bbox_inches="tight", pad_inches=0.08)
-        paths.append(path)
-    return paths
+    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in metadata}
+    for suffix, path in paths.items():
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(
+                partial, format=suffix, metadata=metadata[suffix], bbox_inches="tight", pad_inches=0.08
+            )
+            partial.replace(path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise QueryError(
+                f"{path} cannot be written ({reason}); name another place with -o STEM"
+            ) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+    return list(paths.values())

@@ -20,6 +20,7 @@ import psutil
 
 from workers.errors import RunError
 from workers.libraries.ray import connect, environment, last_line, own_options, reachable, servers
+from workers.limits import allowed
 
 CONNECT_TIMEOUT_S = 5.0
 """How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
@@ -101,7 +102,8 @@ class LocalRay:
     def _did_not_start(self, error: Exception) -> str:
         if self.is_own:
             # Its own words name a log that is gone by now.
-            why = f"a local Ray did not start ({type(error).__name__})"
+            limits = f"; limits here: {found}" if (found := allowed()) else ""
+            why = f"a local Ray did not start ({type(error).__name__}{limits})"
         else:
             why = f"the Ray cluster at {self._address} did not answer: {last_line(error).rstrip('.')}"
         return f"{why}; --executor inline runs without Ray"

@@ -17,10 +17,15 @@ from typing import Protocol
 from orchestrator.faults import around, reach
 from orchestrator.store.disk import Disk
 from workers.errors import StorageFullError, StoreError
+from workers.limits import reached
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN = (errno.EIO, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
 """A disk that fails, or a folder that went away while it was used."""
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links say to one between two names in a folder."""
+_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Limits of this process, of which nothing is wrong with the disk."""
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
 """What a folder says that cannot be synced at all, and so can hold nothing that we made."""
 
@@ -145,10 +150,7 @@ class LocalStorage:
                 self._disk.unlink(first)
                 self._disk.unlink(second)
         if not exclusive:
-            raise StoreError(
-                f"the file system of {self.root} has no working hard links, which keep a study whole when it "
-                "is interrupted; keep the study on a local disk or on NFS"
-            )
+            raise _without_links(self.root)
 
     def _write(self, step: str, path: Path, data: bytes) -> None:
         """Write and sync a file that must not exist yet; nothing stays behind when that fails."""
@@ -171,17 +173,24 @@ class LocalStorage:
 
     def _link(self, existing: Path, new: Path) -> bool:
         """Whether this call gave the file the name `new`, rather than that something else has it."""
-        with around("create.link"):
-            try:
-                self._disk.link(existing, new)
-            except FileExistsError:
-                return False
-            return True
+        try:
+            with around("create.link"):
+                try:
+                    self._disk.link(existing, new)
+                except FileExistsError:
+                    return False
+                return True
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise _without_links(new.parent) from error
+            raise
 
     def _links_once(self, first: Path, second: Path) -> bool:
         """Whether `first` can be linked to `second` once, and not twice."""
         try:
             return self._link(first, second) and not self._link(first, second)
+        except StoreError:
+            return False
         except OSError as error:
             if error.errno in (*_FULL, errno.EIO):
                 raise
@@ -277,4 +286,13 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path} cannot be read or written ({reason}); nothing that was committed is lost: look at"
                 " the disk (swapyard doctor does) and run the same command again"
             ) from error
+        if error.errno in _LIMITS and (limit := reached(error)) is not None:
+            raise StoreError(f"{path} cannot be opened: {limit.line}") from error
         raise StoreError(f"{path} cannot be read or written: {reason}") from error
+
+
+def _without_links(folder: Path) -> StoreError:
+    return StoreError(
+        f"the file system of {folder} has no working hard links, which keep a study whole when it is"
+        " interrupted; keep the study on a local disk or on NFS"
+    )
