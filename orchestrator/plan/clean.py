@@ -192,7 +192,7 @@ class ChildScorer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self._child is None:
-            self._said = self._stack.enter_context(tempfile.TemporaryFile())
+            self._said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             # A session of its own: a Ctrl-C at the terminal is the driver's to handle.
             self._child = children.start(
                 "orchestrator.plan.clean",
