@@ -28,13 +28,13 @@ class Need:
 
 
 NEEDS: Mapping[str, Need] = {
-    "plan": Need(700, 100),
+    "plan": Need(500, 75),
     "run": Need(3000, 400),
-    "status": Need(700, 100),
-    "logs": Need(500, 100),
-    "query": Need(1300, 200),
-    "plot": Need(1400, 200),
-    "doctor": Need(700, 100),
+    "status": Need(450, 75),
+    "logs": Need(250, 75),
+    "query": Need(1300, 100),
+    "plot": Need(1400, 100),
+    "doctor": Need(500, 75),
 }
 """Of the commands that load such libraries, for small studies."""
 

@@ -4,7 +4,7 @@ Every library says in words of its own that it ran into one, or dies of it. What
 by the number of the system's error, or by the few words that the system itself uses and libraries pass on.
 """
 
-__all__ = ["Reached", "allowed", "is_our_limit", "reached"]
+__all__ = ["Reached", "allowed", "is_our_limit", "lasting", "reached"]
 
 import errno
 import resource
@@ -72,6 +72,14 @@ def is_our_limit(error: BaseException) -> bool:
     """Whether `error` tells of a limit of this process: nothing is wrong with the file that was opened."""
     found = reached(error)
     return found is not None and found.kind in ("memory", "files", "threads")
+
+
+def lasting(error: BaseException) -> str | None:
+    """One line on the limit of this process that `error` tells of, where less work at a time changes nothing."""
+    found = reached(error)
+    if found is None or not is_our_limit(error):
+        return None
+    return found.line if found.kind != "memory" or isinstance(error, ImportError) else None
 
 
 def allowed() -> str:

@@ -10,7 +10,8 @@ from orchestrator.run.trainings import TrainReport, TrainSlice
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Report, StudyWorker
 from workers.capability import Capability
-from workers.errors import SwapyardError
+from workers.errors import RunError, SwapyardError
+from workers.limits import lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ class InlineExecutor:
         except Exception as error:
             worker.close()
             self._worker = self._waiting = None
+            if (limit := lasting(error)) is not None:
+                raise RunError(limit) from error
             message = f"{type(error).__name__}: {error}"
             return [Died(number, taken, message, is_guilty=True, job=worker.trial(number).job)]
 

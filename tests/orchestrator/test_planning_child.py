@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from running import capital_pairs, start, write_study
 
-from tests.processes import child_of, wait_until_gone
+from tests.processes import child_at_work, wait_until_gone
 
 pytestmark = pytest.mark.kills
 
-FILTER = {"filter": "base_correct"}
+FILTER = {"filter": "both_correct"}
 
 
 @pytest.mark.parametrize("command", [("run", "--executor", "ray", "--no-plots"), ("plan", "--prepare")])
@@ -19,9 +19,7 @@ def test_the_planning_child_of_a_killed_driver_ends(
     study = write_study(tmp_path, "capitals", tiny_folder, capital_pairs(), **FILTER)
     driver = start(*command, study, "--store", tmp_path, cwd=tmp_path, cache=tmp_path / "cache")
     try:
-        child = child_of(driver.pid, "orchestrator.plan.clean")
-        # It is not to be done before it is looked for.
-        child.suspend()
+        child = child_at_work(driver.pid, "orchestrator.plan.clean")
     finally:
         driver.kill()
         driver.communicate()

@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tests.processes import child_of, wait_until_gone
+from tests.processes import child_at_work, wait_until_gone
 from workers.errors import ModelError
 from workers.model import fetch
 from workers.model.cache import content_hash
@@ -202,9 +202,7 @@ def test_a_killed_fetch_leaves_nothing_and_two_at_once_make_one(
     assert killed.stdout is not None
     with killed:
         assert any("converting" in line for line in iter(killed.stdout.readline, ""))
-        converter = child_of(killed.pid, "workers.model.fetch")
-        # It is not to be done before it is looked for.
-        converter.suspend()
+        converter = child_at_work(killed.pid, "workers.model.fetch")
         killed.kill()
     wait_until_gone(converter)
     assert not fetch.is_fetched("tiny") and visible(cache / "models") == []
