@@ -2,7 +2,7 @@
 
 A little below these figures native libraries do not say that memory ran out: they crash, take it for an
 interrupt, or print a page each. So a command that cannot work is refused before it loads any. What is
-needed was measured: `tests/orchestrator/test_limits_of_memory.py` runs each command with just that.
+needed was measured: `tests/orchestrator/test_limits_of_system.py` runs each command with just that.
 """
 
 __all__ = ["NEEDS", "Need", "need_bytes", "refuse"]
@@ -29,7 +29,7 @@ class Need:
 
 NEEDS: Mapping[str, Need] = {
     "plan": Need(500, 75),
-    "run": Need(3000, 400),
+    "run": Need(2300, 100),
     "status": Need(450, 75),
     "logs": Need(250, 75),
     "query": Need(1300, 100),

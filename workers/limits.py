@@ -75,7 +75,7 @@ def is_our_limit(error: BaseException) -> bool:
 
 
 def lasting(error: BaseException) -> str | None:
-    """One line on the limit of this process that `error` tells of, where less work at a time changes nothing."""
+    """One line on the limit of this process that `error` tells of, if less work at a time changes nothing."""
     found = reached(error)
     if found is None or not is_our_limit(error):
         return None
