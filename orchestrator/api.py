@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained, run_query
 from orchestrator.reading import LeaveOut
-from orchestrator.roots import DEFAULT_ROOT, study_folders
+from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
@@ -117,8 +117,8 @@ def run(
         slice_timeout_s=slice_timeout_s,
         require=tuple(require),
     )
-    root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:
+        root = home_of(Path(store), loaded.study, progress.say)
         outcome = run_study(loaded, root, options, progress)
     return Results([root], outcome)
 
@@ -129,7 +129,8 @@ def open_results(*studies: str, store: str | Path = DEFAULT_ROOT) -> Results:
     Raises:
         StoreError: there is no such study.
     """
-    return Results(study_folders(Path(store), studies), leave_out=None if studies else warnings.warn)
+    folders = without_copies(study_folders(Path(store), studies), warnings.warn)
+    return Results(folders, leave_out=None if studies else warnings.warn)
 
 
 def _study(given: Study | str) -> Study:

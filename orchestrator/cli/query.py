@@ -68,7 +68,7 @@ def query(
     A NAME is one of the queries that --list shows.
     """
     from orchestrator.query import named_queries, run_query
-    from orchestrator.roots import study_folders
+    from orchestrator.roots import study_folders, without_copies
     from orchestrator.views import connect
 
     if list_names:
@@ -80,7 +80,8 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
-    connection = connect(study_folders(store, studies), leave_out=leave_out(studies), verify=verify)
+    folders = without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
+    connection = connect(folders, leave_out=leave_out(studies), verify=verify)
     _write(run_query(connection, text), connection, chosen, output, rows)
 
 

@@ -19,6 +19,7 @@ from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
 from orchestrator.store.guard import refuse_lost_log
+from orchestrator.store.identity import Identity, read_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
@@ -153,7 +154,7 @@ class StudyStore:
         Args:
             draft: what is said of it, but for its size and hash (`UNWRITTEN`).
             data: its bytes, as `encode_part` makes them.
-            study: what `identity` gives.
+            study: what `origin` gives.
             seq: how many commits there were when the work was handed out.
             plan: the plan whose work it is; without one, no later driver adopts a part that is not committed.
 
@@ -166,8 +167,8 @@ class StudyStore:
         note = Note(study=study, seq=seq, rest=UNWRITTEN["sha256"], plan=plan, part=draft)
         return replace(draft, **self._written(draft.path, with_note(data, note)))
 
-    def identity(self) -> str:
-        """What makes the study this one, whatever its folder is called: the nonce of its first commit.
+    def origin(self) -> str:
+        """What the study's log and its files of rows name: the nonce of its first commit.
 
         Raises:
             StoreError: there is no study, or it is damaged.
@@ -178,6 +179,23 @@ class StudyStore:
                 return Commit.from_json(data, 1).nonce
         # It was lost, and the log was rebuilt.
         return self.state().study
+
+    def given_identity(self) -> Identity | None:
+        """The identity and the name that the study was given; None where it has those it began with.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return read_identity(self._storage, self.root)
+
+    def identity(self) -> str:
+        """What makes the study this one, whatever its folder is called; a copy has it, too.
+
+        Raises:
+            StoreError: there is no study, or it is damaged.
+        """
+        given = self.given_identity()
+        return self.origin() if given is None else given.study
 
     def _written(self, path: str, data: bytes) -> dict[str, Any]:
         """Write a file of rows, and give its size and hash."""
