@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator.needs import refuse_ray
 from workers.errors import RunError
 from workers.libraries.ray import connect, environment, last_line, own_options, reachable, servers
 from workers.limits import allowed
@@ -60,8 +61,10 @@ class LocalRay:
         """Connect to the cluster, or start a Ray of our own, from a thread that lives as long as the driver.
 
         Raises:
-            RunError: Ray did not start, or the cluster cannot be reached.
+            RunError: Ray did not start, or may not do here what it needs, or the cluster cannot be reached.
         """
+        if self.is_own:
+            refuse_ray(self._num_cpus)
         for attempt in range(1, ATTEMPTS + 1):
             options = self._options(is_plain=attempt > 1)
             self._is_up = True
