@@ -41,6 +41,11 @@ NEEDS: Mapping[str, Need] = {
     "query": Need(1300, 100),
     "plot": Need(1400, 100),
     "doctor": Need(500, 75),
+    "mv": Need(500, 75),
+    "cp": Need(500, 75),
+    "rm": Need(500, 75),
+    "export": Need(1300, 100),
+    "import": Need(500, 75),
 }
 """Of the commands that load such libraries, for small studies and models."""
 
