@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from workers.errors import StoreError
-from workers.limits import is_our_limit, reached
+from workers.limits import is_our_limit, lasting, reached
 
 PROGRAM = """
 import sys
@@ -105,3 +105,11 @@ def test_a_file_that_may_not_be_read_is_no_limit_of_the_process() -> None:
 )
 def test_bugs_and_our_own_words_are_no_limits(error: Exception) -> None:
     assert reached(error) is None
+
+
+def test_only_memory_may_be_enough_for_less_work_at_a_time() -> None:
+    assert lasting(MemoryError()) is None
+    assert lasting(ValueError("a bug")) is None
+    assert lasting(PermissionError(errno.EACCES, "Permission denied", "part.parquet")) is None
+    for error in (OSError(errno.EMFILE, "Too many open files"), ImportError("x.so: failed to map segment")):
+        assert lasting(error)
