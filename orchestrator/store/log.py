@@ -102,14 +102,14 @@ class CommitLog:
                 f"{commit_name(seq)} does not follow {commit_name(seq - 1)}: one of them is damaged, or of"
                 f" another copy of the study; {REMEDY}"
             )
-        self._apply(commit, data)
+        self._follow(commit, data)
         return True
 
     def _is_linked(self, commit: Commit) -> bool:
         """Whether a commit must name the one before: the first, and those of earlier versions, do not."""
         return commit.seq > 1 and (self._is_checked or commit.prev is not None)
 
-    def _apply(self, commit: Commit, data: bytes) -> None:
+    def _follow(self, commit: Commit, data: bytes) -> None:
         if commit.kind == "rebuild":
             self.state = State.rebuilt(commit)
         else:
@@ -122,7 +122,7 @@ class CommitLog:
             data = self._storage.read(commit_name(seq))
             with contextlib.suppress(StoreError):
                 if data is not None and (commit := Commit.from_json(data, seq)).kind == "rebuild":
-                    self._apply(commit, data)
+                    self._follow(commit, data)
                     return True
         return False
 
@@ -204,7 +204,7 @@ class CommitLog:
         with around(f"commit.{commit.kind}"):
             made = self._written(commit) or self._is_own(commit)
         if made:
-            self._apply(commit, commit.to_json())
+            self._follow(commit, commit.to_json())
         return made
 
     def _keep_checkpoint(self) -> None:
