@@ -26,6 +26,8 @@ class Carrier(NamedTuple):
     size_bytes: int
     sha256: str
     parts: tuple[Manifest, ...]
+    plan: str | None = None
+    """The plan whose work it is, where it says so."""
 
     @property
     def is_retry(self) -> bool:
@@ -95,7 +97,8 @@ def gather(storage: Storage, log: CommitLog) -> Gathered:
     for name, (found, size_bytes, sha256) in read.items():
         parts = _parts_of(name, found, sha256, study, state, held, known, merges)
         if parts:
-            carriers.append(Carrier(name, size_bytes, sha256, parts))
+            plan = None if found.note is None else found.note.plan
+            carriers.append(Carrier(name, size_bytes, sha256, parts, plan))
     for part in (part for carrier in carriers for part in carrier.parts):
         known.setdefault(part.path, part)
     whole = {carrier.name for carrier in carriers}

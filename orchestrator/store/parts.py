@@ -115,7 +115,10 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
     import pyarrow as pa
 
     if len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
+        raise StoreError(
+            f"{file.path} is damaged: its bytes are not those committed; restore it from a copy, or have its"
+            " jobs run again after: swapyard doctor --repair STUDY"
+        )
     try:
         found = open_parquet(io.BytesIO(data), checked=True)
         names = found.schema_arrow.names

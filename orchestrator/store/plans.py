@@ -3,11 +3,12 @@
 With it a plan is known to be whole, though the commit that named it is lost.
 """
 
-__all__ = ["INDEX", "encode_index", "newest_plans"]
+__all__ = ["INDEX", "KnownPlan", "chosen_plan", "encode_index", "known_plans"]
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -32,8 +33,18 @@ def encode_index(plan: PlanRef, seq: int) -> bytes:
     return checked(_INDEX.dump_json(PlanIndex(seq=seq, plan=plan), by_alias=True))
 
 
-def newest_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[PlanRef]:
-    """The plans that are whole, the latest last: those that commits name, and those that say so."""
+class KnownPlan(NamedTuple):
+    """A plan that a commit names, or that says itself what it is."""
+
+    seq: int
+    """The number of its commit, about."""
+    plan: PlanRef
+    is_whole: bool
+    """Whether all of its files are as they were committed."""
+
+
+def known_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[KnownPlan]:
+    """All plans that are known of, the latest last: those that commits name, and those that say so."""
     found = {plan.id: (seq, plan) for seq, plan in sorted(known, key=lambda one: one[0])}
     folders: dict[str, list[str]] = {}
     for name in storage.list("plan"):
@@ -41,8 +52,20 @@ def newest_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list
     for id_, names in folders.items():
         if id_ not in found and (one := _of_folder(storage, id_, names)) is not None:
             found[id_] = one
-    whole = [(seq, plan) for seq, plan in found.values() if _is_whole(storage, plan)]
-    return [plan for _, plan in sorted(whole, key=lambda one: one[0])]
+    ordered = sorted(found.values(), key=lambda one: one[0])
+    return [KnownPlan(seq, plan, _is_whole(storage, plan)) for seq, plan in ordered]
+
+
+def chosen_plan(plans: Sequence[KnownPlan], needed: Collection[str | None]) -> PlanRef | None:
+    """The plan that a study follows: the latest that is whole, or without which rows mean nothing.
+
+    `needed` are the plans of the rows, None for those that do not say. Under an earlier plan they would be
+    taken for others: rather the study waits until the files of its plan are there again.
+    """
+    for one in reversed(plans):
+        if one.is_whole or one.plan.id in needed or None in needed:
+            return one.plan
+    return None
 
 
 def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, PlanRef] | None:

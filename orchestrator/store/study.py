@@ -8,6 +8,7 @@ __all__ = ["Driver", "StudyStore", "WrittenPart"]
 
 import contextlib
 import hashlib
+import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -129,8 +130,29 @@ class StudyStore:
             raise StoreError(f"the plan {plan.id} has no file {name!r}; it has {sorted(plan.files)}")
         data = self._storage.read(plan.path(name))
         if data is None or hashlib.sha256(data).hexdigest() != plan.files[name].sha256:
-            raise StoreError(f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy")
+            raise StoreError(
+                f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy, or run the"
+                " study again, which makes the same plan again if it can"
+            )
         return data
+
+    def damaged_plan_files(self, plan: PlanRef) -> list[str]:
+        """What is wrong with each file of a plan that is not as it was committed; none where all are."""
+        found: list[str] = []
+        for name, ref in plan.files.items():
+            data = self._storage.read(plan.path(name))
+            if data is None:
+                found.append(f"{self.locate(plan.path(name))} was committed and is missing")
+            elif hashlib.sha256(data).hexdigest() != ref.sha256:
+                found.append(f"{self.locate(plan.path(name))} is damaged: its bytes are not those committed")
+        return found
+
+    def before_plan(self, plan: PlanRef) -> State | None:
+        """What the study held when `plan` was committed first; None where the log does not tell any more."""
+        log = CommitLog(self._storage, checkpoints=False)
+        with contextlib.suppress(StoreError):
+            return log.read_until(lambda one: one.plan is not None and one.plan.files == plan.files)
+        return None
 
     def write_part(self, epoch: int, lane: str, data: bytes) -> WrittenPart:
         """Write a part's bytes under a fresh name, durably; for workers, in any process.
@@ -192,7 +214,11 @@ class StudyStore:
         """
         data = self._storage.read(part.path)
         if data is None:
-            raise StoreError(f"{self.locate(part.path)} was committed and is missing; restore it from a copy")
+            study = shlex.join([self.root.name, "--store", str(self.root.parent)])
+            raise StoreError(
+                f"{self.locate(part.path)} was committed and is missing; restore it from a copy, or have its"
+                f" jobs run again after: swapyard doctor --repair {study}"
+            )
         return decode_part(data, part, columns)
 
     def merge(self, epoch: int, merge: Merge, go_on: Callable[[], bool] = lambda: True) -> Merged:
