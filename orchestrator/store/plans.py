@@ -3,7 +3,7 @@
 With it a plan is known to be whole, though the commit that named it is lost.
 """
 
-__all__ = ["INDEX", "KnownPlan", "chosen_plan", "encode_index", "known_plans"]
+__all__ = ["INDEX", "KnownPlan", "chosen_plan", "encode_index", "index_seq", "known_plans"]
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -31,6 +31,15 @@ class PlanIndex:
 def encode_index(plan: PlanRef, seq: int) -> bytes:
     """The content of the file `INDEX`."""
     return checked(_INDEX.dump_json(PlanIndex(seq=seq, plan=plan), by_alias=True))
+
+
+def index_seq(data: bytes) -> int:
+    """How many commits there were when a plan was written, by its file `INDEX`; 0 where that is damaged."""
+    content = unchecked(data) if is_checked(data) else None
+    try:
+        return 0 if content is None else _INDEX.validate_json(content).seq
+    except ValidationError:
+        return 0
 
 
 class KnownPlan(NamedTuple):

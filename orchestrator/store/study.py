@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.adopt import adoptable, part_names
+from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
-from orchestrator.store.guard import refuse_lost_log
+from orchestrator.store.guard import refuse_lost_log, telling_names
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
@@ -76,7 +76,7 @@ class StudyStore:
         """
         check_format(self._storage, self.root)
         # Listed first: what a file knows of the log is in the log by then.
-        names = part_names(self._storage)
+        names = telling_names(self._storage)
         log = CommitLog(self._storage, checkpoints=checkpoints)
         refuse_lost_log(self._storage, log.refresh(), self.root, names)
         return log
