@@ -4,7 +4,7 @@ A plan knows every tile that its study ever had, so that a part of none of them 
 another copy of it.
 """
 
-__all__ = ["misfit", "misfits", "strange_rows"]
+__all__ = ["agree", "misfit", "misfits", "strange_rows"]
 
 import io
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow.parquet as pq
 
+from orchestrator.plan.earlier import numbers_of
 from orchestrator.plan.tables import Plan
 from orchestrator.store import Manifest, State
 from workers.vocabulary import ESTIMATE
@@ -60,6 +61,26 @@ def strange_rows(plan: Plan, parts: Iterable[Manifest], data: bytes) -> str | No
     if np.array_equal(np.sort(found), np.sort(np.concatenate([*expected, np.empty(0, np.uint64)]))):
         return None
     return "its rows are of other cells or pairs than the plan says"
+
+
+def agree(first: Plan, second: Plan) -> bool:
+    """Whether all numbers of the first plan mean the same in the second: then this one went on from it.
+
+    Of two copies of a study that were planned anew, each gave the same numbers to other things.
+    """
+    lanes = [plan.head["lane_numbers"].items() for plan in (first, second)]
+    if not lanes[0] <= lanes[1]:
+        return False
+    for what in ("cell", "pair"):
+        one, other = ({(number, key) for key, number in numbers_of(plan, what)} for plan in (first, second))
+        if not one <= other:
+            return False
+    return all(
+        (there := second.tiles.get(number)) is not None
+        and (tile.lane, tile.pairs, tile.estimates) == (there.lane, there.pairs, there.estimates)
+        and np.array_equal(first.cellsets[tile.cellset], second.cellsets[there.cellset])
+        for number, tile in first.tiles.items()
+    )
 
 
 def _keys_of(plan: Plan, part: Manifest) -> np.ndarray:

@@ -3,10 +3,10 @@
 With it a plan is known to be whole, though the commit that named it is lost.
 """
 
-__all__ = ["INDEX", "KnownPlan", "chosen_plan", "encode_index", "index_seq", "known_plans"]
+__all__ = ["INDEX", "Agree", "KnownPlan", "chosen_plan", "encode_index", "index_seq", "known_plans"]
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -19,27 +19,31 @@ from orchestrator.store.storage import Storage
 
 INDEX = "files.json"
 
+Agree = Callable[[PlanRef, PlanRef], bool]
+"""Whether all numbers of the first plan mean the same in the second, which was made later."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class PlanIndex:
-    """A plan, and how many commits there were when it was written."""
+    """A plan, and what there was when it was written."""
 
     seq: Count
+    """How many commits."""
     plan: PlanRef
+    after: tuple[str, ...] | None = None
+    """The ids of all plans before it; None in the first versions of this file."""
 
 
-def encode_index(plan: PlanRef, seq: int) -> bytes:
+def encode_index(plan: PlanRef, seq: int, after: Collection[str]) -> bytes:
     """The content of the file `INDEX`."""
-    return checked(_INDEX.dump_json(PlanIndex(seq=seq, plan=plan), by_alias=True))
+    index = PlanIndex(seq=seq, plan=plan, after=tuple(sorted(after)))
+    return checked(_INDEX.dump_json(index, by_alias=True, exclude_none=True))
 
 
 def index_seq(data: bytes) -> int:
     """How many commits there were when a plan was written, by its file `INDEX`; 0 where that is damaged."""
-    content = unchecked(data) if is_checked(data) else None
-    try:
-        return 0 if content is None else _INDEX.validate_json(content).seq
-    except ValidationError:
-        return 0
+    index = _index_of(data)
+    return 0 if index is None else index.seq
 
 
 class KnownPlan(NamedTuple):
@@ -50,31 +54,66 @@ class KnownPlan(NamedTuple):
     plan: PlanRef
     is_whole: bool
     """Whether all of its files are as they were committed."""
+    after: frozenset[str] | None
+    """The ids of the plans before it; None where nobody knows."""
+
+    def lineage(self, plans: Iterable["KnownPlan"], agree: Agree) -> frozenset[str]:
+        """The ids of the plans whose numbers mean the same in this one, its own among them.
+
+        Of two copies of a study that were both planned anew, neither's plan is in the other's lineage.
+        """
+        if self.after is not None:
+            return self.after | {self.plan.id}
+        before = (one.plan for one in plans if one.plan.id != self.plan.id)
+        return frozenset({self.plan.id, *(plan.id for plan in before if agree(plan, self.plan))})
 
 
 def known_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[KnownPlan]:
     """All plans that are known of, the latest last: those that commits name, and those that say so."""
     found = {plan.id: (seq, plan) for seq, plan in sorted(known, key=lambda one: one[0])}
-    folders: dict[str, list[str]] = {}
+    folders: dict[str, list[str]] = {id_: [] for id_ in found}
     for name in storage.list("plan"):
         folders.setdefault(name.split("/")[1], []).append(name)
+    after: dict[str, frozenset[str] | None] = {}
     for id_, names in folders.items():
+        index = _index_of(storage.read(f"plan/{id_}/{INDEX}") or b"")
+        after[id_] = None if index is None or index.after is None else frozenset(index.after)
         if id_ not in found and (one := _of_folder(storage, id_, names)) is not None:
             found[id_] = one
     ordered = sorted(found.values(), key=lambda one: one[0])
-    return [KnownPlan(seq, plan, _is_whole(storage, plan)) for seq, plan in ordered]
+    return [KnownPlan(seq, plan, _is_whole(storage, plan), after[plan.id]) for seq, plan in ordered]
 
 
-def chosen_plan(plans: Sequence[KnownPlan], needed: Collection[str | None]) -> PlanRef | None:
-    """The plan that a study follows: the latest that is whole, or without which rows mean nothing.
+def chosen_plan(
+    plans: Sequence[KnownPlan], own: PlanRef | None, num_rows: Mapping[str | None, int], agree: Agree
+) -> KnownPlan | None:
+    """The plan that a study follows: the one under which most rows mean something; of several the latest.
 
-    `needed` are the plans of the rows, None for those that do not say. Under an earlier plan they would be
-    taken for others: rather the study waits until the files of its plan are there again.
+    It may be damaged. Under an earlier one its rows would be taken for others: rather the study waits until
+    the files of its plan are there again.
+
+    Args:
+        plans: all that are known of, the latest last; some may be of another copy of the study.
+        own: the one that the log names, as far as it can be read; the choice is that, or goes on from it.
+        num_rows: how many rows there are of each plan.
+        agree: for plans that do not say themselves what they go on from.
     """
-    for one in reversed(plans):
-        if one.is_whole or one.plan.id in needed or None in needed:
-            return one.plan
-    return None
+    lines = {one.plan.id: one.lineage(plans, agree) for one in plans}
+    may = [one for one in plans if own is None or own.id in lines[one.plan.id]]
+
+    def rank(one: KnownPlan) -> tuple[int, bool, int]:
+        return sum(num_rows.get(id_, 0) for id_ in lines[one.plan.id]), one.is_whole, one.seq
+
+    return max(may, key=rank, default=None)
+
+
+def _index_of(data: bytes) -> PlanIndex | None:
+    """What a folder says of its plan; None where it is missing, damaged, or of a newer version."""
+    content = unchecked(data) if is_checked(data) else None
+    try:
+        return None if content is None else _INDEX.validate_json(content)
+    except ValidationError:
+        return None
 
 
 def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, PlanRef] | None:
@@ -82,8 +121,7 @@ def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, P
     data = storage.read(f"plan/{id_}/{INDEX}")
     try:
         if data is not None:
-            content = unchecked(data) if is_checked(data) else None
-            index = None if content is None else _INDEX.validate_json(content)
+            index = _index_of(data)
             return None if index is None or index.plan.id != id_ else (index.seq + 1, index.plan)
         if f"plan/{id_}/plan.json" not in names:
             return None

@@ -22,7 +22,7 @@ from orchestrator.store.guard import lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
-from orchestrator.store.plans import chosen_plan, known_plans
+from orchestrator.store.plans import Agree, chosen_plan, known_plans
 from orchestrator.store.rebuild import rebuilt
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
@@ -47,8 +47,13 @@ class Cleared:
     """What it is."""
 
 
-def repair(root: Path, storage: Storage | None = None) -> Repaired:
+def repair(
+    root: Path, storage: Storage | None = None, *, agree: Agree = lambda first, second: True
+) -> Repaired:
     """Repair the study in `root`; on one that is whole nothing is done.
+
+    `agree` tells of two plans whether the second goes on from the first: two copies of a study that were both
+    changed have plans that do not, and rows of the one mean something else in the other.
 
     Raises:
         HeldError: a driver is at work.
@@ -62,7 +67,7 @@ def repair(root: Path, storage: Storage | None = None) -> Repaired:
         found = gather(used, log)
         damaged = found.damaged()
         if why is not None or found.has_rows_of(damaged):
-            return Repaired(lines=(*lines, *_rebuild(log, used, holder, found, why)))
+            return Repaired(lines=(*lines, *_rebuild(log, used, holder, found, why, agree)))
         adopted = adoptable(used, log.state, epoch=log.state.seq + 1)
         if damaged or adopted:
             epoch = log.open_epoch(holder)
@@ -173,16 +178,20 @@ def _dropped(log: CommitLog, damaged: tuple[str, ...]) -> list[str]:
 
 
 def _rebuild(
-    log: CommitLog, storage: Storage, holder: Holder, found: Gathered, why: str | None
+    log: CommitLog, storage: Storage, holder: Holder, found: Gathered, why: str | None, agree: Agree
 ) -> Iterator[str]:
     """Open the study with all that its files hold, and tell what that is."""
     plans = known_plans(storage, found.plans)
-    ids = {one.plan.id for one in plans} | found.state.plans
-    # Rows of a plan that nobody knows mean nothing, and would be taken for those of another.
+    num_rows_of: Counter[str | None] = Counter()
+    for one in found.carriers:
+        num_rows_of[one.plan] += sum(part.rows for part in one.parts)
+    chosen = chosen_plan(plans, found.state.plan, num_rows_of, agree)
+    plan = None if chosen is None else chosen.plan
+    ids = found.state.plans | (frozenset() if chosen is None else chosen.lineage(plans, agree))
+    # Rows of a plan that is lost, or of another copy's, mean nothing here, and would be taken for others.
     meant = tuple(one for one in found.carriers if (one.plan in ids if one.plan is not None else bool(ids)))
     num_strange = len(found.carriers) - len(meant)
     found = replace(found, carriers=meant)
-    plan = chosen_plan(plans, {one.plan for one in meant})
     study = found.study or uuid.uuid4().hex
     snapshot, num_lost = rebuilt(found, study, plan, ids, time.time())
     seq = 1 + max((log.state.seq, *log.numbers(), *found.seqs), default=0)
@@ -194,8 +203,8 @@ def _rebuild(
         yield f"{num_lost:,} rows are lost or damaged: the next run makes their jobs again"
     if num_strange:
         yield (
-            f"{num_strange:,} files of rows stay as they are: the plan that says what they hold is lost with"
-            " plan/, and the next run makes their jobs again"
+            f"{num_strange:,} files of rows stay as they are: the plan that says what they hold is lost, or"
+            " of another copy of the study; the next run makes their jobs again"
         )
     silent = Counter(found.unknown.values())["silent"]
     if silent:

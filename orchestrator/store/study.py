@@ -235,7 +235,12 @@ class StudyStore:
             if merge.study:
                 parts = tuple(part for path in draft.of for part in merge.parts[path])
                 note = Note(
-                    study=merge.study, seq=merge.seq, rest=UNWRITTEN["sha256"], merged=draft, parts=parts
+                    study=merge.study,
+                    seq=merge.seq,
+                    rest=UNWRITTEN["sha256"],
+                    plan=merge.plan,
+                    merged=draft,
+                    parts=parts,
                 )
                 data = with_note(data, note)
             return replace(draft, **self._written(draft.path, data))
@@ -279,7 +284,7 @@ class Driver:
         with self._or_fenced():
             for name, data in files.items():
                 self._storage.put_fresh(plan.path(name), data)
-            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq))
+            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq, self.state.plans))
             self._log.append(self.epoch, "plan", plan=plan)
             self.lock_late()
         return plan
@@ -323,6 +328,7 @@ class Driver:
             parts={file.path: held[file.path] for file in merge.files},
             study=self.state.study,
             seq=self.state.seq,
+            plan=None if self.state.plan is None else self.state.plan.id,
         )
 
     def commit_merged(self, merged: MergedFile) -> None:

@@ -125,9 +125,13 @@ def sweep(
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
     kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
     orphans = tuple(name for name in found.orphans if name not in set(kept))
-    swept = replace(_cleared(storage, replace(found, orphans=orphans), hidden), num_kept=len(kept))
+    meant = {plan for name in kept if (plan := _plan_of(storage, name)) is not None}
+    plans = tuple(name for name in found.plans if name.split("/")[1] not in meant)
+    swept = replace(
+        _cleared(storage, replace(found, orphans=orphans, plans=plans), hidden), num_kept=len(kept)
+    )
     for folder in folders:
-        if root is not None and _is_past(folder, epoch, own_plans | state.plans):
+        if root is not None and _is_past(folder, epoch, own_plans | state.plans | meant):
             # Not empty, or gone: either is well.
             with contextlib.suppress(OSError):
                 (root / folder).rmdir()
@@ -147,6 +151,12 @@ def is_kept(storage: Storage, name: str, state: State) -> bool:
     return not all(
         part.path in state.live and storage.exists(state.file_of(part.path).path) for part in found.parts
     )
+
+
+def _plan_of(storage: Storage, name: str) -> str | None:
+    """The plan without which the rows of a file mean nothing, where it says so."""
+    note = examined(storage.read(name) or b"").note
+    return None if note is None else note.plan
 
 
 def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:
