@@ -25,7 +25,7 @@ from orchestrator.store import CommitLog, Manifest, State, StoredFile, StudyStor
 from orchestrator.store.adopt import check_rows
 from orchestrator.store.notes import examined
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.sweep import is_kept, leftovers
+from orchestrator.store.sweep import is_kept, leftovers, plans_of
 from orchestrator.store.verify import fault_of
 from workers.errors import StoreError, SwapyardError
 
@@ -276,7 +276,9 @@ def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
     epoch = state.epoch if is_running(folder) else state.seq + 1
     found = leftovers(names, state, epoch=epoch, now_s=time.time())
     kept = {name for name in found.orphans if is_kept(storage, name, state)}
-    files = [name for name in (*found.orphans, *found.replaced, *found.plans) if name not in kept]
+    meant = plans_of(storage, kept)
+    plans = [name for name in found.plans if name.split("/")[1] not in meant]
+    files = [name for name in (*found.orphans, *found.replaced, *plans) if name not in kept]
     if kept:
         size_bytes = sum(_size(storage.locate(name)) for name in kept)
         yield Finding(

@@ -5,7 +5,7 @@ committed by them. A part that can be read stays all the same: only somebody who
 current epoch nothing is cleared that is not known to be replaced: its workers write on.
 """
 
-__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "sweep"]
+__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "plans_of", "sweep"]
 
 import contextlib
 import re
@@ -125,7 +125,7 @@ def sweep(
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
     kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
     orphans = tuple(name for name in found.orphans if name not in set(kept))
-    meant = {plan for name in kept if (plan := _plan_of(storage, name)) is not None}
+    meant = plans_of(storage, kept)
     plans = tuple(name for name in found.plans if name.split("/")[1] not in meant)
     swept = replace(
         _cleared(storage, replace(found, orphans=orphans, plans=plans), hidden), num_kept=len(kept)
@@ -153,10 +153,10 @@ def is_kept(storage: Storage, name: str, state: State) -> bool:
     )
 
 
-def _plan_of(storage: Storage, name: str) -> str | None:
-    """The plan without which the rows of a file mean nothing, where it says so."""
-    note = examined(storage.read(name) or b"").note
-    return None if note is None else note.plan
+def plans_of(storage: Storage, names: Iterable[str]) -> set[str]:
+    """The plans without which the rows of files mean nothing, as far as these say so: they stay, too."""
+    notes = (examined(storage.read(name) or b"").note for name in names)
+    return {note.plan for note in notes if note is not None and note.plan is not None}
 
 
 def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:
