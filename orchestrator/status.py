@@ -61,7 +61,7 @@ class StudyStatus:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do; a study without a plan has everything before it."""
-        return self.is_selected and 0 < self.num_jobs <= self.num_done
+        return self.damaged is None and self.is_selected and 0 < self.num_jobs <= self.num_done
 
     @property
     def activity(self) -> str:
@@ -94,7 +94,9 @@ class StatusReader:
         """
         state = self._log(folder).refresh()
         plan = None if state.plan is None else self._plan(folder, state.plan)
-        counts = None if plan is None else counts_of(plan, state)
+        lost = None if plan is None else find_lost(folder, state, plan, verify=False)
+        there = state if lost is None else state.without(one.path for one in lost.damaged)
+        counts = None if plan is None else counts_of(plan, there)
         running = is_running(folder)
         logs = folder / "logs"
         return StudyStatus(
@@ -111,7 +113,7 @@ class StatusReader:
             is_running=running,
             logs=str(logs),
             models={} if plan is None else _capabilities(plan, state),
-            damaged=None if plan is None else _damage(folder, state, plan),
+            damaged=None if lost is None else f"{lost.summary}; {lost.where}; {lost.remedy}",
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
             left_s=read_left(logs / str(state.epoch)) if running else None,
         )
@@ -134,12 +136,6 @@ class StatusReader:
         if known is None or known[0].id != ref.id:
             known = self._plans[folder] = (ref, read_plan(StudyStore(folder), ref))
         return known[1]
-
-
-def _damage(folder: Path, state: State, plan: Plan) -> str | None:
-    """What is wrong with the files of rows, as far as their names and sizes, and commits, tell."""
-    lost = find_lost(folder, state, plan, verify=False)
-    return None if lost is None else f"{lost.summary}; {lost.where}; {lost.remedy}"
 
 
 def _capabilities(plan: Plan, state: State) -> dict[str, dict[str, Any]]:
