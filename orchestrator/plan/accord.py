@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from orchestrator.plan.earlier import numbers_of
 from orchestrator.plan.tables import Plan
 from orchestrator.store import Manifest, State
+from workers.libraries.pyarrow import open_parquet, read_all
 from workers.vocabulary import ESTIMATE
 
 
@@ -55,7 +55,7 @@ def strange_rows(plan: Plan, parts: Iterable[Manifest], data: bytes) -> str | No
 
     The file can be read, and its parts fit the plan.
     """
-    table = pq.read_table(io.BytesIO(data), columns=["cell", "pair"], use_threads=False)
+    table = read_all(open_parquet(io.BytesIO(data)), ("cell", "pair"))
     expected = [_keys_of(plan, part) for part in parts]
     found = _keys(table["cell"].to_numpy(), table["pair"].to_numpy())
     if np.array_equal(np.sort(found), np.sort(np.concatenate([*expected, np.empty(0, np.uint64)]))):

@@ -3,10 +3,19 @@
 With it a plan is known to be whole, though the commit that named it is lost.
 """
 
-__all__ = ["INDEX", "Agree", "KnownPlan", "chosen_plan", "encode_index", "index_seq", "known_plans"]
+__all__ = [
+    "INDEX",
+    "Agree",
+    "KnownPlan",
+    "chosen_plan",
+    "damaged_files_of",
+    "encode_index",
+    "index_seq",
+    "known_plans",
+]
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -81,7 +90,10 @@ def known_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[
         if id_ not in found and (one := _of_folder(storage, id_, names)) is not None:
             found[id_] = one
     ordered = sorted(found.values(), key=lambda one: one[0])
-    return [KnownPlan(seq, plan, _is_whole(storage, plan), after[plan.id]) for seq, plan in ordered]
+    return [
+        KnownPlan(seq, plan, not any(damaged_files_of(storage, plan)), after[plan.id])
+        for seq, plan in ordered
+    ]
 
 
 def chosen_plan(
@@ -131,8 +143,14 @@ def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, P
         return None
 
 
-def _is_whole(storage: Storage, plan: PlanRef) -> bool:
-    return all(_ref(storage.read(plan.path(name)) or b"") == ref for name, ref in plan.files.items())
+def damaged_files_of(storage: Storage, plan: PlanRef) -> Iterator[tuple[str, str]]:
+    """The files of a plan that are not as they were committed, each with what is wrong with it."""
+    for name, ref in plan.files.items():
+        data = storage.read(plan.path(name))
+        if data is None:
+            yield name, "was committed and is missing"
+        elif _ref(data) != ref:
+            yield name, "is damaged: its bytes are not those committed"
 
 
 def _ref(data: bytes) -> FileRef:

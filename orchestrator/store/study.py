@@ -26,7 +26,7 @@ from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
 from orchestrator.store.notes import UNWRITTEN, Note, with_note
 from orchestrator.store.parts import decode_part
-from orchestrator.store.plans import INDEX, encode_index
+from orchestrator.store.plans import INDEX, damaged_files_of, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from orchestrator.store.sweep import GRACE_S, Swept, sweep
@@ -138,20 +138,16 @@ class StudyStore:
 
     def damaged_plan_files(self, plan: PlanRef) -> list[str]:
         """What is wrong with each file of a plan that is not as it was committed; none where all are."""
-        found: list[str] = []
-        for name, ref in plan.files.items():
-            data = self._storage.read(plan.path(name))
-            if data is None:
-                found.append(f"{self.locate(plan.path(name))} was committed and is missing")
-            elif hashlib.sha256(data).hexdigest() != ref.sha256:
-                found.append(f"{self.locate(plan.path(name))} is damaged: its bytes are not those committed")
-        return found
+        return [
+            f"{self.locate(plan.path(name))} {why}" for name, why in damaged_files_of(self._storage, plan)
+        ]
 
     def before_plan(self, plan: PlanRef) -> State | None:
         """What the study held when `plan` was committed first; None where the log does not tell any more."""
-        log = CommitLog(self._storage, checkpoints=False)
         with contextlib.suppress(StoreError):
-            return log.read_until(lambda one: one.plan is not None and one.plan.files == plan.files)
+            return CommitLog(self._storage, checkpoints=False).read_until(
+                lambda one: one.plan is not None and one.plan.files == plan.files
+            )
         return None
 
     def write_part(self, epoch: int, lane: str, data: bytes) -> WrittenPart:
