@@ -12,6 +12,7 @@ from orchestrator.store.manifest import PLAIN_NAME, Manifest
 from orchestrator.store.notes import Found, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
+from workers.libraries.pyarrow import open_parquet, read_all
 
 _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
@@ -83,12 +84,11 @@ def check_rows(data: bytes, parts: Iterable[Manifest]) -> str | None:
     """How a file's rows are not those that its parts are said to have; None where they are."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     parts = list(parts)
     try:
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
-        table = file.read(columns=["cell", "pair", "error", "attempt", "tier"], use_threads=False)
+        file = open_parquet(io.BytesIO(data), checked=True)
+        table = read_all(file, ("cell", "pair", "error", "attempt", "tier"))
     except (pa.ArrowException, OSError) as error:
         return f"it cannot be read ({error})"
     tiers: Counter[str] = Counter()

@@ -138,9 +138,8 @@ class StudyStore:
 
     def damaged_plan_files(self, plan: PlanRef) -> list[str]:
         """What is wrong with each file of a plan that is not as it was committed; none where all are."""
-        return [
-            f"{self.locate(plan.path(name))} {why}" for name, why in damaged_files_of(self._storage, plan)
-        ]
+        found = damaged_files_of(self._storage, plan)
+        return [f"{self.locate(plan.path(name))} {why}" for name, why in found]
 
     def before_plan(self, plan: PlanRef) -> State | None:
         """What the study held when `plan` was committed first; None where the log does not tell any more."""
