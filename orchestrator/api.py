@@ -11,7 +11,7 @@ from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained, run_query
 from orchestrator.reading import LeaveOut
-from orchestrator.roots import DEFAULT_ROOT, study_folders
+from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
@@ -129,8 +129,8 @@ def run(
         slice_timeout_s=slice_timeout_s,
         require=tuple(require),
     )
-    root = Path(store) / loaded.study
     with Progress(quiet=quiet) as progress:
+        root = home_of(Path(store), loaded.study, progress.say)
         outcome = run_study(loaded, root, options, progress)
     return Results([root], outcome)
 
@@ -151,7 +151,7 @@ def open_results(
         StoreError: there is no such study.
     """
     return Results(
-        study_folders(Path(store), studies),
+        without_copies(study_folders(Path(store), studies), warnings.warn),
         leave_out=warnings.warn if partial else None,
         lost=_warn if partial else None,
         verify=verify,

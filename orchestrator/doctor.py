@@ -24,6 +24,7 @@ from orchestrator.status import is_running
 from orchestrator.store import CommitLog, Manifest, State, StoredFile, StudyStore
 from orchestrator.store.adopt import check_rows
 from orchestrator.store.notes import examined
+from orchestrator.store.plans import damaged_plan_files
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.sweep import is_kept, leftovers, plans_of
 from orchestrator.store.verify import fault_of
@@ -88,7 +89,7 @@ def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
     try:
         plan = None if state.plan is None else read_plan(store, state.plan)
     except SwapyardError as error:
-        damaged = [] if state.plan is None else store.damaged_plan_files(state.plan)
+        damaged = [] if state.plan is None else damaged_plan_files(LocalStorage(folder), state.plan)
         yield from (Finding("problem", f"{line}; {_PLAN_REMEDY}") for line in damaged or [str(error)])
     else:
         yield _plan(plan)

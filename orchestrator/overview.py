@@ -14,6 +14,7 @@ from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.remaining import Counts, counts_of
+from orchestrator.roots import home_of
 from orchestrator.run.committed import num_open
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
@@ -75,7 +76,7 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
         StudyError, ModelError: the study cannot be planned.
     """
     planner = Planner(loaded, store=root, say=say)
-    store = StudyStore(root / loaded.study)
+    store = StudyStore(home_of(root, loaded.study, say))
     state = store.state() if store.exists() else State()
     earlier = read_plan(store, state.plan) if state.plan is not None else None
     if earlier is not None and earlier.head["digest"] == planner.digest:

@@ -1,8 +1,12 @@
-"""Where studies lie: folders below one root."""
+"""Where studies lie: folders below one root. A study is itself, whatever its folder is called."""
 
-__all__ = ["DEFAULT_ROOT", "find_studies", "study_folders"]
+__all__ = ["DEFAULT_ROOT", "find_studies", "home_of", "name_of", "study_folders", "without_copies"]
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.store import StudyStore
@@ -21,20 +25,118 @@ def find_studies(root: Path) -> list[Path]:
     with explained(root):
         if not root.is_dir():
             return []
-        return sorted(folder for folder in root.iterdir() if folder.is_dir() and StudyStore(folder).exists())
+        folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
+        return [folder for folder in folders if folder.name[0] != "." and StudyStore(folder).exists()]
 
 
 def study_folders(root: Path, names: Sequence[str]) -> list[Path]:
     """The folders of the named studies, or of all where none is named.
 
+    A name is that of a folder; where there is none, that of the one study that study files call so.
+
     Raises:
         StoreError: there is no such study, or `root` may not be read.
     """
     found = {folder.name: folder for folder in find_studies(root)}
+    for name in names:
+        if name not in found and len(called := _called(list(found.values()), name)) == 1:
+            found[name] = called[0]
     unknown = [name for name in names if name not in found]
     if unknown or not found:
         what = f"{root} has no study {unknown[0]!r}" if unknown else f"there is no study in {root}"
         there = f"; there are {', '.join(found)}" if found else ""
         hint = nearest(unknown[0], found) if unknown else ""
         raise StoreError(f"{what}{there}{hint}. Make one with: swapyard run STUDY")
-    return [found[name] for name in names] if names else list(found.values())
+    return list(dict.fromkeys(found[name] for name in names)) if names else list(found.values())
+
+
+def name_of(folder: Path) -> str | None:
+    """What study files call the study in a folder; None where it has no plan that says so.
+
+    Of a study whose log cannot be read the newest plan on the disk tells.
+    """
+    store = StudyStore(folder)
+    with suppress(StoreError):
+        given = store.given_identity()
+        if given is not None:
+            return given.name
+    try:
+        plan = store.latest_plan()
+        said = None if plan is None else store.read_plan_file(plan, "plan.json")
+    except StoreError:
+        plans = sorted(folder.glob("plan/*/plan.json"), key=lambda path: path.stat().st_mtime)
+        said = plans[-1].read_bytes() if plans else None
+    with suppress(ValueError, KeyError, TypeError):
+        return None if said is None else str(json.loads(said)["study"])
+    return None
+
+
+def home_of(root: Path, name: str, say: Callable[[str], None] = lambda line: None) -> Path:
+    """The folder below `root` in which the study `name` lies, also under another name, or would be made.
+
+    `say` is told where it is not the folder of that name.
+
+    Raises:
+        StoreError: another study lies in the folder of that name, or several may be meant.
+    """
+    folder = root / name
+    others = [one for one in find_studies(root) if one != folder]
+    store = ["--store", str(root)]
+    if StudyStore(folder).exists():
+        there = name_of(folder)
+        if there is None or there == name:
+            return folder
+        free = shlex.join(["swapyard", "mv", name, there, *store])
+        raise StoreError(
+            f"{folder} holds another study, {there!r}; give it its name back ({free}), call yours otherwise,"
+            " or choose another folder with --store"
+        )
+    called = _called(others, name)
+    if len(called) > 1:
+        raise StoreError(
+            f"the study {name!r} may be any of {', '.join(str(one) for one in called)}; name the one that is"
+            f" meant: {shlex.join(['swapyard', 'mv', called[0].name, name, *store])}"
+        )
+    if called:
+        say(f"the study {name} lies in {called[0]}")
+        return called[0]
+    return folder
+
+
+def without_copies(folders: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
+    """The folders but those that hold a study which another of them holds, too: each study counts once.
+
+    Of several the one with the most commits counts, then that of the study's own name; `say` is told of each
+    other one.
+    """
+    same: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        with suppress(StoreError):
+            same[StudyStore(folder).identity()].append(folder)
+    left_out: set[Path] = set()
+    for found in same.values():
+        if len(found) > 1:
+            counts, *copies = sorted(found, key=_rank)
+            left_out.update(copies)
+            for copy in copies:
+                own = ["swapyard", "mv", copy.name, "NAME", "--renew", "--store", str(copy.parent)]
+                say(
+                    f"{copy.name} is a copy of {counts.name} and is not counted; to make it a study of its"
+                    f" own: {shlex.join(own)}"
+                )
+    return [folder for folder in folders if folder not in left_out]
+
+
+def _rank(folder: Path) -> tuple[bool, int, bool, str]:
+    """What of several folders of one study counts: the least."""
+    try:
+        num_commits = StudyStore(folder).state().seq
+    except StoreError:
+        return True, 0, True, folder.name
+    return False, -num_commits, folder.name != name_of(folder), folder.name
+
+
+def _called(folders: Sequence[Path], name: str) -> list[Path]:
+    """The folders of studies that study files call `name`; of several copies of one, those that count."""
+    found = [folder for folder in folders if name_of(folder) == name]
+    return without_copies(found, lambda line: None) if len(found) > 1 else found

@@ -1,6 +1,6 @@
 """A study: a model, pairs, and a sweep of interventions. The same in YAML and in Python."""
 
-__all__ = ["Study"]
+__all__ = ["Study", "is_study_name"]
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,16 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _PAIR_FILES = (".jsonl", ".csv", ".parquet")
 
 
+def is_study_name(value: Any) -> bool:
+    """Whether a study, and its folder, may have this name."""
+    return isinstance(value, str) and _SAFE_NAME.fullmatch(value) is not None
+
+
 def check_study_name(value: Any) -> str:
     """A name that is also a safe folder name."""
-    if not isinstance(value, str) or not _SAFE_NAME.fullmatch(value):
+    if not is_study_name(value):
         refuse(value, "a folder's name: up to 100 letters, digits, '.', '_', '-', first a letter or digit")
-    return value
+    return str(value)
 
 
 def check_pairs(value: Any) -> str | tuple[Mapping[str, Any], ...]:

@@ -1,7 +1,8 @@
 """Overlays of `.venv` with the oldest and the newest allowed versions of what moves under swapyard.
 
 `python -m tests.overlays`, which is `make overlays`, makes `.overlays/oldest` and `.overlays/newest`:
-environments that see all of `.venv`, torch among it, behind what they hold themselves.
+environments that see all of `.venv`, torch among it, behind what they hold themselves. With `differs` it ends
+with 0 where the newest are others than those of `.venv`: else `make test` has run on them already.
 """
 
 import json
@@ -118,7 +119,12 @@ def _base_torch(folder: Path) -> Path:
 
 def main() -> None:
     """Make both; print what they hold beside the locked environment."""
-    print("locked:", installed(Path(sys.executable)))
+    locked = installed(Path(sys.executable))
+    if sys.argv[1:] == ["differs"]:
+        newest = installed(python_of(FOLDER / "newest"))
+        print("newest:", newest if newest != locked else "as locked, and tested as such", flush=True)
+        sys.exit(newest == locked)
+    print("locked:", locked)
     for which in ("oldest", "newest"):
         print(f"{which}:", make(which), flush=True)
 

@@ -49,7 +49,10 @@ PUBLIC = [
     *("Box", "Coordinates", "Fit", "FittedUnit", "fit"),
     *("CausalModel", "CausalModule", "Sampler"),
 ]
-COMMANDS = ["plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"]
+COMMANDS = [
+    *("plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"),
+    *("mv", "cp", "rm", "export", "import"),
+]
 
 
 def name_of(path: Path) -> str:

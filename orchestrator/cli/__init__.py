@@ -21,8 +21,15 @@ _COMMANDS = {
     "sites": "Where a model can be changed.",
     "models": "Models by short names: list, fetch, clear.",
     "doctor": "Whether this machine and its studies are sound.",
+    "mv": "Give a study another name or place.",
+    "cp": "Copy a study.",
+    "rm": "Remove studies.",
+    "export": "Write a study as one archive, for others.",
+    "import": "Bring back a study from an archive.",
 }
 """Commands in the order of a study's life, each in the module of its name."""
+_TOGETHER = dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders")
+"""Those that lie in one module."""
 
 
 class _Lazy(click.Group):
@@ -34,7 +41,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        found = getattr(import_module(f"orchestrator.cli.{cmd_name}"), cmd_name)
+        module = import_module(f"orchestrator.cli.{_TOGETHER.get(cmd_name, cmd_name)}")
+        found = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(found, click.Command)
         return found
 

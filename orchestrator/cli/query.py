@@ -71,7 +71,7 @@ def query(
     answer is of the rest, and the exit code 1.
     """
     from orchestrator.query import named_queries, run_query
-    from orchestrator.roots import study_folders
+    from orchestrator.roots import study_folders, without_copies
     from orchestrator.views import connect
 
     if list_names:
@@ -83,7 +83,7 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
-    folders = study_folders(store, studies)
+    folders = without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
     with Incomplete(partial=partial) as lacking:
         connection = connect(
             folders,

@@ -122,6 +122,7 @@ def run(
     if workers is not None and address is None:
         _check_workers(workers, executor)
     with _resumable():
+        from orchestrator.roots import home_of
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
@@ -142,7 +143,8 @@ def run(
         )
         # Ray prints what it thinks of workers that died; we say it ourselves, on stderr.
         with Progress() as progress, redirect_stdout(_nowhere()):
-            outcome = run_study(loaded, store / loaded.study, options, progress)
+            root = home_of(store, loaded.study, progress.say)
+            outcome = run_study(loaded, root, options, progress)
     _finish(outcome, plots=plots)
 
 

@@ -24,12 +24,15 @@ def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) ->
 
     Exit code 1 where one is damaged.
     """
+    from orchestrator.roots import study_folders, without_copies
     from orchestrator.status import StatusReader, hints, read_status, show
 
     reader = StatusReader()
     while True:
         found = read_status(store, studies, reader=reader)
         click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
+        if not as_json:
+            without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
         for line in [] if as_json else hints(found, store):
             click.echo(line, err=True)
         if not watch or all(one.is_complete or one.damaged for one in found):

@@ -24,7 +24,7 @@ from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
 from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
-from orchestrator.roots import DEFAULT_ROOT
+from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
 from studies import Study
 from studies.identity import content_id, lane_identity
@@ -58,7 +58,7 @@ class Planner:
         """
         check_supported(study)
         self._say = say
-        self.trainings = StudyTrainings(study, lambda name: trainings_of(store / name), say)
+        self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
         self._known_words: dict[str, Words] = {}

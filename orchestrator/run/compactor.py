@@ -1,16 +1,33 @@
 """Merging a study's small files in the background while it runs."""
 
-__all__ = ["Compactor"]
+__all__ = ["Compactor", "most_files"]
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from orchestrator.store import MOST_FILES, Driver, Merge, Merged, StudyStore
-from workers.errors import HeldError, StorageFullError, StoreError
+from workers.errors import HeldError, RunError, StorageFullError, StoreError
 
+VARIABLE = "SWAPYARD_MOST_FILES"
+"""The environment variable that says how many files of rows a study may have before small ones are merged."""
 _CLOSE_S = 10.0
 """A merge that is given up ends within this time, unless the disk hangs: then the next run clears it."""
+
+
+def most_files() -> int:
+    """How many files of rows a study may have before small ones are merged.
+
+    Raises:
+        RunError: the environment says what is no such number.
+    """
+    text = os.environ.get(VARIABLE, "") or str(MOST_FILES)
+    if not text.isdecimal() or int(text) < 2:
+        raise RunError(
+            f"the environment variable {VARIABLE} says {text!r}; give a number from 2, or unset it"
+        )
+    return int(text)
 
 
 class Compactor:

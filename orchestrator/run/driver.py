@@ -12,7 +12,7 @@ from orchestrator.lost import find_lost, remedy_for
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import Planned, commit_plan, commit_selection
-from orchestrator.run.compactor import Compactor
+from orchestrator.run.compactor import Compactor, most_files
 from orchestrator.run.executors import InlineExecutor
 from orchestrator.run.forecasts import forecast_of
 from orchestrator.run.left import LeftNote
@@ -219,7 +219,7 @@ class _Run:
             # Workers come up while this process finds out what remains.
             began = time.monotonic()
             workers = executor.start()
-            compactor = Compactor(self.store, driver, self.progress.say)
+            compactor = Compactor(self.store, driver, self.progress.say, most_files=most_files())
             stack.callback(compactor.close)
             work = open_work(plan, driver.state, planned.facts)
             schedule = Schedule([*work, *retries], first_rate=setup.rate)

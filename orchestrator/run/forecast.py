@@ -163,7 +163,7 @@ class Forecast:
 
     def _is_known(self) -> bool:
         """Whether anything tells how fast this run is: how fast others were is too rough a guess."""
-        if any(pace.is_measured for pace in (*self._jobs.values(), *self._captures.values())):
+        if any(pace.is_measured for pace in self._jobs.values()):
             return True
         return self.assumed is not None or (self._fits is not None and self._fits.is_measured)
 
@@ -197,8 +197,6 @@ class Forecast:
         measured = common_factor(self._jobs.values())
         if measured is None and self._fits is not None:
             measured = self._fits.factor
-        if measured is None:
-            measured = common_factor(self._captures.values())
         if measured is None:
             measured = self.assumed
         return 1.0 if measured is None else measured

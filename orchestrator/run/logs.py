@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from orchestrator.lines import plain
 from orchestrator.run.work import Slice
 from orchestrator.store import Manifest, StudyStore
+from orchestrator.store.storage import make_inside
 from workers.errors import SwapyardError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class WorkerLog:
         self._undo: list[Callable[[], object]] = []
         self._descriptor: int | None = None
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_inside(folder, self.path.parent)
             # Several writers share the file once native output goes there, too.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self.path, flags, 0o666)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.store import StudyStore
+from orchestrator.store.storage import make_inside
 
 TOUCH_S = 2.0
 """How often a note is touched, and written anew where there is news."""
@@ -57,6 +58,7 @@ class Making:
     """
 
     def __init__(self, root: Path, epoch: int) -> None:
+        self._root = root
         self._folder = StudyStore(root).logs(epoch)
         self._seen: dict[str, tuple[int, float]] = {}
         """What the last change of a note was, and when this process saw it first."""
@@ -68,6 +70,8 @@ class Making:
         if self.is_held(fit):
             yield None
             return
+        with contextlib.suppress(OSError):
+            make_inside(self._root, self._folder)
         claim = Claim(path, worker)
         try:
             yield claim
@@ -151,5 +155,4 @@ class Claim:
             )
         )
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(note), "utf-8")

@@ -15,6 +15,7 @@ from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.run.screening import select
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from orchestrator.store.adopt import part_names
+from orchestrator.store.plans import before_plan, damaged_plan_files
 from orchestrator.store.storage import LocalStorage
 from studies import Study
 from workers.errors import StoreError, SwapyardError
@@ -37,11 +38,11 @@ def mend_plan(
     Raises:
         StoreError: it cannot be made again; nothing was changed.
     """
-    ref = driver.state.plan
-    damaged = [] if ref is None else store.damaged_plan_files(ref)
+    ref, storage = driver.state.plan, LocalStorage(store.root)
+    damaged = [] if ref is None else damaged_plan_files(storage, ref)
     if ref is None or not damaged:
         return ref
-    if not driver.state.live and not part_names(LocalStorage(store.root)):
+    if not driver.state.live and not part_names(storage):
         say(f"{damaged[0]}; nothing was done yet, and the study is planned anew")
         return None
     say(f"{damaged[0]}; the plan is made again")
@@ -76,7 +77,7 @@ def _files(store: StudyStore, ref: PlanRef) -> dict[str, bytes | None]:
 def _attempts(study: Study, store: StudyStore, state: State, draft: MakeDraft) -> Iterator[dict[str, bytes]]:
     """The files of plans that may be it, made of what there was when it was committed."""
     assert state.plan is not None
-    before = store.before_plan(state.plan)
+    before = before_plan(LocalStorage(store.root), state.plan)
     if before is None and state.plans == {state.plan.id}:
         before = State()
     if before is None:

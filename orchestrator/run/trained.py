@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.tables import Lane
+from orchestrator.roots import find_studies
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from studies.trained import READ
@@ -67,7 +68,15 @@ def load_trained(root: Path, lane: Lane) -> "LoadedModel":
 
 
 def _folder(root: Path, training: str) -> tuple[TrainingFolder, str]:
-    """Where a training of a lane lies: in the study's own folder, or in another's beside it."""
+    """Where a training of a lane lies: in the study's own folder, or in another's beside it.
+
+    Its identity is of all that its model hangs on: in whichever folder it lies, it is the same.
+    """
     study, _, identity = training.partition("/")
-    place = root if root.name == study else root.parent / study
-    return TrainingFolder(LocalStorage(place)), identity
+    near = [root, root.parent / study]
+    for names in (("done.json",), ()):
+        for place in near:
+            if place.joinpath("trainings", identity, *names).exists():
+                return TrainingFolder(LocalStorage(place)), identity
+    far = [place for place in find_studies(root.parent) if (place / "trainings" / identity).is_dir()]
+    return TrainingFolder(LocalStorage((far or near)[0])), identity

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.store import StudyStore, explained
+from orchestrator.store.storage import make_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Trial:
     def note(self, job: int) -> None:
         """The worker begins `job`. Nothing is synced: the note must outlive a process, not a power loss."""
         with explained(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_inside(self.root, self._path.parent)
             self._path.write_text(str(job))
 
     @property

@@ -235,7 +235,7 @@ class StudyWorker:
     @cached_property
     def _study(self) -> str:
         """Which study it is, whatever its folder is called."""
-        return self._store.identity()
+        return self._store.origin()
 
     @cached_property
     def _log(self) -> WorkerLog:

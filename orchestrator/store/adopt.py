@@ -12,7 +12,6 @@ from orchestrator.store.manifest import PLAIN_NAME, Manifest
 from orchestrator.store.notes import Found, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
-from workers.libraries.pyarrow import open_parquet, read_all
 
 _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
@@ -85,10 +84,12 @@ def check_rows(data: bytes, parts: Iterable[Manifest]) -> str | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from workers.libraries.pyarrow import open_parquet, read_all
+
     parts = list(parts)
     try:
         file = open_parquet(io.BytesIO(data), checked=True)
-        table = read_all(file, ("cell", "pair", "error", "attempt", "tier"))
+        table = read_all(file, ["cell", "pair", "error", "attempt", "tier"])
     except (pa.ArrowException, OSError) as error:
         return f"it cannot be read ({error})"
     tiers: Counter[str] = Counter()

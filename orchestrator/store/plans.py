@@ -7,13 +7,15 @@ __all__ = [
     "INDEX",
     "Agree",
     "KnownPlan",
+    "before_plan",
     "chosen_plan",
-    "damaged_files_of",
+    "damaged_plan_files",
     "encode_index",
     "index_seq",
     "known_plans",
 ]
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -23,8 +25,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.commit import FileRef, PlanRef, checked, is_checked, unchecked
+from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Count, strict
-from orchestrator.store.storage import Storage
+from orchestrator.store.state import State
+from orchestrator.store.storage import LocalStorage, Storage
+from workers.errors import StoreError
 
 INDEX = "files.json"
 
@@ -90,10 +95,7 @@ def known_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[
         if id_ not in found and (one := _of_folder(storage, id_, names)) is not None:
             found[id_] = one
     ordered = sorted(found.values(), key=lambda one: one[0])
-    return [
-        KnownPlan(seq, plan, not any(damaged_files_of(storage, plan)), after[plan.id])
-        for seq, plan in ordered
-    ]
+    return [KnownPlan(seq, plan, not any(_damaged(storage, plan)), after[plan.id]) for seq, plan in ordered]
 
 
 def chosen_plan(
@@ -143,7 +145,7 @@ def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, P
         return None
 
 
-def damaged_files_of(storage: Storage, plan: PlanRef) -> Iterator[tuple[str, str]]:
+def _damaged(storage: Storage, plan: PlanRef) -> Iterator[tuple[str, str]]:
     """The files of a plan that are not as they were committed, each with what is wrong with it."""
     for name, ref in plan.files.items():
         data = storage.read(plan.path(name))
@@ -151,6 +153,19 @@ def damaged_files_of(storage: Storage, plan: PlanRef) -> Iterator[tuple[str, str
             yield name, "was committed and is missing"
         elif _ref(data) != ref:
             yield name, "is damaged: its bytes are not those committed"
+
+
+def damaged_plan_files(storage: LocalStorage, plan: PlanRef) -> list[str]:
+    """What is wrong with each file of a plan that is not as it was committed; none where all are."""
+    return [f"{storage.locate(plan.path(name))} {why}" for name, why in _damaged(storage, plan)]
+
+
+def before_plan(storage: Storage, plan: PlanRef) -> State | None:
+    """What a study held when `plan` was committed first; None where the log does not tell any more."""
+    with contextlib.suppress(StoreError):
+        log = CommitLog(storage, checkpoints=False)
+        return log.read_until(lambda one: one.plan is not None and one.plan.files == plan.files)
+    return None
 
 
 def _ref(data: bytes) -> FileRef:

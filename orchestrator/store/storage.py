@@ -4,7 +4,7 @@ Names are relative, with ``/`` between their parts. A part never starts with a d
 the storage itself (temporary files, the lock) and are never listed.
 """
 
-__all__ = ["LocalStorage", "Storage", "check_name", "explained"]
+__all__ = ["LocalStorage", "Storage", "check_name", "explained", "make_inside"]
 
 import contextlib
 import errno
@@ -63,12 +63,13 @@ class LocalStorage:
         self.root = root
         self._disk = disk or Disk()
         self._durable: set[Path] = set()
+        self._was_there = root.is_dir()
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a temporary file, sync it, and link it to `name`: links never replace what is there."""
         target = self.locate(name)
         temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
-        with explained(target):
+        with self._explained(target):
             self._make_folder(target.parent)
             try:
                 self._write("create", temporary, data)
@@ -83,7 +84,7 @@ class LocalStorage:
     def put_fresh(self, name: str, data: bytes) -> None:
         """Write `name` in place, exclusively, and sync file and folder."""
         target = self.locate(name)
-        with explained(target):
+        with self._explained(target):
             self._make_folder(target.parent)
             self._write("put", target, data)
             with self._whole_or_gone(target), around("put.folder"):
@@ -92,7 +93,7 @@ class LocalStorage:
     def read(self, name: str) -> bytes | None:
         """The bytes under `name`, or None where nothing is there."""
         path = self.locate(name)
-        with explained(path):
+        with self._explained(path):
             try:
                 return path.read_bytes()
             except FileNotFoundError:
@@ -100,13 +101,13 @@ class LocalStorage:
 
     def list(self, folder: str) -> list[str]:
         """Every name below `folder`, sorted; none where the folder is not there."""
-        with explained(self.locate(folder)):
+        with self._explained(self.locate(folder)):
             return sorted(self._walk(folder))
 
     def remove(self, name: str) -> None:
         """Forget `name`, durably."""
         path = self.locate(name)
-        with explained(path), contextlib.suppress(FileNotFoundError):
+        with self._explained(path), contextlib.suppress(FileNotFoundError):
             with around("remove.unlink"):
                 self._disk.unlink(path)
             # Also where it was gone: whoever removed it may have died before it got this far.
@@ -116,7 +117,7 @@ class LocalStorage:
     def exists(self, name: str) -> bool:
         """Whether something is there under `name`."""
         path = self.locate(name)
-        with explained(path):
+        with self._explained(path):
             return path.exists()
 
     def locate(self, name: str) -> Path:
@@ -134,8 +135,8 @@ class LocalStorage:
         Raises:
             StoreError: this file system cannot do it.
         """
-        with explained(self.root):
-            self._make_folder(self.root)
+        with self._explained(self.root):
+            self._make_root()
             first, second = (self.root / f".tmp-{uuid.uuid4().hex}" for _ in range(2))
             try:
                 self._write("create", first, b"probe")
@@ -149,6 +150,21 @@ class LocalStorage:
                 f"the file system of {self.root} has no working hard links, which keep a study whole when it "
                 "is interrupted; keep the study on a local disk or on NFS"
             )
+
+    @contextlib.contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        """As `explained`; where the whole root is gone, that."""
+        try:
+            with explained(path):
+                yield
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and not self.root.exists():
+                raise StoreError(
+                    f"the folder {self.root} is gone, moved or removed while it was used; nothing that was"
+                    " committed is lost with a move: the same command goes on, wherever the study lies in its"
+                    " store"
+                ) from error
+            raise
 
     def _write(self, step: str, path: Path, data: bytes) -> None:
         """Write and sync a file that must not exist yet; nothing stays behind when that fails."""
@@ -201,17 +217,25 @@ class LocalStorage:
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and what is missing above it, each entry synced.
 
-        Folders that another process made are synced too: it may have died before it got that far.
+        Folders that another process made are synced too: it may have died before it got that far. A root that
+        was there is not made again: somebody moved it away.
         """
         if folder in self._durable:
             return
         if folder == self.root:
-            for above in reversed(folder.absolute().parents):
-                self._make_above(above)
+            if self._was_there:
+                self.root.stat()
+            self._make_root()
         else:
             self._make_folder(folder.parent)
-        self._make(folder)
-        self._durable.add(folder)
+            self._make(folder)
+            self._durable.add(folder)
+
+    def _make_root(self) -> None:
+        for above in reversed(self.root.absolute().parents):
+            self._make_above(above)
+        self._make(self.root)
+        self._durable.add(self.root)
 
     def _make_above(self, folder: Path) -> None:
         """As `_make`, for a folder above the root; one that cannot be synced was never ours."""
@@ -253,6 +277,17 @@ def check_name(name: str) -> None:
             f"the name {name!r} is not allowed in a study: names are relative, and no part of one starts "
             "with a dot"
         )
+
+
+def make_inside(root: Path, folder: Path) -> None:
+    """Make `folder` and what is missing above it, but never `root`: somebody may have moved it away.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for above in reversed((folder, *folder.parents)):
+        if above.is_relative_to(root) and above != root:
+            above.mkdir(exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ __all__ = ["Driver", "StudyStore", "WrittenPart"]
 
 import contextlib
 import hashlib
-import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -20,13 +19,14 @@ from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
 from orchestrator.store.guard import refuse_lost_log, telling_names
+from orchestrator.store.identity import Identity, read_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
 from orchestrator.store.notes import UNWRITTEN, Note, with_note
-from orchestrator.store.parts import decode_part
-from orchestrator.store.plans import INDEX, damaged_files_of, encode_index
+from orchestrator.store.parts import REMEDY, decode_part
+from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from orchestrator.store.sweep import GRACE_S, Swept, sweep
@@ -136,19 +136,6 @@ class StudyStore:
             )
         return data
 
-    def damaged_plan_files(self, plan: PlanRef) -> list[str]:
-        """What is wrong with each file of a plan that is not as it was committed; none where all are."""
-        found = damaged_files_of(self._storage, plan)
-        return [f"{self.locate(plan.path(name))} {why}" for name, why in found]
-
-    def before_plan(self, plan: PlanRef) -> State | None:
-        """What the study held when `plan` was committed first; None where the log does not tell any more."""
-        with contextlib.suppress(StoreError):
-            return CommitLog(self._storage, checkpoints=False).read_until(
-                lambda one: one.plan is not None and one.plan.files == plan.files
-            )
-        return None
-
     def write_part(self, epoch: int, lane: str, data: bytes) -> WrittenPart:
         """Write a part's bytes under a fresh name, durably; for workers, in any process.
 
@@ -170,7 +157,7 @@ class StudyStore:
         Args:
             draft: what is said of it, but for its size and hash (`UNWRITTEN`).
             data: its bytes, as `encode_part` makes them.
-            study: what `identity` gives.
+            study: what `origin` gives.
             seq: how many commits there were when the work was handed out.
             plan: the plan whose work it is; without one, no later driver adopts a part that is not committed.
 
@@ -183,8 +170,8 @@ class StudyStore:
         note = Note(study=study, seq=seq, rest=UNWRITTEN["sha256"], plan=plan, part=draft)
         return replace(draft, **self._written(draft.path, with_note(data, note)))
 
-    def identity(self) -> str:
-        """What makes the study this one, whatever its folder is called: the nonce of its first commit.
+    def origin(self) -> str:
+        """What the study's log and its files of rows name: the nonce of its first commit.
 
         Raises:
             StoreError: there is no study, or it is damaged.
@@ -195,6 +182,23 @@ class StudyStore:
                 return Commit.from_json(data, 1).nonce
         # It was lost, and the log was rebuilt.
         return self.state().study
+
+    def given_identity(self) -> Identity | None:
+        """The identity and the name that the study was given; None where it has those it began with.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return read_identity(self._storage, self.root)
+
+    def identity(self) -> str:
+        """What makes the study this one, whatever its folder is called; a copy has it, too.
+
+        Raises:
+            StoreError: there is no study, or it is damaged.
+        """
+        given = self.given_identity()
+        return self.origin() if given is None else given.study
 
     def _written(self, path: str, data: bytes) -> dict[str, Any]:
         """Write a file of rows, and give its size and hash."""
@@ -209,11 +213,7 @@ class StudyStore:
         """
         data = self._storage.read(part.path)
         if data is None:
-            study = shlex.join([self.root.name, "--store", str(self.root.parent)])
-            raise StoreError(
-                f"{self.locate(part.path)} was committed and is missing; restore it from a copy, or have its"
-                f" jobs run again after: swapyard doctor --repair {study}"
-            )
+            raise StoreError(f"{self.locate(part.path)} was committed and is missing; {REMEDY}")
         return decode_part(data, part, columns)
 
     def merge(self, epoch: int, merge: Merge, go_on: Callable[[], bool] = lambda: True) -> Merged:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from histories import History
 
-from orchestrator.run.compactor import Compactor
+from orchestrator.run.compactor import Compactor, most_files
 from orchestrator.store import Merge, Merged, StudyStore
-from workers.errors import HeldError, StorageFullError
+from workers.errors import HeldError, RunError, StorageFullError
 
 MOST = 6
 
@@ -166,3 +166,14 @@ def test_a_driver_that_lost_the_study_is_told_and_its_merge_counts_for_nothing(
         assert len(history.store.state().files) == MOST + 1
         assert new.sweep().num_orphans == 1
         assert history.seen() == history.expected()
+
+
+def test_the_environment_says_how_many_files_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWAPYARD_MOST_FILES", raising=False)
+    assert most_files() == 500
+    monkeypatch.setenv("SWAPYARD_MOST_FILES", "12")
+    assert most_files() == 12
+    for text in ("1", "many", "-3", "2.5"):
+        monkeypatch.setenv("SWAPYARD_MOST_FILES", text)
+        with pytest.raises(RunError, match=r"SWAPYARD_MOST_FILES says .*; give a number from 2"):
+            most_files()

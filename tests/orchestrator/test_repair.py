@@ -138,7 +138,7 @@ def test_a_lost_part_of_the_log_is_noticed_by_a_driver_and_made_again_by_a_repai
         assert driver.adopt() == ()
         assert driver.sweep(grace_s=-1).num_orphans == 0
     assert (rows(study), done(study)) == (rows(whole), before)
-    assert StudyStore(study).identity() == StudyStore(whole).identity()
+    assert StudyStore(study).origin() == StudyStore(whole).origin()
 
 
 def test_whichever_commit_is_lost_nothing_is_lost_with_it(whole: Path, tmp_path: Path) -> None:

@@ -104,10 +104,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
     "fault",
     [
         "worker.written=kill@1",
-        "driver.commit.after=kill@1",
-        "commit.plan.before=kill@2",
+        pytest.param("driver.commit.after=kill@1", marks=pytest.mark.night),
+        pytest.param("commit.plan.before=kill@2", marks=pytest.mark.night),
         "commit.plan.after=kill@2",
-        "worker.written=kill@2",
+        pytest.param("worker.written=kill@2", marks=pytest.mark.night),
     ],
 )
 def test_killed_anywhere_it_goes_on_with_the_same_selection(

@@ -3,7 +3,9 @@ run of it, a few kills of one small study, finds that nothing does.
 """
 
 import json
+import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +22,9 @@ from running import rows
 from small_store import make_study
 
 from orchestrator.store import StudyStore
+from orchestrator.store.repair import repair
 from tests.torture.blows import draw_blows
+from tests.torture.damage import harm
 from tests.torture.history import History, read_part, watching
 from tests.torture.processes import end_all, members, role_of, wait_gone
 from tests.torture.reader import Reader
@@ -224,8 +228,9 @@ def test_a_seed_always_draws_the_same_blows_and_all_kinds() -> None:
     blows = draw_blows(1, 24, "ray")
     assert blows == draw_blows(1, 24, "ray") != draw_blows(2, 24, "ray")
     assert sum(blow.is_kill for blow in blows) == 24
-    assert {blow.kind for blow in blows} == {"driver", "all", "race", "worker", "ray", "stop"}
-    assert {blow.kind for blow in draw_blows(1, 16, "inline")} == {"driver", "all", "race", "stop"}
+    others = {"damage", "stop", "move", "copy"}
+    assert {blow.kind for blow in blows} == {"driver", "all", "race", "worker", "ray"} | others
+    assert {blow.kind for blow in draw_blows(1, 16, "inline")} == {"driver", "all", "race"} | others
     assert draw_blows(1, 0, "ray") == []
 
 
@@ -239,3 +244,34 @@ def test_a_few_kills_of_a_small_study_cost_nothing() -> None:
         done.stderr
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_repair_makes_again_is_read_anew_and_what_it_leaves_out_is_noticed(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "small")
+    history = History(folder)
+    history.read_on()
+    (name,) = history.files
+    with history.held():
+        (folder / name).unlink()
+        repair(folder)
+    assert history.problems == [] and history.files == set() and history.num_rows == 0
+    other = make_study(tmp_path / "other")
+    again = History(other)
+    again.read_on()
+    with again.held():
+        shutil.rmtree(other / "commits")
+        repair(other)
+        # As if a repair forgot what it might have had.
+        (commit,) = other.glob("commits/*.json")
+        said = json.loads(commit.read_bytes())
+        del said["rebuilt"]["parts"]
+        commit.write_text(json.dumps(said), encoding="utf-8")
+    assert len(again.problems) == 1 and "the repair left out 1 parts" in again.problems[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_harm_changes_something_and_is_told(tmp_path: Path, seed: int) -> None:
+    folder = make_study(tmp_path / "small")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert harm(folder, random.Random(seed))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} != before

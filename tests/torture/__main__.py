@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         say(f"PROBLEM: {problem}")
     if tally.restarts:
         say(f"{tally.restarts} runs whose Ray was hit ended with a message and were started again")
+    say(f"blows: {dict(tally.blows)}; commits: {dict(tally.commits)}")
     is_right = not (tally.lost or tally.doubled or tally.wrong or tally.problems)
     if is_right:
         shutil.rmtree(folder)

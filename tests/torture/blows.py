@@ -8,18 +8,21 @@ from typing import Literal
 
 from tests.torture.world import Executor
 
-Kind = Literal["driver", "all", "race", "worker", "ray", "stop"]
+Kind = Literal["driver", "all", "race", "worker", "ray", "damage", "stop", "move", "copy"]
 """What a blow hits. ``race``: the driver is killed and two take its place at the same moment; ``ray``: Ray's
-own raylet or gcs_server; ``stop``: the driver sleeps while another one takes the study over."""
+own raylet or gcs_server; ``damage``: all are killed, and the folder is harmed and repaired; ``stop``: the
+driver sleeps while another one takes the study over; ``move``: the folder is renamed under the driver;
+``copy``: it is copied beside the driver."""
 Moment = Literal["start", "plan", "load", "work", "end"]
 
 _DECKS: dict[Executor, tuple[Kind, ...]] = {
-    "ray": ("driver",) * 4 + ("worker",) * 3 + ("all",) * 2 + ("ray",) * 2 + ("race",),
-    "inline": ("driver",) * 5 + ("all",) * 2 + ("race",),
+    "ray": ("driver",) * 4 + ("worker",) * 3 + ("all",) * 2 + ("ray",) * 2 + ("race",) + ("damage",) * 2,
+    "inline": ("driver",) * 5 + ("all",) * 2 + ("race",) + ("damage",) * 2,
 }
 _MOMENTS: tuple[Moment, ...] = ("start", "plan", "load", "work", "work", "work", "end")
-_NEED_WORKERS: tuple[Kind, ...] = ("worker", "ray", "stop")
-_KILLS_PER_STOP = 8
+_NEED_WORKERS: tuple[Kind, ...] = ("worker", "ray", "stop", "damage", "move", "copy")
+_OTHERS: tuple[Kind, ...] = ("stop", "move", "copy")
+_KILLS_PER_OTHER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +41,11 @@ class Blow:
     @property
     def is_kill(self) -> bool:
         """Whether something is killed."""
-        return self.kind != "stop"
+        return self.kind not in _OTHERS
 
 
 def draw_blows(seed: int, num_kills: int, executor: Executor) -> list[Blow]:
-    """`num_kills` kills in random order, all kinds about evenly, and a stop for every eight of them."""
+    """`num_kills` kills in random order, all kinds about evenly, and another blow for every four."""
     draw = random.Random(seed)
     deck: list[Kind] = []
     while len(deck) < num_kills:
@@ -50,8 +53,9 @@ def draw_blows(seed: int, num_kills: int, executor: Executor) -> list[Blow]:
         draw.shuffle(fresh)
         deck += fresh
     kinds = deck[:num_kills]
-    for number in range(max(1, num_kills // _KILLS_PER_STOP) if num_kills else 0):
-        kinds.insert(draw.randrange(len(kinds)) if number else len(kinds) // 2, "stop")
+    for number in range(max(1, num_kills // _KILLS_PER_OTHER) if num_kills else 0):
+        place = draw.randrange(len(kinds)) if number else len(kinds) // 2
+        kinds.insert(place, _OTHERS[number % len(_OTHERS)])
     return [_draw(draw, kind) for kind in kinds]
 
 

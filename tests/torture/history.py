@@ -8,8 +8,9 @@ __all__ = ["History", "read_part", "watching"]
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ class History:
         self.removed: set[str] = set()
         """What held rows until it was merged."""
         self.problems: list[str] = []
+        self.kinds: Counter[str] = Counter()
+        """How many commits of each kind."""
+        self._holds: dict[str, set[str]] = {}
+        """For each file that holds rows now, the parts whose rows they are."""
+        self._lost: set[str] = set()
+        """Parts that were dropped."""
+        self._known: set[str] = set()
+        """The nonces of all commits that an earlier repair left."""
         self._adding: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -51,15 +60,51 @@ class History:
     def read_on(self) -> None:
         """Read the commits that came since the last time."""
         with self._lock:
-            while (path := self.folder / "commits" / f"{self.seq + 1:010d}.json").exists():
-                self.seq += 1
-                self._take(json.loads(path.read_bytes()))
+            self._read_on()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it nothing is read: the folder is harmed, and repaired."""
+        with self._lock:
+            self._read_on()
+            yield
+            self._begin_again()
+
+    def _read_on(self) -> None:
+        while (path := self.folder / "commits" / f"{self.seq + 1:010d}.json").exists():
+            self.seq += 1
+            self._take(json.loads(path.read_bytes()))
+
+    def _begin_again(self) -> None:
+        """After a repair: read the log anew. What was acknowledged and still lies somewhere must be in it.
+
+        Where the end of a log was lost without a sign its parts are added by the next run.
+        """
+        before = dict(self._holds)
+        read: dict[int, dict[str, Any]] = {}
+        for path in (self.folder / "commits").glob("*.json"):
+            with suppress(ValueError):
+                read[int(path.stem)] = json.loads(path.read_bytes())
+        rebuilds = [seq for seq, commit in read.items() if commit["kind"] == "rebuild"]
+        self.seq = max(rebuilds, default=1) - 1
+        self.files, self._holds, self.removed = set(), {}, self.removed | self.files
+        self._read_on()
+        self.removed -= self.files
+        there = set().union(*self._holds.values()) if self._holds else set()
+        for path, held in before.items():
+            if (gone := held - there) and not _is_whole(self.folder / path):
+                for part in gone:
+                    self.acknowledged.pop(part, None)
+            elif gone and rebuilds and read[max(rebuilds)]["nonce"] not in self._known:
+                self.problems.append(f"the repair left out {len(gone)} parts whose rows lie in {path}")
+        self._known.update(commit["nonce"] for commit in read.values())
 
     def _take(self, commit: dict[str, Any]) -> None:
         name = f"commit {self.seq} ({commit['kind']})"
         if commit["seq"] != self.seq:
             self.problems.append(f"{name} says that it is commit {commit['seq']}")
-        if commit["kind"] == "open":
+        self.kinds[commit["kind"]] += 1
+        if commit["kind"] in ("open", "rebuild"):
             self.epoch = self.seq
         if commit["epoch"] != self.epoch:
             self.problems.append(f"{name} is of epoch {commit['epoch']}, which epoch {self.epoch} has fenced")
@@ -73,11 +118,45 @@ class History:
                     self._acknowledge(name, part)
             case "compact":
                 for file in commit["merged"]:
-                    self.files = self.files - set(file["of"]) | {file["path"]}
-                    self.removed |= set(file["of"])
+                    self._merged(file)
+            case "drop":
+                for path in commit["drop"]:
+                    self._forget(path)
+            case "rebuild":
+                self._rebuilt(name, commit["rebuilt"])
+
+    def _merged(self, file: dict[str, Any]) -> None:
+        self._holds[file["path"]] = set().union(*(self._holds.pop(path, set()) for path in file["of"]))
+        self.files = self.files - set(file["of"]) | {file["path"]}
+        self.removed |= set(file["of"])
+
+    def _forget(self, path: str) -> None:
+        """A file is lost, and with it what was acknowledged of it: its jobs run again."""
+        self.files.discard(path)
+        self.removed.add(path)
+        for part in self._holds.pop(path, set()):
+            self.acknowledged.pop(part, None)
+            self._lost.add(part)
+
+    def _rebuilt(self, name: str, snapshot: dict[str, Any]) -> None:
+        """A log that was made again, from here on."""
+        if "plan" in snapshot:
+            self.plans.append(snapshot["plan"]["id"])
+        merged = snapshot.get("merged", ())
+        inside = {path for file in merged for path in file["of"]}
+        for part in snapshot.get("parts", ()):
+            if part["path"] not in inside:
+                self._acknowledge(name, part)
+        for file in merged:
+            self._holds[file["path"]] = set(file["of"])
+            self.files.add(file["path"])
 
     def _acknowledge(self, name: str, part: dict[str, Any]) -> None:
         path = part["path"]
+        self.files.add(path)
+        self._holds[path] = {path}
+        if path in self.acknowledged or path in self._lost:
+            return
         try:
             data = (self.folder / path).read_bytes()
             if hashlib.sha256(data).hexdigest() != part["sha256"]:
@@ -85,7 +164,14 @@ class History:
             self.acknowledged[path] = read_part(self.folder / path)
         except (OSError, pa.ArrowException) as error:
             self.problems.append(f"{path} could not be read right after {name} named it: {error}")
-        self.files.add(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file can still be read as it was written."""
+    try:
+        return read_part(path).num_rows >= 0
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def read_part(path: Path) -> pa.Table:

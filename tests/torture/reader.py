@@ -5,7 +5,7 @@
 It ends when its standard input does, and then says in JSON how often it read, and what went wrong.
 """
 
-__all__ = ["Reader", "reading"]
+__all__ = ["Reader", "harming", "reading"]
 
 import json
 import select
@@ -21,6 +21,8 @@ from orchestrator.store import StudyStore
 
 _ROOT = Path(__file__).parents[2]
 _PAUSE_S = 0.5
+HARMS = ".harms"
+BUSY = b"!"
 _MOST = 10
 """Problems that are told; what happens at every reading needs no more."""
 
@@ -32,11 +34,23 @@ class Reader:
         self._store = store
         self._study = study
         self._most = 0
+        self._harm = b""
         self.num_reads = 0
         self.problems: list[str] = []
 
     def read(self) -> None:
-        """Read once, if there is something to read."""
+        """Read once, if there is something to read; what is read while the folder is harmed says nothing."""
+        if (harm := harms(self._store)) != self._harm:
+            self._harm, self._most = harm, 0
+        if harm.endswith(BUSY):
+            return
+        num_problems = len(self.problems)
+        self._read()
+        if harms(self._store) != harm:
+            del self.problems[num_problems:]
+            self._most = 0
+
+    def _read(self) -> None:
         try:
             store = StudyStore(self._store / self._study)
             if not store.exists() or store.state().plan is None:
@@ -45,6 +59,8 @@ class Reader:
             self._note("status", status.num_done - status.num_failed)
             counted = open_results(self._study, store=self._store).sql("SELECT count(*) FROM results")
             self._note("results", counted.fetchall()[0][0])
+            every = open_results(store=self._store).sql("FROM results SELECT study, count(*) GROUP BY 1")
+            self._note("the results of all studies", dict(every.fetchall()).get(self._study, 0))
             self.num_reads += 1
         except Exception as error:
             self.problems.append(f"a reader failed with {type(error).__name__}: {error}")
@@ -53,6 +69,22 @@ class Reader:
         if number < self._most:
             self.problems.append(f"a reader saw {self._most:,} jobs done, and then {number:,} in {what}")
         self._most = max(self._most, number)
+
+
+def harms(store: Path) -> bytes:
+    """What was done to a folder in this store, a letter a deed; while one is done the last is `BUSY`."""
+    path = store / HARMS
+    return path.read_bytes() if path.exists() else b""
+
+
+@contextmanager
+def harming(store: Path) -> Iterator[None]:
+    """Within it readers of `store` take nothing for sure."""
+    path = store / HARMS
+    before = harms(store)
+    path.write_bytes(before + BUSY)
+    yield
+    path.write_bytes(before + b"x")
 
 
 @contextmanager

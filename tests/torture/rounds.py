@@ -3,19 +3,23 @@
 __all__ = ["Round", "Tally"]
 
 import contextlib
+import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
 import pyarrow as pa
 
+from tests.orchestrator.running import assert_same_rows
 from tests.torture.blows import Blow
+from tests.torture.damage import harm
 from tests.torture.history import History, watching
 from tests.torture.processes import end_all, members, role_of, wait_gone
-from tests.torture.reader import reading
+from tests.torture.reader import harming, reading
 from tests.torture.verdict import judge_study, leftovers
 from tests.torture.world import Executor, Run, World
 
@@ -41,6 +45,10 @@ class Tally:
     """To be done."""
     kills: int = 0
     landed: int = 0
+    blows: Counter[str] = field(default_factory=Counter)
+    """How many of each kind."""
+    commits: Counter[str] = field(default_factory=Counter)
+    """How many of each kind the studies made."""
     restarts: int = 0
     """Runs that ended by themselves, because of what a blow did to their Ray, and were started again."""
     lost: int = 0
@@ -80,6 +88,8 @@ class Round:
         self._folder = world.study_folder(self._store)
         self._history = History(self._folder)
         self._run: Run
+        self._copies: list[str] = []
+        """Names of copies of the study that were made while it ran."""
         self._hurt = False
         """Whether the Ray of the present run was hit, so that the run may end with an error."""
 
@@ -95,6 +105,8 @@ class Round:
         for problem in (*problems, *self._history.problems):
             self._complain(problem)
         self._judge()
+        for name in self._copies:
+            self._judge_copy(name)
 
     def _until_complete(self) -> bool:
         """Whether it came to its end."""
@@ -166,6 +178,7 @@ class Round:
         if blow.is_kill:
             self._tally.kills += 1
             self._tally.landed += landed
+        self._tally.blows[blow.kind] += 1
         targets = self._targets(blow)
         say(
             f"{'kill' if blow.is_kill else 'stop'} {self._tally.kills}/{self._tally.num_kills}, round"
@@ -174,6 +187,15 @@ class Round:
             f" epoch {self._history.epoch}{', in work' if landed else ''}"
         )
         match blow.kind:
+            case "damage":
+                end_all({self._run.session})
+                self._run.process.wait()
+                self._damage(blow)
+                self._go_on(blow)
+            case "move":
+                self._move()
+            case "copy":
+                self._copy()
             case "stop":
                 self._take_over(blow, code=HELD if stood < self._expected.num_rows else 0)
             case "worker" | "ray":
@@ -189,7 +211,7 @@ class Round:
     def _targets(self, blow: Blow) -> list[psutil.Process]:
         """What a blow hits: one process drawn among those of its kind, or all."""
         found = members({self._run.session})
-        if blow.kind == "all":
+        if blow.kind in ("all", "damage"):
             return found
         role = blow.kind if blow.kind in ("worker", "ray") else "driver"
         found = sorted((p for p in found if self._role(p) == role), key=lambda p: p.pid)
@@ -235,6 +257,47 @@ class Round:
             told = f"code {sleeper.process.returncode}, not {code}: {sleeper.last_line}"
             self._complain(f"a driver that lost its study ended with {told}")
         end_all({sleeper.session})
+
+    def _damage(self, blow: Blow) -> None:
+        """Harm the folder, and repair it, killed once where the blow says so."""
+        draw = random.Random(blow.choice)
+        with self._history.held(), harming(self._folder.parent):
+            deed = harm(self._folder, draw)
+            self._tally.blows[deed.partition(" ")[2].partition(" of ")[0]] += 1
+            if blow.delay > 0.5:
+                repair = self._world.do(self._store, "doctor", "--repair", self._folder.name)
+                time.sleep(2.0 * draw.random())
+                end_all({repair.session})
+                repair.process.wait()
+            repair = self._world.do(self._store, "doctor", "--repair", self._folder.name)
+            if (code := repair.process.wait(timeout=STUCK_S)) != 0:
+                self._complain(f"after '{deed}' a repair ended with code {code}: {repair.said.read_text()}")
+        say(f"  {deed}, and repaired")
+
+    def _move(self) -> None:
+        """Rename the folder under its driver, which must end; then give it its name back."""
+        elsewhere = self._folder.with_name("elsewhere")
+        with self._history.held(), harming(self._folder.parent):
+            self._folder.rename(elsewhere)
+            code = self._end_of(self._run)
+            is_told = "is gone, moved or removed" in self._run.said.read_text("utf-8", "replace")
+            if code not in (0, 1) or (code == 1 and not is_told):
+                self._complain(f"a run whose folder was moved ended with code {code}: {self._run.last_line}")
+            if self._folder.exists():
+                self._complain("a run made its folder anew that was moved")
+            moved = self._world.do(self._store, "mv", elsewhere.name, self._folder.name)
+            if moved.process.wait(timeout=STUCK_S) != 0:
+                self._complain(f"the folder was not moved back: {moved.last_line}")
+        self._start()
+
+    def _copy(self) -> None:
+        """Copy the study beside its driver."""
+        name = f"copy-{len(self._copies)}"
+        made = self._world.do(self._store, "cp", self._folder.name, name)
+        if (code := made.process.wait(timeout=STUCK_S)) == 0:
+            self._copies.append(name)
+        else:
+            self._complain(f"a copy ended with code {code}: {made.last_line}")
 
     # Runs.
 
@@ -284,7 +347,18 @@ class Round:
             self._complain(reason)
         if left := leftovers(history):
             self._complain(f"{len(left)} files are left behind in the study, such as {left[0]}")
+        self._tally.commits.update(history.kinds)
         say(f"round {self._number} is judged: {history.seq} commits, {len(history.acknowledged)} parts")
+
+    def _judge_copy(self, name: str) -> None:
+        """Finish a copy as a study of its own: it must come to the same."""
+        run = self._world.run(self._store, "inline", study=self._world.named(name))
+        code = run.process.wait(timeout=STUCK_S)
+        try:
+            assert code == 0, f"its run ended with code {code}: {run.last_line}"
+            assert_same_rows(self._world.results(self._store, name), self._expected)
+        except AssertionError as error:
+            self._complain(f"the study {name}, a copy made beside a driver, is wrong: {error}")
 
     def _complain(self, text: str) -> None:
         self._tally.complain(f"round {self._number}: {text}")

@@ -18,6 +18,8 @@ from workers.model.cache import models_folder
 
 Executor = Literal["ray", "inline"]
 STUDY = "torture"
+MOST_FILES = "12"
+"""Files of rows that a study may have: small ones are merged again and again."""
 NUM_LAYERS = {"tiny": 8, "smollm2": 30}
 NUM_TOKENS = {"tiny": (20, 32, 44), "smollm2": (5, 6, 8)}
 """Lengths of the prompts; each makes tiles of its own."""
@@ -56,8 +58,8 @@ class World:
         self.sessions: set[int] = set()
         """Of all runs that were ever started."""
 
-    def run(self, store: Path, executor: Executor, *arguments: str) -> Run:
-        """Start the study in the folder `store`, which has a cache of its own."""
+    def run(self, store: Path, executor: Executor, *arguments: str, study: Path | None = None) -> Run:
+        """Start the study in the folder `store`, which has a cache of its own; or another `study` file."""
         cache = store / "cache"
         if not cache.exists():
             cache.mkdir(parents=True)
@@ -66,7 +68,15 @@ class World:
         said = self.folder / f"run-{next(self._numbers):04d}.log"
         with said.open("w") as stream:
             process = start(
-                *("run", self._study, "--executor", executor, "--no-plots", "--store", store / "runs"),
+                *(
+                    "run",
+                    study or self._study,
+                    "--executor",
+                    executor,
+                    "--no-plots",
+                    "--store",
+                    store / "runs",
+                ),
                 *(("--workers", min(2, os.cpu_count() or 1)) if executor == "ray" else ()),
                 *arguments,
                 cwd=self.folder,
@@ -74,18 +84,41 @@ class World:
                 num_cores=None,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=environment(cache),
+                env=environment(cache, SWAPYARD_MOST_FILES=MOST_FILES),
             )
         self.sessions.add(process.pid)
         return Run(process, said)
+
+    def do(self, store: Path, *arguments: str) -> Run:
+        """Start another command about the studies in `store`."""
+        said = self.folder / f"run-{next(self._numbers):04d}.log"
+        with said.open("w") as stream:
+            process = start(
+                *arguments,
+                *("--store", store / "runs"),
+                cwd=self.folder,
+                cache=store / "cache",
+                num_cores=None,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        self.sessions.add(process.pid)
+        return Run(process, said)
+
+    def named(self, name: str) -> Path:
+        """The study file under another name."""
+        path = self.folder / f"{name}.yaml"
+        text = self._study.read_text(encoding="utf-8")
+        path.write_text(text.replace(f'"study": "{STUDY}"', f'"study": "{name}"', 1), encoding="utf-8")
+        return path
 
     def study_folder(self, store: Path) -> Path:
         """Where the study lies in `store`."""
         return store / "runs" / STUDY
 
-    def results(self, store: Path) -> pa.Table:
-        """All results in `store`, by job."""
-        return rows(store / "runs", STUDY)
+    def results(self, store: Path, name: str = STUDY) -> pa.Table:
+        """All results of a study in `store`, by job."""
+        return rows(store / "runs", name)
 
     def calm(self, executor: Executor) -> pa.Table:
         """The results of a run that nobody disturbs."""

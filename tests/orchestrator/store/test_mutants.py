@@ -54,7 +54,7 @@ MUTANTS = {
     ),
     "folders above the study are not synced": Mutant(
         STORAGE,
-        "in reversed(folder.absolute().parents)",
+        "in reversed(self.root.absolute().parents)",
         "in ()",
         POWER_LOSS,
     ),
