@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained, run_query
 from orchestrator.reading import LeaveOut
@@ -31,10 +32,18 @@ class Results:
     """
 
     def __init__(
-        self, folders: list[Path], outcome: Outcome | None = None, leave_out: LeaveOut | None = None
+        self,
+        folders: list[Path],
+        outcome: Outcome | None = None,
+        leave_out: LeaveOut | None = None,
+        lost: TellLost | None = None,
+        *,
+        verify: bool = True,
     ) -> None:
         self._folders = folders
         self._leave_out = leave_out
+        self._lost = lost
+        self._verify = verify
         self.outcome = outcome
         """How the run ended that these results are of; None where none was made."""
 
@@ -45,6 +54,7 @@ class Results:
 
         Raises:
             QueryError: it is not one SELECT, or asks for what is not there.
+            StoreError: a study is damaged, or lacks rows that were done; not with ``partial``.
         """
         return run_query(self._connect(), query)
 
@@ -53,6 +63,7 @@ class Results:
 
         Raises:
             QueryError: there is no such view, or its rows cannot be read.
+            StoreError: as for `sql`.
         """
         connection = self._connect()
         with explained(connection):
@@ -63,13 +74,14 @@ class Results:
 
         Raises:
             QueryError: there is no such view, or its rows cannot be read.
+            StoreError: as for `sql`.
         """
         connection = self._connect()
         with explained(connection):
             return run_query(connection, f"FROM {view}").df()
 
     def _connect(self) -> "duckdb.DuckDBPyConnection":
-        return connect(self._folders, leave_out=self._leave_out)
+        return connect(self._folders, leave_out=self._leave_out, lost=self._lost, verify=self._verify)
 
 
 def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
@@ -123,14 +135,31 @@ def run(
     return Results([root], outcome)
 
 
-def open_results(*studies: str, store: str | Path = DEFAULT_ROOT) -> Results:
-    """The results of the named studies below `store`, or of all; then one that cannot be read only warns.
+def open_results(
+    *studies: str, store: str | Path = DEFAULT_ROOT, partial: bool = False, verify: bool = True
+) -> Results:
+    """The results of the named studies below `store`, or of all.
+
+    Args:
+        studies: names of studies; without any, all below `store`.
+        store: the folder that studies lie in.
+        partial: whether to answer with the rest where studies cannot be read or rows are lost, and to warn of
+            what is missing; else each question raises `StoreError` then.
+        verify: whether each file of rows is checked by its hash, once in a process.
 
     Raises:
         StoreError: there is no such study.
     """
-    folders = without_copies(study_folders(Path(store), studies), warnings.warn)
-    return Results(folders, leave_out=None if studies else warnings.warn)
+    return Results(
+        without_copies(study_folders(Path(store), studies), warnings.warn),
+        leave_out=warnings.warn if partial else None,
+        lost=_warn if partial else None,
+        verify=verify,
+    )
+
+
+def _warn(lost: Lost) -> None:
+    warnings.warn(str(lost), stacklevel=2)
 
 
 def _study(given: Study | str) -> Study:

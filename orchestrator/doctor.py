@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.machine import memory_bytes, num_cores, num_gpus
-from orchestrator.plan.tables import read_plan
+from orchestrator.plan.accord import misfit, strange_rows
+from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.status import is_running
 from orchestrator.store import CommitLog, Manifest, State, StoredFile, StudyStore
 from orchestrator.store.adopt import check_rows
 from orchestrator.store.notes import examined
+from orchestrator.store.plans import damaged_plan_files
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.sweep import is_kept, leftovers
+from orchestrator.store.sweep import is_kept, leftovers, plans_of
 from orchestrator.store.verify import fault_of
 from workers.errors import StoreError, SwapyardError
 
@@ -36,6 +38,11 @@ NUM_SYNCS = 5
 MOST_NAMED = 10
 """How many damaged files are named."""
 _REMEDY = "restore it from a copy of the study; without one, swapyard doctor --repair"
+
+_PLAN_REMEDY = (
+    "restore it from a copy; without one, the same command as ever makes the plan again, bit for bit, or says"
+    " that it cannot, and loses nothing"
+)
 
 Advance = Callable[[int], None]
 """Told how many bytes were checked since the last time."""
@@ -78,8 +85,15 @@ def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
         return
     state = log.state
     yield Finding("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
-    yield _plan(store, state)
-    yield from _files(store, log, advance)
+    plan = None
+    try:
+        plan = None if state.plan is None else read_plan(store, state.plan)
+    except SwapyardError as error:
+        damaged = [] if state.plan is None else damaged_plan_files(LocalStorage(folder), state.plan)
+        yield from (Finding("problem", f"{line}; {_PLAN_REMEDY}") for line in damaged or [str(error)])
+    else:
+        yield _plan(plan)
+    yield from _files(store, log, plan, advance)
     yield from _leftovers(folder, log)
     yield _driver(folder, state)
 
@@ -193,24 +207,20 @@ def _syncs(scratch: Path) -> Finding:
     return Finding("ok", text)
 
 
-def _plan(store: StudyStore, state: State) -> Finding:
-    if state.plan is None:
+def _plan(plan: Plan | None) -> Finding:
+    if plan is None:
         return Finding(
             "warning", "no plan yet: a run was stopped before it had one, and the next one makes it"
         )
-    try:
-        plan = read_plan(store, state.plan)
-    except SwapyardError as error:
-        return Finding("problem", str(error))
     return Finding("ok", f"the plan is whole: {plan.num_jobs:,} jobs")
 
 
-def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Finding]:
+def _files(store: StudyStore, log: CommitLog, plan: Plan | None, advance: Advance) -> Iterator[Finding]:
     """Read every file that holds rows, and name those that are not as they were committed."""
     num_damaged = 0
     held = log.state.parts_by_file()
     for path, file in list(log.state.files.items()):
-        why = _fault(store, file, held[path], advance)
+        why = _fault(store, file, held[path], plan, advance)
         # A driver at work may have merged it into another file meanwhile.
         if why is None or path not in log.refresh().files:
             continue
@@ -224,7 +234,9 @@ def _files(store: StudyStore, log: CommitLog, advance: Advance) -> Iterator[Find
         yield Finding("ok", f"every file of rows is as it was committed ({size_bytes / 1e6:,.1f} MB)")
 
 
-def _fault(store: StudyStore, file: StoredFile, parts: Sequence[Manifest], advance: Advance) -> str | None:
+def _fault(
+    store: StudyStore, file: StoredFile, parts: Sequence[Manifest], plan: Plan | None, advance: Advance
+) -> str | None:
     """What is wrong with a file of rows, or with what its commits say of it; None where nothing is."""
     path = store.locate(file.path)
     why = fault_of(path, file, advance=advance, afresh=True)
@@ -241,7 +253,13 @@ def _fault(store: StudyStore, file: StoredFile, parts: Sequence[Manifest], advan
     if found.status == "whole" and said != sorted(parts, key=lambda part: part.path):
         return "says of itself what its commit does not say"
     why = check_rows(data, parts)
-    return None if why is None else f"does not hold what its commits say: {why}"
+    if why is not None:
+        return f"does not hold what its commits say: {why}"
+    if plan is None:
+        return None
+    why = next((why for part in parts if (why := misfit(plan, part)) is not None), None)
+    why = why or strange_rows(plan, parts, data)
+    return None if why is None else f"does not fit the plan: {why}"
 
 
 def _named(folder: Path) -> str:
@@ -259,7 +277,9 @@ def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
     epoch = state.epoch if is_running(folder) else state.seq + 1
     found = leftovers(names, state, epoch=epoch, now_s=time.time())
     kept = {name for name in found.orphans if is_kept(storage, name, state)}
-    files = [name for name in (*found.orphans, *found.replaced, *found.plans) if name not in kept]
+    meant = plans_of(storage, kept)
+    plans = [name for name in found.plans if name.split("/")[1] not in meant]
+    files = [name for name in (*found.orphans, *found.replaced, *plans) if name not in kept]
     if kept:
         size_bytes = sum(_size(storage.locate(name)) for name in kept)
         yield Finding(

@@ -9,6 +9,7 @@ __all__ = ["Job", "OpenStudy", "Run", "find_jobs", "story"]
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ import numpy as np
 
 from orchestrator.lines import plain
 from orchestrator.logs import SlicePlace, find_logs, slices_of
+from orchestrator.lost import named, remedy_for
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import Manifest, State, StudyStore
-from orchestrator.store.commit import Commit, commit_name
+from orchestrator.store.commit import Commit
+from orchestrator.store.verify import fault_of
 from workers.errors import QueryError, StoreError
 from workers.vocabulary import families_in
 
@@ -70,11 +73,18 @@ class Run:
     part: Manifest
     file: str
     """Where its row lies now, relative to the study."""
-    committed_s: float
-    """When the driver committed it, in seconds since 1970."""
+    committed_s: float | None
+    """When the driver committed it, in seconds since 1970; None where that commit is lost."""
     tier: str
     error: str | None
     """Type and message; None for a success."""
+    lost: str | None = None
+    """Why its row cannot be read."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        return "its row is lost" if self.lost is not None else self.error or "a success"
 
     @property
     def epoch(self) -> int:
@@ -125,13 +135,21 @@ def find_jobs(
     return found
 
 
-def story(study: OpenStudy, job: Job) -> Iterator[str]:
+def story(study: OpenStudy, job: Job, *, lost: LeaveOut | None = None) -> Iterator[str]:
     """What is known of a job, line by line, each of its runs with the lines of the log.
+
+    A row of it that is lost goes to `lost`, as one line; without it, it is an error.
 
     Raises:
         StoreError: a part, a commit or a log cannot be read.
     """
     runs = list(_runs(study, job))
+    for run in runs:
+        if run.lost is not None:
+            why = f"{study.store.locate(run.file)} {run.lost}; {remedy_for(study.folder)}"
+            if lost is None:
+                raise StoreError(why)
+            lost(why)
     yield from _identity(study, job)
     yield _line("state", _state(study.plan, runs))
     for run in runs:
@@ -186,17 +204,19 @@ def _axes(study: OpenStudy, job: Job) -> str:
 def _runs(study: OpenStudy, job: Job) -> Iterator[Run]:
     """The job's committed runs, in the order in which they were committed."""
     for part in _parts(study, job):
-        file = study.state.file_of(part.path).path
-        row = _row(study, file, job)
+        file = study.state.file_of(part.path)
+        lost = fault_of(study.store.locate(file.path), file)
+        row = _row(study, file.path, job) if lost is None else (None, None, "")
         # A change of the study may have left the pair out of the part's tile.
         if row is not None:
             kind, message, tier = row
             yield Run(
                 part=part,
-                file=file,
+                file=file.path,
                 committed_s=_committed_s(study.store, part.path),
                 tier=tier,
                 error=None if kind is None else f"{kind}: {message}",
+                lost=lost,
             )
 
 
@@ -209,7 +229,7 @@ def _row(study: OpenStudy, file: str, job: Job) -> tuple[str | None, str | None,
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise StoreError(
-            f"{path} cannot be read ({reason}); what is damaged says: swapyard doctor {study.folder.name}"
+            f"{path} cannot be read ({reason}); what is damaged says: swapyard doctor {named(study.folder)}"
         ) from None
 
 
@@ -232,16 +252,21 @@ def _places(plan: Plan, job: Job) -> Iterator[tuple[int, int, int]]:
                 yield tile.tile, k, k * len(tile.pairs) + tile.pairs.index(job.pair)
 
 
-def _committed_s(store: StudyStore, path: str) -> float:
-    """When a part was committed: its driver's commits come after the one that gave the epoch."""
-    seq = int(path.split("/")[1])
-    while True:
-        seq += 1
-        data = store.locate(commit_name(seq)).read_bytes()
-        if path.encode() in data:
+def _committed_s(store: StudyStore, path: str) -> float | None:
+    """When a part was committed: its driver's commits come after the one that gave the epoch.
+
+    After a repair that commit may be gone, or damaged.
+    """
+    epoch = int(path.split("/")[1])
+    for file in sorted(store.locate("commits").glob("*.json")):
+        seq = int(file.stem) if file.stem.isdecimal() else 0
+        if seq <= epoch or path.encode() not in (data := file.read_bytes()):
+            continue
+        with suppress(StoreError):
             commit = Commit.from_json(data, seq)
             if any(part.path == path for part in commit.add):
                 return commit.time_s
+    return None
 
 
 def _state(plan: Plan, runs: Sequence[Run]) -> str:
@@ -251,17 +276,24 @@ def _state(plan: Plan, runs: Sequence[Run]) -> str:
     error = next((run.error for run in last.values() if run.error is not None), None)
     if not runs:
         return "not done yet"
+    if any(run.lost is not None for run in last.values()):
+        return "done, and lost: its row cannot be read"
     state = "done" if error is None else f"failed: {error}"
     return f"{state}; not done yet for {', '.join(lacking)}" if lacking else state
 
 
 def _run_lines(folder: Path, run: Run) -> Iterator[str]:
     part = run.part
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.committed_s))
+    when = (
+        "nobody knows when"
+        if run.committed_s is None
+        else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.committed_s))
+    )
     log = StudyStore(folder).logs(run.epoch) / f"{part.host}-{part.worker}.log"
     yield ""
     yield _line(
-        "attempt", f"{part.attempt}: {run.error or 'a success'} ({run.tier}, {'+'.join(part.families)})"
+        "attempt",
+        f"{part.attempt}: {run.outcome} ({', '.join(filter(None, (run.tier, '+'.join(part.families))))})",
     )
     yield _line("part", f"{part.path}: tile {part.tile}, cells [{part.k_lo}, {part.k_hi})")
     if run.file != part.path:

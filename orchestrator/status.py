@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.lines import table
 from orchestrator.logs import error_of
+from orchestrator.lost import find_lost
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import read_each
 from orchestrator.remaining import counts_of
@@ -22,7 +23,6 @@ from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
 from orchestrator.store import CommitLog, PlanRef, State, StudyStore, explained
 from orchestrator.store.commit import commit_name
-from orchestrator.store.verify import damaged_files
 from workers.capability import Capability
 from workers.errors import SwapyardError
 from workers.limits import is_our_limit
@@ -62,7 +62,7 @@ class StudyStatus:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do; a study without a plan has everything before it."""
-        return self.is_selected and 0 < self.num_jobs <= self.num_done
+        return self.damaged is None and self.is_selected and 0 < self.num_jobs <= self.num_done
 
     @property
     def activity(self) -> str:
@@ -94,7 +94,10 @@ class StatusReader:
             StoreError: it cannot be read.
         """
         state = self._log(folder).refresh()
-        counts = counts_of(self._plan(folder, state.plan), state) if state.plan is not None else None
+        plan = None if state.plan is None else self._plan(folder, state.plan)
+        lost = None if plan is None else find_lost(folder, state, plan, verify=False)
+        there = state if lost is None else state.without(one.path for one in lost.damaged)
+        counts = None if plan is None else counts_of(plan, there)
         running = is_running(folder)
         logs = folder / "logs"
         return StudyStatus(
@@ -110,8 +113,8 @@ class StatusReader:
             driver=str(state.holder),
             is_running=running,
             logs=str(logs),
-            models=_capabilities(self._plan(folder, state.plan), state) if state.plan is not None else {},
-            damaged=_damage(folder, state),
+            models={} if plan is None else _capabilities(plan, state),
+            damaged=None if lost is None else f"{lost.summary}; {lost.where}; {lost.remedy}",
             error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
             left_s=read_left(logs / str(state.epoch)) if running else None,
         )
@@ -134,19 +137,6 @@ class StatusReader:
         if known is None or known[0].id != ref.id:
             known = self._plans[folder] = (ref, read_plan(StudyStore(folder), ref))
         return known[1]
-
-
-def _damage(folder: Path, state: State) -> str | None:
-    """What is wrong with the files of rows, as far as their names and sizes tell."""
-    damaged = damaged_files(folder, state, verify=False)
-    if not damaged:
-        return None
-    num_rows = sum(one.num_rows for one in damaged)
-    study = shlex.join([folder.name, "--store", str(folder.parent)])
-    return (
-        f"{num_rows:,} rows are lost: {damaged[0].path} {damaged[0].why}; restore it from a copy, or let the"
-        f" next run make them again after: swapyard doctor --repair {study}"
-    )
 
 
 def _capabilities(plan: Plan, state: State) -> dict[str, dict[str, Any]]:

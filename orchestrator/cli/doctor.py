@@ -69,11 +69,11 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
 def _repair(store: Path, name: str) -> None:
     """Repair one study, and say what was done."""
     from orchestrator.lines import plain
+    from orchestrator.mend import repair_study
     from orchestrator.roots import study_folders
-    from orchestrator.store.repair import repair
 
     (folder,) = study_folders(store, [name])
-    lines = repair(folder).lines
+    lines = repair_study(folder)
     for line in lines or ("nothing is to be repaired",):
         click.echo(plain(f"{'repaired' if lines else 'ok':<9}{folder.name}: {line}"))
 

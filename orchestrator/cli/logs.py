@@ -4,14 +4,11 @@ __all__ = ["logs"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import leave_out, store_option
-
-if TYPE_CHECKING:
-    from orchestrator.reading import LeaveOut
+from orchestrator.cli.incomplete import Incomplete, partial_option
+from orchestrator.cli.options import store_option
 
 
 @click.command()
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How many lines of a log are printed; 0 for all.",
 )
+@partial_option
 def logs(
     study: str | None,
     store: Path,
@@ -36,6 +34,7 @@ def logs(
     worker: str | None,
     epoch: int | None,
     tail: int,
+    partial: bool,
 ) -> None:
     """List the logs of STUDY (of all studies where none is named), or print one of them.
 
@@ -47,21 +46,23 @@ def logs(
         raise click.UsageError("give one of --job, --driver and --worker")
     folders = study_folders(store, [study] if study else [])
     if job is not None:
-        _tell_job(folders, job, leave_out([study] if study else []))
+        _tell_job(folders, job, partial=partial)
     elif driver or worker is not None:
         _print(folders, worker, epoch, tail)
     else:
         _list(folders, epoch)
 
 
-def _tell_job(folders: Sequence[Path], job_id: str, unread: "LeaveOut | None") -> None:
+def _tell_job(folders: Sequence[Path], job_id: str, *, partial: bool) -> None:
     from orchestrator.job import find_jobs, story
 
-    for number, found in enumerate(find_jobs(folders, job_id, leave_out=unread)):
-        if number:
-            click.echo()
-        for line in story(*found):
-            click.echo(line)
+    with Incomplete(partial=partial) as lacking:
+        unread = lacking.study if len(folders) > 1 else None
+        for number, found in enumerate(find_jobs(folders, job_id, leave_out=unread)):
+            if number:
+                click.echo()
+            for line in story(*found, lost=lacking.study):
+                click.echo(line)
 
 
 def _print(folders: Sequence[Path], worker: str | None, epoch: int | None, num_lines: int) -> None:

@@ -1,10 +1,8 @@
 """Options that several commands share."""
 
-__all__ = ["duration", "leave_out", "store_option", "study_argument"]
+__all__ = ["duration", "store_option", "study_argument"]
 
 import re
-from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import click
@@ -34,8 +32,3 @@ store_option = click.option(
 )
 
 study_argument = click.argument("study", metavar="STUDY")
-
-
-def leave_out(names: Sequence[str]) -> Callable[[str], None] | None:
-    """Says on stderr, once, which study cannot be read; None where studies are named: then it is an error."""
-    return None if names else cache(lambda line: click.echo(line, err=True))

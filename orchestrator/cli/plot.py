@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.incomplete import Incomplete, partial_option
 from orchestrator.cli.options import store_option, study_argument
 
 Command = Callable[..., None]
@@ -27,7 +28,8 @@ _OUTPUT = click.option(
 def plot() -> None:
     """Draw the results of a study below --store, as PNG and SVG; the paths go to stdout.
 
-    What is not given is as in the study's own first plot of that kind, or a sensible default.
+    What is not given is as in the study's own first plot of that kind, or a sensible default. Where rows
+    are lost, the picture is of the rest, and the exit code 1.
     """
 
 
@@ -44,6 +46,7 @@ def _shared_options(command: Command) -> Command:
             click.option("--view", metavar="VIEW", help="Which view's rows: results, scores, …"),
             _TITLE,
             _OUTPUT,
+            partial_option,
         )
     ):
         command = option(command)
@@ -78,14 +81,19 @@ def bars(**given: Any) -> None:
 @_WHERE
 @_TITLE
 @_OUTPUT
-def curves(study: str, store: Path, where: str | None, title: str | None, output: Path | None) -> None:
+@partial_option
+def curves(
+    study: str, store: Path, where: str | None, title: str | None, output: Path | None, partial: bool
+) -> None:
     """Draw the learning curves of STUDY: a facet each metric, means over seeds and their range."""
     from orchestrator.plots import draw_learning
     from orchestrator.roots import study_folders
 
     (root,) = study_folders(store, [study])
     said = _said(root, "curves", where, title)
-    _print(draw_learning(root, _stem(root, "curves", output), **said, told=_tell))
+    with Incomplete(partial=partial) as lacking:
+        stem = _stem(root, "curves", output)
+        _print(draw_learning(root, stem, **said, told=_tell, lost=lacking.rows))
 
 
 @plot.command(short_help="The causal model beside the network, with the accuracy of each place.")
@@ -94,7 +102,10 @@ def curves(study: str, store: Path, where: str | None, title: str | None, output
 @_WHERE
 @_TITLE
 @_OUTPUT
-def alignment(study: str, store: Path, where: str | None, title: str | None, output: Path | None) -> None:
+@partial_option
+def alignment(
+    study: str, store: Path, where: str | None, title: str | None, output: Path | None, partial: bool
+) -> None:
     """Draw the causal model of STUDY beside its network, with lines from variables to their places.
 
     The lines are coloured by the interchange accuracy that the sweep measured at each place.
@@ -104,32 +115,38 @@ def alignment(study: str, store: Path, where: str | None, title: str | None, out
 
     (root,) = study_folders(store, [study])
     said = _said(root, "alignment", where, title)
-    _print(draw_places(root, _stem(root, "alignment", output), **said, told=_tell))
+    with Incomplete(partial=partial) as lacking:
+        stem = _stem(root, "alignment", output)
+        _print(draw_places(root, stem, **said, told=_tell, lost=lacking.rows))
 
 
 @plot.command("all", short_help="The plots that a study itself names.")
 @study_argument
 @store_option
-def all_(study: str, store: Path) -> None:
+@partial_option
+def all_(study: str, store: Path, partial: bool) -> None:
     """Draw the plots that STUDY itself names; a heat map where it names none."""
     from orchestrator.plots import draw_study
     from orchestrator.roots import study_folders
 
-    _print(draw_study(study_folders(store, [study])[0], told=lambda name, over: _tell(f"{name}: {over}")))
+    (root,) = study_folders(store, [study])
+    with Incomplete(partial=partial) as lacking:
+        _print(draw_study(root, told=lambda name, over: _tell(f"{name}: {over}"), lost=lacking.rows))
 
 
-def _draw(kind: str, study: str, store: Path, output: Path | None, **given: Any) -> None:
+def _draw(kind: str, study: str, store: Path, output: Path | None, partial: bool, **given: Any) -> None:
     from orchestrator.plots import default_plot, draw, own_plots
     from orchestrator.plots.choose import changed
     from orchestrator.roots import study_folders
     from orchestrator.views import connect
 
     (root,) = study_folders(store, [study])
-    connection = connect([root])
-    own = (one for one in own_plots(root).values() if one.kind == kind)
-    start = next(own, None) or default_plot(connection, kind)
-    chosen = changed(start, {key: value for key, value in given.items() if value})
-    _print(draw(connection, chosen, _stem(root, kind, output), _tell))
+    with Incomplete(partial=partial) as lacking:
+        connection = connect([root], lost=lacking.rows)
+        own = (one for one in own_plots(root).values() if one.kind == kind)
+        start = next(own, None) or default_plot(connection, kind)
+        chosen = changed(start, {key: value for key, value in given.items() if value})
+        _print(draw(connection, chosen, _stem(root, kind, output), _tell))
 
 
 def _said(root: Path, kind: str, where: str | None, title: str | None) -> dict[str, str | None]:

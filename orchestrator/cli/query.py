@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from orchestrator.cli.options import leave_out, store_option
+from orchestrator.cli.incomplete import Incomplete, partial_option
+from orchestrator.cli.options import store_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,6 +46,7 @@ FORMATS = ("table", "csv", "json", "parquet")
     default=True,
     help="Check each file of rows by its hash before it is read.  [default: verify]",
 )
+@partial_option
 @click.option("--study", "studies", multiple=True, metavar="NAME", help="Only this study; may be repeated.")
 @store_option
 def query(
@@ -56,6 +58,7 @@ def query(
     rows: int,
     studies: tuple[str, ...],
     verify: bool,
+    partial: bool,
     store: Path,
 ) -> None:
     """Answer one SELECT over all studies below --store; every view has a column study.
@@ -65,7 +68,8 @@ def query(
 
         swapyard query "DESCRIBE results"
 
-    A NAME is one of the queries that --list shows.
+    A NAME is one of the queries that --list shows. Where studies cannot be read, or rows are lost, the
+    answer is of the rest, and the exit code 1.
     """
     from orchestrator.query import named_queries, run_query
     from orchestrator.roots import study_folders, without_copies
@@ -81,8 +85,14 @@ def query(
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
     folders = without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
-    connection = connect(folders, leave_out=leave_out(studies), verify=verify)
-    _write(run_query(connection, text), connection, chosen, output, rows)
+    with Incomplete(partial=partial) as lacking:
+        connection = connect(
+            folders,
+            leave_out=lacking.study if len(folders) > 1 else None,
+            lost=lacking.rows,
+            verify=verify,
+        )
+        _write(run_query(connection, text), connection, chosen, output, rows)
 
 
 def _text_of(sql: str | None, file: Path | None) -> str:

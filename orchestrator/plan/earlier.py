@@ -1,6 +1,6 @@
 """What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
 
-__all__ = ["Earlier", "earlier_inputs", "earlier_of"]
+__all__ = ["Earlier", "earlier_inputs", "earlier_of", "numbers_of"]
 
 import json
 import uuid
@@ -41,8 +41,8 @@ def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
         return Earlier()
     return Earlier(
         lane_numbers=plan.head["lane_numbers"],
-        cells=dict(_numbers(plan, "cell")),
-        pairs=dict(_numbers(plan, "pair")),
+        cells=dict(numbers_of(plan, "cell")),
+        pairs=dict(numbers_of(plan, "pair")),
         cellsets={number: cells.tolist() for number, cells in plan.cellsets.items()},
         tiles=list(plan.tiles.values()),
         done={tile: _done(state, tile) for tile in plan.tiles},
@@ -59,7 +59,7 @@ def earlier_inputs(plan: Plan, lane: int) -> Prepared:
     return Prepared(inputs=[*map(_input, rows, prompts_of(mine))], prompts=plan.head["prompts"][place])
 
 
-def _numbers(plan: Plan, what: str) -> Iterator[tuple[uuid.UUID, int]]:
+def numbers_of(plan: Plan, what: str) -> Iterator[tuple[uuid.UUID, int]]:
     """Every number ever given out, with its id: those of the plan and those retired before."""
     table = plan.tables["cells" if what == "cell" else "inputs"]
     for number, identity in zip(table[what].to_pylist(), table[f"{what}_id"].to_pylist(), strict=True):

@@ -267,8 +267,11 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
     """The plan that `encode_plan` wrote.
 
     Raises:
-        StoreError: another version wrote it in another form.
+        StoreError: another version wrote it in another form, or a file is missing.
     """
+    lacking = {"plan.json", *(f"{name}.parquet" for name in TABLES)} - files.keys()
+    if lacking:
+        raise StoreError(f"the plan lacks {min(lacking)}; restore it from a copy")
     head = json.loads(files["plan.json"])
     if head.get("format") not in _READABLE:
         known = " and ".join(map(str, _READABLE))

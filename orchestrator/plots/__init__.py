@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 
+from orchestrator.lost import TellLost
 from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
 from orchestrator.plots.alignment import Network, draw_alignment
@@ -60,23 +61,37 @@ def _tell(told: Told | None, over: str) -> None:
 
 
 def draw_learning(
-    root: Path, stem: Path, *, where: str | None, title: str | None, told: Told | None = None
+    root: Path,
+    stem: Path,
+    *,
+    where: str | None,
+    title: str | None,
+    told: Told | None = None,
+    lost: TellLost | None = None,
 ) -> list[Path]:
-    """Draw the learning curves of the study in the folder `root`.
+    """Draw the learning curves of the study in the folder `root`; `lost` as for `connect`.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or nothing was measured yet.
     """
     with style():
-        figure, over = draw_curves(connect([root]), where=where, title=title)
+        figure, over = draw_curves(connect([root], lost=lost), where=where, title=title)
         _tell(told, over)
         return save(figure, stem)
 
 
 def draw_places(
-    root: Path, stem: Path, *, where: str | None, title: str | None, told: Told | None = None
+    root: Path,
+    stem: Path,
+    *,
+    where: str | None,
+    title: str | None,
+    told: Told | None = None,
+    lost: TellLost | None = None,
 ) -> list[Path]:
     """Draw the causal model of the study in the folder `root` beside the network, as they are aligned.
+
+    `lost` as for `connect`.
 
     Raises:
         StudyError: it has no alignment, or no causal model.
@@ -94,7 +109,8 @@ def draw_places(
     model = causal.model(task.options)
     networks = [one for block in blocks for one in _networks(block, lanes, len(model.inputs))]
     with style():
-        figure, over = draw_alignment(connect([root]), model.parents, networks, where=where, title=title)
+        connection = connect([root], lost=lost)
+        figure, over = draw_alignment(connection, model.parents, networks, where=where, title=title)
         _tell(told, over)
         return save(figure, stem)
 
@@ -128,6 +144,7 @@ def draw_study(
     root: Path,
     failed: Callable[[str, QueryError], None] | None = None,
     told: Callable[[str, str], None] | None = None,
+    lost: TellLost | None = None,
 ) -> list[Path]:
     """Draw all plots of the study in the folder `root` into its ``plots/``.
 
@@ -137,16 +154,18 @@ def draw_study(
         root: the study's folder.
         failed: is told of each plot that cannot be drawn, and why; without it that is raised.
         told: is told of each plot what its values run over, where that is anything but pairs.
+        lost: is told what rows cannot be read; without it that is raised.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or a plot cannot be drawn.
     """
-    connection = connect([root])
+    connection = connect([root], lost=lost)
     plots = own_plots(root) or _default_plots(root, connection)
     found: list[Path] = []
     for name, plot in plots.items():
         try:
-            found += _draw(root, connection, plot, name, None if told is None else partial(told, name))
+            tell = None if told is None else partial(told, name)
+            found += _draw(root, connection, plot, name, tell, lost)
         except QueryError as error:
             if failed is None:
                 raise
@@ -163,11 +182,16 @@ def _default_plots(root: Path, connection: duckdb.DuckDBPyConnection) -> Mapping
 
 
 def _draw(
-    root: Path, connection: duckdb.DuckDBPyConnection, plot: Plot, name: str, told: Told | None
+    root: Path,
+    connection: duckdb.DuckDBPyConnection,
+    plot: Plot,
+    name: str,
+    told: Told | None,
+    lost: TellLost | None,
 ) -> list[Path]:
     stem = root / "plots" / name
     if plot.kind == "curves":
-        return draw_learning(root, stem, where=plot.where, title=plot.title, told=told)
+        return draw_learning(root, stem, where=plot.where, title=plot.title, told=told, lost=lost)
     if plot.kind == "alignment":
-        return draw_places(root, stem, where=plot.where, title=plot.title, told=told)
+        return draw_places(root, stem, where=plot.where, title=plot.title, told=told, lost=lost)
     return draw(connection, plot, stem, told)

@@ -5,15 +5,18 @@ __all__ = ["Planned", "commit_plan", "commit_selection", "num_open"]
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
-from orchestrator.plan.planner import Planner
+from orchestrator.plan.planner import Draft, Planner
+from orchestrator.plan.screening import Chosen
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.plan.unchanged import lane_facts
 from orchestrator.remaining import counts_of
+from orchestrator.run.remade import mend_plan
 from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.run.trained import trained_of
@@ -45,29 +48,59 @@ def commit_plan(
 
     Raises:
         StudyError, ModelError: the study cannot be planned.
-        StoreError: the folder holds results of which the plan wants none, and ``replace`` is not given.
+        StoreError: the folder holds results of which the plan wants none, and ``replace`` is not given; or
+            the committed plan is damaged, and cannot be made again.
     """
     planner = Planner(study, store=store.root.parent, say=say)
-    ref = driver.state.plan
-    earlier = read_plan(store, ref) if ref is not None else None
     trained = trained_of(store.root, planner.trained_paths)
+
+    def draft_of(earlier: Plan | None, state: State, selection: Mapping[int, Chosen] | None = None) -> Plan:
+        return _drafted(planner, store, state, options, earlier, trained, say, selection).draft.plan
+
+    ref = mend_plan(study, store, driver, draft_of, say)
+    earlier = read_plan(store, ref) if ref is not None else None
     if ref is not None and earlier is not None and _is_the_same(earlier, planner, trained):
         facts = lane_facts(earlier, planner.models)
         setup = _set_up(earlier, driver.state, facts, options)
         return Planned(ref, earlier, setup, _engines(setup, store), facts, is_new=False)
-    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, driver.state, trained)
+    made = _drafted(planner, store, driver.state, options, earlier, trained, say)
+    if earlier is not None and driver.state.live and not options.replace:
+        _refuse_stranger(made.draft.plan, earlier, store)
+    files = {**encode_plan(made.draft.plan), "study.yaml": study.to_yaml().encode()}
+    reach("driver.plan")
+    ref = driver.write_plan(files)
+    return Planned(ref, made.draft.plan, made.setup, made.engines, made.facts, is_new=True)
+
+
+class _Drafted(NamedTuple):
+    """A plan that is not committed, and what making it needed."""
+
+    draft: Draft
+    setup: Setup
+    engines: Engines
+    facts: Mapping[int, ModelFacts]
+
+
+def _drafted(
+    planner: Planner,
+    store: StudyStore,
+    state: State,
+    options: RunOptions,
+    earlier: Plan | None,
+    trained: Collection[str],
+    say: Callable[[str], None],
+    selection: Mapping[int, Chosen] | None = None,
+) -> _Drafted:
+    """The plan that goes on from `earlier` and `state`; the model is asked only what nobody knows yet."""
+    draft = planner.draft(CachedScorer(kept_runs(), None), earlier, state, trained, selection)
     facts = lane_facts(draft.plan, planner.models)
-    setup = _set_up(draft.plan, driver.state, facts, options)
+    setup = _set_up(draft.plan, state, facts, options)
     engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
         with _scorer(setup, engines, store) as scorer:
-            draft = planner.draft(scorer, earlier, driver.state, trained)
-    if earlier is not None and driver.state.live and not options.replace:
-        _refuse_stranger(draft.plan, earlier, store)
-    files = {**encode_plan(draft.plan), "study.yaml": study.to_yaml().encode()}
-    reach("driver.plan")
-    return Planned(driver.write_plan(files), draft.plan, setup, engines, facts, is_new=True)
+            draft = planner.draft(scorer, earlier, state, trained, selection)
+    return _Drafted(draft, setup, engines, facts)
 
 
 def commit_selection(

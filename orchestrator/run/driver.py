@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.lost import find_lost, remedy_for
+from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.committed import Planned, commit_plan, commit_selection
 from orchestrator.run.compactor import Compactor, most_files
@@ -27,7 +29,7 @@ from orchestrator.run.work import TileWork, open_work
 from orchestrator.store import Driver, StudyStore
 from orchestrator.store.verify import damaged_files
 from studies import Study
-from workers.errors import RunError
+from workers.errors import RunError, StoreError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         StudyError, ModelError: the study cannot be planned.
         StorageFullError: no room; what was committed stays, and the same command goes on.
         RunError: the workers cannot do the work.
+        StoreError: rows that were done are lost or damaged; what was open is done nonetheless.
         KeyboardInterrupt: Ctrl-C (or SIGTERM) before any job ran, or a second one after that.
     """
     started = time.monotonic()
@@ -87,7 +90,14 @@ class _Run:
     """Whether it was said that files are left alone."""
 
     def go(self) -> Outcome:
-        """Plan, work, and say how it ended; a screened study is estimated, then selected from, then run."""
+        """Plan, work, and say how it ended; a study of which rows are lost does not end well."""
+        outcome, plan = self._done()
+        if outcome.stopped != "interrupted":
+            self._refuse_lost(plan)
+        return outcome
+
+    def _done(self) -> tuple[Outcome, Plan]:
+        """Plan and work; a screened study is estimated, then selected from, then run."""
         study = self.study
         self._adopt()
         self._sweep()
@@ -98,7 +108,7 @@ class _Run:
         if self._train(planned):
             planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if self.is_left:
-            return self._outcome(counts_of(planned.plan, self.driver.state), 0)
+            return self._outcome(counts_of(planned.plan, self.driver.state), 0), planned.plan
         retries = self._retries(planned)
         num_ran = self._stage(planned, retries)
         if not planned.plan.is_selected and not self.is_left and self.stop.reason is None:
@@ -114,7 +124,7 @@ class _Run:
                 f"{after.num_open:,} of {after.now[1]:,} {after.now[2]} were left out; run the same command"
                 " again"
             )
-        return self._outcome(after, num_ran)
+        return self._outcome(after, num_ran), planned.plan
 
     def _outcome(self, counts: Counts, num_ran: int) -> Outcome:
         return Outcome(
@@ -168,11 +178,16 @@ class _Run:
         damaged = damaged_files(self.store.root, self.driver.state, verify=False)
         if damaged:
             num_rows = sum(one.num_rows for one in damaged)
-            study = shlex.join([self.store.root.name, "--store", str(self.store.root.parent)])
             self.progress.warn(
                 f"{num_rows:,} rows that were done are lost ({damaged[0].path} {damaged[0].why}) and count as"
-                f" done: restore them from a copy, or run them again after swapyard doctor --repair {study}"
+                f" done: {remedy_for(self.store.root)}"
             )
+
+    def _refuse_lost(self, plan: Plan) -> None:
+        """Refuse to call a study done of which rows are lost: until a repair their jobs count as done."""
+        lost = find_lost(self.store.root, self.driver.state, plan)
+        if lost is not None:
+            raise StoreError(f"{lost}. Whatever else was done is kept, what this run did as well")
 
     def _adopt(self) -> None:
         """Add what a killed driver left uncommitted, so that nothing is computed twice."""

@@ -2,7 +2,9 @@
 
 __all__ = ["check_format", "is_study", "make_format", "refuse_without_format"]
 
+import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from orchestrator.store.storage import Storage
 from workers.errors import StoreError
 
 _FORMAT_NAME = "format.json"
+_COMMIT = re.compile(r"commits/[0-9]+\.json")
+_PLAN = re.compile(r"plan/[0-9a-f]{32}/(?:plan|files)\.json")
 _FORMAT = "swapyard study"
 _VERSION = 1
 
@@ -31,12 +35,10 @@ def check_format(storage: Storage, root: Path) -> None:
         if looks_like_study(storage):
             raise _without_format(root)
         raise StoreError(f"{root} holds no study; run one first, or name another folder with --store")
-    try:
-        content = json.loads(data)
-        made_by_us, version = content["format"] == _FORMAT, int(content["version"])
-    except (ValueError, KeyError, TypeError):
-        made_by_us, version = False, 0
-    if not made_by_us:
+    version = _version_of(data)
+    if version is None:
+        if looks_like_study(storage):
+            raise _without_format(root, "is damaged")
         raise StoreError(f"{root / _FORMAT_NAME} is not that of a study; name another folder with --store")
     if version > _VERSION:
         raise StoreError(
@@ -64,30 +66,47 @@ def refuse_without_format(storage: Storage, root: Path) -> None:
 
 
 def looks_like_study(storage: Storage) -> bool:
-    """Whether there are commits, or files of rows."""
-    return bool({"json"} & {name.rpartition(".")[2] for name in storage.list("commits")}) or bool(
-        part_names(storage)
+    """Whether there are commits, files of rows, or a plan."""
+    return (
+        any(_COMMIT.fullmatch(name) for name in storage.list("commits"))
+        or bool(part_names(storage))
+        or any(_PLAN.fullmatch(name) for name in storage.list("plan"))
     )
 
 
+def _version_of(data: bytes) -> int | None:
+    """The version that ``format.json`` says; None where it is not that of a study, or damaged."""
+    try:
+        content = json.loads(data)
+        return int(content["version"]) if content["format"] == _FORMAT else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def make_format(storage: Storage, root: Path, *, mend: bool = False) -> bool:
-    """Write ``format.json`` if it is not there, and say whether it was; with `mend`, only into a study.
+    """Write ``format.json`` if it is not there, and say whether it was.
+
+    With `mend` only into a study, and also where it is damaged: that one stays beside it under another name.
 
     Raises:
         StoreError: there is no study to mend, or a newer version's.
     """
-    if storage.read(_FORMAT_NAME) is not None:
+    data = storage.read(_FORMAT_NAME)
+    if data is not None and not (mend and _version_of(data) is None):
         if mend:
             check_format(storage, root)
         return False
     if mend and not looks_like_study(storage):
         raise StoreError(f"{root} holds no study; name one that there is")
+    if data is not None:
+        storage.create(f"{_FORMAT_NAME}.{hashlib.sha256(data).hexdigest()[:8]}.damaged", data)
+        storage.remove(_FORMAT_NAME)
     return storage.create(_FORMAT_NAME, json.dumps({"format": _FORMAT, "version": _VERSION}).encode())
 
 
-def _without_format(root: Path) -> StoreError:
+def _without_format(root: Path, why: str = "is missing") -> StoreError:
     study = shlex.join([root.name, "--store", str(root.parent)])
     return StoreError(
-        f"the study in {root} is damaged: {_FORMAT_NAME} is missing; restore it from a copy, or make it again"
+        f"the study in {root} is damaged: {_FORMAT_NAME} {why}; restore it from a copy, or make it again"
         f" with: swapyard doctor --repair {study}"
     )

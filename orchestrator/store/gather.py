@@ -26,6 +26,8 @@ class Carrier(NamedTuple):
     size_bytes: int
     sha256: str
     parts: tuple[Manifest, ...]
+    plan: str | None = None
+    """The plan whose work it is, where it says so."""
 
     @property
     def is_retry(self) -> bool:
@@ -53,14 +55,26 @@ class Gathered:
 
     def damaged(self) -> tuple[str, ...]:
         """The files that the log names, and that are lost or not what it says."""
-        whole = {carrier.name: carrier.sha256 for carrier in self.carriers}
-        return tuple(path for path, file in self.state.files.items() if whole.get(path) != file.sha256)
+        whole = {carrier.name: carrier for carrier in self.carriers}
+        held = self.state.parts_by_file()
+
+        def is_whole(path: str, sha256: str) -> bool:
+            found = whole.get(path)
+            return found is not None and found.sha256 == sha256 and _same(found.parts, held[path])
+
+        return tuple(path for path, file in self.state.files.items() if not is_whole(path, file.sha256))
 
     def has_rows_of(self, damaged: Sequence[str]) -> bool:
         """Whether rows of these files lie in others as well."""
         held = self.state.parts_by_file() if damaged else {}
         lost = {part.path for path in damaged for part in held[path]}
         return any(part.path in lost for carrier in self.carriers for part in carrier.parts)
+
+
+def _same(parts: Iterable[Manifest], others: Iterable[Manifest]) -> bool:
+    """Whether a file says of itself what the log says of it."""
+    one, other = (sorted(each, key=lambda part: part.path) for each in (parts, others))
+    return one == other
 
 
 def gather(storage: Storage, log: CommitLog) -> Gathered:
@@ -95,7 +109,8 @@ def gather(storage: Storage, log: CommitLog) -> Gathered:
     for name, (found, size_bytes, sha256) in read.items():
         parts = _parts_of(name, found, sha256, study, state, held, known, merges)
         if parts:
-            carriers.append(Carrier(name, size_bytes, sha256, parts))
+            plan = None if found.note is None else found.note.plan
+            carriers.append(Carrier(name, size_bytes, sha256, parts, plan))
     for part in (part for carrier in carriers for part in carrier.parts):
         known.setdefault(part.path, part)
     whole = {carrier.name for carrier in carriers}

@@ -12,7 +12,7 @@ __all__ = ["CommitLog"]
 import contextlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from orchestrator.faults import around
@@ -61,6 +61,19 @@ class CommitLog:
                     raise
                 continue
             return self.state
+
+    def read_until(self, is_end: Callable[[Commit], bool]) -> State | None:
+        """The state before the first commit that `is_end` accepts, of a log that nothing was read of; None
+        where it comes to none.
+
+        Raises:
+            StoreError: a commit before it is damaged, or of another log.
+        """
+        while (data := self._storage.read(commit_name(self.state.seq + 1))) is not None:
+            if is_end(Commit.from_json(data, self.state.seq + 1)):
+                return self.state
+            self._read_next()
+        return None
 
     def numbers(self) -> list[int]:
         """The numbers of all commits that there are, in order; some that came meanwhile may lack."""

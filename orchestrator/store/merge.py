@@ -46,6 +46,8 @@ class Merge(NamedTuple):
     """The nonce of the study's first commit; without one the merged file says nothing of itself."""
     seq: int = 0
     """How many commits there were."""
+    plan: str | None = None
+    """The plan that the study followed: its numbers are those of the rows."""
 
 
 class Merged(NamedTuple):

@@ -43,7 +43,7 @@ class Note:
     rest: Digest
     """The SHA-256 of the file without its note."""
     plan: _Nonce | None = None
-    """The plan whose work it is."""
+    """The plan whose work it is, or, of a merged file, the one that the study followed then."""
     part: Manifest | None = None
     """Of a part, without its size and hash."""
     merged: MergedFile | None = None

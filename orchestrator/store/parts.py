@@ -9,6 +9,7 @@ __all__ = [
     "ADDED_COLUMNS",
     "COLLECTED",
     "METRIC_COLUMNS",
+    "REMEDY",
     "concatenated",
     "decode_part",
     "encode_part",
@@ -51,6 +52,9 @@ ADDED_COLUMNS = frozenset({"tv_base"})
 
 COLLECTED = "collected"
 """The column, after all others, of what jobs collected: of each a list of (unit, token, vector)."""
+
+REMEDY = "restore it from a copy, or have its jobs run again after: swapyard doctor --repair STUDY"
+"""What to do about a file of rows that is lost or damaged."""
 
 _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
 _NEVER_NULL = ("cell", "pair", "attempt")
@@ -115,7 +119,7 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
     import pyarrow as pa
 
     if len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise StoreError(f"{file.path} is damaged: its bytes are not those committed; restore it from a copy")
+        raise StoreError(f"{file.path} is damaged: its bytes are not those committed; {REMEDY}")
     try:
         found = open_parquet(io.BytesIO(data), checked=True)
         names = found.schema_arrow.names

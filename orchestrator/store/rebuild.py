@@ -3,7 +3,7 @@
 __all__ = ["choose", "rebuilt"]
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from orchestrator.store.adopt import epoch_of
 from orchestrator.store.commit import PlanRef, Snapshot
@@ -12,10 +12,12 @@ from orchestrator.store.manifest import Manifest, MergedFile
 from orchestrator.store.state import State
 
 
-def rebuilt(found: Gathered, study: str, plans: Sequence[PlanRef], time_s: float) -> tuple[Snapshot, int]:
+def rebuilt(
+    found: Gathered, study: str, plan: PlanRef | None, plans: Collection[str], time_s: float
+) -> tuple[Snapshot, int]:
     """The state that the files make, and how many rows known of are in none.
 
-    `plans` are those that are whole, the latest last.
+    `plan` is the one that the study follows, and `plans` are the ids of all.
     """
     chosen = choose(found.carriers, list(found.state.live.values()))
     places = {path: number for number, path in enumerate(found.state.live)}
@@ -27,8 +29,8 @@ def rebuilt(found: Gathered, study: str, plans: Sequence[PlanRef], time_s: float
     names = {carrier.name for carrier in chosen}
     snapshot = Snapshot(
         study=study,
-        plan=plans[-1] if plans else None,
-        plans=tuple(sorted({plan.id for plan in plans} | found.state.plans)),
+        plan=plan,
+        plans=tuple(sorted(plans)),
         parts=tuple(parts),
         merged=tuple(_merged(carrier) for carrier in chosen if carrier.name not in accepted),
         replaced={

@@ -4,14 +4,14 @@ Whatever it does is one commit, made as a driver's, under the study's lock: a ki
 or repaired. No file is changed or removed.
 """
 
-__all__ = ["Cleared", "Repaired", "clear", "repair", "unnamed"]
+__all__ = ["Cleared", "Repaired", "clear", "drop_unfit", "repair", "unnamed"]
 
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.store.adopt import adoptable, part_names
@@ -22,8 +22,9 @@ from orchestrator.store.guard import lost_log
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
-from orchestrator.store.plans import newest_plans
+from orchestrator.store.plans import Agree, chosen_plan, known_plans
 from orchestrator.store.rebuild import rebuilt
+from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from workers.errors import StoreError
 
@@ -46,21 +47,27 @@ class Cleared:
     """What it is."""
 
 
-def repair(root: Path, storage: Storage | None = None) -> Repaired:
+def repair(
+    root: Path, storage: Storage | None = None, *, agree: Agree = lambda first, second: True
+) -> Repaired:
     """Repair the study in `root`; on one that is whole nothing is done.
+
+    `agree` tells of two plans whether the second goes on from the first: two copies of a study that were both
+    changed have plans that do not, and rows of the one mean something else in the other.
 
     Raises:
         HeldError: a driver is at work.
         StoreError: there is no study, a newer swapyard wrote it, or it cannot be read or written.
     """
     with _held(root, storage) as (used, holder):
-        lines = ["format.json was missing, and is there again"] if make_format(used, root, mend=True) else []
+        is_mended = make_format(used, root, mend=True)
+        lines = ["format.json was missing or damaged, and is there again"] if is_mended else []
         log = CommitLog(used, checkpoints=False)
         why = _what_is_lost(log, used)
         found = gather(used, log)
         damaged = found.damaged()
         if why is not None or found.has_rows_of(damaged):
-            return Repaired(lines=(*lines, *_rebuild(log, used, holder, found, why)))
+            return Repaired(lines=(*lines, *_rebuild(log, used, holder, found, why, agree)))
         adopted = adoptable(used, log.state, epoch=log.state.seq + 1)
         if damaged or adopted:
             epoch = log.open_epoch(holder)
@@ -73,6 +80,25 @@ def repair(root: Path, storage: Storage | None = None) -> Repaired:
                 log.append(epoch, "adopt", add=adopted)
                 lines.append(f"{len(adopted):,} parts that no commit named are added")
         return Repaired(lines=tuple(lines))
+
+
+def drop_unfit(
+    root: Path, unfit: Callable[[State], Collection[str]], storage: Storage | None = None
+) -> Repaired:
+    """Drop the files that `unfit` gives of a log that is whole: what commits say of them cannot be.
+
+    Raises:
+        HeldError: a driver is at work.
+        StoreError: the log is broken, or cannot be written.
+    """
+    with _held(root, storage) as (used, holder):
+        log = CommitLog(used, checkpoints=False)
+        if not (files := tuple(sorted(unfit(log.refresh())))):
+            return Repaired(lines=())
+        num_rows = sum(log.state.files[path].rows for path in log.state.dropped_with(files))
+        log.append(log.open_epoch(holder), "drop", drop=files)
+        what = f"{len(files):,} files with {num_rows:,} rows do not fit the plan and are dropped"
+        return Repaired(lines=(f"{what}: the next run makes their jobs again",))
 
 
 def unnamed(root: Path, storage: Storage | None = None) -> tuple[Cleared, ...]:
@@ -152,12 +178,22 @@ def _dropped(log: CommitLog, damaged: tuple[str, ...]) -> list[str]:
 
 
 def _rebuild(
-    log: CommitLog, storage: Storage, holder: Holder, found: Gathered, why: str | None
+    log: CommitLog, storage: Storage, holder: Holder, found: Gathered, why: str | None, agree: Agree
 ) -> Iterator[str]:
     """Open the study with all that its files hold, and tell what that is."""
-    plans = newest_plans(storage, found.plans)
+    plans = known_plans(storage, found.plans)
+    num_rows_of: Counter[str | None] = Counter()
+    for one in found.carriers:
+        num_rows_of[one.plan] += sum(part.rows for part in one.parts)
+    chosen = chosen_plan(plans, found.state.plan, num_rows_of, agree)
+    plan = None if chosen is None else chosen.plan
+    ids = found.state.plans | (frozenset() if chosen is None else chosen.lineage(plans, agree))
+    # Rows of a plan that is lost, or of another copy's, mean nothing here, and would be taken for others.
+    meant = tuple(one for one in found.carriers if (one.plan in ids if one.plan is not None else bool(ids)))
+    num_strange = len(found.carriers) - len(meant)
+    found = replace(found, carriers=meant)
     study = found.study or uuid.uuid4().hex
-    snapshot, num_lost = rebuilt(found, study, plans, time.time())
+    snapshot, num_lost = rebuilt(found, study, plan, ids, time.time())
     seq = 1 + max((log.state.seq, *log.numbers(), *found.seqs), default=0)
     log.rebuild(holder, seq, snapshot)
     yield f"the log is made again{'' if why is None else f', as {why}'}"
@@ -165,6 +201,11 @@ def _rebuild(
     yield f"{num_rows:,} rows in {len(snapshot.parts):,} parts are in it, and {len(plans):,} plans"
     if num_lost:
         yield f"{num_lost:,} rows are lost or damaged: the next run makes their jobs again"
+    if num_strange:
+        yield (
+            f"{num_strange:,} files of rows stay as they are: the plan that says what they hold is lost, or"
+            " of another copy of the study; the next run makes their jobs again"
+        )
     silent = Counter(found.unknown.values())["silent"]
     if silent:
         yield f"{silent:,} files of an earlier version, which say nothing of themselves, stay as they are"

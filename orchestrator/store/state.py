@@ -234,15 +234,35 @@ class State:
                 gone.add(self.file_of(path).path)
         return tuple(path for path in self._files if path in gone)
 
+    def without(self, paths: Iterable[str]) -> "State":
+        """What is left for readers where the files `paths` are lost; a value of its own.
+
+        A retry whose part is lost goes as well, but its file stays as long as other retries lie in it.
+        """
+        assert self.seq, "there is a log"
+        left = State.of(
+            self.snapshot(), seq=self.seq, epoch=self.epoch, holder=self.holder, time_s=self.time_s
+        )
+        gone = {path for path in paths if path in left._files}
+        lost = {path for path in left._live if left.file_of(path).path in gone}
+        lost |= {path for path, part in left._live.items() if part.replaces in lost}
+        held = left.parts_by_file()
+        gone |= {path for path, parts in held.items() if parts and lost.issuperset(p.path for p in parts)}
+        left._take_out(gone, {path: left._live[path] for path in lost})
+        return left
+
     def _drop(self, paths: Sequence[str]) -> None:
         """Forget files with all that they hold: their jobs are open again."""
         gone = set(self.dropped_with(paths))
-        if not gone:
-            return
-        parts = {path: part for path, part in self._live.items() if self.file_of(path).path in gone}
+        if gone:
+            parts = {path: part for path, part in self._live.items() if self.file_of(path).path in gone}
+            self._take_out(gone, parts)
+
+    def _take_out(self, files: Set[str], parts: Mapping[str, Manifest]) -> None:
+        """Forget these files, and these parts, wherever their rows lie."""
         for part in parts.values():
             self._forget(part, is_whole=part.replaces in parts)
-        for path in gone:
+        for path in files:
             del self._files[path]
         for path in parts:
             del self._live[path]

@@ -15,17 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from orchestrator.store.adopt import adoptable, part_names
+from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
-from orchestrator.store.guard import refuse_lost_log
+from orchestrator.store.guard import refuse_lost_log, telling_names
 from orchestrator.store.identity import Identity, read_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
 from orchestrator.store.notes import UNWRITTEN, Note, with_note
-from orchestrator.store.parts import decode_part
+from orchestrator.store.parts import REMEDY, decode_part
 from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
@@ -76,7 +76,7 @@ class StudyStore:
         """
         check_format(self._storage, self.root)
         # Listed first: what a file knows of the log is in the log by then.
-        names = part_names(self._storage)
+        names = telling_names(self._storage)
         log = CommitLog(self._storage, checkpoints=checkpoints)
         refuse_lost_log(self._storage, log.refresh(), self.root, names)
         return log
@@ -130,7 +130,10 @@ class StudyStore:
             raise StoreError(f"the plan {plan.id} has no file {name!r}; it has {sorted(plan.files)}")
         data = self._storage.read(plan.path(name))
         if data is None or hashlib.sha256(data).hexdigest() != plan.files[name].sha256:
-            raise StoreError(f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy")
+            raise StoreError(
+                f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy, or run the"
+                " study again, which makes the same plan again if it can"
+            )
         return data
 
     def write_part(self, epoch: int, lane: str, data: bytes) -> WrittenPart:
@@ -210,7 +213,7 @@ class StudyStore:
         """
         data = self._storage.read(part.path)
         if data is None:
-            raise StoreError(f"{self.locate(part.path)} was committed and is missing; restore it from a copy")
+            raise StoreError(f"{self.locate(part.path)} was committed and is missing; {REMEDY}")
         return decode_part(data, part, columns)
 
     def merge(self, epoch: int, merge: Merge, go_on: Callable[[], bool] = lambda: True) -> Merged:
@@ -227,7 +230,12 @@ class StudyStore:
             if merge.study:
                 parts = tuple(part for path in draft.of for part in merge.parts[path])
                 note = Note(
-                    study=merge.study, seq=merge.seq, rest=UNWRITTEN["sha256"], merged=draft, parts=parts
+                    study=merge.study,
+                    seq=merge.seq,
+                    rest=UNWRITTEN["sha256"],
+                    plan=merge.plan,
+                    merged=draft,
+                    parts=parts,
                 )
                 data = with_note(data, note)
             return replace(draft, **self._written(draft.path, data))
@@ -271,7 +279,7 @@ class Driver:
         with self._or_fenced():
             for name, data in files.items():
                 self._storage.put_fresh(plan.path(name), data)
-            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq))
+            self._storage.put_fresh(plan.path(INDEX), encode_index(plan, self.state.seq, self.state.plans))
             self._log.append(self.epoch, "plan", plan=plan)
             self.lock_late()
         return plan
@@ -315,6 +323,7 @@ class Driver:
             parts={file.path: held[file.path] for file in merge.files},
             study=self.state.study,
             seq=self.state.seq,
+            plan=None if self.state.plan is None else self.state.plan.id,
         )
 
     def commit_merged(self, merged: MergedFile) -> None:

@@ -5,7 +5,7 @@ committed by them. A part that can be read stays all the same: only somebody who
 current epoch nothing is cleared that is not known to be replaced: its workers write on.
 """
 
-__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "sweep"]
+__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "plans_of", "sweep"]
 
 import contextlib
 import re
@@ -125,9 +125,13 @@ def sweep(
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
     kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
     orphans = tuple(name for name in found.orphans if name not in set(kept))
-    swept = replace(_cleared(storage, replace(found, orphans=orphans), hidden), num_kept=len(kept))
+    meant = plans_of(storage, kept)
+    plans = tuple(name for name in found.plans if name.split("/")[1] not in meant)
+    swept = replace(
+        _cleared(storage, replace(found, orphans=orphans, plans=plans), hidden), num_kept=len(kept)
+    )
     for folder in folders:
-        if root is not None and _is_past(folder, epoch, own_plans | state.plans):
+        if root is not None and _is_past(folder, epoch, own_plans | state.plans | meant):
             # Not empty, or gone: either is well.
             with contextlib.suppress(OSError):
                 (root / folder).rmdir()
@@ -147,6 +151,12 @@ def is_kept(storage: Storage, name: str, state: State) -> bool:
     return not all(
         part.path in state.live and storage.exists(state.file_of(part.path).path) for part in found.parts
     )
+
+
+def plans_of(storage: Storage, names: Iterable[str]) -> set[str]:
+    """The plans without which the rows of files mean nothing, as far as these say so: they stay, too."""
+    notes = (examined(storage.read(name) or b"").note for name in names)
+    return {note.plan for note in notes if note is not None and note.plan is not None}
 
 
 def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:

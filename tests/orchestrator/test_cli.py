@@ -232,7 +232,7 @@ NEWER = '{"format": "swapyard study", "version": 99}'
         ),
         ("run STUDY --store DAMAGED", 1, "is not that of a study; name another folder with --store"),
         ("run STUDY --store NEWER", 1, r"has format 99, and this version reads up to \d+; upgrade swapyard"),
-        ("status countries --store DAMAGED", 1, "is not that of a study"),
+        ("query SQL --store DAMAGED", 1, "is not that of a study"),
         ("status --store NOWHERE", 1, "there is no study in .*nowhere. Make one with: swapyard run STUDY"),
         ("status countries", 1, "runs has no study 'countries'. Make one with"),
         ("query --store NOWHERE SQL", 1, "there is no study in"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from orchestrator.run.logs import WorkerLog
 from orchestrator.run.work import Slice
 from orchestrator.store import Manifest, StudyStore, encode_part
 from orchestrator.store.parts import part_columns
+from orchestrator.store.repair import repair
 from workers.errors import QueryError, StoreError
 
 FAMILIES = ("logits", "kl")
@@ -46,8 +48,8 @@ def job_id(root: Path, view: str) -> str:
     return str(found.fetchall()[0][0])
 
 
-def lines_of(shown: Result) -> dict[str, str]:
-    assert shown.exit_code == 0, shown.output
+def lines_of(shown: Result, code: int = 0) -> dict[str, str]:
+    assert shown.exit_code == code, shown.output
     return {line[:12].strip(): line[12:] for line in shown.stdout.splitlines() if line[:1].strip()}
 
 
@@ -199,8 +201,9 @@ def test_a_study_that_cannot_be_read_hides_no_job_of_another(root: Path) -> None
     wanted = job_id(root, "failures")
     (make_study(root / "broken") / "commits" / "0000000002.json").write_text("{")
     shown = logs(root, "--job", wanted)
-    assert lines_of(shown)["study"] == "small"
-    assert shown.stderr.startswith("the study broken is left out: ")
+    assert lines_of(shown, 1)["study"] == "small"
+    assert shown.exit_code == 1 and shown.stderr.startswith("the study broken is left out: ")
+    assert logs(root, "--job", wanted, "--partial").exit_code == 0
 
 
 def test_a_job_that_waits_is_not_done_yet(tmp_path: Path) -> None:
@@ -211,13 +214,26 @@ def test_a_job_that_waits_is_not_done_yet(tmp_path: Path) -> None:
     assert lines_of(shown)["state"] == "not done yet" and "log" not in lines_of(shown)
 
 
-def test_a_part_that_is_gone_is_one_message(root: Path) -> None:
+def test_a_part_that_is_gone_is_said_beside_all_that_is_known(root: Path) -> None:
     wanted = job_id(root, "failures")
     (part,) = (root / "small" / "data").rglob("*.parquet")
     part.unlink()
-    error = logs(root, "--job", wanted).exception
-    assert isinstance(error, StoreError)
-    assert f"{part} cannot be read" in str(error) and "swapyard doctor small" in str(error)
+    shown = logs(root, "--job", wanted)
+    assert shown.exit_code == 1
+    assert f"{part} was committed and is missing" in shown.stderr
+    assert "swapyard doctor --repair small --store" in shown.stderr
+    told = lines_of(shown, 1)
+    assert told["state"] == "done, and lost: its row cannot be read"
+    assert told["attempt"] == "0: its row is lost (logits+kl)"
+    with pytest.raises(StoreError, match="was committed and is missing"):
+        list(story(*find_jobs([root / "small"], wanted)[0]))
+
+
+def test_when_a_job_was_committed_is_not_known_where_that_commit_is_lost(root: Path) -> None:
+    wanted = job_id(root, "failures")
+    shutil.rmtree(root / "small" / "commits")
+    repair(root / "small")
+    assert lines_of(logs(root, "--job", wanted))["committed"].startswith("nobody knows when")
 
 
 def test_a_job_whose_worker_died_leads_to_the_last_words(root: Path) -> None:

@@ -152,8 +152,8 @@ def test_a_folder_with_other_things_is_not_made_a_study(store: StudyStore) -> No
     ("content", "message"),
     [
         ({"format": "swapyard study", "version": 2}, "has format 2, and this version reads up to 1; upgrade"),
-        ({"format": "something else", "version": 1}, "is not that of a study"),
-        ([], "is not that of a study"),
+        ({"format": "something else", "version": 1}, "is damaged: format.json is damaged; .* --repair study"),
+        ([], "is damaged: format.json is damaged; restore it from a copy, or make it again with"),
     ],
 )
 def test_a_study_of_another_format_is_refused(store: StudyStore, content: object, message: str) -> None:

@@ -1,0 +1,164 @@
+"""Rows of a study that are lost with their files: how many, of which cells, and what to do about it."""
+
+__all__ = ["Lost", "TellLost", "find_lost", "named", "readable", "remedy_for"]
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from orchestrator.plan.accord import misfits
+from orchestrator.plan.tables import Plan
+from orchestrator.store import Manifest, State
+from orchestrator.store.verify import Damage, damaged_files
+from workers.errors import StoreError
+
+MOST_CELLS = 4
+"""How many are named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """What of one study is lost or damaged."""
+
+    root: Path
+    damaged: tuple[Damage, ...]
+    num_rows: int
+    """Jobs that were done, and whose rows, or some columns of these, cannot be read."""
+    num_cells: int
+    cells: tuple[str, ...]
+    """The first of their cells, as the study has them: ``layer 3, site mlp_output, position 2``."""
+
+    @property
+    def summary(self) -> str:
+        """How many rows, and what is wrong with the first file."""
+        first, *others = self.damaged
+        more = f"; so are {len(others):,} more files" if others else ""
+        return f"{self.num_rows:,} rows are lost: {first.path} {first.why}{more}"
+
+    @property
+    def where(self) -> str:
+        """Which cells these rows are of."""
+        more = self.num_cells - len(self.cells)
+        said = [*self.cells, *([f"and {more:,} more"] if more else [])]
+        return f"they are of {self.num_cells:,} cell{'' if self.num_cells == 1 else 's'}: {'; '.join(said)}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return remedy_for(self.root)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [f"study {self.root.name}: {self.summary}", f"  {self.where}", f"  {self.remedy}"]
+
+    def __str__(self) -> str:
+        return f"study {self.root.name}: {self.summary}; {self.where}; {self.remedy}"
+
+
+TellLost = Callable[[Lost], None]
+"""Is told what an answer lacks."""
+
+
+def named(root: Path) -> str:
+    """The study in the folder `root`, as commands name it."""
+    return shlex.join([root.name, "--store", str(root.parent)])
+
+
+def remedy_for(root: Path) -> str:
+    """What to do where files of rows of the study in `root` are lost or damaged."""
+    return (
+        "restore them from a copy, or have their jobs run again: swapyard doctor --repair"
+        f" {named(root)}, and then the command that ran the study"
+    )
+
+
+def find_lost(root: Path, state: State, plan: Plan, *, verify: bool = True) -> Lost | None:
+    """What of the study in `root` is lost, damaged or not what its plan says; None where all is well.
+
+    `verify` as for `damaged_files`.
+    """
+    damaged = list(damaged_files(root, state, verify=verify))
+    known = {one.path for one in damaged}
+    strange = {path: why for path, why in misfits(plan, state).items() if path not in known}
+    held = state.parts_by_file() if strange else {}
+    damaged += [Damage(path, why, state.files[path].rows, held[path]) for path, why in strange.items()]
+    if not damaged:
+        return None
+    jobs, num_unknown = _lost_jobs(plan, (part for one in damaged for part in one.parts))
+    numbers = list(dict.fromkeys(cell for tile in jobs for cell in _cells_of(plan, tile, jobs[tile])))
+    return Lost(
+        root=root,
+        damaged=tuple(damaged),
+        num_rows=num_unknown + sum(int(found.sum()) for found in jobs.values()),
+        num_cells=len(numbers),
+        cells=tuple(_cell_text(plan, cell) for cell in numbers[:MOST_CELLS]),
+    )
+
+
+def readable(root: Path, state: State, plan: Plan, tell: TellLost | None, *, verify: bool = True) -> State:
+    """The part of `state` whose rows can be read; `tell` is told what cannot.
+
+    Raises:
+        StoreError: something cannot, and `tell` is None.
+    """
+    lost = find_lost(root, state, plan, verify=verify)
+    if lost is None:
+        return state
+    if tell is None:
+        raise StoreError(str(lost))
+    tell(lost)
+    return state.without(one.path for one in lost.damaged)
+
+
+def _lost_jobs(plan: Plan, parts: Iterable[Manifest]) -> tuple[dict[int, np.ndarray], int]:
+    """For each tile which of its jobs are lost, shape (num_cells, num_pairs), bool; and how many rows more,
+    of tiles or cells that the plan does not have."""
+    found: dict[int, np.ndarray] = {}
+    num_unknown = 0
+    for part in parts:
+        tile = plan.tiles.get(part.tile)
+        if tile is None:
+            num_unknown += part.rows
+            continue
+        if part.tile not in found:
+            found[part.tile] = np.zeros((tile.num_cells, len(tile.pairs)), bool)
+        if part.is_retry:
+            for lo, hi in part.jobs:
+                found[part.tile].reshape(-1)[lo:hi] = True
+        else:
+            found[part.tile][part.k_lo : part.k_hi] = True
+    return found, num_unknown
+
+
+def _cells_of(plan: Plan, tile: int, jobs: np.ndarray) -> Iterator[int]:
+    """The numbers of the cells that have lost jobs, in running order."""
+    cells = plan.cellsets[plan.tiles[tile].cellset]
+    yield from cells[jobs.any(axis=1)].tolist()
+
+
+def _cell_text(plan: Plan, cell: int) -> str:
+    """A cell as written: model and block where the study has several, and each axis that it uses."""
+    grid, points = plan.tables["grid"], plan.tables["points"]
+    rows = grid.filter(pc.equal(grid["cell"], cell)).slice(0, 1).to_pylist()
+    if not rows:
+        return f"cell {cell} of an earlier plan"
+    place: dict[str, Any] = (
+        points.filter(pc.equal(points["_point"], rows[0]["point"])).slice(0, 1).to_pylist()[0]
+    )
+    if len(plan.lanes) > 1:
+        spec = plan.lanes[place["_lane"]].spec
+        dtypes = {lane.spec.dtype for lane in plan.lanes.values()}
+        place["model"] = f"{spec.title} in {spec.dtype}" if len(dtypes) > 1 else spec.title
+    hidden = {"_point", "_lane", *(() if len(plan.lanes) > 1 else ("model",))}
+    has_blocks = pc.count_distinct(points["_block"]).as_py() > 1
+    said = {
+        name.removeprefix("_"): value
+        for name, value in place.items()
+        if value is not None and name not in hidden and (name != "_block" or has_blocks)
+    }
+    return ", ".join(f"{name} {value}" for name, value in said.items())
