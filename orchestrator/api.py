@@ -3,12 +3,14 @@
 __all__ = ["Results", "open_results", "plan", "run"]
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained, run_query
+from orchestrator.query_limits import QueryLimits, Watch, size
 from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, study_folders
 from orchestrator.run.driver import Outcome, run_study
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NO_LIMITS = Limits()
+_ANY = QueryLimits()
 
 
 class Results:
@@ -31,9 +34,14 @@ class Results:
     """
 
     def __init__(
-        self, folders: list[Path], outcome: Outcome | None = None, leave_out: LeaveOut | None = None
+        self,
+        folders: list[Path],
+        outcome: Outcome | None = None,
+        leave_out: LeaveOut | None = None,
+        limits: QueryLimits = _ANY,
     ) -> None:
         self._folders = folders
+        self._limits = limits
         self._leave_out = leave_out
         self.outcome = outcome
         """How the run ended that these results are of; None where none was made."""
@@ -41,12 +49,15 @@ class Results:
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
 
-        What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then.
+        What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then. With a
+        timeout the query is answered here, and its rows are kept until they are fetched.
 
         Raises:
             QueryError: it is not one SELECT, or asks for what is not there.
+            OutOfTimeError: it takes longer than the timeout.
         """
-        return run_query(self._connect(), query)
+        with self._asked(query) as relation:
+            return relation if self._limits.timeout_s is None else relation.materialize()
 
     def arrow(self, view: str = "results") -> "pa.Table":
         """A whole view as an Arrow table.
@@ -54,9 +65,8 @@ class Results:
         Raises:
             QueryError: there is no such view, or its rows cannot be read.
         """
-        connection = self._connect()
-        with explained(connection):
-            return run_query(connection, f"FROM {view}").to_arrow_table()
+        with self._asked(f"FROM {view}") as relation:
+            return relation.to_arrow_table()
 
     def df(self, view: str = "results") -> Any:
         """A whole view as a pandas data frame, where pandas is installed.
@@ -64,12 +74,16 @@ class Results:
         Raises:
             QueryError: there is no such view, or its rows cannot be read.
         """
-        connection = self._connect()
-        with explained(connection):
-            return run_query(connection, f"FROM {view}").df()
+        with self._asked(f"FROM {view}") as relation:
+            return relation.df()
 
-    def _connect(self) -> "duckdb.DuckDBPyConnection":
-        return connect(self._folders, leave_out=self._leave_out)
+    @contextmanager
+    def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
+        """The answer to one query, within the time that it has and with errors of ours."""
+        watch = Watch(self._limits.timeout_s)
+        connection = connect(self._folders, leave_out=self._leave_out, limits=self._limits, watch=watch)
+        with watch.over(connection), explained(connection):
+            yield run_query(connection, sql)
 
 
 def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
@@ -123,13 +137,28 @@ def run(
     return Results([root], outcome)
 
 
-def open_results(*studies: str, store: str | Path = DEFAULT_ROOT) -> Results:
+def open_results(
+    *studies: str,
+    store: str | Path = DEFAULT_ROOT,
+    memory: str | int | None = None,
+    timeout: float | None = None,
+) -> Results:
     """The results of the named studies below `store`, or of all; then one that cannot be read only warns.
 
+    Args:
+        studies: their names.
+        store: the folder that they lie in.
+        memory: the most that a query may take, such as ``2GB``; by default half of the machine's. What does
+            not fit goes to temporary files.
+        timeout: seconds that a query may take.
+
     Raises:
+        QueryError: `memory` is no size, or too little.
         StoreError: there is no such study.
     """
-    return Results(study_folders(Path(store), studies), leave_out=None if studies else warnings.warn)
+    limits = QueryLimits(memory_bytes=None if memory is None else size(memory), timeout_s=timeout)
+    folders = study_folders(Path(store), studies)
+    return Results(folders, leave_out=None if studies else warnings.warn, limits=limits)
 
 
 def _study(given: Study | str) -> Study:

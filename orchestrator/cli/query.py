@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from orchestrator.cli.options import leave_out, store_option
+from orchestrator.cli.options import duration, leave_out, store_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,6 +44,13 @@ FORMATS = ("table", "csv", "json", "parquet")
     default=True,
     help="Check each file of rows by its hash before it is read.  [default: verify]",
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The most memory, such as 2GB; what does not fit goes to temporary files."
+    "  [default: half of the machine's]",
+)
+@click.option("--timeout", metavar="TIME", help="Stop after this time, such as 30s.")
 @click.option("--study", "studies", multiple=True, metavar="NAME", help="Only this study; may be repeated.")
 @store_option
 def query(
@@ -55,6 +62,8 @@ def query(
     rows: int,
     studies: tuple[str, ...],
     verify: bool,
+    memory: str | None,
+    timeout: str | None,
     store: Path,
 ) -> None:
     """Answer one SELECT over all studies below --store; every view has a column study.
@@ -67,6 +76,7 @@ def query(
     A NAME is one of the queries that --list shows.
     """
     from orchestrator.query import named_queries, run_query
+    from orchestrator.query_limits import QueryLimits, Watch, size
     from orchestrator.roots import study_folders
     from orchestrator.views import connect
 
@@ -79,8 +89,21 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
-    connection = connect(study_folders(store, studies), leave_out=leave_out(studies), verify=verify)
-    _write(run_query(connection, text), connection, chosen, output, rows)
+    limits = QueryLimits(
+        memory_bytes=None if memory is None else size(memory),
+        timeout_s=None if timeout is None else duration(timeout),
+        with_process=True,
+    )
+    watch = Watch(limits.timeout_s)
+    connection = connect(
+        study_folders(store, studies),
+        leave_out=leave_out(studies),
+        verify=verify,
+        limits=limits,
+        watch=watch,
+    )
+    with watch.over(connection):
+        _write(run_query(connection, text), connection, chosen, output, rows)
 
 
 def _text_of(sql: str | None, file: Path | None) -> str:
@@ -146,10 +169,13 @@ def _write(
 
 
 def _write_to(relation: "duckdb.DuckDBPyRelation", format_: str, sink: BinaryIO, rows: int) -> None:
-    from orchestrator.formats import WRITERS, table_text
+    from orchestrator.formats import WRITERS, plan_text, table_text
 
     if format_ != "table":
         WRITERS[format_](relation, sink)
+        return
+    if (shown := plan_text(relation)) is not None:
+        sink.write(f"{shown}\n".encode())
         return
     width = shutil.get_terminal_size().columns if sink.isatty() else None
     text, note = table_text(relation, rows=rows, width=width)

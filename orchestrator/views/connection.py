@@ -10,7 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from orchestrator.plan.tables import read_plan
+from orchestrator.query_limits import QueryLimits, Watch
 from orchestrator.reading import LeaveOut, read_each
+from orchestrator.spill import fresh_folder
 from orchestrator.store import State, StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
@@ -26,26 +28,40 @@ from orchestrator.views.tables import study_tables
 from orchestrator.views.trainings import curves_table, trainings_view_table
 from orchestrator.views.union import union
 from workers.errors import QueryError, StoreError
-from workers.libraries.duckdb import lock
+from workers.libraries.duckdb import limit, lock
+
+_NO_LIMITS = QueryLimits()
+_NO_WATCH = Watch()
 
 
 def connect(
-    studies: Sequence[Path], *, leave_out: LeaveOut | None = None, verify: bool = True
+    studies: Sequence[Path],
+    *,
+    leave_out: LeaveOut | None = None,
+    verify: bool = True,
+    limits: QueryLimits = _NO_LIMITS,
+    watch: Watch = _NO_WATCH,
 ) -> duckdb.DuckDBPyConnection:
     """Open the views over all `studies` (study folders), each row with its ``study``.
 
     The connection reads the studies' data and can neither write nor reach anything else. A study that
     cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error. With `verify`
-    each file of rows is checked by its hash, once in a process.
+    each file of rows is checked by its hash, once in a process. What does not fit into the memory that
+    `limits` gives it goes to a folder for temporary files, which goes when the process ends.
 
     Raises:
+        OutOfTimeError: `watch` says so.
         QueryError: none of the studies has a plan that can be read, or one is damaged; or this DuckDB cannot
             be kept from all else.
         StoreError: one cannot be read, or lacks a file of rows.
     """
     connection = duckdb.connect()
+    spilled = fresh_folder()
+    limit(connection, limits.for_rows(), None if spilled is None else str(spilled))
     prefixes = {root: f"_{number}_" for number, root in enumerate(studies)}
-    added = read_each(studies, lambda root: _add_study(connection, prefixes[root], root, verify), leave_out)
+    added = read_each(
+        studies, lambda root: _add_study(connection, prefixes[root], root, verify, watch), leave_out
+    )
     planned = [root for root, has_plan in added if has_plan]
     if not planned:
         where = ", ".join(str(root) for root in studies) or "here"
@@ -58,13 +74,16 @@ def connect(
     return connection
 
 
-def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path, verify: bool) -> bool:
+def _add_study(
+    connection: duckdb.DuckDBPyConnection, prefix: str, root: Path, verify: bool, watch: Watch
+) -> bool:
     """Make one study's own views; whether it has a plan."""
+    watch.check()
     store = StudyStore(root)
     state = store.state()
     if state.plan is None:
         return False
-    _check_files(store, state, verify)
+    _check_files(store, state, verify, watch)
     plan = read_plan(store, state.plan)
     made = study_tables(plan, state)
     fits = fits_table(plan, FitFolder(LocalStorage(root)).about)
@@ -83,9 +102,9 @@ def _add_study(connection: duckdb.DuckDBPyConnection, prefix: str, root: Path, v
     return True
 
 
-def _check_files(store: StudyStore, state: State, verify: bool) -> None:
+def _check_files(store: StudyStore, state: State, verify: bool, watch: Watch) -> None:
     """Find now what would fail in the middle of a query, in words of DuckDB's, or be a wrong answer."""
-    damaged = damaged_files(store.root, state, verify=verify)
+    damaged = damaged_files(store.root, state, verify=verify, advance=watch.check)
     if damaged:
         first = damaged[0]
         path = store.locate(first.path)

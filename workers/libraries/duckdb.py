@@ -9,7 +9,10 @@ __all__ = [
     "PLACES",
     "Parsed",
     "confine",
+    "explained_select",
+    "is_interruption",
     "is_passed_on",
+    "limit",
     "lock",
     "parsed",
     "pointer",
@@ -20,6 +23,7 @@ __all__ = [
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +52,7 @@ _SPOKEN = {"MULTI": "PIVOT without IN (…)"}
 _UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" not found|does not have a column named "(.+?)"')
 _UNKNOWN_TABLE = re.compile(r"Table with name (.+?) does not exist")
 _POINTER = "LINE "
+_INTERRUPTED = "INTERRUPT Error"
 
 _TRIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "WITH x AS (COPY (SELECT 1) TO 'a') SELECT 1": (("COPY",), ()),
@@ -55,6 +60,13 @@ _TRIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "WITH x AS (SELECT 1 AS n) SELECT n, (SELECT max(n) FROM range(2)) FROM x ORDER BY 1": ((), ("range",)),
 }
 """Queries, with what must be found in the tree of each: what writes, and table functions."""
+
+_EXPLAIN = re.compile(
+    r"(?:\s|--[^\n]*(?:\n|$)|/\*[^*/]*\*/)*explain\s+(?:analy[sz]e\s+)?(?:\(\s*(?:analy[sz]e|format\s+[a-z]+)"
+    r"(?:\s*,\s*(?:analy[sz]e|format\s+[a-z]+))*\s*\)\s*)?",
+    re.IGNORECASE,
+)
+"""How a statement begins that only shows how another would be answered, or was."""
 
 # Queries
 
@@ -84,6 +96,18 @@ def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
         return [(_spoken(one.type.name), one.query, one.type == kinds.SELECT) for one in found]
     except AttributeError as error:
         raise _unread(f"it does not say the kinds of statements ({error})") from error
+
+
+def explained_select(connection: Connection, query: str) -> str | None:
+    """The SELECT that an EXPLAIN, with or without ANALYZE, is of; None where it is of anything else."""
+    begins = _EXPLAIN.match(query)
+    if begins is None:
+        return None
+    try:
+        found = statements(connection, query[begins.end() :])
+    except duckdb.Error:
+        return None
+    return found[0][1] if len(found) == 1 and found[0][2] else None
 
 
 def _spoken(kind: str) -> str:
@@ -155,6 +179,24 @@ def _unread(what: str) -> QueryError:
 
 
 # Connections
+
+
+def limit(connection: Connection, num_bytes: int, folder: str | None) -> None:
+    """Bound the memory of a connection; what does not fit goes to a `folder` of its own, if there is one.
+
+    Of a connection that is locked afterwards DuckDB lets queries reach that folder, too.
+
+    Raises:
+        QueryError: this DuckDB cannot be limited so.
+    """
+    try:
+        connection.execute("SET memory_limit = ?", [f"{num_bytes}B"])
+        connection.execute("SET temp_directory = ?", [folder or ""])
+    except duckdb.Error as error:
+        raise QueryError(
+            f"no query is answered: the memory of DuckDB {duckdb.__version__} cannot be limited"
+            f' ({str(error).splitlines()[0]}); install one whose can: pip install "duckdb>=2.0,<2.1"'
+        ) from error
 
 
 def lock(connection: Connection, folders: Sequence[str]) -> None:
@@ -230,6 +272,17 @@ def is_passed_on(error: OSError) -> bool:
     return error.errno is None
 
 
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is of a query that was interrupted."""
+    while error is not None:
+        if isinstance(error, duckdb.InterruptException):
+            return True
+        if isinstance(error, OSError) and is_passed_on(error) and _INTERRUPTED in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 # What is tried by `make versions`
 
 
@@ -262,6 +315,39 @@ def _message(sql: str) -> str:
     except duckdb.Error as error:
         return str(error)
     raise LookupError(f"{sql!r} is no error")
+
+
+def _probe_limit() -> str | None:
+    connection = duckdb.connect()
+    limit(connection, 64 * 10**6, None)
+    try:
+        connection.execute("SELECT count(*) FROM (SELECT range, count(*) FROM range(10000000) GROUP BY 1)")
+    except duckdb.OutOfMemoryException:
+        return None
+    return "a query takes more memory than it may"
+
+
+def _probe_interruption() -> str | None:
+    connection = duckdb.connect()
+    relation = connection.sql("SELECT count(*) FROM range(1000000000000) t(a) WHERE hash(a) = 0")
+    timer = threading.Timer(0.05, connection.interrupt)
+    timer.start()
+    try:
+        relation.fetchall()
+    except duckdb.Error as error:
+        return None if is_interruption(error) else "a query that was interrupted looks like one that failed"
+    finally:
+        timer.join()
+    raise LookupError("a query cannot be interrupted")
+
+
+def _probe_explain() -> str | None:
+    connection = duckdb.connect()
+    text = "EXPLAIN (ANALYZE, FORMAT json) SELECT 1"
+    kinds = [kind for kind, _, _ in statements(connection, text)]
+    if kinds != ["EXPLAIN"] or explained_select(connection, text) != "SELECT 1":
+        raise LookupError(f"an EXPLAIN is shown as {kinds}")
+    return None
 
 
 def _probe_texts() -> str | None:
@@ -316,6 +402,33 @@ PLACES = (
         without="no query is answered, and the message says why: whether they hold is tried each time",
         marks=("allowed_directories", "enable_external_access", "lock_configuration"),
         probe=_probe_settings,
+    ),
+    Place(
+        library="duckdb",
+        name="memory_limit, temp_directory",
+        used_for="a query that takes no more memory than it may",
+        seen_with=_SEEN,
+        without="no query is answered where they cannot be set; whether they hold is tried here alone",
+        marks=("memory_limit", "temp_directory"),
+        probe=_probe_limit,
+    ),
+    Place(
+        library="duckdb",
+        name="InterruptException, and its text where Arrow passes it on",
+        used_for="a query that takes no longer than it may",
+        seen_with=_SEEN,
+        without="a query ends in time, in words of DuckDB's",
+        marks=("InterruptException", "INTERRUPT Error"),
+        probe=_probe_interruption,
+    ),
+    Place(
+        library="duckdb",
+        name="how an EXPLAIN begins",
+        used_for="letting an EXPLAIN of a query through, and nothing else",
+        seen_with=_SEEN,
+        without="EXPLAIN is refused",
+        marks=("explain\\s+",),
+        probe=_probe_explain,
     ),
     Place(
         library="duckdb",

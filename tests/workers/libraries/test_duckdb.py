@@ -128,6 +128,32 @@ def test_a_connection_that_cannot_be_locked_answers_nothing(name: str) -> None:
             library.lock(idle, [])
 
 
+@without("duckdb", "memory_limit")
+@pytest.mark.parametrize("name", ["memory_limit", "temp_directory"])
+def test_a_connection_that_cannot_be_limited_answers_nothing(name: str) -> None:
+    gone: Any = Other(statement=lambda sql: sql.replace(name, f"{name}_gone"))
+    with pytest.raises(QueryError, match=rf"^no query is answered: the memory of DuckDB .*{name}_gone"):
+        library.limit(gone, 10**8, None)
+
+
+@without("duckdb", "InterruptException")
+def test_an_interruption_in_other_words_is_an_error_of_duckdbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duckdb, "InterruptException", ZeroDivisionError)
+    assert not library.is_interruption(duckdb.Error("INTERRUPT Error: Interrupted!"))
+    assert library.is_interruption(OSError("INTERRUPT Error: Interrupted!"))
+    assert "looks like one that failed" in outcome("duckdb", "InterruptException").told
+
+
+@without("duckdb", "how an EXPLAIN begins")
+def test_an_explain_that_begins_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Other().real
+    check_sql(connection, "EXPLAIN SELECT 1")
+    monkeypatch.setattr(library, "_EXPLAIN", library.re.compile("SHOW PLAN OF"))
+    with pytest.raises(QueryError, match="EXPLAIN is not allowed"):
+        check_sql(connection, "EXPLAIN SELECT 1")
+    assert outcome("duckdb", "how an EXPLAIN begins").state == "error"
+
+
 @without("duckdb", "texts of errors")
 def test_an_error_in_other_words_is_shown_without_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Other().real
