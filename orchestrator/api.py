@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.asking import ask
 from orchestrator.overview import Overview, overview
-from orchestrator.query import explained, run_query
+from orchestrator.query import explained
 from orchestrator.query_limits import QueryLimits, Watch, size
 from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, study_folders
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
-from orchestrator.views import connect
 from studies import Study, load_study
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ class Results:
     def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
         """The answer to one query, within the time that it has and with errors of ours."""
         watch = Watch(self._limits.timeout_s)
-        connection = connect(self._folders, leave_out=self._leave_out, limits=self._limits, watch=watch)
+        connection, relation = ask(
+            self._folders, sql, leave_out=self._leave_out, limits=self._limits, watch=watch
+        )
         with watch.over(connection), explained(connection):
-            yield run_query(connection, sql)
+            yield relation
 
 
 def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:

@@ -75,10 +75,10 @@ def query(
 
     A NAME is one of the queries that --list shows.
     """
-    from orchestrator.query import named_queries, run_query
+    from orchestrator.asking import ask
+    from orchestrator.query import named_queries
     from orchestrator.query_limits import QueryLimits, Watch, size
     from orchestrator.roots import study_folders
-    from orchestrator.views import connect
 
     if list_names:
         width = max(map(len, named_queries()))
@@ -95,15 +95,16 @@ def query(
         with_process=True,
     )
     watch = Watch(limits.timeout_s)
-    connection = connect(
+    connection, relation = ask(
         study_folders(store, studies),
+        text,
         leave_out=leave_out(studies),
         verify=verify,
         limits=limits,
         watch=watch,
     )
     with watch.over(connection):
-        _write(run_query(connection, text), connection, chosen, output, rows)
+        _write(relation, connection, chosen, output, rows)
 
 
 def _text_of(sql: str | None, file: Path | None) -> str:

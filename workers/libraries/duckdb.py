@@ -7,9 +7,12 @@ show that they do.
 
 __all__ = [
     "PLACES",
+    "Asked",
     "Parsed",
+    "asked",
     "confine",
     "explained_select",
+    "file_value",
     "is_interruption",
     "is_passed_on",
     "limit",
@@ -23,6 +26,7 @@ __all__ = [
 
 import json
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +87,20 @@ class Parsed:
     """Table functions that it calls, in small letters."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the tree of one query names; all in small letters."""
+
+    tables: frozenset[str]
+    """Tables and views, and whatever it calls its own by ``WITH``."""
+    own: frozenset[str]
+    """Those that it defines by ``WITH``."""
+    words: frozenset[str] | None
+    """All names and texts in it, columns among them; None where columns need no name to be asked for."""
+    calls: frozenset[str]
+    """Functions that it calls."""
+
+
 def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
     """Each statement of `sql`: what its kind is called, its text, and whether it is a SELECT.
 
@@ -96,6 +114,61 @@ def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
         return [(_spoken(one.type.name), one.query, one.type == kinds.SELECT) for one in found]
     except AttributeError as error:
         raise _unread(f"it does not say the kinds of statements ({error})") from error
+
+
+def asked(connection: Connection, query: str) -> Asked | None:
+    """What a SELECT asks for, by its tree; None where that cannot be told: then it may be anything."""
+    try:
+        answer = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
+        nodes = list(_all_nodes(json.loads(answer)["statements"]))
+        tables = {_lower(node["table_name"]) for node in nodes if node.get("type") == "BASE_TABLE"}
+        calls = {_lower(node["function_name"]) for node in nodes if "function_name" in node}
+        own = {_lower(one["key"]) for node in nodes if "cte_map" in node for one in node["cte_map"]["map"]}
+        if any(node.get("show_type") == "SHOW_SPECIAL" for node in nodes):
+            return None
+        names = tables | own | {_lower(node["alias"]) for node in nodes if node.get("alias")}
+        is_open = any(_takes_all(node, names) for node in nodes)
+    except (LookupError, TypeError, ValueError, AttributeError, duckdb.Error):
+        return None
+    words = None if is_open else frozenset(_lower(text) for node in nodes for text in _texts(node))
+    return Asked(tables=frozenset(tables), own=frozenset(own), words=words, calls=frozenset(calls))
+
+
+def _takes_all(node: Mapping[str, Any], names: set[str]) -> bool:
+    """Whether a part of a tree asks for columns that it does not name; `names` are those of tables."""
+    if node.get("class") in ("STAR", "POSITIONAL_REFERENCE") or node.get("type") in ("SHOW_REF", "PIVOT"):
+        return True
+    if node.get("ref_type") == "NATURAL" or node.get("column_name_alias"):
+        return True
+    path = node.get("column_names")
+    # A table's name alone is a row with all of its columns.
+    return path is not None and _lower(path[-1]) in names
+
+
+def _texts(node: Mapping[str, Any]) -> Iterator[str]:
+    for value in node.values():
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
+
+
+def _all_nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a tree; but the star of ``ORDER BY ALL``, which is no column that is not named."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = [one for key, one in tree.items() if not (key == "expression" and _is_all(tree))]
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _all_nodes(item)
+
+
+def _is_all(order: Mapping[str, Any]) -> bool:
+    star = order["expression"]
+    return "null_order" in order and star.get("class") == "STAR" and star["query_location_length"] == 0
+
+
+def _lower(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is no name")
+    return name.casefold()
 
 
 def explained_select(connection: Connection, query: str) -> str | None:
@@ -246,6 +319,11 @@ def _unlocked(what: str) -> QueryError:
     )
 
 
+def file_value(values: Sequence[str]) -> str:
+    """SQL of the value, of one for each file of a ``read_parquet`` in order, of the file that a row is of."""
+    return f"[{', '.join(values)}][file_index::BIGINT + 1]"
+
+
 # Errors
 
 
@@ -350,6 +428,17 @@ def _probe_explain() -> str | None:
     return None
 
 
+def _probe_file_index() -> str | None:
+    connection = duckdb.connect()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{number}.parquet" for number in range(2)]
+        for number, file in enumerate(files):
+            connection.execute(f"COPY (SELECT {number} AS n) TO '{file}' (FORMAT parquet)")
+        value = file_value(["10", "20"])
+        found = connection.execute(f"SELECT n, {value} FROM read_parquet(?) ORDER BY n", [files]).fetchall()
+    return None if found == [(0, 10), (1, 20)] else f"rows are told to be of other files: {found}"
+
+
 def _probe_texts() -> str | None:
     lost: list[str] = []
     column, table = _message("SELECT b FROM t"), _message("SELECT * FROM u")
@@ -429,6 +518,15 @@ PLACES = (
         without="EXPLAIN is refused",
         marks=("explain\\s+",),
         probe=_probe_explain,
+    ),
+    Place(
+        library="duckdb",
+        name="file_index, which tells of which file a row is",
+        used_for="reading many studies as one",
+        seen_with=_SEEN,
+        without="studies are read one by one, which takes longer",
+        marks=("file_index",),
+        probe=_probe_file_index,
     ),
     Place(
         library="duckdb",

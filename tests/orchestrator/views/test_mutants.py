@@ -135,8 +135,8 @@ MUTANTS = {
     ),
     "models have the dtype of another": Mutant(
         TABLES,
-        "pa.array([spec.dtype for spec in specs]",
-        "pa.array([spec.dtype for spec in reversed(specs)]",
+        "texts([spec.dtype for spec in specs]",
+        "texts([spec.dtype for spec in reversed(specs)]",
         RESULTS,
     ),
 }

@@ -10,6 +10,8 @@ import pytest
 
 from orchestrator.plots.data import _is_aggregate
 from orchestrator.query import check_sql, explained, run_query
+from orchestrator.views import connect
+from tests.orchestrator.small_store import make_study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
 from workers.libraries import duckdb as library
@@ -152,6 +154,19 @@ def test_an_explain_that_begins_otherwise_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(QueryError, match="EXPLAIN is not allowed"):
         check_sql(connection, "EXPLAIN SELECT 1")
     assert outcome("duckdb", "how an EXPLAIN begins").state == "error"
+
+
+@without("duckdb", "file_index")
+def test_rows_whose_file_is_not_told_are_read_study_by_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [make_study(tmp_path / name) for name in ("a", "b")]
+    monkeypatch.setattr("orchestrator.views.sql.file_value", lambda values: "no_such_column")
+    with connect(roots) as connection:
+        found = run_query(connection, "SELECT study, count(*) FROM results GROUP BY ALL ORDER BY ALL")
+        assert found.fetchall() == [("a", 119), ("b", 119)]
+    monkeypatch.setattr(library, "file_value", lambda values: values[0])
+    assert outcome("duckdb", "file_index").told.startswith("rows are told to be of other files")
 
 
 @without("duckdb", "texts of errors")
