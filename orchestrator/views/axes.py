@@ -29,7 +29,8 @@ from types import MappingProxyType
 import duckdb
 
 from orchestrator.views.names import literal, quoted
-from orchestrator.views.sql import axis_columns, one_position, pair_column, said_by_pairs
+from orchestrator.views.sides import one_position
+from orchestrator.views.sql import axis_columns, pair_column, said_by_pairs
 from orchestrator.views.tables import StudyTables
 from studies.blocks import AXES
 from studies.columns import PAIR_COLUMNS, RESULT_COLUMNS

@@ -6,30 +6,26 @@ __all__ = [
     "estimates",
     "facts",
     "near_tie",
-    "one_position",
     "pair_column",
     "results",
     "said_by_pairs",
     "study_views",
-    "tie_bound",
 ]
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.needs import STUDY_VIEWS, Needs
+from orchestrator.views.sides import one_position, sides
 from orchestrator.views.tables import FilesOf, StudyTables
 from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS, RESERVED
 from workers.libraries.duckdb import file_value
-from workers.replay.bounds import AGREEMENT
 from workers.vocabulary import ESTIMATE, LABELS
 
 _ROW = ("error", "attempt", "tier", "collected")
 """The columns of rows besides their names and metrics."""
-_RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 _MODEL = ("model", "dtype", "revision")
 
 
@@ -115,10 +111,7 @@ def study_views(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
     """The statements that make the views that are needed, each with a ``study`` column."""
     statements: list[str] = []
     if needs.sides:
-        statements += _pair_sides(prefix, made, needs)
-        statements += [_reads(prefix)] if needs.clean_runs else []
-        statements += _cell_sides(prefix, made, needs)
-        statements.append(_run_sides(prefix, f"read::{prefix}reads" if needs.clean_runs else "read"))
+        statements += sides(prefix, made, needs)
     if needs.has("results", "scores", "activations"):
         statements.append(results(prefix, _study(made, "c"), made))
         statements.append(
@@ -258,111 +251,6 @@ def _of(column: str, table: str) -> str:
     return column if column == "NULL" else f"{table}.{column}"
 
 
-class _Side(NamedTuple):
-    """A column of what rows are joined with."""
-
-    value: str
-    kind: str
-    """Its type where it is left out, and NULL."""
-    is_needed: bool
-
-
-def _side(table: str, columns: Mapping[str, _Side], source: str) -> list[str]:
-    """The statements that make a table that has the columns that are needed, and NULL for the others."""
-    needed = ", ".join(f"{one.value} AS {name}" for name, one in columns.items() if one.is_needed)
-    lacking = "".join(f", NULL::{one.kind} AS {name}" for name, one in columns.items() if not one.is_needed)
-    if not lacking:
-        return [f"CREATE TABLE {table} AS SELECT {needed} {source}"]
-    return [
-        f"CREATE TABLE {table}_ AS SELECT {needed} {source}",
-        f"CREATE VIEW {table} AS SELECT *{lacking} FROM {table}_",
-    ]
-
-
-def _pair_sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
-    has_one = "list_sort(list_distinct(i.label_ids)) = list_sort(list_distinct(i.base_label_ids))"
-    number = "(dense_rank() OVER (ORDER BY i.pair_id) - 1)::INTEGER"
-    own = {
-        column: _Side(f"g.{column}", "VARCHAR", needs.given(name) or needs.axes)
-        for name, column in made.given.items()
-        if column != "NULL"
-    }
-    columns = {
-        **{name: _Side(f"i.{name}", "", True) for name in ("lane", "pair", "class")},
-        "pair_id": _Side("i.pair_id", "UUID", needs.names("pair_id", "job_id")),
-        "base_tokens": _Side("i.base_tokens", "VARCHAR[]", needs.names("base_tokens")),
-        "label_ids": _Side("i.label_ids", "INTEGER[]", needs.names("iia")),
-        "label_id": _Side("i.label_ids[1]", "INTEGER", needs.names("label_id", "iia")),
-        "base_label_id": _Side("i.base_label_ids[1]", "INTEGER", needs.names("base_label_id")),
-        "has_one_label": _Side(has_one, "BOOLEAN", needs.names("flip")),
-        "number": _Side(number, "INTEGER", needs.words is None),
-        **own,
-    }
-    source = f"FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given WHERE i.kept"
-    return _side(f"{prefix}p", columns, source)
-
-
-def _cell_sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
-    axes = {
-        column: _Side(f"p.{column}", "VARCHAR", needs.axes or needs.given(axis))
-        for axis, column in made.axes.items()
-        if column != "NULL"
-    }
-    models = {
-        name: _Side(f"l.{name}", "VARCHAR", needs.axes or needs.names(name, *also))
-        for name, *also in (("model",), ("dtype", "near_tie"), ("revision",))
-    }
-    places = {
-        name: _Side(f"c.{name}", kind, needs.places)
-        for name, kind in (
-            ("symbolic", "VARCHAR"),
-            ("base_positions", "INTEGER[]"),
-            ("source_positions", "INTEGER[]"),
-        )
-    }
-    columns = {
-        "study": _Side("l.study", "VARCHAR", needs.axes or needs.names("study")),
-        **{name: _Side(f"g.{name}", "", True) for name in ("class", "cell")},
-        "lane": _Side("p.lane", "USMALLINT", needs.words is None),
-        "block": _Side("p.block", "VARCHAR", needs.axes or needs.names("block")),
-        **axes,
-        **models,
-        "cell_id": _Side("c.cell_id", "UUID", needs.names("cell_id", "job_id")),
-        "read_at": _Side(f"c.read::{prefix}reads", "VARCHAR", needs.clean_runs),
-        **places,
-        # Of each cell once, and not of each of its rows.
-        "base_position": _Side(one_position("c.base_positions"), "INTEGER", needs.places),
-        "tie_bound": _Side(tie_bound("l"), "DOUBLE", needs.names("near_tie")),
-    }
-    if made.study is not None:
-        del columns["study"]
-    used = {one.value[0] for one in columns.values() if one.is_needed}
-    source = f"FROM {prefix}grid g"
-    # Each point of the grid has its cell and its model: where nothing is asked of them, nothing is joined.
-    if used & {"p", "l"}:
-        source += f" JOIN {prefix}points p ON p.point = g.point JOIN {prefix}lanes l ON l.lane = p.lane"
-    if "c" in used:
-        source += f" JOIN {prefix}cells c ON c.cell = g.cell"
-    return _side(f"{prefix}c", columns, source)
-
-
-def _reads(prefix: str) -> str:
-    """The type of where cells read: a number, for each row is joined by it, and not the text."""
-    found = f"SELECT read FROM {prefix}cells UNION SELECT read FROM {prefix}runs UNION SELECT ''"
-    return f"CREATE TYPE {prefix}reads AS ENUM (SELECT read FROM ({found}) WHERE read IS NOT NULL ORDER BY 1)"
-
-
-def _run_sides(prefix: str, read: str) -> str:
-    """One row for each lane, pair and read, with the base run's and the source run's values."""
-    columns = ", ".join(
-        f"any_value({value}) FILTER (run = '{run}') AS {run}_run_{value}"
-        for run in ("base", "source")
-        for value in _RUN_VALUES
-    )
-    return f"""CREATE TABLE {prefix}q AS
-        SELECT lane, pair, {read} AS read_at, {columns} FROM {prefix}runs GROUP BY ALL"""
-
-
 def results(prefix: str, study: str, made: StudyTables) -> str:
     """What the wide view shows: one row for each written cell × pair that is done and did not fail.
 
@@ -416,11 +304,6 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
 def said_by_pairs(made: StudyTables) -> list[str]:
     """The axes of which a pair's own column says the value: task, variable, output."""
     return [name for name in ("task", "variable", "read") if name in made.given]
-
-
-def one_position(positions: str) -> str:
-    """The only one of a list of positions; NULL where there are several."""
-    return f"CASE WHEN len({positions}) = 1 THEN {positions}[1] END"
 
 
 def _sides(made: StudyTables) -> str:
@@ -481,12 +364,6 @@ def _job_id() -> str:
 def near_tie(row: str, bound: str) -> str:
     """Whether a row's first choice could be another in a forward of another shape, by its lane's bound."""
     return f"{row}.margin <= {bound} * abs({row}.pred_logit)"
-
-
-def tie_bound(lane: str) -> str:
-    """How close two choices in a lane's dtype are where their order depends on the shape of the forward."""
-    bounds = " ".join(f"WHEN {literal(dtype)} THEN {bound!r}" for dtype, bound in AGREEMENT.items())
-    return f"CASE {lane}.dtype {bounds} END"
 
 
 def _null(value: str) -> str:
