@@ -11,15 +11,8 @@ from pathlib import Path
 import duckdb
 
 from workers.errors import QueryError, nearest
-from workers.libraries.duckdb import (
-    explained_select,
-    is_passed_on,
-    parsed,
-    pointer,
-    statements,
-    unknown_column,
-    unknown_table,
-)
+from workers.libraries.duckdb import is_passed_on, pointer, unknown_column, unknown_table
+from workers.libraries.duckdb_trees import explained_select, parsed, statements
 
 _FOLDER = Path(__file__).parent / "queries"
 

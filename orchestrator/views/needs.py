@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries.duckdb import asked, explained_select, statements
+from workers.libraries.duckdb_trees import asked, explained_select, statements
 
 STUDY_VIEWS = (
     *("results", "scores", "activations", "cells", "screening", "pairs", "inputs", "runs", "failures"),

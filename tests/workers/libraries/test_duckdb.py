@@ -15,6 +15,7 @@ from tests.orchestrator.small_store import make_study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
 from workers.libraries import duckdb as library
+from workers.libraries import duckdb_trees as trees
 
 pytestmark = pytest.mark.versions
 
@@ -91,6 +92,25 @@ def test_a_tree_of_another_form_lets_no_query_through(tree: Callable[[str], str]
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        renaming("STAR", "ASTERISK"),
+        renaming("BASE_TABLE", "TABLE"),
+        renaming("NATURAL", "COMMON"),
+        renaming("column_names", "names"),
+        renaming("function_name", "called"),
+        renaming("alias", "nick"),
+        lambda text: "null",
+    ],
+)
+def test_of_a_tree_of_another_form_everything_may_be_asked_for(tree: Callable[[str], str]) -> None:
+    connection: Any = Other(tree=tree)
+    assert trees.asked(connection, READS) is None
+    known = trees.asked(Other().real, READS)
+    assert known is not None and known.words is not None and "a" in known.words
+
+
 def test_a_duckdb_without_trees_lets_no_query_through() -> None:
     connection: Any = Other(statement=lambda sql: sql.replace("json_serialize_sql", "json_of_sql"))
     for sql in (READS, WRITES.format("a")):
@@ -106,7 +126,7 @@ def test_a_part_that_is_not_known_is_refused_in_an_otherwise_known_tree(
     check_sql(connection, READS)
     with pytest.raises(QueryError, match=r"NEW is not allowed|a query has a part 'SOMETHING_ELSE'"):
         check_sql(connection, "UNPIVOT t ON a INTO NAME n VALUE v")
-    monkeypatch.setattr(library, "_TRIES", {"SELECT 1": (("COPY",), ())})
+    monkeypatch.setattr(trees, "_TRIES", {"SELECT 1": (("COPY",), ())})
     assert outcome("duckdb", "json_serialize_sql").state == "error"
 
 
@@ -150,7 +170,7 @@ def test_an_interruption_in_other_words_is_an_error_of_duckdbs(monkeypatch: pyte
 def test_an_explain_that_begins_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Other().real
     check_sql(connection, "EXPLAIN SELECT 1")
-    monkeypatch.setattr(library, "_EXPLAIN", library.re.compile("SHOW PLAN OF"))
+    monkeypatch.setattr(trees, "_EXPLAIN", trees.re.compile("SHOW PLAN OF"))
     with pytest.raises(QueryError, match="EXPLAIN is not allowed"):
         check_sql(connection, "EXPLAIN SELECT 1")
     assert outcome("duckdb", "how an EXPLAIN begins").state == "error"
