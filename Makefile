@@ -59,6 +59,8 @@ lock: .lock/bin/uv
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.plan
 	$(VENV)/bin/python -m benchmarks.store
+	$(VENV)/bin/python -m benchmarks.store log
+	$(VENV)/bin/python -m benchmarks.store read
 	$(VENV)/bin/python -m benchmarks.count
 	$(VENV)/bin/python -m benchmarks.growth
 	$(VENV)/bin/python -m benchmarks.start

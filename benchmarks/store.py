@@ -2,6 +2,7 @@
 
 And how soon a log of 100,000 commits is read, with its checkpoint (target: 3 s from the start of the process)
 and without; and what it costs to check files of rows by their hashes: ``python -m benchmarks.store log``.
+What questions cost at scale: ``python -m benchmarks.store read`` (see `benchmarks.reading`).
 
 Target: under 3 s of CPU and 200 MB, for a million jobs, from the start of the process on. The commits are
 made by a real driver; the parts that they name are not, as nobody opens a part to know what is done. The
@@ -143,7 +144,7 @@ def _one(epoch: int, number: int) -> Manifest:
 
 def build(folder: Path) -> None:
     """A study with a plan and `NUM_COMMITS` commits of a part each, all but some of its jobs done."""
-    plan = _plan()
+    plan = full_plan()
     draw = random.Random(0)
     with StudyStore(folder).open_driver() as driver:
         driver.write_plan(encode_plan(plan))
@@ -152,12 +153,12 @@ def build(folder: Path) -> None:
             assert not refused
 
 
-def _plan() -> Plan:
+def full_plan(shape: Shape = SHAPE, vocabulary: int = VOCABULARY) -> Plan:
     """The plan with what running its prompts adds: as many rows as there would be, all zeros."""
-    plan = prepared(SHAPE)()
-    ids = pa.array(range(VOCABULARY), pa.int32())
+    plan = prepared(shape)()
+    ids = pa.array(range(vocabulary), pa.int32())
     tokens = {
-        "lane": pa.array(np.zeros(VOCABULARY, np.uint16)),
+        "lane": pa.array(np.zeros(vocabulary, np.uint16)),
         "id": ids,
         "token": ids.cast(pa.string()),
     }
@@ -244,6 +245,11 @@ def measure(folder: Path) -> dict[str, float]:
 if __name__ == "__main__":
     if sys.argv[1:] == ["log"]:
         measure_log()
+    elif sys.argv[1:2] == ["read"]:
+        # It makes its plans here.
+        from benchmarks.reading import main as measure_reading
+
+        measure_reading(sys.argv[2:])
     elif len(sys.argv) > 1:
         print(json.dumps(measure(Path(sys.argv[1]))))
     else:

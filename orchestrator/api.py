@@ -3,19 +3,21 @@
 __all__ = ["Results", "open_results", "plan", "run"]
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.asking import ask
 from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
-from orchestrator.query import explained, run_query
+from orchestrator.query import explained
+from orchestrator.query_limits import QueryLimits, Watch, size
 from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
-from orchestrator.views import connect
 from studies import Study, load_study
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NO_LIMITS = Limits()
+_ANY = QueryLimits()
 
 
 class Results:
@@ -37,10 +40,12 @@ class Results:
         outcome: Outcome | None = None,
         leave_out: LeaveOut | None = None,
         lost: TellLost | None = None,
+        limits: QueryLimits = _ANY,
         *,
         verify: bool = True,
     ) -> None:
         self._folders = folders
+        self._limits = limits
         self._leave_out = leave_out
         self._lost = lost
         self._verify = verify
@@ -50,13 +55,16 @@ class Results:
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
 
-        What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then.
+        What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then. With a
+        timeout the query is answered here, and its rows are kept until they are fetched.
 
         Raises:
             QueryError: it is not one SELECT, or asks for what is not there.
+            OutOfTimeError: it takes longer than the timeout.
             StoreError: a study is damaged, or lacks rows that were done; not with ``partial``.
         """
-        return run_query(self._connect(), query)
+        with self._asked(query) as relation:
+            return relation if self._limits.timeout_s is None else relation.materialize()
 
     def arrow(self, view: str = "results") -> "pa.Table":
         """A whole view as an Arrow table.
@@ -65,9 +73,8 @@ class Results:
             QueryError: there is no such view, or its rows cannot be read.
             StoreError: as for `sql`.
         """
-        connection = self._connect()
-        with explained(connection):
-            return run_query(connection, f"FROM {view}").to_arrow_table()
+        with self._asked(f"FROM {view}") as relation:
+            return relation.to_arrow_table()
 
     def df(self, view: str = "results") -> Any:
         """A whole view as a pandas data frame, where pandas is installed.
@@ -76,12 +83,24 @@ class Results:
             QueryError: there is no such view, or its rows cannot be read.
             StoreError: as for `sql`.
         """
-        connection = self._connect()
-        with explained(connection):
-            return run_query(connection, f"FROM {view}").df()
+        with self._asked(f"FROM {view}") as relation:
+            return relation.df()
 
-    def _connect(self) -> "duckdb.DuckDBPyConnection":
-        return connect(self._folders, leave_out=self._leave_out, lost=self._lost, verify=self._verify)
+    @contextmanager
+    def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
+        """The answer to one query, within the time that it has and with errors of ours."""
+        watch = Watch(self._limits.timeout_s)
+        connection, relation = ask(
+            self._folders,
+            sql,
+            leave_out=self._leave_out,
+            lost=self._lost,
+            verify=self._verify,
+            limits=self._limits,
+            watch=watch,
+        )
+        with watch.over(connection), explained(connection):
+            yield relation
 
 
 def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
@@ -136,7 +155,12 @@ def run(
 
 
 def open_results(
-    *studies: str, store: str | Path = DEFAULT_ROOT, partial: bool = False, verify: bool = True
+    *studies: str,
+    store: str | Path = DEFAULT_ROOT,
+    partial: bool = False,
+    verify: bool = True,
+    memory: str | int | None = None,
+    timeout: float | None = None,
 ) -> Results:
     """The results of the named studies below `store`, or of all.
 
@@ -146,14 +170,20 @@ def open_results(
         partial: whether to answer with the rest where studies cannot be read or rows are lost, and to warn of
             what is missing; else each question raises `StoreError` then.
         verify: whether each file of rows is checked by its hash, once in a process.
+        memory: the most that a query may take, such as ``2GB``; by default half of the machine's. What does
+            not fit goes to temporary files.
+        timeout: seconds that a query may take.
 
     Raises:
+        QueryError: `memory` is no size, or too little.
         StoreError: there is no such study.
     """
+    limits = QueryLimits(memory_bytes=None if memory is None else size(memory), timeout_s=timeout)
     return Results(
         without_copies(study_folders(Path(store), studies), warnings.warn),
         leave_out=warnings.warn if partial else None,
         lost=_warn if partial else None,
+        limits=limits,
         verify=verify,
     )
 

@@ -3,7 +3,7 @@
 Rows stream through: an answer may be larger than the memory. Iterate inside `query.explained`.
 """
 
-__all__ = ["WRITERS", "table_text", "write_csv", "write_json", "write_parquet"]
+__all__ = ["WRITERS", "plan_text", "table_text", "write_csv", "write_json", "write_parquet"]
 
 import json
 import math
@@ -16,10 +16,13 @@ import duckdb
 import pyarrow.csv
 import pyarrow.parquet
 
-from orchestrator.lines import cell_text, table
+from orchestrator.lines import cell_text, plain, table
 from workers.errors import QueryError
 
 ROWS_AT_ONCE = 10_000
+
+_PLAN = ["explain_key", "explain_value"]
+"""The columns of what EXPLAIN says."""
 
 _FLAT = ("list", "array", "struct", "map", "union", "variant")
 """Types that a CSV field shows as JSON."""
@@ -42,6 +45,13 @@ def table_text(relation: duckdb.DuckDBPyRelation, *, rows: int, width: int | Non
     if fitting < len(names):
         notes.append(f"{fitting} of {len(names)} columns fit: name those wanted in SELECT, or use --format")
     return text, "; ".join(notes)
+
+
+def plan_text(relation: duckdb.DuckDBPyRelation) -> str | None:
+    """The plan that an EXPLAIN shows, as it is drawn; None of any other answer."""
+    if relation.columns != _PLAN:
+        return None
+    return "\n".join(plain(text).rstrip("\n") for _, text in relation.fetchall())
 
 
 def write_csv(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:

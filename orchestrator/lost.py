@@ -77,18 +77,28 @@ def remedy_for(root: Path) -> str:
     )
 
 
-def find_lost(root: Path, state: State, plan: Plan, *, verify: bool = True) -> Lost | None:
+def find_lost(
+    root: Path,
+    state: State,
+    plan: Plan,
+    *,
+    whole: Callable[[], Plan] | None = None,
+    verify: bool = True,
+    advance: Callable[[int], None] = lambda num_bytes: None,
+) -> Lost | None:
     """What of the study in `root` is lost, damaged or not what its plan says; None where all is well.
 
-    `verify` as for `damaged_files`.
+    `plan` may be read in part, its tiles and cellsets; then `whole` gives all of it where something is lost.
+    `verify` and `advance` are as for `damaged_files`.
     """
-    damaged = list(damaged_files(root, state, verify=verify))
+    damaged = list(damaged_files(root, state, verify=verify, advance=advance))
     known = {one.path for one in damaged}
     strange = {path: why for path, why in misfits(plan, state).items() if path not in known}
     held = state.parts_by_file() if strange else {}
     damaged += [Damage(path, why, state.files[path].rows, held[path]) for path, why in strange.items()]
     if not damaged:
         return None
+    plan = plan if whole is None else whole()
     jobs, num_unknown = _lost_jobs(plan, (part for one in damaged for part in one.parts))
     numbers = list(dict.fromkeys(cell for tile in jobs for cell in _cells_of(plan, tile, jobs[tile])))
     return Lost(
@@ -100,13 +110,22 @@ def find_lost(root: Path, state: State, plan: Plan, *, verify: bool = True) -> L
     )
 
 
-def readable(root: Path, state: State, plan: Plan, tell: TellLost | None, *, verify: bool = True) -> State:
-    """The part of `state` whose rows can be read; `tell` is told what cannot.
+def readable(
+    root: Path,
+    state: State,
+    plan: Plan,
+    tell: TellLost | None,
+    *,
+    whole: Callable[[], Plan] | None = None,
+    verify: bool = True,
+    advance: Callable[[int], None] = lambda num_bytes: None,
+) -> State:
+    """The part of `state` whose rows can be read; `tell` is told what cannot. The rest is as for `find_lost`.
 
     Raises:
         StoreError: something cannot, and `tell` is None.
     """
-    lost = find_lost(root, state, plan, verify=verify)
+    lost = find_lost(root, state, plan, whole=whole, verify=verify, advance=advance)
     if lost is None:
         return state
     if tell is None:

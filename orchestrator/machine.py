@@ -1,6 +1,6 @@
 """What this machine has: cores, memory and GPUs, as far as this process may use them."""
 
-__all__ = ["memory_bytes", "num_cores", "num_gpus"]
+__all__ = ["memory_bytes", "num_cores", "num_gpus", "resident_bytes"]
 
 import os
 from pathlib import Path
@@ -21,6 +21,12 @@ def memory_bytes(limits: Path = _CONTROL_GROUP) -> int:
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         total = min([total, *_numbers(limits / name)])
     return total
+
+
+def resident_bytes(status: Path = Path("/proc/self/statm")) -> int:
+    """Memory that this process holds now; 0 where the system does not say."""
+    pages = _numbers(status)
+    return pages[1] * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
 
 
 def num_gpus(devices: Path = Path("/dev")) -> int:

@@ -11,14 +11,17 @@ from pathlib import Path
 import duckdb
 
 from workers.errors import QueryError, nearest
-from workers.libraries.duckdb import is_passed_on, parsed, pointer, statements, unknown_column, unknown_table
+from workers.libraries.duckdb import is_passed_on, pointer, unknown_column, unknown_table
+from workers.libraries.duckdb_trees import explained_select, parsed, statements
 
 _FOLDER = Path(__file__).parent / "queries"
 
 _TABLE_FUNCTIONS = ("duckdb_columns", "duckdb_functions", "generate_series", "range", "unnest")
 """Those that cannot run SQL of their own or reach files."""
 
-_ALLOWED = "a query is one SELECT (or FROM VIEW …, DESCRIBE VIEW, SUMMARIZE VIEW) that only reads"
+_ALLOWED = (
+    "a query is one SELECT (or FROM VIEW …, DESCRIBE VIEW, SUMMARIZE VIEW, EXPLAIN SELECT) that only reads"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBP
 
 
 def check_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Refuse all SQL but one statement that only reads.
+    """Refuse all SQL but one statement that only reads, or an EXPLAIN of such a one.
 
     The kind of statement alone does not tell: ``WITH x AS (COPY … TO …) SELECT …`` is a SELECT to
     DuckDB, and writes into the folders that a locked-down connection may read. So the parsed tree is
@@ -68,6 +71,8 @@ def check_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     if len(found) != 1:
         raise QueryError(f"the SQL has {len(found)} statements; {_ALLOWED}")
     ((kind, query, is_select),) = found
+    if not is_select and (select := explained_select(connection, query)) is not None:
+        query, is_select = select, True
     if not is_select:
         raise QueryError(f"{kind} is not allowed; {_ALLOWED}")
     shown = parsed(connection, query)
@@ -89,12 +94,21 @@ def explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's errors into a `QueryError` that says what to do; also needed where rows are fetched."""
     try:
         yield
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(_out_of_memory(str(error))) from None
     except duckdb.Error as error:
         raise QueryError(_explain(connection, str(error))) from None
     except OSError as error:
         if not is_passed_on(error):
             raise
         raise QueryError(_explain(connection, str(error))) from None
+
+
+def _out_of_memory(message: str) -> str:
+    return (
+        f"{message.strip().splitlines()[0].rstrip('!')}; give the query more memory with --memory (memory= in"
+        " Python), more room for temporary files (TMPDIR), or ask for less"
+    )
 
 
 def _explain(connection: duckdb.DuckDBPyConnection, message: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from workers.errors import StoreError, SwapyardError
+from workers.errors import OutOfTimeError, StoreError, SwapyardError
 from workers.limits import is_our_limit
 
 _T = TypeVar("_T")
@@ -21,11 +21,13 @@ def read_each(
     """Each folder with what `read` finds there; a study that cannot be read goes to `leave_out`.
 
     Raises:
-        SwapyardError: a study cannot be read, and `leave_out` is None.
+        SwapyardError: a study cannot be read, and `leave_out` is None; or the time for it is over.
     """
     for folder in folders:
         try:
             yield folder, _read(folder, read)
+        except OutOfTimeError:
+            raise
         except SwapyardError as error:
             if leave_out is None or is_our_limit(error):
                 raise

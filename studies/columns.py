@@ -23,7 +23,7 @@ RESULT_COLUMNS = (
 
 _OTHERS = (
     *("role", "token", "logit", "logprob", "rank"),
-    *("collected_unit", "collected_token", "collected", "_collected", "_one"),
+    *("collected_unit", "collected_token", "collected", "_collected", "_one", "_pair_number"),
     *("units", "num_jobs", "num_done"),
     *("selected", "weight", "estimated_effect", "estimated_change", "num_estimates"),
     *("exact_effect", "exact_change", "num_exact"),

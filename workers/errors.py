@@ -11,6 +11,7 @@
     │   ├── ClusterError     a node of the cluster does not share the study's folder or version
     │   └── DivergedError    a training's loss is no number any more
     └── QueryError           the SQL, or what it asks for, cannot be answered
+        └── OutOfTimeError   it took longer than it may
 
 Anything else that escapes is a bug of ours.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "HeldError",
     "ModelError",
     "NotYetError",
+    "OutOfTimeError",
     "QueryError",
     "RunError",
     "StorageFullError",
@@ -89,6 +91,10 @@ class DivergedError(RunError):
 
 class QueryError(SwapyardError):
     """The SQL, or what it asks for, cannot be answered."""
+
+
+class OutOfTimeError(QueryError):
+    """The query took longer than it may."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from orchestrator.cli.incomplete import Incomplete, partial_option
-from orchestrator.cli.options import store_option
+from orchestrator.cli.options import duration, store_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,6 +47,13 @@ FORMATS = ("table", "csv", "json", "parquet")
     help="Check each file of rows by its hash before it is read.  [default: verify]",
 )
 @partial_option
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The most memory, such as 2GB; what does not fit goes to temporary files."
+    "  [default: half of the machine's]",
+)
+@click.option("--timeout", metavar="TIME", help="Stop after this time, such as 30s.")
 @click.option("--study", "studies", multiple=True, metavar="NAME", help="Only this study; may be repeated.")
 @store_option
 def query(
@@ -59,6 +66,8 @@ def query(
     studies: tuple[str, ...],
     verify: bool,
     partial: bool,
+    memory: str | None,
+    timeout: str | None,
     store: Path,
 ) -> None:
     """Answer one SELECT over all studies below --store; every view has a column study.
@@ -71,9 +80,10 @@ def query(
     A NAME is one of the queries that --list shows. Where studies cannot be read, or rows are lost, the
     answer is of the rest, and the exit code 1.
     """
-    from orchestrator.query import named_queries, run_query
+    from orchestrator.asking import ask
+    from orchestrator.query import named_queries
+    from orchestrator.query_limits import QueryLimits, Watch, size
     from orchestrator.roots import study_folders, without_copies
-    from orchestrator.views import connect
 
     if list_names:
         width = max(map(len, named_queries()))
@@ -84,15 +94,25 @@ def query(
     chosen = format_ or _format_of(output)
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal; give a file: -o FILE.parquet")
+    limits = QueryLimits(
+        memory_bytes=None if memory is None else size(memory),
+        timeout_s=None if timeout is None else duration(timeout),
+        with_process=True,
+    )
+    watch = Watch(limits.timeout_s)
     folders = without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
     with Incomplete(partial=partial) as lacking:
-        connection = connect(
+        connection, relation = ask(
             folders,
+            text,
             leave_out=lacking.study if len(folders) > 1 else None,
             lost=lacking.rows,
             verify=verify,
+            limits=limits,
+            watch=watch,
         )
-        _write(run_query(connection, text), connection, chosen, output, rows)
+        with watch.over(connection):
+            _write(relation, connection, chosen, output, rows)
 
 
 def _text_of(sql: str | None, file: Path | None) -> str:
@@ -159,10 +179,13 @@ def _write(
 
 
 def _write_to(relation: "duckdb.DuckDBPyRelation", format_: str, sink: BinaryIO, rows: int) -> None:
-    from orchestrator.formats import WRITERS, table_text
+    from orchestrator.formats import WRITERS, plan_text, table_text
 
     if format_ != "table":
         WRITERS[format_](relation, sink)
+        return
+    if (shown := plan_text(relation)) is not None:
+        sink.write(f"{shown}\n".encode())
         return
     width = shutil.get_terminal_size().columns if sink.isatty() else None
     text, note = table_text(relation, rows=rows, width=width)

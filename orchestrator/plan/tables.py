@@ -20,7 +20,7 @@ __all__ = ["OPTIONAL_TABLES", "Lane", "Plan", "Tile", "decode_plan", "encode_pla
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -246,9 +246,15 @@ def _pair(row: Mapping[str, Any], tokens: Mapping[str, Prompt]) -> Pair:
     )
 
 
-def read_plan(store: StudyStore, ref: PlanRef) -> Plan:
-    """A committed plan of `store`."""
-    return decode_plan({name: store.read_plan_file(ref, name) for name in ref.files})
+Wanted = Mapping[str, Callable[[str], bool]]
+"""Tables that are wanted, and whether a column of each is."""
+
+
+def read_plan(store: StudyStore, ref: PlanRef, tables: Wanted | None = None) -> Plan:
+    """A committed plan of `store`; only some of its `tables` may be asked for, None means all."""
+    wanted = None if tables is None else {"plan.json", *(f"{name}.parquet" for name in tables)}
+    names = [name for name in ref.files if wanted is None or name in wanted]
+    return decode_plan({name: store.read_plan_file(ref, name) for name in names}, tables)
 
 
 def encode_plan(plan: Plan) -> dict[str, bytes]:
@@ -263,13 +269,14 @@ def encode_plan(plan: Plan) -> dict[str, bytes]:
     return files
 
 
-def decode_plan(files: Mapping[str, bytes]) -> Plan:
-    """The plan that `encode_plan` wrote.
+def decode_plan(files: Mapping[str, bytes], tables: Wanted | None = None) -> Plan:
+    """The plan that `encode_plan` wrote, with some of its `tables` or with all.
 
     Raises:
         StoreError: another version wrote it in another form, or a file is missing.
     """
-    lacking = {"plan.json", *(f"{name}.parquet" for name in TABLES)} - files.keys()
+    needed = [name for name in TABLES if tables is None or name in tables]
+    lacking = {"plan.json", *(f"{name}.parquet" for name in needed)} - files.keys()
     if lacking:
         raise StoreError(f"the plan lacks {min(lacking)}; restore it from a copy")
     head = json.loads(files["plan.json"])
@@ -280,9 +287,14 @@ def decode_plan(files: Mapping[str, bytes]) -> Plan:
             f" use the swapyard that made it ({head.get('version')}), or another folder with --store"
         )
     names = [*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in files)]
-    tables = {name: _read_table(files[f"{name}.parquet"]) for name in names}
-    return Plan(head=head, tables=tables)
+    chosen = [name for name in names if tables is None or name in tables]
+    read = {
+        name: _read_table(files[f"{name}.parquet"], None if tables is None else tables[name])
+        for name in chosen
+    }
+    return Plan(head=head, tables=read)
 
 
-def _read_table(data: bytes) -> pa.Table:
-    return read_all(open_parquet(io.BytesIO(data)))
+def _read_table(data: bytes, is_wanted: Callable[[str], bool] | None) -> pa.Table:
+    file = open_parquet(io.BytesIO(data))
+    return read_all(file, None if is_wanted is None else [*filter(is_wanted, file.schema_arrow.names)])

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.query import explained, run_query
 from orchestrator.views.axes import distinct, over, over_text, varying
+from orchestrator.views.counting import distinct_pairs
 from orchestrator.views.names import quoted
 from studies.plots import Plot
 from workers.errors import QueryError
@@ -127,9 +128,10 @@ def _rows(
     asked = [quoted(key) if key in columns else f"({key})" for key in keys]
     asked += [*aggregates, *map(distinct, axes)]
     asked += ["count(*) FILTER (near_tie)" if of_jobs else "0"]
-    asked += ["count(*)", "count(DISTINCT pair_id)" if of_jobs else "-1"]
+    view, num_pairs = distinct_pairs(connection, plot.view) if of_jobs else (plot.view, "-1")
+    asked += ["count(*)", num_pairs]
     groups = ", ".join(str(i) for i in range(1, len(keys) + 1))
-    sql = f"SELECT {', '.join(asked)} FROM {plot.view}"
+    sql = f"SELECT {', '.join(asked)} FROM {view}"
     sql += f" WHERE ({plot.where})" if plot.where else ""
     sql += f" GROUP BY {groups}" if keys else ""
     relation = run_query(connection, sql)

@@ -29,7 +29,8 @@ from types import MappingProxyType
 import duckdb
 
 from orchestrator.views.names import literal, quoted
-from orchestrator.views.sql import axis_columns, one_position, pair_column, said_by_pairs
+from orchestrator.views.sides import one_position
+from orchestrator.views.sql import axis_columns, pair_column, said_by_pairs
 from orchestrator.views.tables import StudyTables
 from studies.blocks import AXES
 from studies.columns import PAIR_COLUMNS, RESULT_COLUMNS
@@ -197,8 +198,8 @@ def _count_text(axis: str, low: int, high: int) -> str:
     return f"{number} {_PLURALS.get(axis, f'values of {axis}')}"
 
 
-def axes_view(prefix: str, name: str, made: StudyTables) -> str:
-    """The statement that makes one study's view of what its jobs differ in: a row for each combination.
+def axes_view(prefix: str, made: StudyTables) -> str:
+    """The statement that makes the view of what its jobs differ in: a row for each combination.
 
     It reads no part: cells, what pairs say, and where spans lie in them.
     """
@@ -211,8 +212,9 @@ def axes_view(prefix: str, name: str, made: StudyTables) -> str:
                 SELECT DISTINCT p.class, l.symbolic, l.base_positions
                 FROM {prefix}located l JOIN {prefix}p p ON p.pair = l.pair
             ) l ON l.class = c.class AND l.symbolic = c.symbolic"""
+    study = "c.study" if made.study is None else f"{literal(made.study)} AS study"
     return f"""CREATE VIEW {prefix}v__axes AS
-        SELECT DISTINCT {literal(name)} AS study, c.model, c.dtype, c.revision,
+        SELECT DISTINCT {study}, c.model, c.dtype, c.revision,
             c.block{axis_columns(made, "c", but=said)}, p.* EXCLUDE (class),
             {one_position(base)} AS base_position
         FROM {prefix}c c JOIN (SELECT DISTINCT p.class{of_pairs} FROM {prefix}p p) p ON p.class = c.class

@@ -3,6 +3,9 @@
 __all__ = ["VIEWS", "connect"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import duckdb
@@ -10,22 +13,30 @@ import pyarrow as pa
 
 from orchestrator.lost import TellLost, readable
 from orchestrator.plan.tables import read_plan
+from orchestrator.query_limits import QueryLimits, Watch
 from orchestrator.reading import LeaveOut, read_each
+from orchestrator.spill import fresh_folder
 from orchestrator.store import StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from orchestrator.views.axes import axes_view, set_axes
+from orchestrator.views.counting import add_counted
 from orchestrator.views.fits import fits_table
+from orchestrator.views.groups import grouped, merged
 from orchestrator.views.names import quoted
+from orchestrator.views.needs import EVERYTHING, Needs
+from orchestrator.views.needs import STUDY_VIEWS as VIEWS
 from orchestrator.views.older import lacking_columns
-from orchestrator.views.sql import STUDY_VIEWS as VIEWS
 from orchestrator.views.sql import estimates, facts, study_views
-from orchestrator.views.tables import study_tables
+from orchestrator.views.tables import StudyTables, study_tables
 from orchestrator.views.trainings import curves_table, trainings_view_table
 from orchestrator.views.union import union
 from workers.errors import QueryError
-from workers.libraries.duckdb import lock
+from workers.libraries.duckdb import limit, lock
+
+_NO_LIMITS = QueryLimits()
+_NO_WATCH = Watch()
 
 
 def connect(
@@ -34,65 +45,131 @@ def connect(
     leave_out: LeaveOut | None = None,
     lost: TellLost | None = None,
     verify: bool = True,
+    limits: QueryLimits = _NO_LIMITS,
+    watch: Watch = _NO_WATCH,
+    needs: Needs = EVERYTHING,
 ) -> duckdb.DuckDBPyConnection:
     """Open the views over all `studies` (study folders), each row with its ``study``.
 
     The connection reads the studies' data and can neither write nor reach anything else. A study that
     cannot be read goes, in one line that says why, to `leave_out`; without it, it is an error. Of one that
     lacks rows the views have the rest, and `lost` is told; without it, that is an error. With `verify` each
-    file of rows is checked by its hash, once in a process.
+    file of rows is checked by its hash, once in a process. What does not fit into the memory that `limits`
+    gives it goes to a folder for temporary files, which goes when the process ends.
+
+    Only the views that one query `needs` are there, and only columns that it names hold what they say.
 
     Raises:
+        OutOfTimeError: `watch` says so.
         QueryError: none of the studies has a plan that can be read, or one is damaged; or this DuckDB cannot
             be kept from all else.
         StoreError: one cannot be read, or lacks a file of rows.
     """
     connection = duckdb.connect()
-    prefixes = {root: f"_{number}_" for number, root in enumerate(studies)}
-    found = read_each(
-        studies, lambda root: _add_study(connection, prefixes[root], root, verify, lost), leave_out
-    )
-    added = list(found)
-    planned = [root for root, has_plan in added if has_plan]
-    if not planned:
+    spilled = fresh_folder()
+    limit(connection, limits.for_rows(), None if spilled is None else str(spilled))
+
+    def read(root: Path) -> StudyTables | None:
+        return _read_study(root, verify, watch, needs, lost)
+
+    added = list(read_each(studies, read, leave_out))
+    found = [(root, made) for root, made in added if made is not None]
+    prefixes = _add_groups(connection, found, needs, leave_out)
+    if not prefixes:
         where = ", ".join(str(root) for root in studies) or "here"
         if len(added) < len(studies):
             raise QueryError(f"there is no study that can be read and has a plan in {where}")
         raise QueryError(f"there is no study with a plan in {where}; make one with: swapyard run STUDY")
     for view in VIEWS:
-        statement = union(connection, [f"{prefixes[root]}v_{view}" for root in planned])
-        connection.execute(f"CREATE VIEW {view} AS {statement}")
-    set_axes(connection, union(connection, [f"{prefixes[root]}v__axes" for root in planned]))
-    lock(connection, [str((root / "data").resolve()) for root in planned])
+        if needs.has(view):
+            statement = union(connection, [f"{prefix}v_{view}" for prefix in prefixes])
+            connection.execute(f"CREATE VIEW {view} AS {statement}")
+    if len(prefixes) == 1 and needs == EVERYTHING:
+        add_counted(connection, prefixes[0])
+    if needs.axes:
+        set_axes(connection, union(connection, [f"{prefix}v__axes" for prefix in prefixes]))
+    lock(connection, [str((root / "data").resolve()) for root, _ in found])
     return connection
 
 
-def _add_study(
-    connection: duckdb.DuckDBPyConnection, prefix: str, root: Path, verify: bool, lost: TellLost | None
-) -> bool:
-    """Make one study's own views; whether it has a plan."""
+def _read_study(
+    root: Path, verify: bool, watch: Watch, needs: Needs, lost: TellLost | None
+) -> StudyTables | None:
+    """What is needed of one study; None where it has no plan."""
+    watch.check()
     store = StudyStore(root)
     state = store.state()
     if state.plan is None:
-        return False
-    plan = read_plan(store, state.plan)
-    # Found now: later it would fail in the middle of a query, in words of DuckDB's, or be a wrong answer.
-    state = readable(root, state, plan, lost, verify=verify)
-    made = study_tables(plan, state)
-    fits = fits_table(plan, FitFolder(LocalStorage(root)).about)
-    trainings = TrainingFolder(LocalStorage(root))
-    trained, curves = trainings_view_table(plan, trainings), curves_table(plan, trainings)
-    try:
-        _add_tables(connection, prefix, {**made.tables, "fits": fits, "trained": trained, "curves": curves})
-        folder = str(root.resolve())
-        lacking = lacking_columns(connection, folder, made.files)
-        connection.execute(estimates(prefix, folder, made.files))
-        connection.execute(facts(prefix, folder, made.files, lacking))
-        for statement in (*study_views(prefix, root.name, made), axes_view(prefix, root.name, made)):
-            connection.execute(statement)
-    except duckdb.Error as error:
-        raise QueryError(f"the study in {root} cannot be read: {str(error).splitlines()[0]}") from error
-    return True
+        return None
+    ref = state.plan
+    plan = read_plan(store, ref, needs.plan_tables)
+    if needs.files:
+        # Found now: later it would fail in the middle of a query, in words of DuckDB's, or be a wrong answer.
+        whole = partial(read_plan, store, ref)
+        state = readable(root, state, plan, lost, whole=whole, verify=verify, advance=watch.check)
+    made = study_tables(plan, state, root, needs)
+    more: dict[str, pa.Table] = {}
+    if needs.has("fits"):
+        more["fits"] = fits_table(plan, FitFolder(LocalStorage(root)).about)
+    if needs.has("trainings", "curves"):
+        trainings = TrainingFolder(LocalStorage(root))
+        more["trained"] = trainings_view_table(plan, trainings)
+        more["curves"] = curves_table(plan, trainings)
+    return replace(made, tables={**made.tables, **more})
+
+
+def _add_groups(
+    connection: duckdb.DuckDBPyConnection,
+    studies: Sequence[tuple[Path, StudyTables]],
+    needs: Needs,
+    leave_out: LeaveOut | None,
+) -> list[str]:
+    """Make the views of studies, those of one form together; the prefixes of their names.
+
+    Where that fails, each is tried alone, so that one that cannot be read keeps nobody else out.
+    """
+    numbers = count()
+    prefixes: list[str] = []
+    waiting = [dict(group) for group in grouped(studies)]
+    while waiting:
+        group = waiting.pop(0)
+        prefix = f"_{next(numbers)}_"
+        try:
+            _add_studies(connection, prefix, merged(list(group.values())), needs)
+        except duckdb.Error as error:
+            if len(group) > 1:
+                waiting[:0] = [{root: made} for root, made in group.items()]
+                continue
+            (root,) = group
+            problem = QueryError(f"the study in {root} cannot be read: {str(error).splitlines()[0]}")
+            list(read_each([root], partial(_refuse, problem), leave_out))
+            continue
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _refuse(problem: QueryError, root: Path) -> None:
+    raise problem
+
+
+def _add_studies(connection: duckdb.DuckDBPyConnection, prefix: str, made: StudyTables, needs: Needs) -> None:
+    """Make the views of studies that stand in one."""
+    passing = [name for name in made.tables if name in needs.passing]
+    for name in passing:
+        connection.register(prefix + name, made.tables[name])
+    kept = {name: table for name, table in made.tables.items() if name not in passing}
+    _add_tables(connection, prefix, kept)
+    if needs.rows:
+        lacking = lacking_columns(connection, made.files)
+        connection.execute(estimates(prefix, made))
+        connection.execute(facts(prefix, made, lacking))
+    for statement in study_views(prefix, made, needs):
+        connection.execute(statement)
+    if needs.axes:
+        connection.execute(axes_view(prefix, made))
+    for name in passing:
+        connection.unregister(prefix + name)
+    pa.default_memory_pool().release_unused()
 
 
 def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, tables: Mapping[str, pa.Table]) -> None:

@@ -12,9 +12,9 @@ from orchestrator.views.tables import FilesOf
 
 
 def lacking_columns(
-    connection: duckdb.DuckDBPyConnection, root: str, files: Mapping[tuple[str, ...], FilesOf]
+    connection: duckdb.DuckDBPyConnection, files: Mapping[tuple[str, ...], FilesOf]
 ) -> dict[str, frozenset[str]]:
-    """For each file of the study in the folder `root` the columns of its families that it lacks.
+    """For each file the columns of its families that it lacks.
 
     The files are asked once, here (0.1 ms each): a view that made up for differences would ask them at
     every use.
@@ -26,10 +26,10 @@ def lacking_columns(
     }
     if not wanted:
         return {}
-    listed = ", ".join(literal(f"{root}/{path}") for path in wanted)
+    listed = ", ".join(map(literal, wanted))
     names = ", ".join(map(literal, sorted(ADDED_COLUMNS | {COLLECTED})))
     found = connection.execute(
         f"SELECT file_name, list(name) FILTER (name IN ({names})) FROM parquet_schema([{listed}]) GROUP BY 1"
     ).fetchall()
-    there = {name.removeprefix(f"{root}/"): frozenset(columns or ()) for name, columns in found}
+    there = {name: frozenset(columns or ()) for name, columns in found}
     return {path: frozenset(columns - there[path]) for path, columns in wanted.items()}

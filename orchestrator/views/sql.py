@@ -6,7 +6,6 @@ __all__ = [
     "estimates",
     "facts",
     "near_tie",
-    "one_position",
     "pair_column",
     "results",
     "said_by_pairs",
@@ -17,34 +16,25 @@ from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
+from orchestrator.views.needs import STUDY_VIEWS, Needs
+from orchestrator.views.sides import one_position, sides
 from orchestrator.views.tables import FilesOf, StudyTables
 from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS, RESERVED
-from workers.replay.bounds import AGREEMENT
+from workers.libraries.duckdb import file_value
 from workers.vocabulary import ESTIMATE, LABELS
-
-STUDY_VIEWS = (
-    *("results", "scores", "activations", "cells", "screening", "pairs", "inputs", "runs", "failures"),
-    *("batches", "fits", "trainings", "curves"),
-)
 
 _ROW = ("error", "attempt", "tier", "collected")
 """The columns of rows besides their names and metrics."""
-_RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 _MODEL = ("model", "dtype", "revision")
 
 
-def facts(
-    prefix: str,
-    root: str,
-    files: Mapping[tuple[str, ...], FilesOf],
-    lacking: Mapping[str, frozenset[str]],
-) -> str:
+def facts(prefix: str, made: StudyTables, lacking: Mapping[str, frozenset[str]]) -> str:
     """The rows as written: files that have all families as they are, others joined by job.
 
     `lacking` says of each path which columns of its families it has not.
     """
-    files = {families: found for families, found in files.items() if ESTIMATE not in families}
+    files = {families: found for families, found in made.files.items() if ESTIMATE not in families}
     metrics = (names for family, names in METRIC_COLUMNS.items() if family != ESTIMATE)
     every = dict.fromkeys((*_ROW, *(c for names in metrics for c in names)))
     if not files:
@@ -53,7 +43,7 @@ def facts(
             f"CREATE VIEW {prefix}facts AS"
             f" SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, {columns} WHERE false"
         )
-    scans = " UNION ALL BY NAME ".join(_scan(root, found, lacking) for found in files.values())
+    scans = " UNION ALL BY NAME ".join(_scan(made, found, lacking) for found in files.values())
     present = {c for families in files for f in families for c in METRIC_COLUMNS[f]}
     columns = ", ".join(
         name if name in present or name in _ROW else f"NULL::{_type(name)} AS {name}" for name in every
@@ -74,12 +64,12 @@ def _merged(name: str, present: Collection[str]) -> str:
     return f"any_value({name})"
 
 
-def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) -> str:
+def estimates(prefix: str, made: StudyTables) -> str:
     """The rows of jobs that were estimated."""
-    found = files.get((ESTIMATE,))
+    found = made.files.get((ESTIMATE,))
     columns = "cell, pair, error, attempt, estimate"
     source = (
-        f"SELECT {columns} FROM ({_scan(root, found, {})})"
+        f"SELECT {columns} FROM ({_scan(made, found, {})})"
         if found
         else "SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, NULL::VARCHAR AS error,"
         " 0::UTINYINT AS attempt, NULL::FLOAT AS estimate WHERE false"
@@ -87,53 +77,79 @@ def estimates(prefix: str, root: str, files: Mapping[tuple[str, ...], FilesOf]) 
     return f"CREATE VIEW {prefix}estimates AS {source}"
 
 
-def _scan(root: str, files: FilesOf, lacking: Mapping[str, frozenset[str]]) -> str:
+def _scan(made: StudyTables, files: FilesOf, lacking: Mapping[str, frozenset[str]]) -> str:
     """The rows of files with the same families; a failed one that was retried gives way to its retry."""
-    first, retries = (_read(root, paths, lacking) for paths in (files.first, files.retries))
+    first, retries = (_read(made, paths, lacking) for paths in (files.first, files.retries))
     if not files.retries:
         return first
     is_replaced = f"EXISTS (FROM ({retries}) s WHERE s.cell = f.cell AND s.pair = f.pair)"
     return f"FROM ({first}) f WHERE error IS NULL OR NOT {is_replaced} UNION ALL BY NAME {retries}"
 
 
-def _read(root: str, paths: Sequence[str], lacking: Mapping[str, frozenset[str]]) -> str:
+def _read(made: StudyTables, paths: Sequence[str], lacking: Mapping[str, frozenset[str]]) -> str:
     """All rows of files, NULL in the columns that some of them lack."""
     alike: dict[frozenset[str], list[str]] = {}
     for path in paths:
-        alike.setdefault(lacking.get(path, frozenset()), []).append(literal(f"{root}/{path}"))
+        alike.setdefault(lacking.get(path, frozenset()), []).append(path)
     return " UNION ALL BY NAME ".join(
-        f"SELECT *{''.join(f', NULL::{_type(name)} AS {name}' for name in sorted(names))}"
-        f" FROM read_parquet([{', '.join(chosen)}])"
+        f"SELECT *{_renumbered(made, chosen)}"
+        f"{''.join(f', NULL::{_type(name)} AS {name}' for name in sorted(names))}"
+        f" FROM read_parquet([{', '.join(map(literal, chosen))}])"
         for names, chosen in alike.items()
     )
 
 
-def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
-    """The statements that make one study's views, each with a ``study`` column."""
-    study = f"{literal(name)} AS study"
-    return [
-        _pair_sides(prefix),
-        _cell_sides(prefix),
-        _run_sides(prefix),
-        results(prefix, study, made),
-        f"CREATE VIEW {prefix}v_results AS SELECT * EXCLUDE (_collected) FROM {prefix}jobs",
-        _scores(prefix, made),
-        _activations(prefix),
-        f"""CREATE VIEW {prefix}v_cells AS SELECT {study}, c.cell_id, {_model("l")},
+def _renumbered(made: StudyTables, paths: Sequence[str]) -> str:
+    """Cells and pairs of several studies under numbers of one's own each; nothing of a study alone."""
+    if not made.shifts:
+        return ""
+    shift = file_value([f"{made.shifts[path]}::UBIGINT" for path in paths])
+    return f" REPLACE (cell + {shift} AS cell, pair + {shift} AS pair)"
+
+
+def study_views(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
+    """The statements that make the views that are needed, each with a ``study`` column."""
+    statements: list[str] = []
+    if needs.sides:
+        statements += sides(prefix, made, needs)
+    if needs.has("results", "scores", "activations"):
+        statements.append(results(prefix, _study(made, "c"), made))
+        statements.append(
+            f"CREATE VIEW {prefix}v_results AS SELECT * EXCLUDE (_collected, _pair_number) FROM {prefix}jobs"
+        )
+    if needs.has("scores"):
+        statements.append(_scores(prefix, made))
+    if needs.has("activations"):
+        statements.append(_activations(prefix))
+    return statements + [one for view, one in _others(prefix, made).items() if needs.has(view)]
+
+
+def _study(made: StudyTables, table: str) -> str:
+    """The column ``study``: of one study its name, of several what a table says."""
+    return f"{table}.study" if made.study is None else f"{literal(made.study)} AS study"
+
+
+def _others(prefix: str, made: StudyTables) -> dict[str, str]:
+    """The statement of each view whose rows are no jobs that succeeded."""
+    told = {table: _study(made, table) for table in ("l", "g", "c", "b")}
+    own = "" if made.study is None else f"{_study(made, '')}, "
+    batches = "path, file, lane" + (", study" if made.study is None else "")
+    return {
+        "cells": f"""CREATE VIEW {prefix}v_cells AS SELECT {told["l"]}, c.cell_id, {_model("l")},
             p.block{axis_columns(made, "p")}, c.resolved AS units, c.num_jobs, c.num_done
             FROM {prefix}cells c
             JOIN (SELECT DISTINCT point, cell FROM {prefix}grid) g ON g.cell = c.cell
             JOIN {prefix}points p ON p.point = g.point
             JOIN {prefix}lanes l ON l.lane = p.lane""",
-        _screening(prefix, study, made),
-        f"CREATE VIEW {prefix}v_pairs AS SELECT {study}{_given(made)} FROM {prefix}pairs g",
-        f"""CREATE VIEW {prefix}v_inputs AS SELECT {study}, {_model("l")}, i.pair_id,
+        "screening": _screening(prefix, told["l"], made),
+        "pairs": f"CREATE VIEW {prefix}v_pairs AS SELECT {told['g']}{_given(made)} FROM {prefix}pairs g",
+        "inputs": f"""CREATE VIEW {prefix}v_inputs AS SELECT {told["l"]}, {_model("l")}, i.pair_id,
             {pair_column(made, "base", "g")} AS base, i.tokens, i.base_tokens, i.spans, i.label_ids,
             i.base_label_ids, i.kept, i.reason
             FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given
             JOIN {prefix}lanes l ON l.lane = i.lane""",
-        _runs(prefix, study),
-        f"""CREATE VIEW {prefix}v_failures AS SELECT {study}, c.cell_id, p.pair_id,
+        "runs": _runs(prefix, told["l"]),
+        "failures": f"""CREATE VIEW {prefix}v_failures AS SELECT {told["c"]}, c.cell_id, p.pair_id,
             {_job_id()} AS job_id, {_model("c")}, c.block{axis_columns(made, "c")},
             {pair_column(made, "base", "p")} AS base, r.attempt,
             r.error->>'type' AS error_type, r.error->>'message' AS error_message
@@ -143,14 +159,14 @@ def study_views(prefix: str, name: str, made: StudyTables) -> list[str]:
             ) r JOIN {prefix}p p ON p.pair = r.pair
             JOIN {prefix}c c ON c.cell = r.cell AND c.class = p.class
             WHERE r.error IS NOT NULL""",
-        f"""CREATE VIEW {prefix}v_batches AS SELECT {study}, b.path, b.file, {_model("l")},
-            b.* EXCLUDE (path, file, lane)
+        "batches": f"""CREATE VIEW {prefix}v_batches AS SELECT {told["b"]}, b.path, b.file, {_model("l")},
+            b.* EXCLUDE ({batches})
             FROM {prefix}batches b LEFT JOIN {prefix}lanes l ON l.lane::VARCHAR = b.lane""",
-        f"""CREATE VIEW {prefix}v_fits AS SELECT {study}, f.fit, {_model("l")}, f.* EXCLUDE (fit, lane)
-            FROM {prefix}fits f JOIN {prefix}lanes l ON l.lane = f.lane""",
-        f"CREATE VIEW {prefix}v_trainings AS SELECT {study}, * FROM {prefix}trained",
-        f"CREATE VIEW {prefix}v_curves AS SELECT {study}, * FROM {prefix}curves",
-    ]
+        "fits": f"""CREATE VIEW {prefix}v_fits AS SELECT {told["l"]}, f.fit, {_model("l")},
+            f.* EXCLUDE (fit, lane) FROM {prefix}fits f JOIN {prefix}lanes l ON l.lane = f.lane""",
+        "trainings": f"CREATE VIEW {prefix}v_trainings AS SELECT {own}* FROM {prefix}trained",
+        "curves": f"CREATE VIEW {prefix}v_curves AS SELECT {own}* FROM {prefix}curves",
+    }
 
 
 def _runs(prefix: str, study: str) -> str:
@@ -235,38 +251,10 @@ def _of(column: str, table: str) -> str:
     return column if column == "NULL" else f"{table}.{column}"
 
 
-def _pair_sides(prefix: str) -> str:
-    return f"""CREATE TABLE {prefix}p AS
-        SELECT i.lane, i.pair, i.class, i.pair_id, i.base_tokens, i.label_ids,
-               i.label_ids[1] AS label_id, i.base_label_ids[1] AS base_label_id,
-               list_sort(list_distinct(i.label_ids)) = list_sort(list_distinct(i.base_label_ids))
-               AS has_one_label, g.* EXCLUDE (given)
-        FROM {prefix}inputs i JOIN {prefix}pairs g ON g.given = i.given WHERE i.kept"""
-
-
-def _cell_sides(prefix: str) -> str:
-    return f"""CREATE TABLE {prefix}c AS
-        SELECT g.class, g.cell, p.* EXCLUDE (point), {_model("l")}, c.cell_id, c.symbolic, c.read AS read_at,
-               c.base_positions, c.source_positions
-        FROM {prefix}grid g JOIN {prefix}points p ON p.point = g.point
-        JOIN {prefix}cells c ON c.cell = g.cell JOIN {prefix}lanes l ON l.lane = p.lane"""
-
-
-def _run_sides(prefix: str) -> str:
-    """One row for each lane, pair and read, with the base run's and the source run's values."""
-    columns = ", ".join(
-        f"any_value({value}) FILTER (run = '{run}') AS {run}_run_{value}"
-        for run in ("base", "source")
-        for value in _RUN_VALUES
-    )
-    return f"""CREATE TABLE {prefix}q AS
-        SELECT lane, pair, read AS read_at, {columns} FROM {prefix}runs GROUP BY ALL"""
-
-
 def results(prefix: str, study: str, made: StudyTables) -> str:
     """What the wide view shows: one row for each written cell × pair that is done and did not fail.
 
-    Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``, and ``_collected``.
+    Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``, and two of ours.
     """
     label_hit = "list_contains(p.label_ids, r.pred_id)" if made.several_labels else "r.pred_id = p.label_id"
     run_values = ", ".join(_run_columns(run) for run in ("base", "source"))
@@ -282,7 +270,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
     )
     return f"""CREATE VIEW {prefix}jobs AS
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
-            {one_position(base)} AS base_position,
+            {one_position(base) if located else "c.base_position"} AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
             p.label_id, {_null("r.label_logit")} AS label_logit,
             {_null("r.label_logit")} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
@@ -290,7 +278,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             {_null("r.base_label_logit")} - r.logsumexp AS base_label_logprob,
             nullif(r.base_label_rank, -1) AS base_label_rank,
             r.pred_id, t.token AS pred_token, r.pred_logit - r.logsumexp AS pred_logprob, r.margin,
-            {near_tie("r", "c")} AS near_tie,
+            {near_tie("r", "c.tie_bound")} AS near_tie,
             {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source,
             {_null("r.tv_base")} AS tv_base, NULL::VARCHAR AS generated,
             {run_values},
@@ -301,7 +289,8 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
             ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
             exp(({_null("r.label_logit")} - r.logsumexp)::DOUBLE) AS prob,
             exp(({_null("r.base_label_logit")} - r.logsumexp)::DOUBLE) AS base_prob,
-            {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier, r.collected AS _collected
+            {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier, r.collected AS _collected,
+            p.number AS _pair_number
         FROM {prefix}facts r
         JOIN {prefix}p p ON p.pair = r.pair
         JOIN {prefix}c c ON c.class = p.class AND c.cell = r.cell
@@ -315,11 +304,6 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
 def said_by_pairs(made: StudyTables) -> list[str]:
     """The axes of which a pair's own column says the value: task, variable, output."""
     return [name for name in ("task", "variable", "read") if name in made.given]
-
-
-def one_position(positions: str) -> str:
-    """The only one of a list of positions; NULL where there are several."""
-    return f"CASE WHEN len({positions}) = 1 THEN {positions}[1] END"
 
 
 def _sides(made: StudyTables) -> str:
@@ -336,7 +320,7 @@ def _activations(prefix: str) -> str:
     return f"""CREATE VIEW {prefix}v_activations AS
         SELECT * EXCLUDE (_one), _one.unit AS collected_unit,
             _one.token AS collected_token, _one.vector AS collected
-        FROM (SELECT * EXCLUDE (_collected), unnest(_collected) AS _one FROM {prefix}jobs)"""
+        FROM (SELECT * EXCLUDE (_collected, _pair_number), unnest(_collected) AS _one FROM {prefix}jobs)"""
 
 
 def _scores(prefix: str, made: StudyTables) -> str:
@@ -377,10 +361,9 @@ def _job_id() -> str:
     return "left(sha256(c.cell_id::VARCHAR || '/' || p.pair_id::VARCHAR), 32)::UUID"
 
 
-def near_tie(row: str, lane: str) -> str:
-    """Whether a row's first choice could be another in a forward of another shape, in the lane's dtype."""
-    bounds = " ".join(f"WHEN {literal(dtype)} THEN {bound!r}" for dtype, bound in AGREEMENT.items())
-    return f"{row}.margin <= CASE {lane}.dtype {bounds} END * abs({row}.pred_logit)"
+def near_tie(row: str, bound: str) -> str:
+    """Whether a row's first choice could be another in a forward of another shape, by its lane's bound."""
+    return f"{row}.margin <= {bound} * abs({row}.pred_logit)"
 
 
 def _null(value: str) -> str:

@@ -5,6 +5,7 @@ __all__ = ["FilesOf", "StudyTables", "study_tables"]
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,43 @@ import pyarrow as pa
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import finished_cells, mask
 from orchestrator.store import State
-from workers.vocabulary import Pair, locate, span_name
+from orchestrator.views.arrow import no_rows, numbers, texts
+from orchestrator.views.needs import EVERYTHING, Needs
+from workers.vocabulary import ESTIMATE, Pair, locate, span_name
 
 _TIERS = ("resumed", "hooked", "rerun", "unchanged", "estimated")
 """The ways in which the engine obtains rows, each a column of ``batches``."""
 
 
-_NOT_SCREENED = pa.table(
-    {
-        "cell": pa.array([], pa.uint32()),
-        "selected": pa.array([], pa.string()),
-        "weight": pa.array([], pa.float64()),
-    }
+_NOT_SCREENED = no_rows(
+    pa.schema([("cell", pa.uint32()), ("selected", pa.string()), ("weight", pa.float64())])
 )
+_LOCATED = pa.schema(
+    [
+        ("pair", pa.uint32()),
+        ("symbolic", pa.string()),
+        ("base_positions", pa.list_(pa.int32())),
+        ("source_positions", pa.list_(pa.int32())),
+    ]
+)
+_NO_TOKENS = no_rows(pa.schema([("lane", pa.uint16()), ("id", pa.int32()), ("token", pa.string())]))
+_NO_RUNS = no_rows(
+    pa.schema(
+        [
+            ("lane", pa.uint16()),
+            ("pair", pa.uint32()),
+            *((name, pa.string()) for name in ("run", "read")),
+            *((name, pa.float32()) for name in ("label_logit", "base_label_logit", "logsumexp")),
+            *((name, pa.int32()) for name in ("label_rank", "base_label_rank", "pred_id")),
+        ]
+    )
+)
+"""Where none is looked at: a join with no rows costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilesOf:
-    """Files with the same columns, by path."""
+    """Files with the same columns, by whole path."""
 
     first: list[str] = field(default_factory=list)
     """Those of jobs when they ran first."""
@@ -51,28 +71,68 @@ class StudyTables:
     """Each axis but the model → its column in ``points``."""
     given: Mapping[str, str]
     """Each column of the given pairs → its column in ``pairs``."""
+    study: str | None
+    """What the study is called; None where these are several studies, which their tables then name."""
+    shifts: Mapping[str, int] = field(default_factory=dict)
+    """What is added to the numbers of each file's cells and pairs, where these are several studies."""
 
 
-def study_tables(plan: Plan, state: State) -> StudyTables:
-    """The tables of one study, from its latest plan and its committed parts."""
+def study_tables(plan: Plan, state: State, root: Path, needs: Needs = EVERYTHING) -> StudyTables:
+    """The tables of one study, from its latest plan and its committed parts, as far as a query needs them.
+
+    Args:
+        plan: with the tables that are needed.
+        state: what the study holds.
+        root: its folder.
+        needs: what the query needs.
+    """
     made = dict(plan.tables)
-    made["cells"] = _with_counts(plan, state)
+    axes: dict[str, str] = {}
+    given: dict[str, str] = {}
     made["lanes"] = _lanes(plan)
-    made["points"], axes = _numbered(
-        made["points"].drop_columns(["model"]), ("point", "lane", "block"), "axis"
+    if needs.has("cells"):
+        made["cells"] = _with_counts(plan, state)
+    if "points" in made:
+        made["points"], axes = _numbered(
+            made["points"].drop_columns(["model"]), ("point", "lane", "block"), "axis"
+        )
+    if "pairs" in made:
+        places = numbers(np.arange(made["pairs"].num_rows, dtype=np.uint32))
+        made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", places), ("given",), "pair")
+    if needs.has("batches"):
+        made["batches"] = _batches(state)
+    if needs.sides:
+        made.setdefault("runs", _NO_RUNS)
+        made.setdefault("tokens", _NO_TOKENS)
+        made["located"] = _located(plan) if needs.places else no_rows(_LOCATED)
+    if needs.has("screening"):
+        made.setdefault("screening", _NOT_SCREENED)
+    return StudyTables(
+        tables=made,
+        files=_files(state, root, needs) if needs.rows else {},
+        several_labels="inputs" in made and _has_several(made["inputs"]),
+        axes=axes,
+        given=given,
+        study=root.name,
     )
-    numbers = pa.array(range(made["pairs"].num_rows), pa.uint32())
-    made["pairs"], given = _numbered(made["pairs"].add_column(0, "given", numbers), ("given",), "pair")
-    made["batches"] = _batches(state)
-    made["located"] = _located(plan)
-    made.setdefault("screening", _NOT_SCREENED)
+
+
+def _files(state: State, root: Path, needs: Needs) -> dict[tuple[str, ...], FilesOf]:
+    folder = root.resolve()
     files: dict[tuple[str, ...], FilesOf] = {}
     for file in state.files.values():
+        if ESTIMATE in file.families and not needs.estimates:
+            continue
         found = files.setdefault(file.families, FilesOf())
-        (found.retries if file.is_retry else found.first).append(file.path)
-    labels = made["inputs"]["label_ids"].combine_chunks()
-    several = bool(len(labels)) and bool((np.diff(labels.offsets.to_numpy()) > 1).any())
-    return StudyTables(tables=made, files=files, several_labels=several, axes=axes, given=given)
+        (found.retries if file.is_retry else found.first).append(str(folder / file.path))
+    return files
+
+
+def _has_several(inputs: pa.Table) -> bool:
+    if "label_ids" not in inputs.column_names:
+        return False
+    labels = inputs["label_ids"].combine_chunks()
+    return bool(len(labels)) and bool((np.diff(labels.offsets.to_numpy()) > 1).any())
 
 
 def _numbered(table: pa.Table, keys: Sequence[str], kind: str) -> tuple[pa.Table, dict[str, str]]:
@@ -93,10 +153,10 @@ def _lanes(plan: Plan) -> pa.Table:
     specs = [lane.spec for lane in plan.lanes.values()]
     return pa.table(
         {
-            "lane": pa.array(plan.lanes.keys(), pa.uint16()),
-            "model": pa.array([lane.model for lane in plan.lanes.values()], pa.string()),
-            "dtype": pa.array([spec.dtype for spec in specs], pa.string()),
-            "revision": pa.array([spec.revision for spec in specs], pa.string()),
+            "lane": numbers(np.array([*plan.lanes], np.uint16)),
+            "model": texts([lane.model for lane in plan.lanes.values()]),
+            "dtype": texts([spec.dtype for spec in specs]),
+            "revision": texts([spec.revision for spec in specs]),
         }
     )
 
@@ -166,16 +226,7 @@ def _located(plan: Plan) -> pa.Table:
         for number, pair in plan.pairs.items():
             found = {f"{side}_positions": _find(places[side], pair) for side in ("base", "source")}
             rows.append({"pair": number, "symbolic": text, **found})
-    positions = pa.list_(pa.int32())
-    schema = pa.schema(
-        [
-            ("pair", pa.uint32()),
-            ("symbolic", pa.string()),
-            ("base_positions", positions),
-            ("source_positions", positions),
-        ]
-    )
-    return pa.Table.from_pylist(rows, schema)
+    return pa.Table.from_pylist(rows, _LOCATED) if rows else no_rows(_LOCATED)
 
 
 def _find(places: Sequence[tuple[str, Sequence[int | str]]], pair: Pair) -> list[int] | None:

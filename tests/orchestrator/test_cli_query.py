@@ -15,7 +15,7 @@ from small_store import jobs, make_study
 
 from orchestrator.cli.query import query
 from orchestrator.views.sql import STUDY_VIEWS
-from workers.errors import QueryError, StoreError
+from workers.errors import OutOfTimeError, QueryError, StoreError
 
 NUM_RESULTS = len(list(jobs()))
 
@@ -54,6 +54,30 @@ def test_a_table_shows_some_rows_and_says_on_stderr_how_many_there_are(store: Pa
 def test_a_table_cannot_steer_the_terminal(store: Path) -> None:
     shown = run(store, "SELECT chr(27) || '[31mred' || chr(10) AS \"a\x1b[2J\"").stdout
     assert "\x1b" not in shown and len(shown.splitlines()) == 3
+
+
+def test_an_explain_is_shown_as_it_is_drawn(store: Path) -> None:
+    shown = run(store, "EXPLAIN SELECT 'a\x1b[31m' FROM pairs").stdout
+    assert len(shown.splitlines()) > 3 and "explain_value" not in shown and "\x1b" not in shown
+    (row,) = json.loads(run(store, "EXPLAIN SELECT 1", "--format", "json").stdout)
+    assert list(row) == ["explain_key", "explain_value"]
+
+
+def test_a_query_that_takes_too_long_is_one_line(store: Path) -> None:
+    endless = "SELECT count(*) FROM range(1000000000000) r(i) WHERE hash(i) = 0"
+    for arguments in ((endless, "--timeout", "0.2s"), ("FROM pairs", "--timeout", "0.000001s")):
+        error = run(store, *arguments).exception
+        assert isinstance(error, OutOfTimeError) and "\n" not in str(error)
+        assert "the query was stopped after" in str(error) and "--timeout" in str(error)
+    assert run(store, "SELECT 1", "--timeout", "9m").exit_code == 0
+
+
+def test_memory_and_time_are_written_with_units(store: Path) -> None:
+    assert run(store, "SELECT 1", "--memory", "1.5GiB").exit_code == 0
+    for given, why in (("much", "is no size of memory"), ("2MB", "cannot do with 2MB")):
+        error = run(store, "SELECT 1", "--memory", given).exception
+        assert isinstance(error, QueryError) and why in str(error)
+    assert "'soon' is no time" in run(store, "SELECT 1", "--timeout", "soon").stderr
 
 
 def test_csv_is_whole_and_exact_and_lists_are_json(store: Path, tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ def connection(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         "PIVOT results ON layer IN (0, 1) USING avg(iia) GROUP BY site",
         "FROM range(3), unnest([1])",
         "SELECT list_transform([1], lambda x: x + 1);",
+        "EXPLAIN SELECT count(*) FROM results",
+        "-- why\nexplain analyze FROM results;",
+        "EXPLAIN (ANALYZE, FORMAT json) WITH a AS (FROM results) SELECT max(layer) FROM a",
+        "/* why */ EXPLAIN DESCRIBE results",
     ],
 )
 def test_statements_that_only_read_are_answered(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -51,7 +55,11 @@ def test_statements_that_only_read_are_answered(connection: duckdb.DuckDBPyConne
         ("SET threads = 1", "SET is not allowed"),
         ("CREATE TABLE t AS SELECT 1", "CREATE is not allowed"),
         ("ATTACH 'x.db'", "ATTACH is not allowed"),
-        ("EXPLAIN ANALYZE SELECT 1", "EXPLAIN is not allowed"),
+        ("EXPLAIN CREATE TABLE t AS SELECT 1", "EXPLAIN is not allowed"),
+        ("EXPLAIN ANALYZE DELETE FROM _0_pairs", "EXPLAIN is not allowed"),
+        ("EXPLAIN (ANALYZE) SELECT 1; SELECT 2", "the SQL has 2 statements"),
+        ("EXPLAIN FROM read_text('/etc/hostname')", "the table function read_text is not allowed"),
+        ("EXPLAIN ANALYZE (WITH gone AS (DELETE FROM _0_pairs RETURNING *) FROM gone)", "DELETE is not"),
         ("PIVOT results ON layer USING avg(iia)", "PIVOT without IN (…) is not allowed"),
         ("SELECT 1; SELECT 2", "the SQL has 2 statements"),
         ("-- nothing", "the SQL has 0 statements"),
@@ -68,6 +76,9 @@ def test_other_statements_are_refused(connection: duckdb.DuckDBPyConnection, sql
     "sql",
     [
         "COPY (SELECT 1) TO '{file}'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{file}'",
+        "EXPLAIN ANALYZE WITH w AS (COPY (SELECT 1) TO '{file}') FROM w",
+        "EXPLAIN (FORMAT json, ANALYZE) /* a */ COPY (SELECT 1) TO '{file}'",
         "WITH w AS (COPY (SELECT 1) TO '{file}') FROM w",
         "SELECT * FROM (WITH w AS (COPY (SELECT 1) TO '{file}') FROM w)",
         "FROM json_execute_serialized_sql(json_serialize_sql("

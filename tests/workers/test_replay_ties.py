@@ -8,6 +8,7 @@ import torch
 from families import small
 from tiny import VOCAB, pairs, swap
 
+from orchestrator.views.sides import tie_bound
 from orchestrator.views.sql import near_tie
 from workers.engine.batch import HOOKED, RESUMED
 from workers.engine.engine import Batch, Engine
@@ -54,6 +55,6 @@ def marked(columns: dict[str, np.ndarray], dtype: str) -> np.ndarray:
     rows = pa.table({name: columns[name] for name in ("margin", "pred_logit")})
     with duckdb.connect() as connection:
         connection.register("rows", rows)
-        sql = f"SELECT {near_tie('r', 'l')} AS tie FROM rows r, (SELECT '{dtype}' AS dtype) l"
+        sql = f"SELECT {near_tie('r', tie_bound('l'))} AS tie FROM rows r, (SELECT '{dtype}' AS dtype) l"
         found: np.ndarray = connection.sql(sql).to_arrow_table()["tie"].to_numpy()
     return found

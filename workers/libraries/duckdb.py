@@ -1,27 +1,23 @@
-"""Names of DuckDB that may move: the tree of a query, settings that lock a connection, texts of errors.
-
-What a query may do is decided by its parsed tree. Where the tree is not of the form that is known here, a
-query is refused, never let through: kinds are listed that only read, and the trees of queries that write must
-show that they do.
-"""
+"""Names of DuckDB that may move: settings that lock and limit a connection, texts of errors; its trees are
+in `duckdb_trees`."""
 
 __all__ = [
     "PLACES",
-    "Parsed",
     "confine",
+    "file_value",
+    "is_interruption",
     "is_passed_on",
+    "limit",
     "lock",
-    "parsed",
     "pointer",
-    "statements",
     "unknown_column",
     "unknown_table",
 ]
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -31,130 +27,30 @@ from workers.libraries import Place
 
 Connection = duckdb.DuckDBPyConnection
 
-_QUERIES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE")
-_TABLES = (
-    *("BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "PIVOT"),
-    *("SHOW_REF", "COLUMN_DATA", "CTE", "DELIM_GET"),
-)
-_MODIFIERS = ("ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER")
-_ORDERS = ("ASCENDING", "DESCENDING", "ORDER_DEFAULT", "INVALID")
-_READING = frozenset((*_QUERIES, *_TABLES, *_MODIFIERS, *_ORDERS))
-"""Kinds of node that change nothing; all others but expressions, which have a class too, are refused."""
-_ENDS = ("_QUERY_NODE", "_NODE")
-
-_SPOKEN = {"MULTI": "PIVOT without IN (…)"}
-"""Kinds of statement that DuckDB calls otherwise than its users."""
-
 _UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" not found|does not have a column named "(.+?)"')
 _UNKNOWN_TABLE = re.compile(r"Table with name (.+?) does not exist")
 _POINTER = "LINE "
-
-_TRIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "WITH x AS (COPY (SELECT 1) TO 'a') SELECT 1": (("COPY",), ()),
-    "SELECT * FROM (SELECT 1) JOIN read_csv('a') ON true": ((), ("read_csv",)),
-    "WITH x AS (SELECT 1 AS n) SELECT n, (SELECT max(n) FROM range(2)) FROM x ORDER BY 1": ((), ("range",)),
-}
-"""Queries, with what must be found in the tree of each: what writes, and table functions."""
-
-# Queries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
-    """What the tree of one query shows."""
-
-    problem: str = ""
-    """DuckDB's words, where it has no tree of the query."""
-    writing: tuple[str, ...] = ()
-    """What in it does more than read, as its users call it: ``COPY``."""
-    functions: tuple[str, ...] = ()
-    """Table functions that it calls, in small letters."""
-
-
-def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
-    """Each statement of `sql`: what its kind is called, its text, and whether it is a SELECT.
-
-    Raises:
-        duckdb.Error: it cannot be parsed.
-        QueryError: this DuckDB does not say what kind a statement is of.
-    """
-    try:
-        kinds = duckdb.StatementType
-        found = connection.extract_statements(sql)
-        return [(_spoken(one.type.name), one.query, one.type == kinds.SELECT) for one in found]
-    except AttributeError as error:
-        raise _unread(f"it does not say the kinds of statements ({error})") from error
-
-
-def _spoken(kind: str) -> str:
-    return _SPOKEN.get(kind, kind)
-
-
-def parsed(connection: Connection, query: str) -> Parsed:
-    """What a SELECT does, by its tree.
-
-    Raises:
-        QueryError: this DuckDB gives no tree, or one in a form that is not known.
-    """
-    for one, (writing, functions) in _TRIES.items():
-        shown = _parsed(connection, one)
-        if (shown.writing, shown.functions) != (writing, functions):
-            raise _unread(f"of {one!r} it shows {shown}")
-    return _parsed(connection, query)
-
-
-def _parsed(connection: Connection, query: str) -> Parsed:
-    try:
-        answer = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
-        tree = json.loads(answer)
-        if tree["error"]:
-            return Parsed(problem=str(tree["error_message"]))
-        whole = [one["node"]["type"] for one in tree["statements"]]
-        nodes = list(_nodes(tree["statements"]))
-        functions = tuple(_function(node) for node in nodes if node["type"] == "TABLE_FUNCTION")
-    except duckdb.CatalogException as error:
-        raise _unread(str(error).splitlines()[0]) from error
-    except (LookupError, TypeError, ValueError) as error:
-        raise _unread(f"its tree lacks what was there ({type(error).__name__}: {error})") from error
-    kinds = [*whole, *(node["type"] for node in nodes)]
-    writing = [_said(kind) for kind in kinds if kind not in _READING and kind.endswith(_ENDS)]
-    if not whole or (unknown := [k for k in kinds if k not in _READING and not k.endswith(_ENDS)]):
-        raise _unread(f"a query has a part {unknown[0]!r}" if whole else "a query has no parts")
-    return Parsed(writing=tuple(dict.fromkeys(writing)), functions=functions)
-
-
-def _said(kind: str) -> str:
-    for end in _ENDS:
-        kind = kind.removesuffix(end)
-    return kind.replace("_", " ")
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Everything in a tree that has a kind, but for expressions."""
-    if isinstance(tree, dict):
-        if isinstance(tree.get("type"), str) and "class" not in tree:
-            yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for item in tree:
-            yield from _nodes(item)
-
-
-def _function(node: Mapping[str, Any]) -> str:
-    name = node["function"]["function_name"]
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a table function is called {name!r}")
-    return name.lower()
-
-
-def _unread(what: str) -> QueryError:
-    return QueryError(
-        f"no query is answered: whether DuckDB {duckdb.__version__} would only read cannot be told ({what});"
-        ' install one that swapyard knows: pip install "duckdb>=2.0,<2.1"'
-    )
-
+_INTERRUPTED = "INTERRUPT Error"
 
 # Connections
+
+
+def limit(connection: Connection, num_bytes: int, folder: str | None) -> None:
+    """Bound the memory of a connection; what does not fit goes to a `folder` of its own, if there is one.
+
+    Of a connection that is locked afterwards DuckDB lets queries reach that folder, too.
+
+    Raises:
+        QueryError: this DuckDB cannot be limited so.
+    """
+    try:
+        connection.execute("SET memory_limit = ?", [f"{num_bytes}B"])
+        connection.execute("SET temp_directory = ?", [folder or ""])
+    except duckdb.Error as error:
+        raise QueryError(
+            f"no query is answered: the memory of DuckDB {duckdb.__version__} cannot be limited"
+            f' ({str(error).splitlines()[0]}); install one whose can: pip install "duckdb>=2.0,<2.1"'
+        ) from error
 
 
 def lock(connection: Connection, folders: Sequence[str]) -> None:
@@ -204,6 +100,11 @@ def _unlocked(what: str) -> QueryError:
     )
 
 
+def file_value(values: Sequence[str]) -> str:
+    """SQL of the value, of one for each file of a ``read_parquet`` in order, of the file that a row is of."""
+    return f"[{', '.join(values)}][file_index::BIGINT + 1]"
+
+
 # Errors
 
 
@@ -230,23 +131,18 @@ def is_passed_on(error: OSError) -> bool:
     return error.errno is None
 
 
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is of a query that was interrupted."""
+    while error is not None:
+        if isinstance(error, duckdb.InterruptException):
+            return True
+        if isinstance(error, OSError) and is_passed_on(error) and _INTERRUPTED in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 # What is tried by `make versions`
-
-
-def _probe_tree() -> str | None:
-    shown = parsed(duckdb.connect(), "FROM range(3) LIMIT 1")
-    if shown != Parsed(functions=("range",)):
-        raise LookupError(f"a query that reads is shown as {shown}")
-    return None
-
-
-def _probe_kinds() -> str | None:
-    found = [kind for kind, _, _ in statements(duckdb.connect(), "SELECT 1; CREATE TABLE t (a INT)")]
-    if found != ["SELECT", "CREATE"]:
-        raise LookupError(f"kinds of statements are {found}")
-    pivot = "CREATE TABLE t (a INT, b INT); PIVOT t ON a USING sum(b)"
-    kinds = [kind for kind, _, _ in statements(duckdb.connect(), pivot)]
-    return None if _SPOKEN["MULTI"] in kinds else f"a PIVOT without IN is called {kinds[-1]}"
 
 
 def _probe_settings() -> str | None:
@@ -262,6 +158,41 @@ def _message(sql: str) -> str:
     except duckdb.Error as error:
         return str(error)
     raise LookupError(f"{sql!r} is no error")
+
+
+def _probe_limit() -> str | None:
+    connection = duckdb.connect()
+    limit(connection, 64 * 10**6, None)
+    try:
+        connection.execute("SELECT count(*) FROM (SELECT range, count(*) FROM range(10000000) GROUP BY 1)")
+    except duckdb.OutOfMemoryException:
+        return None
+    return "a query takes more memory than it may"
+
+
+def _probe_interruption() -> str | None:
+    connection = duckdb.connect()
+    relation = connection.sql("SELECT count(*) FROM range(1000000000000) t(a) WHERE hash(a) = 0")
+    timer = threading.Timer(0.05, connection.interrupt)
+    timer.start()
+    try:
+        relation.fetchall()
+    except duckdb.Error as error:
+        return None if is_interruption(error) else "a query that was interrupted looks like one that failed"
+    finally:
+        timer.join()
+    raise LookupError("a query cannot be interrupted")
+
+
+def _probe_file_index() -> str | None:
+    connection = duckdb.connect()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{number}.parquet" for number in range(2)]
+        for number, file in enumerate(files):
+            connection.execute(f"COPY (SELECT {number} AS n) TO '{file}' (FORMAT parquet)")
+        value = file_value(["10", "20"])
+        found = connection.execute(f"SELECT n, {value} FROM read_parquet(?) ORDER BY n", [files]).fetchall()
+    return None if found == [(0, 10), (1, 20)] else f"rows are told to be of other files: {found}"
 
 
 def _probe_texts() -> str | None:
@@ -292,30 +223,39 @@ _SEEN = "2.0.0 to 2.0.1"
 PLACES = (
     Place(
         library="duckdb",
-        name="json_serialize_sql, and the kinds in its tree",
-        used_for="refusing queries that do more than read",
-        seen_with=_SEEN,
-        without="no query is answered, and the message says why",
-        marks=("json_serialize_sql", "SELECT_NODE", '"function_name"', "SHOW_REF"),
-        probe=_probe_tree,
-    ),
-    Place(
-        library="duckdb",
-        name="extract_statements, StatementType and the names of its kinds",
-        used_for="refusing all but one SELECT",
-        seen_with=_SEEN,
-        without="no query is answered, and the message says why; a kind of another name is told by that name",
-        marks=("extract_statements", "StatementType", '"MULTI"'),
-        probe=_probe_kinds,
-    ),
-    Place(
-        library="duckdb",
         name="allowed_directories, enable_external_access, lock_configuration",
         used_for="a connection that reaches the studies' rows and nothing else",
         seen_with=_SEEN,
         without="no query is answered, and the message says why: whether they hold is tried each time",
         marks=("allowed_directories", "enable_external_access", "lock_configuration"),
         probe=_probe_settings,
+    ),
+    Place(
+        library="duckdb",
+        name="memory_limit, temp_directory",
+        used_for="a query that takes no more memory than it may",
+        seen_with=_SEEN,
+        without="no query is answered where they cannot be set; whether they hold is tried here alone",
+        marks=("memory_limit", "temp_directory"),
+        probe=_probe_limit,
+    ),
+    Place(
+        library="duckdb",
+        name="InterruptException, and its text where Arrow passes it on",
+        used_for="a query that takes no longer than it may",
+        seen_with=_SEEN,
+        without="a query ends in time, in words of DuckDB's",
+        marks=("InterruptException", "INTERRUPT Error"),
+        probe=_probe_interruption,
+    ),
+    Place(
+        library="duckdb",
+        name="file_index, which tells of which file a row is",
+        used_for="reading many studies as one",
+        seen_with=_SEEN,
+        without="studies are read one by one, which takes longer",
+        marks=("file_index",),
+        probe=_probe_file_index,
     ),
     Place(
         library="duckdb",

@@ -11,7 +11,7 @@ import pytest
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 from views import studied
 
-SQL, FITS, TABLES = (f"orchestrator/views/{name}.py" for name in ("sql", "fits", "tables"))
+SQL, SIDES, FITS, TABLES = (f"orchestrator/views/{name}.py" for name in ("sql", "sides", "fits", "tables"))
 
 
 def seen_in(view: str) -> str:
@@ -30,7 +30,7 @@ MUTANTS = {
         RESULTS,
     ),
     "the base run and the source run are taken for each other": Mutant(
-        SQL, "FILTER (run = '{run}')", "FILTER (run <> '{run}')", RESULTS
+        SIDES, "FILTER (run = '{run}')", "FILTER (run <> '{run}')", RESULTS
     ),
     "a difference of logits has the other sign": Mutant(
         SQL,
@@ -84,7 +84,7 @@ MUTANTS = {
     "what changed is told by the source's run": Mutant(
         SQL, "<> q.base_run_pred_id", "<> q.source_run_pred_id", RESULTS
     ),
-    "near ties are told as in float32": Mutant(SQL, "CASE {lane}.dtype", "CASE 'float32'", RESULTS),
+    "near ties are told as in float32": Mutant(SIDES, "CASE {lane}.dtype", "CASE 'float32'", RESULTS),
     "a job is called by its pair and then its cell": Mutant(
         SQL,
         "c.cell_id::VARCHAR || '/' || p.pair_id::VARCHAR",
@@ -135,8 +135,8 @@ MUTANTS = {
     ),
     "models have the dtype of another": Mutant(
         TABLES,
-        "pa.array([spec.dtype for spec in specs]",
-        "pa.array([spec.dtype for spec in reversed(specs)]",
+        "texts([spec.dtype for spec in specs]",
+        "texts([spec.dtype for spec in reversed(specs)]",
         RESULTS,
     ),
 }

@@ -10,9 +10,12 @@ import pytest
 
 from orchestrator.plots.data import _is_aggregate
 from orchestrator.query import check_sql, explained, run_query
+from orchestrator.views import connect
+from tests.orchestrator.small_store import make_study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
 from workers.libraries import duckdb as library
+from workers.libraries import duckdb_trees as trees
 
 pytestmark = pytest.mark.versions
 
@@ -89,6 +92,25 @@ def test_a_tree_of_another_form_lets_no_query_through(tree: Callable[[str], str]
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        renaming("STAR", "ASTERISK"),
+        renaming("BASE_TABLE", "TABLE"),
+        renaming("NATURAL", "COMMON"),
+        renaming("column_names", "names"),
+        renaming("function_name", "called"),
+        renaming("alias", "nick"),
+        lambda text: "null",
+    ],
+)
+def test_of_a_tree_of_another_form_everything_may_be_asked_for(tree: Callable[[str], str]) -> None:
+    connection: Any = Other(tree=tree)
+    assert trees.asked(connection, READS) is None
+    known = trees.asked(Other().real, READS)
+    assert known is not None and known.words is not None and "a" in known.words
+
+
 def test_a_duckdb_without_trees_lets_no_query_through() -> None:
     connection: Any = Other(statement=lambda sql: sql.replace("json_serialize_sql", "json_of_sql"))
     for sql in (READS, WRITES.format("a")):
@@ -104,7 +126,7 @@ def test_a_part_that_is_not_known_is_refused_in_an_otherwise_known_tree(
     check_sql(connection, READS)
     with pytest.raises(QueryError, match=r"NEW is not allowed|a query has a part 'SOMETHING_ELSE'"):
         check_sql(connection, "UNPIVOT t ON a INTO NAME n VALUE v")
-    monkeypatch.setattr(library, "_TRIES", {"SELECT 1": (("COPY",), ())})
+    monkeypatch.setattr(trees, "_TRIES", {"SELECT 1": (("COPY",), ())})
     assert outcome("duckdb", "json_serialize_sql").state == "error"
 
 
@@ -126,6 +148,45 @@ def test_a_connection_that_cannot_be_locked_answers_nothing(name: str) -> None:
     if name != "allowed_directories":  # without it less is reached
         with pytest.raises(QueryError, match=r"it reads other files|it can be opened again"):
             library.lock(idle, [])
+
+
+@without("duckdb", "memory_limit")
+@pytest.mark.parametrize("name", ["memory_limit", "temp_directory"])
+def test_a_connection_that_cannot_be_limited_answers_nothing(name: str) -> None:
+    gone: Any = Other(statement=lambda sql: sql.replace(name, f"{name}_gone"))
+    with pytest.raises(QueryError, match=rf"^no query is answered: the memory of DuckDB .*{name}_gone"):
+        library.limit(gone, 10**8, None)
+
+
+@without("duckdb", "InterruptException")
+def test_an_interruption_in_other_words_is_an_error_of_duckdbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duckdb, "InterruptException", ZeroDivisionError)
+    assert not library.is_interruption(duckdb.Error("INTERRUPT Error: Interrupted!"))
+    assert library.is_interruption(OSError("INTERRUPT Error: Interrupted!"))
+    assert "looks like one that failed" in outcome("duckdb", "InterruptException").told
+
+
+@without("duckdb", "how an EXPLAIN begins")
+def test_an_explain_that_begins_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Other().real
+    check_sql(connection, "EXPLAIN SELECT 1")
+    monkeypatch.setattr(trees, "_EXPLAIN", trees.re.compile("SHOW PLAN OF"))
+    with pytest.raises(QueryError, match="EXPLAIN is not allowed"):
+        check_sql(connection, "EXPLAIN SELECT 1")
+    assert outcome("duckdb", "how an EXPLAIN begins").state == "error"
+
+
+@without("duckdb", "file_index")
+def test_rows_whose_file_is_not_told_are_read_study_by_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [make_study(tmp_path / name) for name in ("a", "b")]
+    monkeypatch.setattr("orchestrator.views.sql.file_value", lambda values: "no_such_column")
+    with connect(roots) as connection:
+        found = run_query(connection, "SELECT study, count(*) FROM results GROUP BY ALL ORDER BY ALL")
+        assert found.fetchall() == [("a", 119), ("b", 119)]
+    monkeypatch.setattr(library, "file_value", lambda values: values[0])
+    assert outcome("duckdb", "file_index").told.startswith("rows are told to be of other files")
 
 
 @without("duckdb", "texts of errors")
