@@ -98,7 +98,8 @@ def export(study: str, output: Path | None, store: Path) -> None:
     (folder,) = study_folders(store, [study])
     path = Path(f"{folder.name}.zip") if output is None else output
     done = export_study(folder, path, say=lambda line: click.echo(line, err=True))
-    click.echo(f"{done.path}: {done.num_rows:,} rows, {done.size_bytes:,} bytes", err=True)
+    click.echo(f"{done.num_rows:,} rows, {done.size_bytes:,} bytes", err=True)
+    click.echo(str(done.path))
 
 
 @click.command("import")

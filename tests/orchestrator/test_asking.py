@@ -151,7 +151,7 @@ def test_plan_tables_that_a_query_does_not_need_are_not_opened(
 
     monkeypatch.setattr(StudyStore, "read_plan_file", noted)
     assert answer(roots[:1], COUNT) == [(119,)]
-    assert not {"runs.parquet", "tokens.parquet", "tiles.parquet"} & {*opened}
+    assert not {"runs.parquet", "tokens.parquet"} & {*opened}
     opened.clear()
     answer(roots[:1], "SELECT changed, pred_token FROM results")
     assert {"runs.parquet", "tokens.parquet"} <= {*opened}
