@@ -34,7 +34,7 @@ def ask(
         QueryError: see `connect` and `run_query`.
         StoreError: see `connect`.
     """
-    with duckdb.connect() as parser:
+    with duckdb.connect(config={"threads": 1}) as parser:
         check_sql(parser, sql)
     needs = needs_of(sql)
     for some in dict.fromkeys((needs, EVERYTHING)):

@@ -74,7 +74,7 @@ def refuse(command: str) -> None:
                 f"swapyard {command} needs {needed / _MB:,.0f} MB of address space here, and ulimit -v allows"
                 f" {limit / _MB:,.0f} MB; allow more, such as: ulimit -v {-(-needed // 1024)}"
             )
-    _refuse_threads(f"swapyard {command}", 4 + NEEDS[command].core_threads * _num_cores())
+    _refuse_threads(f"swapyard {command}", 10 + NEEDS[command].core_threads * _num_cores())
 
 
 def refuse_ray(num_cpus: int) -> None:

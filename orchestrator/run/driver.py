@@ -195,8 +195,8 @@ class _Run:
         if found:
             num_rows = sum(part.rows for part in found)
             self.progress.say(
-                f"{num_rows:,} rows in {len(found):,} parts are added, which a driver that was killed did not"
-                " commit"
+                f"{num_rows:,} rows in {len(found):,} part{'' if len(found) == 1 else 's'} are added, which a"
+                " driver that was killed did not commit"
             )
 
     def _retries(self, planned: Planned) -> list[TileWork]:

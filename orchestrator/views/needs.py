@@ -159,7 +159,8 @@ EVERYTHING = Needs(views=frozenset(STUDY_VIEWS), words=None, axes=True)
 
 def needs_of(sql: str) -> Needs:
     """What the query `sql` needs; everything where that cannot be told, or a name in it is none of a view."""
-    with duckdb.connect() as connection:
+    # Which parses alone, and so starts no threads.
+    with duckdb.connect(config={"threads": 1}) as connection:
         try:
             found = statements(connection, sql)
             if len(found) != 1:

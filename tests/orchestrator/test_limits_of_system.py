@@ -108,7 +108,7 @@ def as_somebody(command: str) -> "tuple[str, ...]":
     return ("setpriv", "--reuid", user, "--regid", user, "--clear-groups", *caps, "bash", "-c", command)
 
 
-@pytest.mark.parametrize(("limit", "is_enough"), [(3, False), (5 + 4 * len(os.sched_getaffinity(0)), True)])
+@pytest.mark.parametrize(("limit", "is_enough"), [(3, False), (11 + 4 * len(os.sched_getaffinity(0)), True)])
 def test_too_few_threads_are_told_with_what_is_needed(done: Path, limit: int, is_enough: bool) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as everybodys:
         store = Path(everybodys) / "runs"
