@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from orchestrator.plan.accord import misfits
 from orchestrator.plan.tables import Plan
@@ -162,6 +161,8 @@ def _cells_of(plan: Plan, tile: int, jobs: np.ndarray) -> Iterator[int]:
 
 def _cell_text(plan: Plan, cell: int) -> str:
     """A cell as written: model and block where the study has several, and each axis that it uses."""
+    import pyarrow.compute as pc
+
     grid, points = plan.tables["grid"], plan.tables["points"]
     rows = grid.filter(pc.equal(grid["cell"], cell)).slice(0, 1).to_pylist()
     if not rows:

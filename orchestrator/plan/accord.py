@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from orchestrator.plan.earlier import numbers_of
 from orchestrator.plan.tables import Plan
 from orchestrator.store import Manifest, State
 from workers.libraries.pyarrow import open_parquet, read_all
@@ -30,7 +29,7 @@ def misfits(plan: Plan, state: State) -> dict[str, str]:
 
 def misfit(plan: Plan, part: Manifest) -> str | None:
     """How a part does not fit the plan; None where it does."""
-    tile = plan.tiles.get(part.tile)
+    tile = plan.tile_sizes.get(part.tile)
     if tile is None:
         return f"there is no tile {part.tile}"
     if part.lane != str(tile.lane):
@@ -39,7 +38,7 @@ def misfit(plan: Plan, part: Manifest) -> str | None:
         return f"tile {part.tile} is not one of {'estimates' if ESTIMATE in part.families else 'jobs'}"
     if part.k_hi > tile.num_cells:
         return f"tile {part.tile} has {tile.num_cells:,} cells, and none up to {part.k_hi:,}"
-    num_pairs = len(tile.pairs)
+    num_pairs = tile.num_pairs
     if part.is_retry:
         first, last = part.k_lo * num_pairs, part.k_hi * num_pairs
         is_within = first <= part.jobs[0][0] and part.jobs[-1][1] <= last
@@ -68,6 +67,9 @@ def agree(first: Plan, second: Plan) -> bool:
 
     Of two copies of a study that were planned anew, each gave the same numbers to other things.
     """
+    # Which loads all that planning needs, where no query does.
+    from orchestrator.plan.earlier import numbers_of
+
     lanes = [plan.head["lane_numbers"].items() for plan in (first, second)]
     if not lanes[0] <= lanes[1]:
         return False

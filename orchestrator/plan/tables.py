@@ -20,10 +20,12 @@ __all__ = ["OPTIONAL_TABLES", "Lane", "Plan", "Tile", "decode_plan", "encode_pla
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +85,16 @@ class Lane:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote."""
         return cls(**{**data, "spec": ModelSpec.model_validate(data["spec"])})
+
+
+class TileSize(NamedTuple):
+    """How large a tile is, and whose."""
+
+    lane: int
+    num_cells: int
+    num_pairs: int
+    estimates: bool
+    """Whether its jobs are estimated, and not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,28 @@ class Plan:
                 estimates=row.get("estimates", False),
             )
             for row in self.tables["tiles"].to_pylist()
+        }
+
+    @cached_property
+    def tile_sizes(self) -> dict[int, TileSize]:
+        """What commits say of parts is held against, by tile.
+
+        Made of plain lists: numpy's arrays of Arrow's would load pandas, 50 MB, into every query.
+        """
+        num_cells = Counter(self.tables["cellsets"]["cellset"].to_pylist())
+        tiles = self.tables["tiles"]
+        estimates = (
+            tiles["estimates"].to_pylist() if "estimates" in tiles.column_names else [False] * tiles.num_rows
+        )
+        columns = (tiles[name].to_pylist() for name in ("tile", "lane", "cellset"))
+        num_pairs = [
+            end - begin
+            for chunk in tiles["pairs"].chunks
+            for begin, end in pairwise(chunk.offsets.to_pylist())
+        ]
+        return {
+            tile: TileSize(lane, num_cells[cellset], pairs, bool(is_estimate))
+            for tile, lane, cellset, pairs, is_estimate in zip(*columns, num_pairs, estimates, strict=True)
         }
 
     @cached_property

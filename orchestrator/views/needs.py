@@ -2,7 +2,7 @@
 
 __all__ = ["EVERYTHING", "STUDY_VIEWS", "Needs", "needs_of"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -78,6 +78,15 @@ class Needs:
     @property
     def plan_tables(self) -> dict[str, Callable[[str], bool]]:
         """The tables of a plan that are read, and whether a column of each is."""
+        return {**(_CHECKED if self.files else {}), **self._of_views}
+
+    @property
+    def checked_only(self) -> frozenset[str]:
+        """Those of which no view is made: what commits say of files of rows is held against them."""
+        return frozenset(self.plan_tables) - frozenset(self._of_views)
+
+    @property
+    def _of_views(self) -> dict[str, Callable[[str], bool]]:
         found: dict[str, Callable[[str], bool]] = {}
         if self.sides or self.has("inputs", "cells", "runs"):
             found["inputs"] = self._reads_input
@@ -88,9 +97,6 @@ class Needs:
         for view, names in _ALSO.items():
             if self.has(view):
                 found |= dict.fromkeys(names, _every)
-        if self.files:
-            # What commits say of files of rows is held against them.
-            found |= dict.fromkeys(("cellsets", "tiles"), _every)
         if self.clean_runs:
             found["runs"] = _every
         if self.tokens:
@@ -152,6 +158,13 @@ class Needs:
 
 def _every(column: str) -> bool:
     return True
+
+
+_CHECKED: Mapping[str, Callable[[str], bool]] = {
+    "cellsets": lambda column: column == "cellset",
+    "tiles": lambda column: column in ("tile", "lane", "cellset", "pairs", "estimates"),
+}
+"""What sizes of tiles are made of."""
 
 
 EVERYTHING = Needs(views=frozenset(STUDY_VIEWS), words=None, axes=True)
