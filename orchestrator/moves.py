@@ -67,7 +67,7 @@ def target_of(store: Path, name: str) -> Path:
         )
     folder = store / name
     if folder.exists() or folder.is_symlink():
-        raise StoreError(f"{folder} is there already; choose another name, or remove it: swapyard rm {name}")
+        raise StoreError(f"{folder} is there already; choose another name")
     return folder
 
 

@@ -123,7 +123,12 @@ def _places(study: str, name: str | None, store: Path, to: Path | None) -> tuple
     if name is None and to is None:
         raise click.UsageError("say where to: a NAME, or another store with --to")
     (folder,) = study_folders(store, [study])
-    return folder, target_of(store if to is None else to, folder.name if name is None else name)
+    place, called = store if to is None else to, folder.name if name is None else name
+    if (place / called).resolve() == folder.resolve():
+        raise click.UsageError(
+            f"{folder} is there already, and called so; give another NAME, or another --to"
+        )
+    return folder, target_of(place, called)
 
 
 def _own(is_renewed: bool) -> str:

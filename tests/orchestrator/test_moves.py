@@ -150,6 +150,7 @@ def test_mv_keeps_and_cp_renews(place: Path, do: Command) -> None:
     assert "is there already" in do("cp", "b", "c", code=1)
     assert "cannot be the name of a study" in do("mv", "b", "../b", code=1)
     assert "say where to" in do("mv", "b", code=2)
+    assert "and called so" in do("mv", "b", "b", code=2)
     assert "there are b, c" in do("mv", "spayn", "x", code=1)
 
 
