@@ -280,7 +280,8 @@ class Round:
         with self._history.held(), harming(self._folder.parent):
             self._folder.rename(elsewhere)
             code = self._end_of(self._run)
-            is_told = "is gone, moved or removed" in self._run.said.read_text("utf-8", "replace")
+            said = self._run.said.read_text("utf-8", "replace")
+            is_told = "is gone, moved or removed" in said or "no such file or directory" in said
             if code not in (0, 1) or (code == 1 and not is_told):
                 self._complain(f"a run whose folder was moved ended with code {code}: {self._run.last_line}")
             if self._folder.exists():
