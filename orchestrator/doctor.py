@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import platform
-import shlex
 import shutil
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ from orchestrator.store import CommitLog, Manifest, State, StoredFile, StudyStor
 from orchestrator.store.adopt import check_rows
 from orchestrator.store.notes import examined
 from orchestrator.store.plans import damaged_plan_files
-from orchestrator.store.storage import LocalStorage
+from orchestrator.store.storage import LocalStorage, named
 from orchestrator.store.sweep import is_kept, leftovers, plans_of
 from orchestrator.store.verify import fault_of
 from workers.errors import StoreError, SwapyardError
@@ -226,7 +225,7 @@ def _files(store: StudyStore, log: CommitLog, plan: Plan | None, advance: Advanc
             continue
         num_damaged += 1
         if num_damaged <= MOST_NAMED:
-            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY} {_named(store.root)}")
+            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY} {named(store.root)}")
     if num_damaged > MOST_NAMED:
         yield Finding("problem", f"{num_damaged - MOST_NAMED:,} more files of rows are missing or damaged")
     if not num_damaged:
@@ -262,11 +261,6 @@ def _fault(
     return None if why is None else f"does not fit the plan: {why}"
 
 
-def _named(folder: Path) -> str:
-    """The study, as commands name it."""
-    return shlex.join([folder.name, "--store", str(folder.parent)])
-
-
 def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
     """What the next run clears, or a run at work when it sweeps; and what only its user may."""
     storage = LocalStorage(folder)
@@ -286,7 +280,7 @@ def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
             "warning",
             f"{len(kept):,} files of rows ({size_bytes / 1e6:,.1f} MB) can be read, and no commit names"
             " them: the next run adds what a killed driver left; of the rest, swapyard doctor --clear"
-            f" {_named(folder)} lists and removes it",
+            f" {named(folder)} lists and removes it",
         )
     if not files:
         if not kept:

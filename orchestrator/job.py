@@ -19,11 +19,12 @@ import numpy as np
 
 from orchestrator.lines import plain
 from orchestrator.logs import SlicePlace, find_logs, slices_of
-from orchestrator.lost import named, remedy_for
+from orchestrator.lost import remedy_for
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.store import Manifest, State, StudyStore
 from orchestrator.store.commit import Commit
+from orchestrator.store.storage import named
 from orchestrator.store.verify import fault_of
 from workers.errors import QueryError, StoreError
 from workers.vocabulary import families_in

@@ -1,8 +1,7 @@
 """Rows of a study that are lost with their files: how many, of which cells, and what to do about it."""
 
-__all__ = ["Lost", "TellLost", "find_lost", "named", "readable", "remedy_for"]
+__all__ = ["Lost", "TellLost", "find_lost", "readable", "remedy_for"]
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from orchestrator.plan.accord import misfits
 from orchestrator.plan.tables import Plan
 from orchestrator.store import Manifest, State
+from orchestrator.store.storage import named
 from orchestrator.store.verify import Damage, damaged_files
 from workers.errors import StoreError
 
@@ -61,11 +61,6 @@ class Lost:
 
 TellLost = Callable[[Lost], None]
 """Is told what an answer lacks."""
-
-
-def named(root: Path) -> str:
-    """The study in the folder `root`, as commands name it."""
-    return shlex.join([root.name, "--store", str(root.parent)])
 
 
 def remedy_for(root: Path) -> str:

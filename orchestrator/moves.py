@@ -34,7 +34,7 @@ from orchestrator.store.adopt import part_names
 from orchestrator.store.disk import Disk
 from orchestrator.store.identity import fresh_identity, write_identity
 from orchestrator.store.lock import Holder, StudyLock
-from orchestrator.store.storage import LocalStorage, explained
+from orchestrator.store.storage import LocalStorage, explained, named
 from orchestrator.store.verify import damaged_files
 from studies.spec import is_study_name
 from workers.errors import StoreError
@@ -178,7 +178,7 @@ def fill(folder: Path, made: Path, state: State) -> None:
         except FileNotFoundError:
             # A checkpoint of a training that went on; what must be there is looked for below.
             copied.unlink(missing_ok=True)
-    check_study(made, state.seq)
+    check_study(made, state.seq, of=folder)
 
 
 def contents(folder: Path, state: State) -> Iterator[str]:
@@ -196,8 +196,8 @@ def contents(folder: Path, state: State) -> Iterator[str]:
                 yield name
 
 
-def check_study(folder: Path, seq: int | None = None) -> State:
-    """Look at every bit of a study's log and files of rows; what it holds.
+def check_study(folder: Path, seq: int | None = None, *, of: Path | None = None) -> State:
+    """Look at every bit of a study's log and files of rows; what it holds. `of` is what it was copied from.
 
     Raises:
         StoreError: it is damaged, or has another number of commits than `seq`.
@@ -206,9 +206,12 @@ def check_study(folder: Path, seq: int | None = None) -> State:
     if seq is not None and state.seq != seq:
         raise StoreError(f"only {state.seq:,} of {seq:,} commits could be copied; try again")
     if damaged := damaged_files(folder, state):
+        path, why = damaged[0].path, damaged[0].why
+        if of is None:
+            raise StoreError(f"{path} {why}; nothing was made of it: take another copy")
         raise StoreError(
-            f"{folder / damaged[0].path} {damaged[0].why}; nothing was made of it: restore it, or repair the"
-            " study first: swapyard doctor --repair STUDY"
+            f"{of / path} {why}; nothing was made of it: restore it, or repair the study first: swapyard"
+            f" doctor --repair {named(of)}"
         )
     return state
 

@@ -2,7 +2,6 @@
 
 __all__ = ["Outcome", "run_study"]
 
-import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from orchestrator.run.stopping import Reason, Stop, listening
 from orchestrator.run.training_stage import TrainingStage
 from orchestrator.run.work import TileWork, open_work
 from orchestrator.store import Driver, StudyStore
+from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
 from studies import Study
 from workers.errors import RunError, StoreError
@@ -167,7 +167,7 @@ class _Run:
             self.progress.say(swept.problem)
         if swept.num_kept and not self.has_told:
             self.has_told = True
-            study = shlex.join([self.store.root.name, "--store", str(self.store.root.parent)])
+            study = named(self.store.root)
             self.progress.say(
                 f"{swept.num_kept:,} files of rows that no commit names are left alone: swapyard doctor"
                 f" --repair {study} adds what belongs to the study, and --clear lists and removes them"

@@ -5,11 +5,10 @@ __all__ = ["check_format", "is_study", "make_format", "refuse_without_format"]
 import hashlib
 import json
 import re
-import shlex
 from pathlib import Path
 
 from orchestrator.store.adopt import part_names
-from orchestrator.store.storage import Storage
+from orchestrator.store.storage import Storage, named
 from workers.errors import StoreError
 
 _FORMAT_NAME = "format.json"
@@ -105,7 +104,7 @@ def make_format(storage: Storage, root: Path, *, mend: bool = False) -> bool:
 
 
 def _without_format(root: Path, why: str = "is missing") -> StoreError:
-    study = shlex.join([root.name, "--store", str(root.parent)])
+    study = named(root)
     return StoreError(
         f"the study in {root} is damaged: {_FORMAT_NAME} {why}; restore it from a copy, or make it again"
         f" with: swapyard doctor --repair {study}"

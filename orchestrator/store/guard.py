@@ -2,7 +2,6 @@
 
 __all__ = ["lost_log", "refuse_lost_log", "telling_names"]
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from orchestrator.store.adopt import epoch_of, part_names
 from orchestrator.store.notes import read_tail
 from orchestrator.store.plans import INDEX, index_seq
 from orchestrator.store.state import State
-from orchestrator.store.storage import Storage
+from orchestrator.store.storage import Storage, named
 from workers.errors import StoreError
 
 
@@ -22,7 +21,7 @@ def refuse_lost_log(storage: Storage, state: State, root: Path, names: Sequence[
     """
     why = lost_log(storage, state, names)
     if why is not None:
-        study = shlex.join([root.name, "--store", str(root.parent)])
+        study = named(root)
         raise StoreError(
             f"part of the log of the study in {root} is lost: {why}. Nothing was changed; restore commits/"
             f" from a copy, or rebuild the log from the parts with: swapyard doctor --repair {study}"

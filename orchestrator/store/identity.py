@@ -6,6 +6,7 @@ identity and a name in ``identity.json``; its log and its files of rows go on na
 
 __all__ = ["Identity", "fresh_identity", "read_identity", "write_identity"]
 
+import contextlib
 import uuid
 from pathlib import Path
 from typing import Annotated
@@ -47,11 +48,9 @@ def read_identity(storage: Storage, root: Path) -> Identity | None:
     if data is None:
         return None
     content = unchecked(data) if is_checked(data) else None
-    try:
-        if content is not None:
+    if content is not None:
+        with contextlib.suppress(ValidationError):
             return _IDENTITY.validate_json(content)
-    except ValidationError:
-        pass
     raise StoreError(
         f"{root / _NAME} is damaged; restore it from a copy, or remove it: the study then counts as the one"
         " that it was copied from"

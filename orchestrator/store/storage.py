@@ -4,11 +4,12 @@ Names are relative, with ``/`` between their parts. A part never starts with a d
 the storage itself (temporary files, the lock) and are never listed.
 """
 
-__all__ = ["LocalStorage", "Storage", "check_name", "explained", "make_inside"]
+__all__ = ["LocalStorage", "Storage", "check_name", "explained", "make_inside", "named"]
 
 import contextlib
 import errno
 import os
+import shlex
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,6 +298,11 @@ def make_inside(root: Path, folder: Path) -> None:
     for above in reversed((folder, *folder.parents)):
         if above.is_relative_to(root) and above != root:
             above.mkdir(exist_ok=True)
+
+
+def named(root: Path) -> str:
+    """The study in the folder `root`, as commands name it, for a shell."""
+    return shlex.join([root.name, "--store", str(root.parent)])
 
 
 @contextlib.contextmanager
