@@ -95,6 +95,7 @@ def pictures(results: sy.Results) -> set[str]:
     return {Path(path).stem for path in draw_study(results.outcome.root)}
 
 
+@pytest.mark.night
 def test_a_network_is_trained_to_hold_a_sum_of_two_digits(tmp_path: Path) -> None:
     results = small("digit-sum", WHOLE, tmp_path)
     found = accuracies(results)
@@ -105,6 +106,7 @@ def test_a_network_is_trained_to_hold_a_sum_of_two_digits(tmp_path: Path) -> Non
     assert pictures(results) == {"alignment", "curves", "bars"}
 
 
+@pytest.mark.night
 def test_an_output_that_reads_one_node_holds_a_part_of_the_graph(tmp_path: Path) -> None:
     results = small("digit-sum-part", PART, tmp_path)
     found = accuracies(results, "read")

@@ -217,6 +217,7 @@ def test_ctrl_c_drains_a_kill_loses_nothing_and_the_printed_command_completes(
     assert last.startswith(f"long: {NUM_JOBS:,} jobs done, {NUM_JOBS - kept:,} of them in these")
 
 
+@pytest.mark.night
 def test_a_closed_terminal_drains(world: World, tmp_path: Path) -> None:
     forget_speed(world.cache)
     with Terminal(world.command(tmp_path), world.folder, world.cache) as terminal:

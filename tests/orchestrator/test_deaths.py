@@ -118,6 +118,7 @@ KILLED_BY_ONE = (
 )
 
 
+@pytest.mark.night
 def test_a_job_that_kills_every_worker_becomes_the_only_failure(world: World, tmp_path: Path) -> None:
     poisoned = world.poisoned(tmp_path, KILLED_BY_ONE)
     done = swapyard(*world.command(tmp_path), cwd=world.folder, cache=world.cache, env=poisoned)
@@ -208,7 +209,13 @@ def test_a_worker_that_hangs_is_replaced(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
-@pytest.mark.parametrize("server", ["raylet", pytest.param("gcs_server", marks=pytest.mark.versions)])
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param("raylet", marks=pytest.mark.night),
+        pytest.param("gcs_server", marks=pytest.mark.versions),
+    ],
+)
 def test_a_ray_of_our_own_that_loses_a_process_is_started_again(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"], server: str
 ) -> None:
@@ -220,7 +227,7 @@ def test_a_ray_of_our_own_that_loses_a_process_is_started_again(
     assert_same_rows(rows(tmp_path, "long"), world.expected)
 
 
-@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("server", [pytest.param("raylet", marks=pytest.mark.night), "gcs_server"])
 def test_a_ray_that_somebody_stopped_does_not_hold_up_the_end(
     world: World, tmp_path: Path, in_the_middle: Callable[..., "psutil.Popen"], server: str
 ) -> None:

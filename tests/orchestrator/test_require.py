@@ -111,6 +111,7 @@ def test_what_cannot_be_required_is_refused_with_its_line(tmp_path: Path) -> Non
         sy.load_study(str(path))
 
 
+@pytest.mark.night
 def test_under_ray_every_worker_is_asked_and_none_gets_a_job(tmp_path: Path) -> None:
     path = zoo_study(tmp_path)
     workers = min(2, len(os.sched_getaffinity(0)))

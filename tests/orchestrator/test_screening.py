@@ -103,7 +103,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
 @pytest.mark.parametrize(
     "fault",
     [
-        "worker.written=kill@1",
+        pytest.param("worker.written=kill@1", marks=pytest.mark.night),
         pytest.param("driver.commit.after=kill@1", marks=pytest.mark.night),
         pytest.param("commit.plan.before=kill@2", marks=pytest.mark.night),
         "commit.plan.after=kill@2",

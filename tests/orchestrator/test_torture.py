@@ -236,11 +236,11 @@ def test_a_seed_always_draws_the_same_blows_and_all_kinds() -> None:
 
 @pytest.mark.timeout(900)
 def test_a_few_kills_of_a_small_study_cost_nothing() -> None:
-    command = [sys.executable, "-m", "tests.torture", "--kills", "3", "--seed", "49", "--jobs", "2000"]
+    command = [sys.executable, "-m", "tests.torture", "--kills", "1", "--seed", "49", "--jobs", "2000"]
     done = subprocess.run(
         [*command, "--executor", "inline", "--no-wait"], cwd=ROOT, capture_output=True, text=True
     )
-    assert re.fullmatch(r"3 kills, [1-3] landed in work, 0 rows lost, 0 doubled, 0 wrong\n", done.stdout), (
+    assert re.fullmatch(r"1 kills, [01] landed in work, 0 rows lost, 0 doubled, 0 wrong\n", done.stdout), (
         done.stderr
     )
     assert done.returncode == 0, done.stderr
