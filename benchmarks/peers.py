@@ -44,8 +44,9 @@ from benchmarks.setting import (
 )
 from orchestrator.machine import num_cores
 from workers.engine.engine import Engine
+from workers.metrics import METRIC_FAMILIES
 from workers.model.loading import LoadedModel
-from workers.vocabulary import METRIC_FAMILIES, Pair
+from workers.vocabulary import Pair
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("pyvene", "nnsight", "transformer_lens", "hooks")

@@ -27,7 +27,7 @@ from orchestrator.store.commit import Commit
 from orchestrator.store.storage import named
 from orchestrator.store.verify import fault_of
 from workers.errors import QueryError, StoreError
-from workers.vocabulary import families_in
+from workers.metrics import families_in
 
 MOST_JOBS = 5
 """How many jobs are named where the beginning of an ID fits several."""

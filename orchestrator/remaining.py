@@ -9,7 +9,7 @@ import numpy as np
 from orchestrator.plan.ranges import mask
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import State
-from workers.vocabulary import ESTIMATE, families_in
+from workers.metrics import ESTIMATE, families_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,22 +2,18 @@
 
 __all__ = ["PAIR_COLUMNS", "RESERVED", "RESULT_COLUMNS"]
 
+from workers.metrics import DERIVED, OBSERVED, RUN_VALUES
+
 PAIR_COLUMNS = ("base", "source", "base_label", "source_label", "label")
 """The columns of a pair that ``results`` always has, NULL where a study does not give them."""
 
 RESULT_COLUMNS = (
     *("study", "cell_id", "pair_id", "job_id", "model", "dtype", "revision", "block"),
     *("base_position", "base_positions", "source_positions", "base_tokens"),
-    *("label_id", "label_logit", "label_logprob", "label_rank"),
-    *("base_label_id", "base_label_logit", "base_label_logprob", "base_label_rank"),
-    *("pred_id", "pred_token", "pred_logprob", "margin", "near_tie", "kl_base", "kl_source"),
-    *("tv_base", "generated"),
-    *(
-        f"{run}_run_{value}"
-        for run in ("base", "source")
-        for value in ("label_logit", "base_label_logit", "logit_diff", "prob", "base_prob", "pred_id")
-    ),
-    *("iia", "flip", "changed", "logit_diff", "prob", "base_prob", "estimate", "tier"),
+    *(metric.name for metric in OBSERVED),
+    *(f"{run}_run_{value}" for run in ("base", "source") for value in RUN_VALUES),
+    *(metric.name for metric in DERIVED),
+    *("estimate", "tier"),
 )
 """The columns of ``results`` besides axes and those of a pair."""
 

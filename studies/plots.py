@@ -2,7 +2,6 @@
 
 __all__ = [
     "KINDS",
-    "METRICS",
     "OF_TRAININGS",
     "VIEWS",
     "Contains",
@@ -20,7 +19,7 @@ from pydantic import Field, PlainValidator, model_validator
 from studies.base import Spec
 from studies.fields import Column, check_count, checked, one_of, required
 from studies.problems import Problem, ProblemsError, refuse
-from workers.vocabulary import LABELS, METRIC_FAMILIES
+from workers.metrics import DIVERGENCES, LABELS, LOGITS, MEASURABLE, METRIC_FAMILIES
 
 VIEWS = (
     *("results", "scores", "cells", "screening", "pairs", "inputs", "runs", "fits", "curves", "batches"),
@@ -33,30 +32,6 @@ OF_TRAININGS = ("curves", "alignment")
 
 KINDS = ("heatmap", "bars", *OF_TRAININGS)
 """The kinds of plots."""
-
-METRICS = (
-    "iia",
-    "flip",
-    "changed",
-    "prob",
-    "base_prob",
-    "logit",
-    "logprob",
-    "rank",
-    "logit_diff",
-    "pred",
-    "kl_base",
-    "kl_source",
-    "tv_base",
-    "generated",
-)
-"""What a study may measure by name."""
-
-_FAMILIES: dict[Any, str] = {
-    **dict.fromkeys(("flip", "logit", "logit_diff"), LABELS),
-    **dict.fromkeys(("kl_base", "kl_source", "tv_base"), "kl"),
-}
-"""The families of metrics; all others are of ``logits``."""
 
 
 def _columns(value: Any) -> str | tuple[str, ...]:
@@ -127,7 +102,7 @@ def check_metric(value: Any) -> "Contains | str":
         return value
     if isinstance(value, dict) and list(value) == ["contains"] and isinstance(value["contains"], str):
         return Contains(contains=value["contains"])
-    return str(one_of((*METRICS, "{contains: TEXT}"))(value))
+    return str(one_of((*MEASURABLE, "{contains: TEXT}"))(value))
 
 
 Metric = Annotated[Contains | str, PlainValidator(check_metric)]
@@ -141,9 +116,9 @@ def metric_families(
     A screened study needs what the labels get, to compare it with the estimates.
     """
     if metrics is None:
-        return ("logits", "kl")
-    wanted = {_FAMILIES.get(metric, "logits") for metric in metrics}
-    if is_screened and "logits" not in wanted:
+        return (LOGITS, DIVERGENCES)
+    wanted = {MEASURABLE.get(str(metric), LOGITS) for metric in metrics}
+    if is_screened and LOGITS not in wanted:
         wanted.add(LABELS)
-    unneeded = {LABELS} if "logits" in wanted else set()
+    unneeded = {LABELS} if LOGITS in wanted else set()
     return tuple(family for family in METRIC_FAMILIES if family in wanted - unneeded)

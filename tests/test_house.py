@@ -23,7 +23,10 @@ MAY_IMPORT = {
 }
 VOCABULARY = [
     f"workers.{name}"
-    for name in ("boxes", "capability", "causal", "errors", "facts", "libraries", "sites", "vocabulary")
+    for name in (
+        *("boxes", "capability", "causal", "errors", "facts", "libraries", "metrics", "sites"),
+        "vocabulary",
+    )
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
 HEAVY = {"torch", "transformers", "ray"}

@@ -5,9 +5,6 @@ index or the name of a span. A worker needs nothing else than a model, cells and
 """
 
 __all__ = [
-    "ESTIMATE",
-    "LABELS",
-    "METRIC_FAMILIES",
     "OPERATIONS",
     "Cell",
     "CleanRun",
@@ -20,7 +17,6 @@ __all__ = [
     "Region",
     "Unit",
     "Vectors",
-    "families_in",
     "is_function",
     "is_pooled",
     "locate",
@@ -33,7 +29,7 @@ import base64
 import hashlib
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,16 +38,6 @@ from workers.modelspec import ModelSpec
 
 OPERATIONS = ("vanilla", "add", "subtract")
 """``vanilla`` replaces the base's value, ``add`` and ``subtract`` change it by the other value."""
-
-ESTIMATE = "estimate"
-"""The metric family of what is estimated, without running the job."""
-
-LABELS = "labels"
-"""The metric family of the logits of the label tokens, which ``logits`` has as well."""
-
-METRIC_FAMILIES = (LABELS, "logits", "kl", ESTIMATE)
-"""Metrics that are computed together: what the label tokens get, alone and among all others, divergences of
-distributions, estimates."""
 
 Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
@@ -311,12 +297,6 @@ def span_name(reference: str) -> str:
     match = _SPAN.fullmatch(reference)
     assert match is not None, reference
     return match["name"]
-
-
-def families_in(families: Iterable[str]) -> frozenset[str]:
-    """These metric families, and those that they hold as well."""
-    found = frozenset(families)
-    return found | {LABELS} if "logits" in found else found
 
 
 def is_function(operation: str) -> bool:

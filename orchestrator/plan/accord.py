@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.plan.tables import Plan
 from orchestrator.store import Manifest, State
 from workers.libraries.pyarrow import open_parquet, read_all
-from workers.vocabulary import ESTIMATE
+from workers.metrics import ESTIMATE
 
 
 def misfits(plan: Plan, state: State) -> dict[str, str]:

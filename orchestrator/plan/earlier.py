@@ -15,7 +15,8 @@ from orchestrator.plan.prepare import Input, Prepared
 from orchestrator.plan.ranges import Ranges
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.store import IntervalSet, State
-from workers.vocabulary import METRIC_FAMILIES, Prompt
+from workers.metrics import METRIC_FAMILIES
+from workers.vocabulary import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all
-from workers.vocabulary import ESTIMATE, Cell, ModelSpec, Pair, Prompt, Vectors
+from workers.metrics import ESTIMATE
+from workers.vocabulary import Cell, ModelSpec, Pair, Prompt, Vectors
 
 PLAN_FORMAT = 2
 """Of the tables. In format 1 a cell cost all tokens of the longest base: the next run plans once more."""

@@ -10,20 +10,14 @@ import duckdb
 from orchestrator.plots.data import Axis, Facet, Grid, Key
 from orchestrator.query import explained, run_query
 from studies.plots import Plot
+from workers.metrics import DERIVED, OBSERVED
 
 _WORDS = {
     "base_position": "position in the base prompt",
+    **{metric.name: metric.title for metric in (*OBSERVED, *DERIVED) if metric.title is not None},
     "base_run_logit_diff": "logit difference of the base run",
-    "changed": "share of changed predictions",
-    "flip": "share of pairs where label beats base label",
-    "iia": "interchange accuracy",
-    "kl_base": "KL(base ‖ intervened)",
-    "kl_source": "KL(source ‖ intervened)",
-    "tv_base": "total variation from the base run",
     "layer": "layer",
-    "logit_diff": "logit difference (label − base label)",
     "logit_diff - base_run_logit_diff": "change of the logit difference",
-    "prob": "probability",
     "recovered": "share of the effect recovered",
     "token": "token",
 }

@@ -14,7 +14,7 @@ from orchestrator.plan.tables import Plan, Tile
 from orchestrator.run.work import TileWork
 from orchestrator.store import Manifest, State, StoredFile, StudyStore
 from workers.errors import RunError, nearest
-from workers.vocabulary import families_in
+from workers.metrics import families_in
 
 
 class _Failures(NamedTuple):

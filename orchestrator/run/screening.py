@@ -12,7 +12,7 @@ from orchestrator.plan.screening import Chosen, choose
 from orchestrator.plan.tables import Plan
 from orchestrator.store import State, StudyStore
 from studies import Study
-from workers.vocabulary import ESTIMATE
+from workers.metrics import ESTIMATE
 
 
 def select(plan: Plan, state: State, store: StudyStore, study: Study) -> dict[int, Chosen]:

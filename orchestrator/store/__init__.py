@@ -3,7 +3,6 @@
 __all__ = [
     "ADDED_COLUMNS",
     "COLLECTED",
-    "METRIC_COLUMNS",
     "MOST_FILES",
     "UNWRITTEN",
     "CommitLog",
@@ -38,7 +37,6 @@ from orchestrator.store.notes import UNWRITTEN
 from orchestrator.store.parts import (
     ADDED_COLUMNS,
     COLLECTED,
-    METRIC_COLUMNS,
     decode_part,
     encode_part,
     part_columns,

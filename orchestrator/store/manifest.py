@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from workers.vocabulary import METRIC_FAMILIES
+from workers.metrics import METRIC_FAMILIES
 
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A lane's or a plan file's name: one part of a path, and never ``.`` or ``..``."""

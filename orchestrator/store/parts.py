@@ -8,7 +8,6 @@ element in a masked array; NaN stays NaN.
 __all__ = [
     "ADDED_COLUMNS",
     "COLLECTED",
-    "METRIC_COLUMNS",
     "REMEDY",
     "concatenated",
     "decode_part",
@@ -24,30 +23,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.store.manifest import Manifest, StoredFile
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all, write_checked
-from workers.vocabulary import ESTIMATE, LABELS, METRIC_FAMILIES
+from workers.metrics import METRIC_FAMILIES, RAW, raw_metrics
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-METRIC_COLUMNS: Mapping[str, Mapping[str, str]] = {
-    LABELS: {"label_logit": "float32", "base_label_logit": "float32"},
-    "logits": {
-        "label_logit": "float32",
-        "base_label_logit": "float32",
-        "logsumexp": "float32",
-        "pred_logit": "float32",
-        "margin": "float32",
-        "label_rank": "int32",
-        "base_label_rank": "int32",
-        "pred_id": "int32",
-    },
-    "kl": {"kl_base": "float32", "kl_source": "float32", "tv_base": "float32"},
-    ESTIMATE: {"estimate": "float32"},
-}
-"""The columns of each metric family, and their Arrow types."""
-
-ADDED_COLUMNS = frozenset({"tv_base"})
+ADDED_COLUMNS = frozenset(raw.name for raw in RAW if raw.may_lack)
 """Columns that files of earlier versions lack: read as NULL there."""
 
 COLLECTED = "collected"
@@ -60,7 +42,7 @@ _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt"
 _NEVER_NULL = ("cell", "pair", "attempt")
 _ROWS_A_GROUP = 131_072
 """Of a file's rows so many lie together: a reader skips groups of other cells, and reads several at once."""
-_DICTIONARY = ("cell", "pair", "error", "attempt", "tier", "label_rank", "base_label_rank", "pred_id")
+_DICTIONARY = ("cell", "pair", "error", "attempt", "tier", *(raw.name for raw in RAW if raw.dtype == "int32"))
 
 
 def part_columns(families: Iterable[str]) -> dict[str, str]:
@@ -69,11 +51,7 @@ def part_columns(families: Iterable[str]) -> dict[str, str]:
     unknown = wanted - set(METRIC_FAMILIES)
     if unknown or not wanted:
         raise ValueError(f"a part has some of the metric families {METRIC_FAMILIES}, not {sorted(wanted)}")
-    columns = dict(_ROW_COLUMNS)
-    for family in METRIC_FAMILIES:
-        if family in wanted:
-            columns.update(METRIC_COLUMNS[family])
-    return columns
+    return _ROW_COLUMNS | {name: raw.dtype for name, raw in raw_metrics(wanted).items()}
 
 
 def encode_part(

@@ -11,7 +11,7 @@ from orchestrator.store.commit import Commit, PlanRef, Snapshot
 from orchestrator.store.done import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
-from workers.vocabulary import METRIC_FAMILIES, families_in
+from workers.metrics import METRIC_FAMILIES, families_in
 
 
 class State:

@@ -33,8 +33,9 @@ from orchestrator.views.sides import one_position
 from orchestrator.views.sql import axis_columns, pair_column, said_by_pairs
 from orchestrator.views.tables import StudyTables
 from studies.blocks import AXES
-from studies.columns import PAIR_COLUMNS, RESULT_COLUMNS
+from studies.columns import PAIR_COLUMNS
 from studies.fitted import RANK
+from workers.metrics import DERIVED, OBSERVED, RUN_VALUES
 
 
 class Kind(StrEnum):
@@ -59,20 +60,12 @@ def _columns(*kinds: tuple[Kind, str]) -> Mapping[str, Kind]:
 _KINDS = _columns(
     (Kind.AXIS, "study model dtype revision block base_position role collected_unit collected_token"),
     (Kind.IDENTITY, "cell_id pair_id job_id fit training artifact units spec"),
+    (Kind.METRIC, " ".join(metric.name for metric in (*OBSERVED, *DERIVED))),
+    (Kind.METRIC, " ".join(f"{run}_run_{value}" for run in ("base", "source") for value in RUN_VALUES)),
     (Kind.LABEL, " ".join(PAIR_COLUMNS)),
     (Kind.LABEL, "base_positions source_positions base_tokens label_id base_label_id token"),
     (Kind.LABEL, "tokens spans label_ids base_label_ids kept reason"),
-    (
-        Kind.METRIC,
-        " ".join(
-            name
-            for name in RESULT_COLUMNS
-            if name.startswith(("base_run_", "source_run_", "kl_", "tv_", "pred_"))
-            or name.endswith(("_logit", "_logprob", "_rank"))
-        ),
-    ),
-    (Kind.METRIC, "iia flip changed logit_diff prob base_prob estimate margin near_tie generated"),
-    (Kind.METRIC, "logit logprob rank logsumexp pred_logit collected"),
+    (Kind.METRIC, "estimate logit logprob rank logsumexp pred_logit collected"),
     (Kind.METRIC, "weight estimated_effect estimated_change exact_effect exact_change"),
     (Kind.METRIC, "loss held_out_iia value error"),
     (Kind.PROVENANCE, "tier tier_reason capability selected num_estimates num_exact num_jobs num_done"),

@@ -14,7 +14,6 @@ __all__ = [
 
 from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.store import METRIC_COLUMNS
 from orchestrator.views.names import literal, public_names, quoted
 from orchestrator.views.needs import STUDY_VIEWS, Needs
 from orchestrator.views.sides import one_position, sides
@@ -22,7 +21,16 @@ from orchestrator.views.tables import FilesOf, StudyTables
 from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS, RESERVED
 from workers.libraries.duckdb import file_value
-from workers.vocabulary import ESTIMATE, LABELS
+from workers.metrics import (
+    DERIVED,
+    ESTIMATE,
+    LABELS,
+    METRIC_FAMILIES,
+    OBSERVED,
+    RUN_VALUES,
+    Metric,
+    raw_metrics,
+)
 
 _ROW = ("error", "attempt", "tier", "collected")
 """The columns of rows besides their names and metrics."""
@@ -35,8 +43,7 @@ def facts(prefix: str, made: StudyTables, lacking: Mapping[str, frozenset[str]])
     `lacking` says of each path which columns of its families it has not.
     """
     files = {families: found for families, found in made.files.items() if ESTIMATE not in families}
-    metrics = (names for family, names in METRIC_COLUMNS.items() if family != ESTIMATE)
-    every = dict.fromkeys((*_ROW, *(c for names in metrics for c in names)))
+    every = (*_ROW, *raw_metrics({*METRIC_FAMILIES} - {ESTIMATE}))
     if not files:
         columns = ", ".join(f"NULL::{_type(name)} AS {name}" for name in every)
         return (
@@ -44,7 +51,7 @@ def facts(prefix: str, made: StudyTables, lacking: Mapping[str, frozenset[str]])
             f" SELECT 0::UINTEGER AS cell, 0::UINTEGER AS pair, {columns} WHERE false"
         )
     scans = " UNION ALL BY NAME ".join(_scan(made, found, lacking) for found in files.values())
-    present = {c for families in files for f in families for c in METRIC_COLUMNS[f]}
+    present = {name for families in files for name in raw_metrics(families)}
     columns = ", ".join(
         name if name in present or name in _ROW else f"NULL::{_type(name)} AS {name}" for name in every
     )
@@ -59,7 +66,7 @@ def facts(prefix: str, made: StudyTables, lacking: Mapping[str, frozenset[str]])
 
 def _merged(name: str, present: Collection[str]) -> str:
     """A metric of a job whose families lie in several files. What two families have is of the larger one."""
-    if name in METRIC_COLUMNS[LABELS] and "logsumexp" in present:
+    if name in raw_metrics([LABELS]) and "logsumexp" in present:
         return f"max_by({name}, logsumexp IS NOT NULL)"
     return f"any_value({name})"
 
@@ -256,7 +263,6 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
 
     Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``, and two of ours.
     """
-    label_hit = "list_contains(p.label_ids, r.pred_id)" if made.several_labels else "r.pred_id = p.label_id"
     run_values = ", ".join(_run_columns(run) for run in ("base", "source"))
     located = made.tables["located"].num_rows > 0
     base, source = (
@@ -272,23 +278,7 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
         SELECT {study}, c.cell_id, p.pair_id, {_job_id()} AS job_id, {_model("c")}, c.block{_sides(made)},
             {one_position(base) if located else "c.base_position"} AS base_position,
             {base} AS base_positions, {source} AS source_positions, p.base_tokens,
-            p.label_id, {_null("r.label_logit")} AS label_logit,
-            {_null("r.label_logit")} - r.logsumexp AS label_logprob, nullif(r.label_rank, -1) AS label_rank,
-            p.base_label_id, {_null("r.base_label_logit")} AS base_label_logit,
-            {_null("r.base_label_logit")} - r.logsumexp AS base_label_logprob,
-            nullif(r.base_label_rank, -1) AS base_label_rank,
-            r.pred_id, t.token AS pred_token, r.pred_logit - r.logsumexp AS pred_logprob, r.margin,
-            {near_tie("r", "c.tie_bound")} AS near_tie,
-            {_null("r.kl_base")} AS kl_base, {_null("r.kl_source")} AS kl_source,
-            {_null("r.tv_base")} AS tv_base, NULL::VARCHAR AS generated,
-            {run_values},
-            CASE WHEN p.label_id IS NOT NULL THEN ({label_hit})::DOUBLE END AS iia,
-            CASE WHEN NOT p.has_one_label
-                 THEN ({_null("r.label_logit")} > {_null("r.base_label_logit")})::DOUBLE END AS flip,
-            (r.pred_id <> q.base_run_pred_id)::DOUBLE AS changed,
-            ({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE AS logit_diff,
-            exp(({_null("r.label_logit")} - r.logsumexp)::DOUBLE) AS prob,
-            exp(({_null("r.base_label_logit")} - r.logsumexp)::DOUBLE) AS base_prob,
+            {_metrics(OBSERVED, made)}, {run_values}, {_metrics(DERIVED, made)},
             {"e.estimate" if is_screened else "NULL::FLOAT AS estimate"}, r.tier, r.collected AS _collected,
             p.number AS _pair_number
         FROM {prefix}facts r
@@ -299,6 +289,18 @@ def results(prefix: str, study: str, made: StudyTables) -> str:
         {join}
         {estimated}
         WHERE r.error IS NULL"""
+
+
+def _metrics(metrics: Sequence[Metric], made: StudyTables) -> str:
+    """Columns of the wide view that say how a job came out."""
+    hit = "list_contains(p.label_ids, r.pred_id)" if made.several_labels else "r.pred_id = p.label_id"
+    filled = {
+        "label": _null("r.label_logit"),
+        "base_label": _null("r.base_label_logit"),
+        "is_label": hit,
+        "near_tie": near_tie("r", "c.tie_bound"),
+    }
+    return ", ".join(f"{metric.sql.format(**filled)} AS {metric.name}" for metric in metrics)
 
 
 def said_by_pairs(made: StudyTables) -> list[str]:
@@ -349,12 +351,10 @@ def _label_tokens(made: StudyTables) -> dict[str, str]:
 
 
 def _run_columns(run: str) -> str:
-    label, base = (f"q.{run}_run_{role}_logit" for role in ("label", "base_label"))
-    return f"""{_null(label)} AS {run}_run_label_logit, {_null(base)} AS {run}_run_base_label_logit,
-        ({_null(label)} - {_null(base)})::DOUBLE AS {run}_run_logit_diff,
-        exp(({_null(label)} - q.{run}_run_logsumexp)::DOUBLE) AS {run}_run_prob,
-        exp(({_null(base)} - q.{run}_run_logsumexp)::DOUBLE) AS {run}_run_base_prob,
-        q.{run}_run_pred_id"""
+    """The same of the unintervened run of the base, or of the source."""
+    raw = {name: f"q.{run}_run_{name}" for name in ("logsumexp", "pred_id")}
+    logits = {role: _null(f"q.{run}_run_{role}_logit") for role in ("label", "base_label")}
+    return ", ".join(f"{sql.format(**raw, **logits)} AS {run}_run_{name}" for name, sql in RUN_VALUES.items())
 
 
 def _job_id() -> str:
@@ -378,4 +378,4 @@ def _type(column: str) -> str:
         return "STRUCT(unit UTINYINT, token INTEGER, vector FLOAT[])[]"
     if column == "attempt":
         return "UTINYINT"
-    return "INTEGER" if column.endswith(("_id", "_rank")) else "FLOAT"
+    return {"int32": "INTEGER", "float32": "FLOAT"}[raw_metrics(METRIC_FAMILIES)[column].dtype]

@@ -16,7 +16,8 @@ from orchestrator.remaining import finished_cells, mask
 from orchestrator.store import State
 from orchestrator.views.arrow import no_rows, numbers, texts
 from orchestrator.views.needs import EVERYTHING, Needs
-from workers.vocabulary import ESTIMATE, Pair, locate, span_name
+from workers.metrics import ESTIMATE
+from workers.vocabulary import Pair, locate, span_name
 
 _TIERS = ("resumed", "hooked", "rerun", "unchanged", "estimated")
 """The ways in which the engine obtains rows, each a column of ``batches``."""

@@ -11,7 +11,6 @@ from small_store import make_study
 
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.store import (
-    METRIC_COLUMNS,
     UNWRITTEN,
     Driver,
     Manifest,
@@ -21,6 +20,7 @@ from orchestrator.store import (
     part_columns,
 )
 from orchestrator.views import connect
+from workers.metrics import raw_metrics
 
 BOTH = ("logits", "kl")
 SHOWN = {"logits": "label_logit", "kl": "kl_base"}
@@ -159,7 +159,7 @@ class History:
         for job in jobs:
             error = failing.get(job)
             cell, pair = self._names(tile, job)
-            values = {name: self._value() for family in families for name in METRIC_COLUMNS[family]}
+            values = {name: self._value() for name in raw_metrics(families)}
             done = self.model.setdefault((tile, job), {})
             done.update({family: error or values[SHOWN[family]] for family in families})
             yield {

@@ -13,7 +13,8 @@ from tiny import LAYERS, pairs, swap, tiny
 from torch import Tensor
 
 from workers.engine.engine import Batch, Engine, Outcome
-from workers.vocabulary import LABELS, Cell, Pair
+from workers.metrics import LABELS
+from workers.vocabulary import Cell, Pair
 
 LABEL_IDS = (((3,), (9, 4)), ((8, 0), ()), ((), (2,)), ((5, 7, 60), (1,)))
 """Of each pair its label and its base label."""

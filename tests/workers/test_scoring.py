@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workers.engine.scoring import (
-    FLOAT_COLUMNS,
-    INT_COLUMNS,
     NO_ID,
     Labels,
     divergence,
@@ -20,6 +18,7 @@ from workers.engine.scoring import (
     score,
     variation,
 )
+from workers.metrics import raw_metrics
 
 VOCAB = 7
 CPU = torch.device("cpu")
@@ -156,7 +155,7 @@ def test_many_rows_are_scored_in_blocks_that_do_not_show() -> None:
 def test_empty_columns_are_those_that_scoring_fills() -> None:
     labels = Labels.of([[1]], CPU)
     columns = score(torch.randn(1, VOCAB), labels, labels)
-    assert columns.keys() == {*FLOAT_COLUMNS["logits"], *INT_COLUMNS["logits"]}
+    assert columns.keys() == raw_metrics(["logits"]).keys()
     empty = empty_columns(("logits", "kl"), 2)
     assert empty.keys() == columns.keys() | {"kl_base", "kl_source", "tv_base"}
     for name, column in columns.items():

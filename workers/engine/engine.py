@@ -20,8 +20,9 @@ from workers.engine.clean import clean_runs
 from workers.engine.pacing import Pacer
 from workers.engine.rounds import Bench, Round
 from workers.errors import RunError
+from workers.metrics import ESTIMATE
 from workers.model.loading import LoadedModel
-from workers.vocabulary import ESTIMATE, Cell, CleanRun
+from workers.vocabulary import Cell, CleanRun
 
 _START_TOKENS = {"cpu": 1024}
 _START_TOKENS_ELSEWHERE = 16384

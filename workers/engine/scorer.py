@@ -14,7 +14,8 @@ from workers.change.jobs import Job
 from workers.engine.batch import Batch
 from workers.engine.captures import Captures
 from workers.engine.scoring import NO_ID, Labels, divergence, score, score_labels, variation
-from workers.vocabulary import LABELS, Prompt
+from workers.metrics import LABELS
+from workers.vocabulary import Prompt
 
 NON_FINITE = ("NonFinite", "the logits at the read position hold NaN or infinity")
 """Type and text of the error of a row that cannot be scored."""

@@ -4,11 +4,8 @@ Shapes: R rows, V vocabulary, L most label ids of any row, D distinct reference 
 """
 
 __all__ = [
-    "FLOAT_COLUMNS",
-    "INT_COLUMNS",
     "NO_ID",
     "Labels",
-    "columns_of",
     "divergence",
     "empty_columns",
     "score",
@@ -25,35 +22,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.vocabulary import LABELS
+from workers.metrics import raw_metrics
 
 NO_ID = -1
 """What an integer column holds where there is no value; a float column holds NaN."""
-
-FLOAT_COLUMNS = {
-    LABELS: ("label_logit", "base_label_logit"),
-    "logits": ("label_logit", "base_label_logit", "logsumexp", "pred_logit", "margin"),
-    "kl": ("kl_base", "kl_source", "tv_base"),
-    "estimate": ("estimate",),
-}
-INT_COLUMNS: dict[str, tuple[str, ...]] = {"logits": ("label_rank", "base_label_rank", "pred_id")}
 
 _CPU_BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 24
 """Rows are scored in blocks of about this many logits: on a CPU what its cache holds (twice as fast as
 all at once), elsewhere what stays small beside the model."""
 
 
-def columns_of(families: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The float columns and the integer columns of these metric families."""
-    floats = tuple(dict.fromkeys(name for family in families for name in FLOAT_COLUMNS[family]))
-    return floats, tuple(name for family in families for name in INT_COLUMNS.get(family, ()))
-
-
 def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, NDArray[Any]]:
-    """A float32 or int32 array for each metric, all without a value."""
-    floats, ints = columns_of(families)
-    empty: dict[str, NDArray[Any]] = {name: np.full(num_rows, np.nan, np.float32) for name in floats}
-    return empty | {name: np.full(num_rows, NO_ID, np.int32) for name in ints}
+    """An array for each raw metric of these families, all without a value."""
+    return {
+        name: np.full(num_rows, np.nan if raw.dtype == "float32" else NO_ID, raw.dtype)
+        for name, raw in raw_metrics(families).items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

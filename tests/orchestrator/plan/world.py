@@ -16,7 +16,8 @@ from orchestrator.store import Manifest, State
 from orchestrator.store.commit import Commit
 from orchestrator.store.lock import Holder
 from studies import Study, load_study
-from workers.vocabulary import METRIC_FAMILIES, CleanRun, ModelSpec
+from workers.metrics import METRIC_FAMILIES
+from workers.vocabulary import CleanRun, ModelSpec
 
 CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
 """What the tiny model's tokeniser has words for."""

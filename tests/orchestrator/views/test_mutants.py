@@ -12,6 +12,7 @@ from tests.mutants import TORCH, Mutant, Nursery, nursery
 from views import studied
 
 SQL, SIDES, FITS, TABLES = (f"orchestrator/views/{name}.py" for name in ("sql", "sides", "fits", "tables"))
+METRICS = "workers/metrics.py"
 
 
 def seen_in(view: str) -> str:
@@ -24,18 +25,15 @@ RESULTS, SCORES, RUNS, SCREENING, OF_FITS = map(seen_in, ("results", "scores", "
 
 MUTANTS = {
     "a run's label and base label are taken for each other": Mutant(
-        SQL,
-        '_run_{role}_logit" for role in ("label", "base_label"))\n    return f"""{_null(label)} AS {run}',
-        '_run_{role}_logit" for role in ("base_label", "label"))\n    return f"""{_null(label)} AS {run}',
-        RESULTS,
+        METRICS, '"label_logit": "{label}"', '"label_logit": "{base_label}"', RESULTS
     ),
     "the base run and the source run are taken for each other": Mutant(
         SIDES, "FILTER (run = '{run}')", "FILTER (run <> '{run}')", RESULTS
     ),
     "a difference of logits has the other sign": Mutant(
-        SQL,
-        '({_null("r.label_logit")} - {_null("r.base_label_logit")})::DOUBLE',
-        '({_null("r.base_label_logit")} - {_null("r.label_logit")})::DOUBLE',
+        METRICS,
+        'sql="({label} - {base_label})::DOUBLE"',
+        'sql="({base_label} - {label})::DOUBLE"',
         RESULTS,
     ),
     "clean runs are those of another model": Mutant(
@@ -66,7 +64,7 @@ MUTANTS = {
         SQL, "(SELECT DISTINCT lane, pair, pair_id FROM", "(SELECT lane, pair, pair_id FROM", RUNS
     ),
     "a logit is taken for its log probability": Mutant(
-        SQL, 'exp(({_null("r.label_logit")} - r.logsumexp)', 'exp(({_null("r.label_logit")})', RESULTS
+        METRICS, "exp(({label} - r.logsumexp)", "exp(({label})", RESULTS
     ),
     "where there is no label there is a number": Mutant(
         SQL, "nullif({value}, 'NaN'::FLOAT)", "nullif({value}, 0::FLOAT)", RUNS
@@ -75,14 +73,14 @@ MUTANTS = {
         SQL, "list_contains(p.label_ids, r.pred_id)", "r.pred_id = p.label_id", RESULTS
     ),
     "the base label beats the label": Mutant(
-        SQL, '({_null("r.label_logit")} > {_null("r', '({_null("r.label_logit")} < {_null("r', RESULTS
+        METRICS, "{label} > {base_label}", "{label} < {base_label}", RESULTS
     ),
     "a flip counts where both labels are the same words": Mutant(
-        SQL, "WHEN NOT p.has_one_label", "WHEN p.has_one_label IS NOT NULL", RESULTS
+        METRICS, "WHEN NOT p.has_one_label", "WHEN p.has_one_label IS NOT NULL", RESULTS
     ),
-    "what did not change changed": Mutant(SQL, "r.pred_id <> q.base", "r.pred_id = q.base", RESULTS),
+    "what did not change changed": Mutant(METRICS, "r.pred_id <> q.base", "r.pred_id = q.base", RESULTS),
     "what changed is told by the source's run": Mutant(
-        SQL, "<> q.base_run_pred_id", "<> q.source_run_pred_id", RESULTS
+        METRICS, "<> q.base_run_pred_id", "<> q.source_run_pred_id", RESULTS
     ),
     "near ties are told as in float32": Mutant(SIDES, "CASE {lane}.dtype", "CASE 'float32'", RESULTS),
     "a job is called by its pair and then its cell": Mutant(
