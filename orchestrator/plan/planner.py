@@ -17,6 +17,7 @@ from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.modules import known_modules
+from orchestrator.plan.places import placed
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.screening import Chosen
@@ -56,9 +57,10 @@ class Planner:
             NotYetError: the study needs what this version cannot do.
             StudyError: it trains, or names, what cannot be.
         """
-        check_supported(study)
         self._say = say
-        self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
+        with placed(study):
+            check_supported(study)
+            self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
         self._known_words: dict[str, Words] = {}
@@ -70,7 +72,8 @@ class Planner:
         Raises:
             ModelError: a model cannot be found.
         """
-        return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
+        with placed(self._written):
+            return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
 
     @property
     def trained_paths(self) -> list[str]:
@@ -85,7 +88,8 @@ class Planner:
         Raises:
             StudyError: they cannot be read or made.
         """
-        return read_given(self.study, self.trainings.reads)
+        with placed(self._written):
+            return read_given(self.study, self.trainings.reads)
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +128,17 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
+        with placed(self._written):
+            return self._drafted(scorer, earlier, state, trained, selection)
+
+    def _drafted(
+        self,
+        scorer: Scorer,
+        earlier: Plan | None,
+        state: State | None,
+        trained: Collection[str],
+        selection: Mapping[int, Chosen] | None,
+    ) -> Draft:
         before = earlier_of(earlier, state)
         lanes = self._lanes(before)
         try:
