@@ -7,17 +7,20 @@ lists them; messages name the one that was met.
 __all__ = [
     "MOST_AXIS_VALUES",
     "MOST_CELLS",
+    "MOST_COUNTED",
     "MOST_DEPTH",
     "MOST_DIGITS",
     "MOST_NUMBERS",
     "MOST_PAIRS",
     "MOST_PROMPT_CHARACTERS",
     "MOST_SEED",
+    "MOST_SOURCES",
     "MOST_TEXT_BYTES",
     "MOST_TRAININGS",
     "MOST_VALUES",
     "MOST_WRITTEN",
     "check_candidates",
+    "check_prompts",
     "product_text",
 ]
 
@@ -29,7 +32,7 @@ from workers.errors import StudyError
 
 MOST_TEXT_BYTES = 64_000_000
 """Of a study file."""
-MOST_VALUES = 1_000_000
+MOST_VALUES = 500_000
 """Values of a study file, what aliases repeat counted each time: they say exponentially much in little text."""
 MOST_DEPTH = 32
 """Mappings and lists in one another."""
@@ -45,6 +48,10 @@ MOST_TRAININGS = 10_000
 """Trainings of one name, one for each combination of its axes; and fits of one name at one place."""
 MOST_PAIRS = 10_000_000
 """Pairs that a task makes: ``num_pairs``, ``num_train``, ``num_test``."""
+MOST_COUNTED = 1_000_000_000
+"""Whatever else is counted: ranks, steps, epochs, the size of a batch."""
+MOST_SOURCES = 100
+"""Of a pair that is made."""
 MOST_NUMBERS = 1_000_000_000
 """Numbers in the vectors of all pairs that are drawn."""
 MOST_PROMPT_CHARACTERS = 1_000_000
@@ -82,10 +89,6 @@ def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any
         raise StudyError(
             f"task {name}: shape {list(width)}: {product_text(sizes)} numbers; at most {MOST_NUMBERS:,} are made"
         )
-
-
-MOST_SOURCES = 100
-"""Of a pair that is made."""
 
 
 def check_prompts(row: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

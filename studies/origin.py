@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from studies.yaml import Path, Text
+from studies.yaml import UNNAMED, Path, Text
 
 _ELSEWHERE = ("pairs",)
 """Keys of a study whose lines are not kept: they may be many, and pairs are told by their numbers."""
@@ -55,12 +55,15 @@ class Origin:
         return None if self.text is None or not self.text.marks else self.text.at(path)
 
     def place_of(self, said: str, keys: Mapping[str, str]) -> str | None:
-        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself.
+        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself, and of a text
+        that is no file: who wrote it in Python has it before them.
 
         Errors of planning begin with what they are about, as the study writes it: a block's name, ``fits.das``,
         ``screen``, and then the key. `keys` are singular keys with their plurals.
         """
         if self.text is None or not self.text.marks or said.startswith(f"{self.text.name}:"):
+            return None
+        if self.text.name == UNNAMED:
             return None
         path = self.path_of(said, keys)
         return self.text.at(path or self._mentioned(said))

@@ -4,7 +4,7 @@ The common loader reads YAML 1.1, where ``5e-3`` is text, ``on`` a boolean and `
 Here scalars follow the core schema of YAML 1.2, a repeated key is an error, and only plain data comes out.
 """
 
-__all__ = ["Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_yaml", "read_yaml", "too_large"]
+__all__ = ["UNNAMED", "Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_yaml", "read_yaml", "too_large"]
 
 import math
 import re
@@ -18,6 +18,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from studies import bounds
 from workers.errors import StudyError
 from workers.libraries.yaml import dumper, events, loader, where
+
+UNNAMED = "<text>"
+"""What errors call a text that is no file."""
 
 Mark = tuple[int, int]
 """Line and column, both from 1."""
@@ -69,7 +72,7 @@ class Text:
         return f"{self.name}:{line}"
 
 
-def read_yaml(text: str, name: str = "<text>") -> Text:
+def read_yaml(text: str, name: str = UNNAMED) -> Text:
     """The one document of `text`.
 
     Raises:
@@ -81,7 +84,7 @@ def read_yaml(text: str, name: str = "<text>") -> Text:
     return documents[0]
 
 
-def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
+def read_all_yaml(text: str, name: str = UNNAMED) -> Iterator[Text]:
     """Every document of `text`, in order. Raises as `read_yaml` does."""
     try:
         _refuse_too_much(text, name)
