@@ -4,7 +4,7 @@ One home for all of them: of blocks, fits, and plots. A condition says which pai
 to mean the same whenever it is asked.
 """
 
-__all__ = ["condition_problem", "meets_nothing"]
+__all__ = ["condition_problem", "listed", "meets_nothing"]
 
 from collections.abc import Sequence
 
@@ -17,6 +17,8 @@ from workers.libraries.duckdb_expressions import WITHOUT_BRACKETS, Expression, e
 _ALLOWED = "a condition is an expression of one row that always gives the same answer"
 MOST_VALUES = 12
 """Values of a column that a message names."""
+MOST_LISTED = 24
+"""Columns that a message names."""
 MOST_CHARACTERS = 20_000
 """Of one condition."""
 
@@ -37,7 +39,7 @@ def condition_problem(
     given = f"where: {shown(condition)}"
     if len(condition) > MOST_CHARACTERS:
         return f"{given} has {len(condition):,} characters; at most {MOST_CHARACTERS:,} are allowed"
-    there = f"{whose} columns are {', '.join(columns)}"
+    there = f"{whose} columns are {listed(columns)}"
     try:
         found = expression(connection, condition)
     except (duckdb.Error, QueryError) as error:
@@ -47,6 +49,13 @@ def condition_problem(
     if found.refused:
         return f"{given}: {', '.join(found.refused)}: not allowed; {_ALLOWED}"
     return _unknown_columns(given, found, columns, there)
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Names of columns for a message; of very many the first."""
+    if len(columns) <= MOST_LISTED:
+        return ", ".join(columns)
+    return f"{', '.join(columns[:MOST_LISTED])} and {len(columns) - MOST_LISTED} more"
 
 
 def _unknown_columns(given: str, found: Expression, columns: Sequence[str], there: str) -> str | None:
@@ -69,7 +78,9 @@ def meets_nothing(connection: duckdb.DuckDBPyConnection, condition: str, table: 
     told: list[str] = []
     for column in found.columns:
         name = '"' + column.replace('"', '""') + '"'
-        sql = f"SELECT DISTINCT {name} FROM {table} WHERE {name} IS NOT NULL ORDER BY 1 LIMIT {MOST_VALUES + 1}"
+        sql = (
+            f"SELECT DISTINCT {name} FROM {table} WHERE {name} IS NOT NULL ORDER BY 1 LIMIT {MOST_VALUES + 1}"
+        )
         try:
             values = [value for (value,) in connection.execute(sql).fetchall()]
         except duckdb.Error:

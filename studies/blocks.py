@@ -106,7 +106,9 @@ Variables = Annotated[
 Reads = Annotated[Sequence[Any] | None, checked(axis(fields.check_read))]
 Seeds = Annotated[
     str | Sequence[int] | None,
-    checked(axis(fields.check_seed, ", or a range such as '0:10'", fields.is_bounded, fields.check_seed_range)),
+    checked(
+        axis(fields.check_seed, ", or a range such as '0:10'", fields.is_bounded, fields.check_seed_range)
+    ),
 ]
 Steps = Annotated[Sequence[Any] | None, checked(axis(fields.check_step))]
 Models = Annotated[Sequence[ModelSpec | str] | None, checked(axis(check_model))]

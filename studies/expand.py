@@ -273,7 +273,11 @@ _Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
 def _with_fit_axes(
-    names: tuple[str, ...], rows: list[tuple[Any, ...]], templates: Sequence[UnitTemplate], setting: Setting, room: int
+    names: tuple[str, ...],
+    rows: list[tuple[Any, ...]],
+    templates: Sequence[UnitTemplate],
+    setting: Setting,
+    room: int,
 ) -> _Rows:
     """The rows crossed with what the fits that they use vary themselves; None where they use no such fit.
 

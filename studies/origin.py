@@ -32,9 +32,7 @@ class Origin:
             return cls()
         data = {key: value for key, value in text.data.items() if key not in _ELSEWHERE}
         below = {(key,) for key in _ELSEWHERE}
-        marks = {
-            path: mark for path, mark in text.marks.items() if len(path) < 2 or path[:1] not in below
-        }
+        marks = {path: mark for path, mark in text.marks.items() if len(path) < 2 or path[:1] not in below}
         return cls(Text(text.name, data, marks))
 
     def at(self, block: int, word: str) -> str | None:

@@ -21,7 +21,9 @@ def size_problems(study: "Study") -> Iterator[Problem]:
     for index, (raw, block) in enumerate(zip(study.sweep, study.blocks(), strict=True)):
         sizes = {**_for_sizes(block.for_), **_axis_sizes(block)}
         if math.prod(sizes.values()) > MOST_CELLS:
-            text = f"the axes make {product_text(sizes)} cells; a study has at most {MOST_CELLS:,} of one model"
+            text = (
+                f"the axes make {product_text(sizes)} cells; a study has at most {MOST_CELLS:,} of one model"
+            )
             path: Path = ("sweep", index)
             yield Problem((*path, "for") if raw.for_ is not None else path, text)
     for name, train in (study.train or {}).items():
@@ -32,7 +34,9 @@ def size_problems(study: "Study") -> Iterator[Problem]:
     for name, fit in (study.fits or {}).items():
         sizes = _sizes({"ranks": fit.ranks, "seeds": fit.seeds})
         if math.prod(sizes.values()) > MOST_TRAININGS:
-            text = f"the axes make {product_text(sizes)} fits at each place; at most {MOST_TRAININGS:,} are made"
+            text = (
+                f"the axes make {product_text(sizes)} fits at each place; at most {MOST_TRAININGS:,} are made"
+            )
             yield Problem(("fits", name), text)
 
 

@@ -4,7 +4,7 @@ Numbers of cells, pairs, cellsets and tiles belong to the store: a later plan ke
 earlier one and adds its own, so that rows already written stay valid.
 """
 
-__all__ = ["LaneInputs", "build_plan"]
+__all__ = ["LaneInputs", "build_plan", "with_notes"]
 
 import gc
 import uuid
@@ -12,7 +12,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -261,8 +261,7 @@ def build_plan(
     groups = builder.groups()
     if not _num_jobs(groups):
         raise StudyError("\n".join(reasons_of(builder.lacking())))
-    if notes := _placed(study, notes_of(builder.lacking())):
-        head = {**head, "notes": notes}
+    notes = notes_of(builder.lacking())
     estimated: Sequence[Group] = ()
     screened: dict[str, pa.Table] = {}
     if study.screen is not None:
@@ -291,13 +290,17 @@ def build_plan(
         "retired": encode.retired_table(builder.retired()),
         **fit_tables(builder.fits, (cell for _, _, cell in builder.cells.values()), builder.placed),
     }
-    return Plan(head={**head, **counts, "families": list(families)}, tables={**tables, **screened})
+    plan = Plan(head={**head, **counts, "families": list(families)}, tables={**tables, **screened})
+    return with_notes(plan, study, notes)
 
 
-def _placed(study: Study, notes: Sequence[str]) -> list[str]:
-    """Notes after the lines of the file that they are about, where these are known."""
+def with_notes(plan: Plan, study: Study, notes: Sequence[str]) -> Plan:
+    """The plan with more notes for its users, after the lines of the file that they are about."""
+    if not notes:
+        return plan
     places = [study.place_of(note) for note in notes]
-    return [note if at is None else f"{at}: {note}" for at, note in zip(places, notes, strict=True)]
+    told = [note if at is None else f"{at}: {note}" for at, note in zip(places, notes, strict=True)]
+    return replace(plan, head={**plan.head, "notes": [*plan.head.get("notes", ()), *told]})
 
 
 def _num_jobs(groups: Sequence[Group]) -> int:

@@ -58,7 +58,9 @@ def reasons_of(lacking: Lacking) -> list[str]:
 
 def notes_of(lacking: Lacking) -> list[str]:
     """What a study's blocks do not do as they are written: those without cells, and ranges that are cut."""
-    found = [reason.replace(": ", ": no cell, only other blocks have some: ", 1) for reason in reasons_of(lacking)]
+    found = [
+        reason.replace(": ", ": no cell, only other blocks have some: ", 1) for reason in reasons_of(lacking)
+    ]
     for _, block in lacking.blocks():
         found += [f"{block.name}: {text}" for text in _cuts(lacking, block)]
     return list(dict.fromkeys(found))

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.plan.autoencoders import weights_of
-from orchestrator.plan.build import LaneInputs, build_plan
+from orchestrator.plan.build import LaneInputs, build_plan, with_notes
 from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
@@ -25,6 +25,7 @@ from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
 from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
+from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
 from studies import Study
@@ -242,9 +243,10 @@ class Planner:
             selection=selection,
         )
         own, others = self.trainings.own, self.trainings.others
-        if not own and not others:
-            return plan
-        return replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})
+        if own or others:
+            plan = replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})
+        check_plots(self._written, plan, self.study.study)
+        return with_notes(plan, self.study, plot_notes(self._written, plan))
 
     def _modules(self, lane: Lane, facts: ModelFacts) -> Collection[str] | None:
         """The paths of a model's modules; nobody knows those of one that is still to be trained."""

@@ -43,7 +43,10 @@ def test_columns_of_mixed_forms_can_be_asked_for() -> None:
     ("condition", "text"),
     [
         ("splitt = 'test'", ": no column 'splitt'; the pairs' columns are n, split; did you mean 'split'?"),
-        ('split = "test"', ": no column 'test'; the pairs' columns are n, split; text stands in single quotes"),
+        (
+            'split = "test"',
+            ": no column 'test'; the pairs' columns are n, split; text stands in single quotes",
+        ),
         ("split =", " cannot be answered: Parser Error: "),
         ("split > 3", " cannot be answered: Binder Error: "),
         ("n = 1; DROP TABLE pairs", " cannot be answered: Parser Error: "),
