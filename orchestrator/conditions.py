@@ -1,7 +1,7 @@
 """Conditions in SQL that studies write as ``where``: deterministic expressions of one row, and nothing else.
 
-One home for all of them: of blocks, fits, and plots. A condition says which pairs a study is of, so that it has
-to mean the same whenever it is asked.
+One home for all of them: of blocks, fits, and plots. A condition says which pairs a study is of, so that it
+has to mean the same whenever it is asked.
 """
 
 __all__ = ["condition_problem", "listed", "meets_nothing"]

@@ -1,6 +1,6 @@
 """Plots of a study, checked against the views that its plan will have: before the run, not after it.
 
-The views are made of the plan with no rows in them, so that DuckDB binds what a plot asks for as it will later.
+The views are made of the plan with no rows, so that DuckDB binds what a plot asks for as it will later.
 Nothing is drawn, and matplotlib is not loaded.
 """
 

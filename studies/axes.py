@@ -81,8 +81,8 @@ def combine(
 
 def _too_many(sizes: Mapping[str, int], most: int) -> StudyError:
     return StudyError(
-        f"the axes make {product_text(sizes)} cells, maybe times further axes; a study has at most"
-        f" {MOST_CELLS:,} of one model, of which {most:,} are left here: take fewer values, or several studies"
+        f"the axes make {product_text(sizes)} cells, maybe times others; a study has at most"
+        f" {MOST_CELLS:,} of one model, of which {most:,} are left here: take fewer, or several studies"
     )
 
 

@@ -1,7 +1,7 @@
 """Bounds of what a study may ask for: one home. What lies beyond is counted, not made, and then refused.
 
-Each is far above what anybody runs, and low enough that planning up to it fits on a machine. `docs/study-files.md`
-lists them; messages name the one that was met.
+Each is far above what anybody runs, and low enough that planning up to it fits on a machine.
+`docs/study-files.md` lists them; messages name the one that was met.
 """
 
 __all__ = [
@@ -33,7 +33,7 @@ from workers.errors import StudyError
 MOST_TEXT_BYTES = 64_000_000
 """Of a study file."""
 MOST_VALUES = 500_000
-"""Values of a study file, what aliases repeat counted each time: they say exponentially much in little text."""
+"""Values of a study file, what aliases repeat counted each time: they say very much in little text."""
 MOST_DEPTH = 32
 """Mappings and lists in one another."""
 MOST_DIGITS = 30
@@ -87,7 +87,8 @@ def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any
     sizes |= {f"shape[{index}]": number for index, number in enumerate(numbers)}
     if math.prod(sizes.values()) > MOST_NUMBERS:
         raise StudyError(
-            f"task {name}: shape {list(width)}: {product_text(sizes)} numbers; at most {MOST_NUMBERS:,} are made"
+            f"task {name}: shape {list(width)}: {product_text(sizes)} numbers; at most"
+            f" {MOST_NUMBERS:,} are made"
         )
 
 

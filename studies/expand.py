@@ -290,8 +290,8 @@ def _with_fit_axes(
     total = sum(prod(map(len, found.values())) for found in own)
     if total > room:
         raise StudyError(
-            f"the axes of the block and of its fits make {total:,} cells; a study has at most {MOST_CELLS:,} of"
-            f" one model, of which {room:,} are left here: take fewer ranks or seeds"
+            f"the axes of the block and of its fits make {total:,} cells; a study has at most {MOST_CELLS:,}"
+            f" of one model, of which {room:,} are left here: take fewer ranks or seeds"
         )
     more = tuple(dict.fromkeys(axis for found in own for axis in found))
     crossed = [

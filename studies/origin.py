@@ -49,15 +49,15 @@ class Origin:
         return self.text.at(next(iter((*in_block, *in_study)), own))
 
     def line(self, path: Path) -> str | None:
-        """``FILE:LINE`` of what stands at `path`, or of the nearest thing around it; None where nobody knows."""
+        """``FILE:LINE`` of what stands at `path`, or of what is around it; None where nobody knows."""
         return None if self.text is None or not self.text.marks else self.text.at(path)
 
     def place_of(self, said: str, keys: Mapping[str, str]) -> str | None:
-        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself, and of a text
-        that is no file: who wrote it in Python has it before them.
+        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself, and of a
+        text that is no file: who wrote it in Python has it before them.
 
-        Errors of planning begin with what they are about, as the study writes it: a block's name, ``fits.das``,
-        ``screen``, and then the key. `keys` are singular keys with their plurals.
+        Errors of planning begin with what they are about, as the study writes it: a block's name,
+        ``fits.das``, ``screen``, and then the key. `keys` are singular keys with their plurals.
         """
         if self.text is None or not self.text.marks or said.startswith(f"{self.text.name}:"):
             return None

@@ -1,6 +1,6 @@
 """Blocks that end up without cells, and ranges that are cut to the model: said, with the reason and the line.
 
-A block that has nothing to do is a mistake nine times in ten (a value that no pair has, a range that is written
+A block that has nothing to do is a mistake nine times in ten (a value that no pair has, a range written
 backwards). Where other blocks have cells the study still means something, so that it is a note; where nothing
 at all is left it is an error, with the reason of each block.
 """

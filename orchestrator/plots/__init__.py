@@ -11,9 +11,9 @@ import duckdb
 from orchestrator.lost import TellLost
 from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
+from orchestrator.plot_checks import LOG
 from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
-from orchestrator.plot_checks import LOG
 from orchestrator.plots.choose import default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
 from orchestrator.plots.data import read_grid

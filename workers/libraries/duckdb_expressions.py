@@ -166,9 +166,8 @@ def _unstable_macro(connection: Connection, definition: str, depth: int) -> str:
 def _texts(nodes: list[Mapping[str, Any]]) -> Iterator[str]:
     for node in nodes:
         literal = node.get("literal")
-        text = literal.get("text") if isinstance(literal, Mapping) else None
-        if node.get("class") == "CONSTANT" and isinstance(text, str) and literal["kind"] == "STRING":
-            yield text
+        if node.get("class") == "CONSTANT" and isinstance(literal, Mapping) and literal["kind"] == "STRING":
+            yield str(literal["text"])
 
 
 def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:

@@ -25,7 +25,7 @@ def loader(scalars: Scalars, *, fast: bool = False) -> Any:
     A fast one recurses on the stack of C: what it is given must not be deep.
     """
 
-    class Loader(_FAST if fast else yaml.BaseLoader):  # type: ignore[misc, valid-type]
+    class Loader(_FAST if fast else yaml.BaseLoader):  # type: ignore[misc]
         pass
 
     for tag, pattern in scalars:
@@ -34,7 +34,7 @@ def loader(scalars: Scalars, *, fast: bool = False) -> Any:
 
 
 def events(text: str) -> Iterator[tuple[int, int]]:
-    """For each value of `text`, and for each alias, its line from 1, and how deep mappings and lists are open.
+    """For each value of `text`, and each alias, its line from 1, and how deep it is in mappings and lists.
 
     Nothing is built, so that what is far too large costs no memory.
 
@@ -47,7 +47,8 @@ def events(text: str) -> Iterator[tuple[int, int]]:
             depth -= 1
         elif isinstance(event, yaml.NodeEvent):
             depth += isinstance(event, yaml.CollectionStartEvent)
-            yield event.start_mark.line + 1, depth
+            mark = event.start_mark
+            yield (1 if mark is None else mark.line + 1), depth
 
 
 def dumper(scalars: Scalars) -> type[yaml.SafeDumper]:
