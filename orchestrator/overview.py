@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.expense import Expense, expense_of
 from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
@@ -15,12 +16,13 @@ from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.roots import home_of
-from orchestrator.run.committed import num_open
+from orchestrator.run.committed import num_open, refuse_stranger
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.run.trained import trained_of
 from orchestrator.store import State, StudyStore
 from studies import Study
+from workers.errors import StoreError, counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,10 @@ class Overview:
     setup: Setup
     resuming: Mapping[str, bool]
     """For each model, whether its jobs are expected to be resumed."""
+    expense: Expense
+    """What is left to be made, and what it will cost."""
+    refused: str | None = None
+    """Why the study cannot be run where it lies; None where it can."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -49,6 +55,8 @@ class Overview:
             "executor": self.setup.executor,
             "num_workers": self.setup.num_workers,
             "resuming": dict(self.resuming),
+            "notes": list(self.plan.head.get("notes", ())),
+            **self.expense.to_json(),
         }
 
     def lines(self) -> list[str]:
@@ -61,12 +69,14 @@ class Overview:
             )
         num_done, _, what = self.counts.now
         if num_done:
-            lines.append(f"{num_done:,} {what} are done already")
+            verb = "is" if num_done == 1 else "are"
+            lines.append(f"{counted(num_done, what.removesuffix('s'))} {verb} done already")
         for ref, may in self.resuming.items():
             expected = "resumed from what they change, if a check at load agrees" if may else "run in full"
             lines.append(f"{ref}: jobs are {expected}")
         lines.append(f"to be run {self.setup.where} ({self.setup.why})")
-        return lines
+        lines += self.expense.lines()
+        return lines if self.refused is None else [*lines, f"note: {self.refused}"]
 
 
 def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], None]) -> Overview:
@@ -86,7 +96,24 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
     counts = counts_of(draft.plan, state)
     setup = set_up(draft.plan, num_open(draft.plan, state), RunOptions())
     resuming = {spec.ref: may_resume(facts.model_type) for spec, facts in planner.models}
-    return Overview(plan=draft.plan, exact=draft.exact, counts=counts, setup=setup, resuming=resuming)
+    return Overview(
+        plan=draft.plan,
+        exact=draft.exact,
+        counts=counts,
+        setup=setup,
+        resuming=resuming,
+        expense=expense_of(draft.plan, counts, state, store.root, setup),
+        refused=None if earlier is None or not state.files else _stranger(draft.plan, earlier, store),
+    )
+
+
+def _stranger(plan: Plan, earlier: Plan, store: StudyStore) -> str | None:
+    """Why the results that are there are of another study; None where they are of this one."""
+    try:
+        refuse_stranger(plan, earlier, store)
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 def _draft(planner: Planner, root: Path, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:

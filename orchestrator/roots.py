@@ -32,11 +32,14 @@ def find_studies(root: Path) -> list[Path]:
 def study_folders(root: Path, names: Sequence[str]) -> list[Path]:
     """The folders of the named studies, or of all where none is named.
 
-    A name is that of a folder; where there is none, that of the one study that study files call so.
+    A name is that of a folder; where there is none, that of the one study that study files call so. A study
+    file stands for the study that it defines.
 
     Raises:
         StoreError: there is no such study, or `root` may not be read.
+        StudyError: a study file cannot be read.
     """
+    names = [_meant(name) for name in names]
     found = {folder.name: folder for folder in find_studies(root)}
     for name in names:
         if name not in found and len(called := _called(list(found.values()), name)) == 1:
@@ -48,6 +51,16 @@ def study_folders(root: Path, names: Sequence[str]) -> list[Path]:
         hint = nearest(unknown[0], found) if unknown else ""
         raise StoreError(f"{what}{there}{hint}. Make one with: swapyard run STUDY")
     return list(dict.fromkeys(found[name] for name in names)) if names else list(found.values())
+
+
+def _meant(name: str) -> str:
+    """The name of a study that may be given by its file."""
+    if not name.endswith((".yaml", ".yml")):
+        return name
+    # Only here: what is asked of studies by name needs nothing of their language.
+    from orchestrator.stored import name_in
+
+    return name_in(name) or name
 
 
 def name_of(folder: Path) -> str | None:

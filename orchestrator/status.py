@@ -99,6 +99,7 @@ class StatusReader:
         there = state if lost is None else state.without(one.path for one in lost.damaged)
         counts = None if plan is None else counts_of(plan, there)
         running = is_running(folder)
+        is_done = counts is not None and counts.is_complete and lost is None
         logs = folder / "logs"
         return StudyStatus(
             study=folder.name,
@@ -115,7 +116,8 @@ class StatusReader:
             logs=str(logs),
             models={} if plan is None else _capabilities(plan, state),
             damaged=None if lost is None else f"{lost.summary}; {lost.where}; {lost.remedy}",
-            error=None if running else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
+            # What a later command was refused is no matter of a study that is done.
+            error=None if running or is_done else error_of(logs / str(state.epoch) / f"{DRIVER}.log"),
             left_s=read_left(logs / str(state.epoch)) if running else None,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studies.blocks import AXES, Block
+from studies.bounds import MOST_AXIS_VALUES, MOST_CELLS, product_text
 from studies.forms import parse_every_span, parse_range
 from studies.problems import shown
 from workers.errors import StudyError
@@ -47,20 +48,42 @@ def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:
     return found
 
 
-def combine(axes: Sequence[Axis], scope: Names) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """The product of the axes: their names, and a row of values for each point."""
+def combine(
+    axes: Sequence[Axis], scope: Names, most: int = MOST_CELLS
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The product of the axes: their names, and a row of values for each point.
+
+    Raises:
+        StudyError: there are more than `most` points; they are counted before they are made.
+    """
     names: tuple[str, ...] = ()
     rows: list[tuple[Any, ...]] = [()]
+    sizes: dict[str, int] = {}
     for axis in axes:
         if axis.constant:
             more = axis.rows(scope)
+            sizes["+".join(axis.names)] = len(more)
+            if len(rows) * len(more) > most:
+                raise _too_many(sizes, most)
             rows = [row + values for row in rows for values in more]
         else:
-            rows = [
-                row + v for row in rows for v in axis.rows({**scope, **dict(zip(names, row, strict=True))})
-            ]
+            made: list[tuple[Any, ...]] = []
+            for row in rows:
+                found = axis.rows({**scope, **dict(zip(names, row, strict=True))})
+                if len(made) + len(found) > most:
+                    raise _too_many({**sizes, "+".join(axis.names): len(found)}, most)
+                made += [row + values for values in found]
+            sizes["+".join(axis.names)] = len(made) // max(1, len(rows))
+            rows = made
         names += axis.names
     return names, rows
+
+
+def _too_many(sizes: Mapping[str, int], most: int) -> StudyError:
+    return StudyError(
+        f"the axes make {product_text(sizes)} cells, maybe times others; a study has at most"
+        f" {MOST_CELLS:,} of one model, of which {most:,} are left here: take fewer, or several studies"
+    )
 
 
 def _for_axes(block: Block) -> list[Axis]:
@@ -84,7 +107,14 @@ def _axis(name: str, written: Any, extent: Extent, scope: Names) -> Axis:
         return _constant((name,), [(f"{span}{part}",) for span in extent.spans])
 
     def rows(names: Names) -> list[tuple[Any, ...]]:
-        return [(index,) for index in _indices(written, _count(name, extent, names), names)]
+        found = _indices(written, _count(name, extent, names), names)
+        # The length of a range beyond what a machine counts cannot be asked for.
+        if found and found[-1] - found[0] >= MOST_AXIS_VALUES:
+            raise StudyError(
+                f"{AXES[name]} {shown(written)} has {found[-1] - found[0] + 1:,} values; an axis has at most"
+                f" {MOST_AXIS_VALUES:,}"
+            )
+        return [(index,) for index in found]
 
     if name == "head" or "$" in written:
         return Axis((name,), rows, constant=False)
@@ -98,10 +128,10 @@ def _count(name: str, extent: Extent, names: Names) -> int:
     return {"layer": extent.num_layers, "position": extent.num_tokens}.get(name, 2**63)
 
 
-def _indices(written: str, count: int, names: Names) -> Sequence[int]:
+def _indices(written: str, count: int, names: Names) -> range:
     if written == "all":
         return range(count)
     found = parse_range(written)
     if found is None:
         raise StudyError(f"{shown(written)} is no range; write all, or a range such as '8:18'")
-    return found.indices(count, names.__getitem__)
+    return found.clipped(count, names.__getitem__)

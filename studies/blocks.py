@@ -38,6 +38,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from studies import fields
 from studies.base import Spec
+from studies.bounds import MOST_AXIS_VALUES
 from studies.fields import Scalar, Written, at_once, axis, checked
 from studies.models import Model, ModelSpec, Task, check_model, check_task
 from studies.problems import Problem, ProblemsError, refuse
@@ -105,7 +106,9 @@ Variables = Annotated[
 Reads = Annotated[Sequence[Any] | None, checked(axis(fields.check_read))]
 Seeds = Annotated[
     str | Sequence[int] | None,
-    checked(axis(fields.check_seed, ", or a range such as '0:10'", fields.is_bounded)),
+    checked(
+        axis(fields.check_seed, ", or a range such as '0:10'", fields.is_bounded, fields.check_seed_range)
+    ),
 ]
 Steps = Annotated[Sequence[Any] | None, checked(axis(fields.check_step))]
 Models = Annotated[Sequence[ModelSpec | str] | None, checked(axis(check_model))]
@@ -179,6 +182,8 @@ def check_for(value: Any) -> For:
 def _for_values(name: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list | tuple) or not values:
         refuse(values, "a list with a value for each cell", path=(name,))
+    if len(values) > MOST_AXIS_VALUES:
+        refuse(values, f"at most {MOST_AXIS_VALUES:,} values; here are {len(values):,}", path=(name,))
     return tuple(fields.freeze(value) for value in values)
 
 

@@ -10,10 +10,12 @@ __all__ = ["Expansion", "Missing", "PairClass", "Point", "expand", "referenced_c
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
+from math import prod
 from typing import Any
 
 from studies.axes import Extent, Names, axes_of, combine
 from studies.blocks import Block, Coordinates, ValueSpec
+from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
 from studies.fitted import MEAN, FitNames, per_columns
 from studies.forms import is_reference, parse_every_span, parse_span, references
@@ -223,7 +225,8 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
     columns = {f"pair.{name}": value for name, value in scene.pair_class.columns}
     constants = constants_of(block, model, scene.pair_class.columns)
     scope: dict[str, Any] = {**constants, **columns, **singulars_of(block)}
-    names, rows = combine(axes_of(block, _extent(block, scene.facts, base), scope), scope)
+    room = MOST_CELLS - len(into.points)
+    names, rows = combine(axes_of(block, _extent(block, scene.facts, base), scope), scope, room)
     values = names_of(block)
     setting = Setting(
         facts=scene.facts,
@@ -238,7 +241,7 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
         name: [UnitTemplate(unit, places_of(block), setting) for unit in units]
         for name, units in (block.runs or {}).items()
     }
-    names, rows = _with_fit_axes(names, rows, [*templates, *chain(*runs.values())], setting)
+    names, rows = _with_fit_axes(names, rows, [*templates, *chain(*runs.values())], setting, room)
     read = written_read(block)
     reads = setting.slot(read, lambda value, names: read_positions(value, names, base))
     shown, copies = same_everywhere(block, _units_of(block))
@@ -270,12 +273,26 @@ _Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
 def _with_fit_axes(
-    names: tuple[str, ...], rows: list[tuple[Any, ...]], templates: Sequence[UnitTemplate], setting: Setting
+    names: tuple[str, ...],
+    rows: list[tuple[Any, ...]],
+    templates: Sequence[UnitTemplate],
+    setting: Setting,
+    room: int,
 ) -> _Rows:
-    """The rows crossed with what the fits that they use vary themselves; None where they use no such fit."""
+    """The rows crossed with what the fits that they use vary themselves; None where they use no such fit.
+
+    Raises:
+        StudyError: there are more than `room`.
+    """
     if setting.fits is None:
         return names, rows
     own = [_fit_axes(dict(zip(names, row, strict=True)), templates, setting) for row in rows]
+    total = sum(prod(map(len, found.values())) for found in own)
+    if total > room:
+        raise StudyError(
+            f"the axes of the block and of its fits make {total:,} cells; a study has at most {MOST_CELLS:,}"
+            f" of one model, of which {room:,} are left here: take fewer ranks or seeds"
+        )
     more = tuple(dict.fromkeys(axis for found in own for axis in found))
     crossed = [
         row + values

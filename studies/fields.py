@@ -24,6 +24,7 @@ __all__ = [
     "check_position",
     "check_read",
     "check_seed",
+    "check_seed_range",
     "check_site",
     "check_step",
     "check_subspace",
@@ -45,6 +46,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
+from studies.bounds import MOST_AXIS_VALUES, MOST_COUNTED, MOST_SEED
 from studies.forms import (
     is_reference,
     parse_box,
@@ -95,14 +97,25 @@ def at_once(check: Check) -> Check:
     return check_all
 
 
-def axis(check: Check, texts: str = "", is_text: Callable[[str], bool] = lambda text: False) -> Check:
-    """Accept a list of values, one a cell, or one of the `texts` that stand for such a list."""
+def axis(
+    check: Check,
+    texts: str = "",
+    is_text: Callable[[str], bool] = lambda text: False,
+    check_text: Callable[[str], None] = lambda text: None,
+) -> Check:
+    """Accept a list of values, one a cell, or one of the `texts` that stand for such a list.
+
+    `check_text` refuses what such a text cannot say.
+    """
 
     def check_axis(value: Any) -> Any:
         if isinstance(value, str) and is_text(value):
+            check_text(value)
             return value
         if not isinstance(value, list | tuple) or not value:
             refuse(value, f"a list with one value for each cell{texts} (a plural key is an axis)")
+        if len(value) > MOST_AXIS_VALUES:
+            refuse(value, f"at most {MOST_AXIS_VALUES:,} values on an axis; here are {len(value):,}")
         elements = each(check, value)
         if len(set(map(repr, elements))) < len(elements):
             refuse(value, "a list without repeated values")
@@ -206,7 +219,27 @@ def check_seed(value: Any) -> int:
     """A whole number from 0."""
     if not _is_int(value) or value < 0:
         refuse(value, "a whole number from 0")
+    if value > MOST_SEED:
+        refuse(value, f"a whole number from 0 to {MOST_SEED:,}")
     return int(value)
+
+
+def check_seed_range(text: str) -> None:
+    """Refuse a range of seeds that has none, or far too many; one that names an axis is counted later.
+
+    Raises:
+        ProblemsError: with how many there are.
+    """
+    found = parse_range(text)
+    start, stop = (None, None) if found is None or "$" in text else found.bounds(lambda name: 0)
+    if start is None or stop is None:
+        return
+    if start >= stop:
+        refuse(text, "a range 'START:STOP' with START below STOP")
+    if stop - start > MOST_AXIS_VALUES:
+        refuse(text, f"at most {MOST_AXIS_VALUES:,} seeds; here are {stop - start:,}")
+    if stop > MOST_SEED:
+        refuse(text, f"seeds up to {MOST_SEED:,}")
 
 
 def check_step(value: Any) -> int | str:
@@ -274,6 +307,8 @@ def check_count(value: Any) -> int:
     """A whole number from 1."""
     if not _is_int(value) or value < 1:
         refuse(value, "a whole number from 1")
+    if value > MOST_COUNTED:
+        refuse(value, f"a whole number from 1 to {MOST_COUNTED:,}")
     return int(value)
 
 

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from studies.bounds import MOST_WRITTEN
+
 _REFERENCE = r"\$(?:pair\.[A-Za-z_][\w.]*|[A-Za-z_]\w*)"
 _TERM = rf"(?:{_REFERENCE}|\d+)"
 _SUM = rf"{_TERM}(?:\s*[+-]\s*{_TERM})*"
@@ -67,9 +69,13 @@ class Range:
 
     def indices(self, count: int, lookup: Lookup) -> tuple[int, ...]:
         """The indices below `count`, clipped at both ends, never wrapped; maybe none."""
+        return tuple(self.clipped(count, lookup))
+
+    def clipped(self, count: int, lookup: Lookup) -> range:
+        """`indices` that are not made yet: they may be many."""
         start = self.start.value(lookup) if self.start else 0
         stop = self.stop.value(lookup) if self.stop else count
-        return tuple(range(max(start, 0), min(stop, count)))
+        return range(max(start, 0), min(stop, count))
 
     def bounds(self, lookup: Lookup) -> tuple[int | None, int | None]:
         """Both ends as numbers, None where one is left out."""
@@ -87,7 +93,7 @@ def is_reference(value: object) -> bool:
 @lru_cache(maxsize=4096)
 def parse_sum(text: str) -> Sum | None:
     """The sum that `text` says, or None where it says none."""
-    if not _IS_SUM.fullmatch(text):
+    if len(text) > MOST_WRITTEN or not _IS_SUM.fullmatch(text):
         return None
     terms = [(_sign(sign), _term(term)) for sign, term in _SIGNED_TERM.findall(text)]
     return Sum(tuple(terms))
@@ -96,7 +102,7 @@ def parse_sum(text: str) -> Sum | None:
 @lru_cache(maxsize=4096)
 def parse_range(text: str) -> Range | None:
     """The range that `text` says, or None where it says none."""
-    match = _IS_RANGE.fullmatch(text)
+    match = _IS_RANGE.fullmatch(text) if len(text) <= MOST_WRITTEN else None
     if match is None:
         return None
     start, stop = (parse_sum(end) if end else None for end in match.groups())
@@ -107,6 +113,8 @@ def parse_range(text: str) -> Range | None:
 def parse_box(text: str) -> tuple[Sum | tuple[Sum | None, Sum | None], ...] | None:
     """For each dimension an index or both ends of a range, maybe negative; None where it is no rectangle."""
     found: list[Sum | tuple[Sum | None, Sum | None]] = []
+    if len(text) > MOST_WRITTEN:
+        return None
     for part in text.split(","):
         match = _IS_BOX_PART.fullmatch(part)
         if match is None:
@@ -123,7 +131,7 @@ def parse_box(text: str) -> tuple[Sum | tuple[Sum | None, Sum | None], ...] | No
 
 def parse_span(text: str) -> tuple[str, str | None] | None:
     """``subject[1]`` as ("subject", "[1]"), ``subject`` as ("subject", None); None where it is no span."""
-    match = _IS_SPAN.fullmatch(text)
+    match = _IS_SPAN.fullmatch(text) if len(text) <= MOST_WRITTEN else None
     if match is None:
         return None
     part = f".{match['part']}" if match["part"] else f"[{match['index']}]" if match["index"] else None
@@ -141,7 +149,7 @@ def parse_subspace(text: str) -> tuple[str | None, Range | None] | None:
     own = parse_range(text)
     if own is not None:
         return (None, own) if own.start and own.stop else None
-    match = _IS_SUBSPACE.fullmatch(text)
+    match = _IS_SUBSPACE.fullmatch(text) if len(text) <= MOST_WRITTEN else None
     if match is None:
         return None
     if match["range"] is None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from studies.blocks import Settings
+from studies.bounds import MOST_TEXT_BYTES
 from studies.models import ModelSpec, check_model
 from studies.spec import Study
-from studies.yaml import read_all_yaml, read_yaml
+from studies.yaml import read_all_yaml, read_yaml, too_large
 from workers.errors import StudyError, nearest
 
 BUNDLED = Path(__file__).parent
@@ -30,6 +31,8 @@ def load_study(path_or_text: str | Path) -> Study:
         return Study.from_text(read_yaml(given))
     path = find_study(given)
     try:
+        if (size_bytes := path.stat().st_size) > MOST_TEXT_BYTES:
+            raise StudyError(f"{given}:1: {too_large(size_bytes)}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{given}: the study cannot be read: {error}") from None

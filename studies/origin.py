@@ -2,14 +2,21 @@
 
 __all__ = ["Origin"]
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from studies.yaml import Path, Text
+from studies.yaml import UNNAMED, Path, Text
 
-_ELSEWHERE = ("pairs", "plots", "train")
-"""Keys of a study that say nothing of what its cells do."""
+_ELSEWHERE = ("pairs",)
+"""Keys of a study whose lines are not kept: they may be many, and pairs are told by their numbers."""
+_NO_CELLS = ("sweep", "plots", "train")
+"""Keys beside those that say what is true of all blocks."""
+_MOST_PARTS = 4
+"""Of an error's text, how many parts before a colon may say where it is."""
+_DEFINED = ("fits", "train", "plots")
+"""Keys whose values have names of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +31,8 @@ class Origin:
         if not isinstance(text.data, dict):
             return cls()
         data = {key: value for key, value in text.data.items() if key not in _ELSEWHERE}
-        marks = {
-            path: mark for path, mark in text.marks.items() if path[:1] not in {(k,) for k in _ELSEWHERE}
-        }
+        below = {(key,) for key in _ELSEWHERE}
+        marks = {path: mark for path, mark in text.marks.items() if len(path) < 2 or path[:1] not in below}
         return cls(Text(text.name, data, marks))
 
     def at(self, block: int, word: str) -> str | None:
@@ -39,8 +45,70 @@ class Origin:
         own: Path = ("sweep", block)
         paths = [path for path, value in _values(self.text.data, ()) if value == word]
         in_block = [path for path in paths if path[:2] == own]
-        in_study = [path for path in paths if path[:1] != ("sweep",)]
+        in_study = [path for path in paths if path[0] not in _NO_CELLS]
         return self.text.at(next(iter((*in_block, *in_study)), own))
+
+    def line(self, path: Path) -> str | None:
+        """``FILE:LINE`` of what stands at `path`, or of what is around it; None where nobody knows."""
+        return None if self.text is None or not self.text.marks else self.text.at(path)
+
+    def place_of(self, said: str, keys: Mapping[str, str]) -> str | None:
+        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself, and of a
+        text that is no file: who wrote it in Python has it before them.
+
+        Errors of planning begin with what they are about, as the study writes it: a block's name,
+        ``fits.das``, ``screen``, and then the key. `keys` are singular keys with their plurals.
+        """
+        if self.text is None or not self.text.marks or said.startswith(f"{self.text.name}:"):
+            return None
+        if self.text.name == UNNAMED:
+            return None
+        path = self.path_of(said, keys)
+        return self.text.at(path or self._mentioned(said))
+
+    def _mentioned(self, said: str) -> Path:
+        """Where the study writes the model that an error begins with, which may be anywhere."""
+        assert self.text is not None
+        for path, value in _values(self.text.data, ()):
+            if set(path) & {"model", "models", "ref"} and isinstance(value, str) and said.startswith(value):
+                return path
+        return ("model",) if ("model",) in self.text.marks and said.startswith("model") else ()
+
+    def path_of(self, said: str, keys: Mapping[str, str]) -> Path:
+        """The path of what an error is about, as far as its text says it."""
+        path: Path = ()
+        forms = {**keys, **{plural: singular for singular, plural in keys.items()}}
+        for part in said.split(": ")[:_MOST_PARTS]:
+            path = self._below(path, part, forms)
+        return path
+
+    def _below(self, path: Path, part: str, forms: Mapping[str, str]) -> Path:
+        """The path below `path` that the next part of an error's text names, or `path`."""
+        assert self.text is not None
+        marks, data = self.text.marks, self.text.data
+        if not path:
+            names = [name for name in _DEFINED if part.startswith(f"{name}.")]
+            if names and (names[0], part.removeprefix(f"{names[0]}.")) in marks:
+                return names[0], part.removeprefix(f"{names[0]}.")
+            for index, block in enumerate(data.get("sweep") or ()):
+                name = block.get("name") if isinstance(block, dict) else None
+                if part.removeprefix("sweep, ") == (name or f"block{index}"):
+                    return "sweep", index
+        word = re.match(r"\w*", part)[0]  # type: ignore[index]
+        for key in dict.fromkeys((word, forms.get(word, word))):
+            for found in ((*path, key), *self._in_units(path, key), (key,)):
+                if key and found in marks and (len(found) > 1 or key not in ("study", "sweep")):
+                    return found
+        return path
+
+    def _in_units(self, path: Path, key: str) -> Iterator[Path]:
+        """Where the first of a block's units says a key."""
+        assert self.text is not None
+        if len(path) == 2 and path[0] == "sweep":
+            for mark in self.text.marks:
+                if mark[:2] == path and len(mark) > 3 and mark[-1] == key:
+                    yield mark
+                    return
 
 
 def _values(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:

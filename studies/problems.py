@@ -12,6 +12,8 @@ from workers.errors import StudyError, nearest
 from workers.libraries.pydantic import CarryingError, Fault, faults
 
 _MAX_SHOWN = 5
+_MOST_REPR = 100
+"""Items or characters of a value that are looked at, to show 80 characters of it."""
 
 
 class Problem(NamedTuple):
@@ -38,6 +40,8 @@ class ProblemsError(CarryingError):
 
 def shown(value: object) -> str:
     """A value as an error message shows it, cut where it is long."""
+    if isinstance(value, str | list | tuple) and len(value) > _MOST_REPR:
+        value = value[:_MOST_REPR]
     text = repr(list(value)) if isinstance(value, tuple) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

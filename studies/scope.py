@@ -11,6 +11,7 @@ from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
 from studies.models import Task
 from studies.problems import Problem, shown
+from studies.sizes import size_problems
 from studies.train_scope import train_problems
 from studies.variables import has_no_place
 from studies.yaml import Path
@@ -49,8 +50,11 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     for name in study.fits or {}:
         problems.extend(_name_problems(study, name, ("fits", name)))
     problems.extend(place_problems(study.alignment or {}, ("alignment",)))
+    for name, aligned in (study.alignment or {}).items():
+        problems.extend(_fit_problems(study, aligned.subspace, ("alignment", name, "subspace")))
     problems.extend(train_problems(study))
     problems.extend(plot_problems(study, blocks))
+    problems.extend(size_problems(study))
     names: set[str] = set()
     spellings: dict[str, str] = {}
     for index, (raw, block) in enumerate(zip(study.sweep, blocks, strict=True)):
@@ -94,6 +98,12 @@ def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Ite
     for place, unit in units:
         for key, value in written(unit):
             yield from _value_problems(study, block, key, value, (*place, *key))
+    if block.units is None and isinstance(block.subspaces, tuple):
+        where = (*path, "subspaces") if raw.subspaces is not None else ("subspaces",)
+        for index, value in enumerate(block.subspaces):
+            yield from _value_problems(study, block, ("subspace",), value, (*where, index))
+    for name, aligned in (raw.alignment or {}).items():
+        yield from _fit_problems(study, aligned.subspace, (*path, "alignment", name, "subspace"))
     yield from place_problems(raw.alignment or {}, (*path, "alignment"))
     if has_no_place(block):
         yield from aligned_block_problems(study, raw, block, path)
@@ -214,16 +224,22 @@ def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: P
         if key == ("from",):
             yield from _unknown_run(study, block, found, path)
             yield from _wrong_method(study, found, True, path)
-        if key == ("subspace",) and isinstance(found, str):
-            parsed = parse_subspace(found)
-            fit = parsed[0] if parsed else None
-            yield from _unknown_fit(study, fit, ("all",), path)
-            yield from _wrong_method(study, fit, False, path)
+        if key == ("subspace",):
+            yield from _fit_problems(study, found, path)
         if key == ("from", "fit"):
             yield from _unknown_fit(study, found, (), path)
             yield from _wrong_method(study, found, True, path)
     if key == ("from", "noise") and block.seed is None and block.seeds is None:
         yield Problem(path, "noise is drawn, and nothing says from which seed; write seed: 0, or seeds")
+
+
+def _fit_problems(study: "Study", subspace: Any, path: Path) -> Iterator[Problem]:
+    """Fits that a subspace names, or each of several at once, and that are not there."""
+    for one in subspace if isinstance(subspace, tuple) else (subspace,):
+        parsed = parse_subspace(one) if isinstance(one, str) and not is_reference(one) else None
+        fit = parsed[0] if parsed else None
+        yield from _unknown_fit(study, fit, ("all",), path)
+        yield from _wrong_method(study, fit, False, path)
 
 
 def _unknown_run(study: "Study", block: Block, run: Any, path: Path) -> Iterator[Problem]:

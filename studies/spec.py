@@ -21,7 +21,7 @@ from studies.require import Required
 from studies.scope import find_problems
 from studies.screen import Screened
 from studies.train import Train
-from studies.yaml import Text, dump_yaml
+from studies.yaml import Path, Text, dump_yaml
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _PAIR_FILES = (".jsonl", ".csv", ".parquet")
@@ -97,6 +97,23 @@ class Study(Settings):
     def line_of(self, block: int, word: str) -> str | None:
         """``FILE:LINE`` at which a block says `word`; None of a study that was made in Python."""
         return self._origin.at(block, word)
+
+    def line_at(self, path: Path) -> str | None:
+        """``FILE:LINE`` of what stands at a path of keys; None of a study that was made in Python."""
+        return self._origin.line(path)
+
+    def place_of(self, said: str) -> str | None:
+        """``FILE:LINE`` of what an error of planning is about; None of a study that was made in Python, or
+        where the error says it itself."""
+        return self._origin.place_of(said, AXES)
+
+    def is_about(self, said: str) -> bool:
+        """Whether an error begins with something that the study defines: a block, a fit, a key."""
+        return self._origin.text is not None and self._origin.path_of(said, AXES) != ()
+
+    def path_of(self, block: int, key: str) -> Path:
+        """The path at which a block, by its number in the sweep, or the study for it, writes a key."""
+        return self._origin.path_of(f"{self.blocks()[block].name}: {key}", AXES)
 
     def lanes(self) -> tuple[ModelSpec, ...]:
         """Every model that the study runs, in order, each once."""

@@ -4,7 +4,7 @@ The common loader reads YAML 1.1, where ``5e-3`` is text, ``on`` a boolean and `
 Here scalars follow the core schema of YAML 1.2, a repeated key is an error, and only plain data comes out.
 """
 
-__all__ = ["Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_yaml", "read_yaml"]
+__all__ = ["UNNAMED", "Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_yaml", "read_yaml", "too_large"]
 
 import math
 import re
@@ -15,8 +15,12 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from studies import bounds
 from workers.errors import StudyError
-from workers.libraries.yaml import dumper, loader, where
+from workers.libraries.yaml import dumper, events, loader, where
+
+UNNAMED = "<text>"
+"""What errors call a text that is no file."""
 
 Mark = tuple[int, int]
 """Line and column, both from 1."""
@@ -27,9 +31,12 @@ Path = tuple[str | int, ...]
 Marks = Mapping[Path, Mark]
 """Where each value stands; a value of a mapping is marked at its key."""
 
-_MAX_VALUES = 1_000_000
-"""Aliases can say exponentially much in little text; past this many values a file is refused."""
+_SMALL = 200_000
+"""Characters up to which a text is read by PyYAML itself, whose messages are the better ones."""
 
+_MANY = (
+    f"more than {bounds.MOST_VALUES:,} values, aliases counted each time; put pairs into a file of their own"
+)
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -42,6 +49,7 @@ _SCALARS = tuple(
     for name, form in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT))
 )
 _LOADER = loader(_SCALARS)
+_FAST_LOADER = loader(_SCALARS, fast=True)
 _DUMPER = dumper(_SCALARS)
 """The same table decides what needs quotes, so that text which looks like a number stays text."""
 
@@ -64,7 +72,7 @@ class Text:
         return f"{self.name}:{line}"
 
 
-def read_yaml(text: str, name: str = "<text>") -> Text:
+def read_yaml(text: str, name: str = UNNAMED) -> Text:
     """The one document of `text`.
 
     Raises:
@@ -76,10 +84,11 @@ def read_yaml(text: str, name: str = "<text>") -> Text:
     return documents[0]
 
 
-def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
+def read_all_yaml(text: str, name: str = UNNAMED) -> Iterator[Text]:
     """Every document of `text`, in order. Raises as `read_yaml` does."""
     try:
-        for node in yaml.compose_all(text, Loader=_LOADER):
+        _refuse_too_much(text, name)
+        for node in yaml.compose_all(text, Loader=_LOADER if len(text) <= _SMALL else _FAST_LOADER):
             reader = _Reader(name)
             yield Text(name, reader.value(node, ()), reader.marks)
     except yaml.YAMLError as error:
@@ -90,6 +99,35 @@ def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
 def dump_yaml(data: Any) -> str:
     """YAML that `read_yaml` reads back as equal data."""
     return yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _refuse_too_much(text: str, name: str) -> None:
+    """Refuse what is too large or too deep to be read, before it is.
+
+    Raises:
+        StudyError: naming the line at which the bound is passed.
+    """
+    if len(text) > bounds.MOST_TEXT_BYTES:
+        raise StudyError(f"{name}:1: {too_large(len(text))}")
+    try:
+        for number, (line, depth) in enumerate(events(text), start=1):
+            if depth > bounds.MOST_DEPTH:
+                what = f"mappings and lists are more than {bounds.MOST_DEPTH} deep; write them flatter"
+                raise StudyError(f"{name}:{line}: {what}")
+            if number > bounds.MOST_VALUES:
+                raise StudyError(f"{name}:{line}: {_MANY}")
+    except (yaml.YAMLError, UnicodeEncodeError):
+        # A small text is refused by its reader, in better words.
+        if len(text) > _SMALL:
+            raise
+
+
+def too_large(size_bytes: int) -> str:
+    """What is said of a study file of so many bytes."""
+    return (
+        f"the study has {size_bytes:,} bytes; at most {bounds.MOST_TEXT_BYTES:,} are read: put its pairs into"
+        " a file of their own"
+    )
 
 
 @dataclass(slots=True)
@@ -103,8 +141,10 @@ class _Reader:
 
     def value(self, node: Node, path: Path) -> Any:
         self.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-        if len(self.marks) > _MAX_VALUES:
-            raise self.error(node, f"more than {_MAX_VALUES:,} values, aliases counted each time")
+        if len(self.marks) > bounds.MOST_VALUES:
+            raise self.error(node, _MANY)
+        if len(path) > bounds.MOST_DEPTH:
+            raise self.error(node, f"mappings and lists are more than {bounds.MOST_DEPTH} deep")
         if isinstance(node, ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
@@ -136,6 +176,8 @@ class _Reader:
 
     def scalar(self, node: ScalarNode) -> Any:
         text: str = node.value
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.error(node, "half of a surrogate pair is no character; write the character itself")
         match node.tag.removeprefix("tag:yaml.org,2002:"):
             case "str":
                 return text
@@ -144,6 +186,9 @@ class _Reader:
             case "bool" if _BOOL.fullmatch(text):
                 return text.lower() == "true"
             case "int" if _INT.fullmatch(text):
+                if len(text) > bounds.MOST_DIGITS:
+                    what = f"a whole number of {len(text):,} digits; at most {bounds.MOST_DIGITS} are allowed"
+                    raise self.error(node, what)
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             case "float" if _FLOAT.fullmatch(text):
                 return _float(text)

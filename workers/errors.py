@@ -29,6 +29,8 @@ __all__ = [
     "StoreError",
     "StudyError",
     "SwapyardError",
+    "article",
+    "counted",
     "nearest",
 ]
 
@@ -101,3 +103,15 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` where a spelling is close, else nothing."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """``1 job``, ``2,000 jobs``: a number with its noun; `nouns` are several, where not an s makes them."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
+def article(word: str) -> str:
+    """``an int``, ``a str``: a word after its article, by how it begins (``a unit``, ``an hour``)."""
+    begin = word.casefold()
+    is_vowel = begin[:1] in set("aeio8") or (begin[:1] == "u" and begin[:3] != "uni" and begin[:2] != "us")
+    return f"{'an' if is_vowel or begin.startswith(('hour', 'honest')) else 'a'} {word}"

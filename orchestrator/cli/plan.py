@@ -20,14 +20,16 @@ from orchestrator.cli.options import store_option, study_argument
 def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
     """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
 
+    STUDY is a study file, the name of a bundled study, or of one below --store.
+
     Nothing is run, unless --prepare is given: which pairs a filter keeps only the model can tell, and
     until it was asked the numbers are bounds.
     """
     from orchestrator.overview import overview
-    from studies import load_study
+    from orchestrator.stored import load_named
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    found = overview(load_study(study), store, prepare=prepare, say=say)
+    found = overview(load_named(study, store), store, prepare=prepare, say=say)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))

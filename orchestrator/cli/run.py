@@ -109,7 +109,7 @@ def run(
     require: tuple[str, ...],
     plots: bool,
 ) -> None:
-    """Run STUDY, a study file or the name of a bundled study, from wherever it stands.
+    """Run STUDY, a study file or the name of a bundled or stored study, from wherever it stands.
 
     Killed at any moment, the same command goes on. Exit codes: 0 complete, or stopped where --limit or
     --max-time said; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds the study,
@@ -126,9 +126,9 @@ def run(
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
-        from studies import load_study
+        from orchestrator.stored import load_named
 
-        loaded = load_study(study)
+        loaded = load_named(study, store)
         options = RunOptions(
             executor=executor,
             num_workers=workers,

@@ -4,15 +4,15 @@ Numbers of cells, pairs, cellsets and tiles belong to the store: a later plan ke
 earlier one and adds its own, so that rows already written stay valid.
 """
 
-__all__ = ["LaneInputs", "build_plan"]
+__all__ = ["LaneInputs", "build_plan", "with_notes"]
 
 import gc
 import uuid
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from orchestrator.plan import encode
 from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
 from orchestrator.plan.costs import Costs, may_resume
 from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.emptiness import Lacking, notes_of, reasons_of
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fit_checks import check_fits, check_parts, check_tokens, named
 from orchestrator.plan.fit_tables import fit_tables
@@ -87,6 +88,10 @@ class _Builder:
         """(lane, given) → where a kept input is."""
         self.fits: list[LaneFits] = []
         """Of each lane, what its cells asked for."""
+        self.counts: Counter[tuple[int, str]] = Counter()
+        """(place of the lane, block) → points."""
+        self.kinds: list[tuple[str, ModelFacts, list[PairClass]]] = []
+        """Of each lane its model, and the class of each kept pair."""
         self._is_resumed: dict[int, bool] = {}
         """For each lane, whether its jobs may be resumed."""
         self._study = study
@@ -108,6 +113,9 @@ class _Builder:
                 members[brought.classes[one.given]].append(one)
         kept = [one for ones in members.values() for one in ones]
         lane = brought.lane
+        self.kinds.append(
+            (lane.spec.ref, brought.facts, [kind for kind, ones in members.items() for _ in ones])
+        )
         self._is_resumed[lane.lane] = may_resume(brought.facts.model_type)
         fits = LaneFits(self._study, lane.lane, lane.identity, self._rows, kept, self._pair_id)
         self.fits.append(fits)
@@ -118,6 +126,7 @@ class _Builder:
         check_tokens(expansions, members, fits)
         for kind in sorted(members, key=_class_order):
             points = expansions[kind].points
+            self.counts.update((len(self.kinds) - 1, point.block) for point in points)
             check_sites(points, brought.facts, brought.modules)
             places = [(made.name, made.place) for made in fits.made.values()]
             check_refused(points, places, brought.facts, self._study.line_of)
@@ -144,6 +153,10 @@ class _Builder:
         for (_, pair), found in homes.items():
             pairs[tuple(found)].append(pair)
         return [self._joined(classes, pairs[classes]) for classes in pairs]
+
+    def lacking(self) -> Lacking:
+        """What the blocks were tried on."""
+        return Lacking(study=self._study, rows=self._rows, lanes=self.kinds, counts=self.counts)
 
     def take_points(self) -> list[tuple[int, int, Point]]:
         """The written grid points, which the builder lets go of: they are most of what it holds."""
@@ -247,7 +260,8 @@ def build_plan(
         builder.add_lane(brought)
     groups = builder.groups()
     if not _num_jobs(groups):
-        raise StudyError(f"study {study.study}: the sweep has no cell for these pairs; widen its axes")
+        raise StudyError("\n".join(reasons_of(builder.lacking())))
+    notes = notes_of(builder.lacking())
     estimated: Sequence[Group] = ()
     screened: dict[str, pa.Table] = {}
     if study.screen is not None:
@@ -276,7 +290,17 @@ def build_plan(
         "retired": encode.retired_table(builder.retired()),
         **fit_tables(builder.fits, (cell for _, _, cell in builder.cells.values()), builder.placed),
     }
-    return Plan(head={**head, **counts, "families": list(families)}, tables={**tables, **screened})
+    plan = Plan(head={**head, **counts, "families": list(families)}, tables={**tables, **screened})
+    return with_notes(plan, study, notes)
+
+
+def with_notes(plan: Plan, study: Study, notes: Sequence[str]) -> Plan:
+    """The plan with more notes for its users, after the lines of the file that they are about."""
+    if not notes:
+        return plan
+    places = [study.place_of(note) for note in notes]
+    told = [note if at is None else f"{at}: {note}" for at, note in zip(places, notes, strict=True)]
+    return replace(plan, head={**plan.head, "notes": [*plan.head.get("notes", ()), *told]})
 
 
 def _num_jobs(groups: Sequence[Group]) -> int:

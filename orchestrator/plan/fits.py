@@ -254,10 +254,9 @@ class LaneFits:
     def _meeting(self) -> dict[str, set[int]]:
         """For each fit with a ``where`` the given pairs that meet it."""
         fits = self.study.fits or {}
-        try:
-            passing = passing_blocks(self.rows, [fit.where for fit in fits.values()])
-        except StudyError as error:
-            raise StudyError(f"fits: {error}") from None
+        passing = passing_blocks(
+            self.rows, [fit.where for fit in fits.values()], [f"fits.{name}" for name in fits]
+        )
         return {
             name: {given for given, found in enumerate(passing) if number in found}
             for number, name in enumerate(fits)

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.plan.where import passing_blocks
 from studies import Study
+from studies.bounds import check_candidates
 from studies.identity import content_id
 from studies.models import Task
 from studies.pairs import read_pairs
@@ -99,6 +100,7 @@ def task_rows(task: Maker, asked: Task, *, often: int = 1) -> list[Mapping[str, 
     Raises:
         StudyError: an option has an impossible value.
     """
+    check_candidates(task.name, asked.num_pairs, asked.options)
     candidates = task.candidates(seed=asked.seed or 0, options=asked.options)
     if task.is_endless and asked.num_pairs is not None:
         candidates = islice(candidates, asked.num_pairs * often)

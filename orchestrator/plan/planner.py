@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.plan.autoencoders import weights_of
-from orchestrator.plan.build import LaneInputs, build_plan
+from orchestrator.plan.build import LaneInputs, build_plan, with_notes
 from orchestrator.plan.clean import MissingRunsError, Scorer
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.modules import known_modules
+from orchestrator.plan.places import placed
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.runs import runs_table
 from orchestrator.plan.screening import Chosen
@@ -24,6 +25,7 @@ from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
 from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
+from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
 from studies import Study
@@ -56,9 +58,10 @@ class Planner:
             NotYetError: the study needs what this version cannot do.
             StudyError: it trains, or names, what cannot be.
         """
-        check_supported(study)
         self._say = say
-        self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
+        with placed(study):
+            check_supported(study)
+            self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
         self._known_words: dict[str, Words] = {}
@@ -70,7 +73,8 @@ class Planner:
         Raises:
             ModelError: a model cannot be found.
         """
-        return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
+        with placed(self._written):
+            return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
 
     @property
     def trained_paths(self) -> list[str]:
@@ -85,7 +89,8 @@ class Planner:
         Raises:
             StudyError: they cannot be read or made.
         """
-        return read_given(self.study, self.trainings.reads)
+        with placed(self._written):
+            return read_given(self.study, self.trainings.reads)
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +129,17 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
+        with placed(self._written):
+            return self._drafted(scorer, earlier, state, trained, selection)
+
+    def _drafted(
+        self,
+        scorer: Scorer,
+        earlier: Plan | None,
+        state: State | None,
+        trained: Collection[str],
+        selection: Mapping[int, Chosen] | None,
+    ) -> Draft:
         before = earlier_of(earlier, state)
         lanes = self._lanes(before)
         try:
@@ -227,9 +243,10 @@ class Planner:
             selection=selection,
         )
         own, others = self.trainings.own, self.trainings.others
-        if not own and not others:
-            return plan
-        return replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})
+        if own or others:
+            plan = replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})
+        check_plots(self._written, plan, self.study.study)
+        return with_notes(plan, self.study, plot_notes(self._written, plan))
 
     def _modules(self, lane: Lane, facts: ModelFacts) -> Collection[str] | None:
         """The paths of a model's modules; nobody knows those of one that is still to be trained."""

@@ -1,6 +1,6 @@
 """``where`` and classes: which pairs each block is about, and which pairs get the same cells."""
 
-__all__ = ["classify", "passing_blocks"]
+__all__ = ["classify", "meant", "passing_blocks"]
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
+from orchestrator.conditions import condition_problem, meets_nothing
 from orchestrator.plan.columns import given_column
 from orchestrator.plan.prepare import Prepared
 from studies import Study
 from studies.expand import PairClass, referenced_columns, used_spans
+from studies.problems import shown
 from workers.errors import StudyError
 from workers.libraries.duckdb import confine
 
@@ -25,7 +27,10 @@ def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, Pair
     Raises:
         StudyError: a ``where`` is no SQL over the pairs' columns.
     """
-    passing = passing_blocks(given.rows, [block.where for block in study.blocks()])
+    blocks = study.blocks()
+    passing = passing_blocks(
+        given.rows, [block.where for block in blocks], [str(block.name) for block in blocks]
+    )
     columns, used = sorted(referenced_columns(study)), used_spans(study)
     return {
         one.given: PairClass(
@@ -44,23 +49,41 @@ def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, Pair
 
 
 def passing_blocks(
-    rows: Sequence[Mapping[str, Any]], conditions: Sequence[str | None]
+    rows: Sequence[Mapping[str, Any]], conditions: Sequence[str | None], whose: Sequence[str] = ()
 ) -> list[frozenset[int]]:
     """For each given pair, the blocks whose condition it meets; a block without one takes every pair.
 
+    Args:
+        rows: the pairs.
+        conditions: of blocks, or of whatever else has some.
+        whose: what errors call each of them, such as a block's name.
+
     Raises:
-        StudyError: a condition is no SQL expression over the columns of the pairs.
+        StudyError: conditions are no SQL expressions over the columns of the pairs; a line for each.
     """
     every = frozenset(block for block, condition in enumerate(conditions) if condition is None)
     if len(every) == len(conditions):
         return [every] * len(rows)
     passing = [set(every) for _ in rows]
+    problems: dict[str, None] = {}
     with _pairs(rows) as connection:
         for block, condition in enumerate(conditions):
-            if condition is not None:
+            if condition is None:
+                continue
+            try:
                 for number in _meeting(connection, condition):
                     passing[number].add(block)
+            except StudyError as error:
+                problems[f"{whose[block]}: {error}" if whose else str(error)] = None
+    if problems:
+        raise StudyError("\n".join(problems))
     return [frozenset(blocks) for blocks in passing]
+
+
+def meant(rows: Sequence[Mapping[str, Any]], condition: str) -> str:
+    """What a condition that no pair meets may have meant: the values of the columns that it names."""
+    with _pairs(rows) as connection:
+        return meets_nothing(connection, condition, "pairs")
 
 
 def _hashable(value: Any) -> Any:
@@ -80,13 +103,15 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
 
 
 def _meeting(connection: duckdb.DuckDBPyConnection, condition: str) -> list[int]:
+    names = [name for (name, *_) in connection.execute("DESCRIBE pairs").fetchall()]
+    if (problem := condition_problem(connection, condition, names, "the pairs'")) is not None:
+        raise StudyError(problem)
     try:
         # Rows come in the order in which they were put in; the line break ends a comment at the end.
         found = connection.execute(f"SELECT ({condition}\n) IS TRUE FROM pairs").fetchall()
     except duckdb.Error as error:
-        names = [name for (name, *_) in connection.execute("DESCRIBE pairs").fetchall()]
         raise StudyError(
-            f"where: {condition!r} cannot be answered: {str(error).splitlines()[0]};"
+            f"where: {shown(condition)} cannot be answered: {str(error).splitlines()[0]};"
             f" the pairs' columns are {', '.join(names)}"
         ) from error
     return [number for number, (meets,) in enumerate(found) if meets]

@@ -11,6 +11,7 @@ import duckdb
 from orchestrator.lost import TellLost
 from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
+from orchestrator.plot_checks import LOG
 from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
 from orchestrator.plots.choose import default_plot, own_plots, own_study
@@ -28,9 +29,6 @@ from studies.variables import is_aligned
 from workers.errors import QueryError, StudyError
 from workers.model.references import resolve
 
-_LOG = {"heatmap": "fill", "bars": "y"}
-
-
 Told = Callable[[str], None]
 """Is told what a picture's values run over besides pairs, where that is anything: ``mean over 12 heads``."""
 
@@ -43,8 +41,8 @@ def draw(
     Raises:
         QueryError: the plot's SQL cannot be answered, or there is nothing to draw.
     """
-    if plot.log not in (None, _LOG[plot.kind]):
-        raise QueryError(f"log: {plot.log} cannot be drawn; {plot.kind} takes log: {_LOG[plot.kind]}")
+    if plot.log not in (None, LOG[plot.kind]):
+        raise QueryError(f"log: {plot.log} cannot be drawn; {plot.kind} takes log: {LOG[plot.kind]}")
     grid = read_grid(connection, plot)
     by_position = ("base_position",) in (grid.across.columns, grid.down.columns)
     positions = position_texts(connection, plot) if by_position else {}

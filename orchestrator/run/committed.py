@@ -1,6 +1,6 @@
 """The committed plan of a study that is about to run: the one that is there, or a new one."""
 
-__all__ = ["Planned", "commit_plan", "commit_selection", "num_open"]
+__all__ = ["Planned", "commit_plan", "commit_selection", "num_open", "refuse_stranger"]
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,7 +65,7 @@ def commit_plan(
         return Planned(ref, earlier, setup, _engines(setup, store), facts, is_new=False)
     made = _drafted(planner, store, driver.state, options, earlier, trained, say)
     if earlier is not None and driver.state.live and not options.replace:
-        _refuse_stranger(made.draft.plan, earlier, store)
+        refuse_stranger(made.draft.plan, earlier, store)
     files = {**encode_plan(made.draft.plan), "study.yaml": study.to_yaml().encode()}
     reach("driver.plan")
     ref = driver.write_plan(files)
@@ -131,7 +131,7 @@ def commit_selection(
     return Planned(driver.write_plan(files), draft.plan, setup, engines, facts, is_new=True)
 
 
-def _refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
+def refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
     """A plan that has no job in common with what was done is a mistake more often than a wish."""
     if not any(tile.wanted for number, tile in plan.tiles.items() if number in earlier.tiles):
         raise StoreError(

@@ -22,6 +22,7 @@ from orchestrator.remaining import Counts
 from orchestrator.run.left import left_text
 from orchestrator.run.setup import Setup
 from workers.capability import Capability
+from workers.errors import counted
 
 LINE_EVERY_S = 15.0
 
@@ -162,15 +163,16 @@ def describe(plan: Plan) -> list[str]:
     for data, fates in zip(plan.head["lanes"], plan.head["prompts"], strict=True):
         total = sum(fates.values())
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
-        lines.append(f"{_model(data)}: {total:,} base prompts: {told}")
-    lines.append(f"{num_kept:,} pairs of {inputs.num_rows:,} are in the study")
+        lines.append(f"{_model(data)}: {counted(total, 'base prompt')}: {told}")
+    verb = "is" if inputs.num_rows == 1 else "are"
+    lines.append(f"{counted(num_kept, 'pair')} of {inputs.num_rows:,} {verb} in the study")
     if "trainings" in plan.tables:
         names = plan.tables["trainings"]["name"].to_pylist()
-        lines += [f"{num} training{'s' * (num > 1)}: {name}" for name, num in Counter(names).items()]
+        lines += [f"{counted(num, 'training')}: {name}" for name, num in Counter(names).items()]
     num_cells = plan.tables["cells"].num_rows
     screened = describe_screening(plan) if "screening" in plan.tables else None
-    lines.append(f"{num_cells:,} cells, {screened or f'{plan.num_jobs:,} jobs'}")
-    return lines
+    lines.append(f"{counted(num_cells, 'cell')}, {screened or counted(plan.num_jobs, 'job')}")
+    return lines + [f"note: {note}" for note in plan.head.get("notes", ())]
 
 
 def _model(lane: Mapping[str, Any]) -> str:

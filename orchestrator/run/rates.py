@@ -4,7 +4,7 @@ In the cache `rates.json` has the cost units per second of one worker (see `orch
 `paces.json` how much one forward took. A memory that is damaged or cannot be written only costs time.
 """
 
-__all__ = ["estimate_rate", "known_pace", "remember_pace", "remember_rate"]
+__all__ = ["estimate_rate", "known_pace", "known_rate", "remember_pace", "remember_rate"]
 
 import json
 import os
@@ -21,11 +21,16 @@ FLOPS_PER_CORE = 4e10
 _RATES, _PACES = "rates.json", "paces.json"
 
 
+def known_rate(lane: Lane, threads: int) -> float | None:
+    """Cost units per second that one worker did on the lane's model; None where none did on this machine."""
+    known = _read(_RATES).get(_rate_key(lane, threads))
+    return float(known) if isinstance(known, int | float) and 0 < known < float("inf") else None
+
+
 def estimate_rate(lane: Lane, threads: int) -> float:
     """Cost units per second that one worker does on the lane's model."""
-    known = _read(_RATES).get(_rate_key(lane, threads))
-    if isinstance(known, int | float) and 0 < known < float("inf"):
-        return float(known)
+    if (known := known_rate(lane, threads)) is not None:
+        return known
     return threads * FLOPS_PER_CORE / (2.0 * max(1, lane.num_parameters))
 
 

@@ -1,6 +1,6 @@
 """Which executor runs a study, with how many workers of how many threads."""
 
-__all__ = ["Limits", "RunOptions", "Setup", "set_up", "set_up_training"]
+__all__ = ["Limits", "RunOptions", "Setup", "fitting_s", "set_up", "set_up_training"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +157,7 @@ def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
         )
     jobs_s = share * num_open * _cost_per_job(plan) / _rate(plan, 1)
-    seconds = (jobs_s + _fitting_s(plan) * bool(num_open)) / cores
+    seconds = (jobs_s + fitting_s(plan) * bool(num_open)) / cores
     if _is_short(seconds, options):
         return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
     gpus = num_gpus() if _may_use_gpus(plan) else 0
@@ -220,7 +220,7 @@ def _cost_per_job(plan: Plan) -> float:
     return float(sum(c.sum() for c in costs)) / max(1, sum(len(c) for c in costs))
 
 
-def _fitting_s(plan: Plan) -> float:
+def fitting_s(plan: Plan) -> float:
     """What training the fits of a plan takes one worker: steps of batches that run forwards and back."""
     whole_s = max(float(costs.max()) for costs in plan.costs.values()) / _rate(plan, 1)
 

@@ -1,6 +1,6 @@
 """A DuckDB connection that sees studies and nothing else."""
 
-__all__ = ["VIEWS", "connect"]
+__all__ = ["VIEWS", "connect", "connect_plan"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.query_limits import QueryLimits, Watch
 from orchestrator.reading import LeaveOut, read_each
 from orchestrator.spill import fresh_folder
-from orchestrator.store import StudyStore
+from orchestrator.store import State, StudyStore
 from orchestrator.store.storage import LocalStorage
 from orchestrator.views.axes import axes_view, set_axes
 from orchestrator.views.counting import add_counted
@@ -88,6 +88,23 @@ def connect(
     return connection
 
 
+def connect_plan(plan: Plan, root: Path) -> duckdb.DuckDBPyConnection:
+    """The views that the study in `root` will have by a plan that may not be committed yet, without a row.
+
+    For what asks which columns there are, and of which types.
+    """
+    empty = Plan(head=plan.head, tables={name: table.slice(0, 0) for name, table in plan.tables.items()})
+    connection = duckdb.connect()
+    made = study_tables(empty, State(), root)
+    with_rest = replace(made, tables={**made.tables, **_made_before(EVERYTHING, empty, root)})
+    prefixes = _add_groups(connection, [(root, with_rest)], EVERYTHING, None)
+    for view in VIEWS:
+        statement = union(connection, [f"{prefix}v_{view}" for prefix in prefixes])
+        connection.execute(f"CREATE VIEW {view} AS {statement}")
+    lock(connection, [])
+    return connection
+
+
 def _read_study(
     root: Path, verify: bool, watch: Watch, needs: Needs, lost: TellLost | None
 ) -> StudyTables | None:
@@ -106,6 +123,11 @@ def _read_study(
         kept = {name: table for name, table in plan.tables.items() if name not in needs.checked_only}
         plan = Plan(head=plan.head, tables=kept)
     made = study_tables(plan, state, root, needs)
+    return replace(made, tables={**made.tables, **_made_before(needs, plan, root)})
+
+
+def _made_before(needs: Needs, plan: Plan, root: Path) -> dict[str, pa.Table]:
+    """The tables of what is made before cells run: fits, trainings, their curves."""
     more: dict[str, pa.Table] = {}
     # These load all that plans fits and trainings: a quarter of the memory of a query that needs neither.
     if needs.has("fits"):
@@ -120,7 +142,7 @@ def _read_study(
         trainings = TrainingFolder(LocalStorage(root))
         more["trained"] = trainings_view_table(plan, trainings)
         more["curves"] = curves_table(plan, trainings)
-    return replace(made, tables={**made.tables, **more})
+    return more
 
 
 def _add_groups(

@@ -1,9 +1,9 @@
 """Names of PyYAML that may move: its table of scalars without quotes, and where its errors stand."""
 
-__all__ = ["PLACES", "dumper", "loader", "where"]
+__all__ = ["PLACES", "dumper", "events", "loader", "where"]
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -13,19 +13,42 @@ from workers.libraries import Place
 
 _TEXT = "tag:yaml.org,2002:str"
 
+_FAST: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
 Scalars = Iterable[tuple[str, re.Pattern[str]]]
 """Tags, with what a whole scalar of each looks like; anything else is text."""
 
 
-def loader(scalars: Scalars) -> type[yaml.BaseLoader]:
-    """A loader that knows these scalars and no others."""
+def loader(scalars: Scalars, *, fast: bool = False) -> Any:
+    """A loader that knows these scalars and no others; a fast one is of libyaml, where PyYAML has it.
 
-    class Loader(yaml.BaseLoader):
+    A fast one recurses on the stack of C: what it is given must not be deep.
+    """
+
+    class Loader(_FAST if fast else yaml.BaseLoader):  # type: ignore[misc]
         pass
 
     for tag, pattern in scalars:
         _add(Loader, tag, pattern)
     return Loader
+
+
+def events(text: str) -> Iterator[tuple[int, int]]:
+    """For each value of `text`, and each alias, its line from 1, and how deep it is in mappings and lists.
+
+    Nothing is built, so that what is far too large costs no memory.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_FAST):
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.NodeEvent):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            mark = event.start_mark
+            yield (1 if mark is None else mark.line + 1), depth
 
 
 def dumper(scalars: Scalars) -> type[yaml.SafeDumper]:
@@ -89,6 +112,12 @@ def _probe_where() -> str | None:
     raise LookupError("what is no YAML is read")
 
 
+def _probe_fast() -> str | None:
+    if list(events("a: [1, {b: 2}]")) != [(1, 1), (1, 1), (1, 2), (1, 2), (1, 3), (1, 3), (1, 3)]:
+        raise LookupError("values are counted otherwise")
+    return None if _FAST is not yaml.BaseLoader else "large files are read slowly"
+
+
 _SEEN = "6.0.4"
 
 PLACES = (
@@ -109,5 +138,14 @@ PLACES = (
         without="the first line is named, with the whole message",
         marks=("problem_mark",),
         probe=_probe_where,
+    ),
+    Place(
+        library="yaml",
+        name="CBaseLoader, and the marks of its events",
+        used_for="counting what a study file holds before anything is built, and reading large ones",
+        seen_with=_SEEN,
+        without="large files are read slowly",
+        marks=("CBaseLoader", "CollectionStartEvent"),
+        probe=_probe_fast,
     ),
 )

@@ -144,7 +144,7 @@ def test_ranks_and_seeds_are_axes() -> None:
             das(where="split = 'dev'"),
             "fits.R: none of the 6 pairs can be fitted at block_output, position -1",
         ),
-        (das(where="nothing = 1"), "fits: where: 'nothing = 1' cannot be answered"),
+        (das(where="nothing = 1"), "fits.R: where: 'nothing = 1': no column 'nothing'"),
         (
             Fit(method="mean", of="source_9"),
             "fits.R: of: no pair has a run 'source_9'; the pairs have base, source; did you mean 'source'",

@@ -199,7 +199,7 @@ def test_a_plan_without_the_models_answers_is_a_bound(tiny_folder: Path, tmp_pat
 
 
 def test_a_sweep_without_cells_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(StudyError, match="study small: the sweep has no cell for these pairs"):
+    with pytest.raises(StudyError, match=r"block0: layers .7:9. is empty: there are 3 layers"):
         planned(study(tiny_folder, ROWS, '[{site: mlp_output, layers: "7:9", position: 0}]'))
 
 
