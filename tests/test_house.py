@@ -23,7 +23,17 @@ MAY_IMPORT = {
 }
 VOCABULARY = [
     f"workers.{name}"
-    for name in ("boxes", "capability", "causal", "errors", "facts", "libraries", "sites", "vocabulary")
+    for name in (
+        "boxes",
+        "capability",
+        "causal",
+        "code",
+        "errors",
+        "facts",
+        "libraries",
+        "sites",
+        "vocabulary",
+    )
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
 HEAVY = {"torch", "transformers", "ray"}
@@ -50,7 +60,7 @@ PUBLIC = [
     *("CausalModel", "CausalModule", "Sampler"),
 ]
 COMMANDS = [
-    *("plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"),
+    *("plan", "run", "status", "logs", "query", "plot", "sites", "models", "trust", "doctor"),
     *("mv", "cp", "rm", "export", "import"),
 ]
 
