@@ -54,7 +54,8 @@ def named(name: str, kind: Kind, code: Code) -> Any:
         if not code.is_trusted:
             raise UntrustedError(
                 f"{code.at(name)}{kind.role} {name!r}: {module.replace('.', '/')}.py in {folder} is not"
-                f" trusted, and was not run; if you trust the folder: swapyard trust {shlex.quote(str(folder))}"
+                " trusted, and was not run; if you trust the folder: swapyard trust"
+                f" {shlex.quote(str(folder))}"
             )
         loaded = _loaded(name, kind, code, lambda: load_module(folder, module), module)
         found, package = getattr(loaded, function, _MISSING), None
