@@ -18,6 +18,7 @@ from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_cop
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
+from orchestrator.trust import allowed_study
 from studies import Study, load_study
 
 if TYPE_CHECKING:
@@ -103,13 +104,24 @@ class Results:
             yield relation
 
 
-def plan(study: Study | str, *, store: str | Path = DEFAULT_ROOT, prepare: bool = False) -> Overview:
+def plan(
+    study: Study | str,
+    *,
+    store: str | Path = DEFAULT_ROOT,
+    prepare: bool = False,
+    trust: bool = False,
+    trust_remote_code: bool = False,
+) -> Overview:
     """What a study would do: see ``swapyard plan``.
+
+    `trust` lets the Python code beside a study file run, `trust_remote_code` that in its models' folders. A
+    study that is built here needs neither for its functions: they are its caller's.
 
     Raises:
         StudyError, ModelError: it cannot be planned.
     """
-    return overview(_study(study), Path(store), prepare=prepare, say=Progress(quiet=True).say)
+    loaded = _study(study, trust=trust, remote_code=trust_remote_code)
+    return overview(loaded, Path(store), prepare=prepare, say=Progress(quiet=True).say)
 
 
 def run(
@@ -126,16 +138,19 @@ def run(
     limits: Limits = _NO_LIMITS,
     slice_timeout_s: float | None = None,
     require: Sequence[str] = (),
+    trust: bool = False,
+    trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
 
     `study` is a `Study`, a file, or the name of a bundled study; its folder is made below `store`.
+    `trust` and `trust_remote_code` are as for `plan`.
 
     Raises:
         SwapyardError: see `run_study`; what was committed stays, the same call goes on.
     """
-    loaded = _study(study)
+    loaded = _study(study, trust=trust, remote_code=trust_remote_code)
     options = RunOptions(
         executor=executor,
         num_workers=num_workers,
@@ -192,5 +207,6 @@ def _warn(lost: Lost) -> None:
     warnings.warn(str(lost), stacklevel=2)
 
 
-def _study(given: Study | str) -> Study:
-    return given if isinstance(given, Study) else load_study(given)
+def _study(given: Study | str, *, trust: bool, remote_code: bool) -> Study:
+    loaded = given if isinstance(given, Study) else load_study(given)
+    return allowed_study(loaded, trust=trust, remote_code=remote_code)

@@ -6,6 +6,7 @@ finds is kept in the user's cache, named by the contents of the model.
 
 __all__ = ["tried_identities"]
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -43,7 +44,8 @@ def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], No
         return Identities.of(facts, family, untried=why)
     if facts.folder is not None:
         say(f"loading {spec.ref}, to try what its sites hold")
-    done = run("workers.wrapper.identify", input=spec.model_dump_json())
+    plain = {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
+    done = run("workers.wrapper.identify", input=json.dumps(plain))
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
         return Identities.of(facts, family, untried=f"the model cannot be loaded here: {why}")

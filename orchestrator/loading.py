@@ -10,6 +10,7 @@ from orchestrator.machine import memory_bytes, num_cores
 from orchestrator.plan.tables import Lane
 from orchestrator.run.rates import known_pace, remember_pace
 from orchestrator.run.trained import load_trained
+from workers.code.places import NO_CODE, Code
 from workers.errors import ModelError
 from workers.model.references import resolve
 
@@ -40,6 +41,10 @@ class Engines:
     """Of the memory that an engine usually takes; less after one that took all of it died."""
     fits: "StudyFits | None" = field(default=None, repr=False)
     """Those of the study that is run; whoever knows its plan gives them."""
+    code: Code = NO_CODE
+    """Where the functions of the study lie."""
+    remote_code: frozenset[str] = frozenset()
+    """References of the models whose own code may be run."""
     root: Path | None = None
     """The folder of the study whose lanes are asked for; where models are trained, they lie there."""
     _lane: Lane | None = None
@@ -89,6 +94,7 @@ class Engines:
             share=self.share,
             pace=self._pace,
             fits=lambda fit: self._fit(fit, model),
+            code=self.code,
         )
 
     def _model(self, lane: Lane) -> "LoadedModel":
@@ -96,7 +102,7 @@ class Engines:
 
         if lane.training is not None:
             assert self.root is not None, "whoever asks for a trained model says in which study"
-            return load_trained(self.root, lane)
+            return load_trained(self.root, lane, self.remote_code)
         try:
             facts = resolve(lane.spec, fetch=False)
         except ModelError as error:
@@ -104,7 +110,7 @@ class Engines:
             raise ModelError(
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
-        return load(lane.spec, facts)
+        return load(lane.spec.trusting(self.remote_code), facts)
 
     def _fit(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         """A fit by its identity, made on `model` where it is not there yet."""

@@ -36,14 +36,14 @@ class Spec(BaseModel):
         return tuple(info.alias or name for name, info in cls.model_fields.items())
 
     @classmethod
-    def from_text(cls, text: Text) -> Self:
-        """The spec that a YAML document says.
+    def from_text(cls, text: Text, *, is_stored: bool = False) -> Self:
+        """The spec that a YAML document says; of one that `is_stored` names are not judged again.
 
         Raises:
             StudyError: with the file and line of each of the first few problems.
         """
         try:
-            return cls.model_validate(text.data)
+            return cls.model_validate(text.data, context={"is_stored": True} if is_stored else None)
         except ValidationError as error:
             raise explain(error, text) from None
 

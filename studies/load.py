@@ -1,8 +1,9 @@
 """Reading studies: from a path, from the name of a bundled study, or from text."""
 
-__all__ = ["BUNDLED", "load_all", "load_study"]
+__all__ = ["BUNDLED", "load_all", "load_study", "stored_study"]
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ def load_study(path_or_text: str | Path) -> Study:
     A path to pairs or to weights, and a model's folder that is written with a dot or ``~`` first, are taken
     relative to the study file's folder. Text is what has more than one line, or a colon and a space.
 
+    Its functions are taken from Python files below that folder, or below the current one of a text; they are
+    not run before somebody trusts it (see ``docs/trust.md``).
+
     Raises:
         StudyError: there is no such file, or its content is no study.
     """
     given = str(path_or_text)
     if isinstance(path_or_text, str) and ("\n" in given or ": " in given):
-        return Study.from_text(read_yaml(given))
+        return _beside(Study.from_text(read_yaml(given)), Path.cwd())
     path = find_study(given)
     try:
         if (size_bytes := path.stat().st_size) > MOST_TEXT_BYTES:
@@ -37,12 +41,30 @@ def load_study(path_or_text: str | Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{given}: the study cannot be read: {error}") from None
     study = Study.from_text(read_yaml(text, given))
-    return _with_whole_paths(study, path.resolve().parent)
+    folder = path.resolve().parent
+    return _beside(_with_whole_paths(study, folder), folder)
 
 
 def load_all(text: str, name: str = "<text>") -> Iterator[Study]:
     """Each document of `text` as a study. Raises as `load_study` does."""
     return (Study.from_text(document) for document in read_all_yaml(text, name))
+
+
+def stored_study(text: str, name: str) -> Study:
+    """A study that was accepted once and lies in a store: what no study file may say any more it may.
+
+    Raises:
+        StudyError: it is no study.
+    """
+    read = read_yaml(text, name)
+    return Study.from_text(replace(read, data=_without_trust(read.data)), is_stored=True)
+
+
+def _without_trust(data: Any) -> Any:
+    """Studies could say once that code of their models may run."""
+    if isinstance(data, dict):
+        return {key: _without_trust(value) for key, value in data.items() if key != "trust_remote_code"}
+    return [_without_trust(one) for one in data] if isinstance(data, list) else data
 
 
 def find_study(given: str) -> Path:
@@ -59,6 +81,13 @@ def find_study(given: str) -> Path:
         return bundled[given]
     names = ", ".join(sorted(bundled))
     raise StudyError(f"{given}: no such study file; bundled studies: {names}{nearest(given, bundled)}")
+
+
+def _beside(study: Study, folder: Path) -> Study:
+    """The study with the functions of a folder; those of bundled studies are ours."""
+    return study.with_code(
+        replace(study.code, folders=(folder.resolve(),), is_trusted=folder == BUNDLED.resolve())
+    )
 
 
 def _with_whole_paths(study: Study, folder: Path) -> Study:

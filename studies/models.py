@@ -16,7 +16,11 @@ from workers.libraries.pydantic import Fault, faults
 from workers.vocabulary import ModelSpec
 
 _FILTERS = ("both_correct", "none")
-_MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key != "options")
+_MODEL_KEYS = tuple(key for key in ModelSpec.model_fields if key not in ("options", "trust_remote_code"))
+_NO_KEY = (
+    "the key 'trust_remote_code' is not allowed in a study, for a study is data; take it out, and where you"
+    " trust the code in the model's folder run with --trust-remote-code (in Python: trust_remote_code=True)"
+)
 _MADE = ("zoo:", "artifact:")
 """What models begin with that are made here: their seed is an option, or an axis."""
 
@@ -30,6 +34,8 @@ def check_model(value: Any) -> ModelSpec:
         return ModelSpec(ref=value)
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
+    if "trust_remote_code" in value:
+        raise ProblemsError([Problem(("trust_remote_code",), _NO_KEY)])
     is_made = value["ref"].startswith(_MADE)
     keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
     others = [key for key in value if key not in (*keys, "options")]
@@ -47,7 +53,10 @@ def check_model(value: Any) -> ModelSpec:
 
 def plain_model(model: ModelSpec) -> Any:
     """The model as a file writes it: `check_model` reads it back."""
-    given = {key: value for key, value in model.model_dump(exclude_defaults=True).items() if key != "options"}
+    left_out = ("options", "trust_remote_code")
+    given = {
+        key: value for key, value in model.model_dump(exclude_defaults=True).items() if key not in left_out
+    }
     given.update(_plain(model.options))
     return model.ref if list(given) == ["ref"] else given
 

@@ -1,4 +1,5 @@
-"""Where a study was written: the lines of the file that it was read from, for errors that planning finds."""
+"""Where a study was written: the lines of the file that it was read from, for errors that planning finds, and
+the folder that its functions lie in."""
 
 __all__ = ["Origin"]
 
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studies.yaml import UNNAMED, Path, Text
+from workers.code.places import NO_CODE, Code
+from workers.vocabulary import is_function
 
 _ELSEWHERE = ("pairs",)
 """Keys of a study whose lines are not kept: they may be many, and pairs are told by their numbers."""
@@ -24,16 +27,20 @@ class Origin:
     """The text that a study was read from; studies are equal wherever they were read from."""
 
     text: Text | None = field(default=None, compare=False)
+    code: Code | None = field(default=None, compare=False)
+    """Where its functions lie; None of a study that was built in Python: where its caller's do."""
 
     @classmethod
     def of(cls, text: Text) -> "Origin":
         """The text of a whole study, without its pairs, which may be many."""
         if not isinstance(text.data, dict):
-            return cls()
+            return cls(code=NO_CODE)
+        said = {key: value for key, value in text.data.items() if key != "pairs"}
+        lines = {value: text.at(path) for path, value in _functions(said)}
         data = {key: value for key, value in text.data.items() if key not in _ELSEWHERE}
         below = {(key,) for key in _ELSEWHERE}
         marks = {path: mark for path, mark in text.marks.items() if len(path) < 2 or path[:1] not in below}
-        return cls(Text(text.name, data, marks))
+        return cls(Text(text.name, data, marks), Code(lines=lines))
 
     def at(self, block: int, word: str) -> str | None:
         """``FILE:LINE`` at which a block of the sweep says `word`, or the study for all its blocks.
@@ -109,6 +116,14 @@ class Origin:
                 if mark[:2] == path and len(mark) > 3 and mark[-1] == key:
                     yield mark
                     return
+
+
+def _functions(said: Any) -> list[tuple[Path, str]]:
+    """What looks like a function's name, the first of each last."""
+    found = [
+        (path, value) for path, value in _values(said, ()) if isinstance(value, str) and is_function(value)
+    ]
+    return found[::-1]
 
 
 def _values(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:

@@ -1,6 +1,6 @@
 """What no single key can tell: whether the names that a study uses exist, and its units are complete."""
 
-__all__ = ["COORDINATES", "find_problems", "names_of", "values_of", "written"]
+__all__ = ["COORDINATES", "find_problems", "name_problems", "names_of", "values_of", "written"]
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueS
 from studies.columns import RESERVED
 from studies.forms import is_reference, parse_subspace, references
 from studies.models import Task
+from studies.names import NAME_RULE, is_name
 from studies.problems import Problem, shown
 from studies.sizes import size_problems
 from studies.train_scope import train_problems
@@ -42,6 +43,17 @@ def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
         for key in ValueSpec.model_fields:
             if getattr(unit.from_, key) is not None:
                 yield ("from",) if key == "run" else ("from", key), getattr(unit.from_, key)
+
+
+def name_problems(study: "Study") -> Iterator[Problem]:
+    """Names of plots, fits, trainings and blocks that are no names of files: see `studies.names`."""
+    named: list[tuple[Path, str]] = [
+        ((key, name), name) for key in ("plots", "fits", "train") for name in getattr(study, key) or {}
+    ]
+    named += [(("sweep", n, "name"), block.name) for n, block in enumerate(study.sweep) if block.name]
+    for path, name in named:
+        if not is_name(name):
+            yield Problem(path, f"{shown(name)} is not allowed as a name here; allowed: {NAME_RULE}")
 
 
 def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:

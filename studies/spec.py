@@ -2,40 +2,41 @@
 
 __all__ = ["Study", "is_study_name"]
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from studies.blocks import AXES, Block, Settings
 from studies.dump import plain
 from studies.fields import checked, one_of, required
 from studies.fits import Fit
 from studies.models import ModelSpec, Task
+from studies.names import NAME_RULE, is_name
 from studies.origin import Origin
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
 from studies.problems import ProblemsError, refuse
 from studies.require import Required
-from studies.scope import find_problems
+from studies.scope import find_problems, name_problems
 from studies.screen import Screened
 from studies.train import Train
 from studies.yaml import Path, Text, dump_yaml
+from workers.code.places import Code, caller_code
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _PAIR_FILES = (".jsonl", ".csv", ".parquet")
 
 
 def is_study_name(value: Any) -> bool:
     """Whether a study, and its folder, may have this name."""
-    return isinstance(value, str) and _SAFE_NAME.fullmatch(value) is not None
+    return is_name(value)
 
 
 def check_study_name(value: Any) -> str:
     """A name that is also a safe folder name."""
     if not is_study_name(value):
-        refuse(value, "a folder's name: up to 100 letters, digits, '.', '_', '-', first a letter or digit")
+        refuse(value, NAME_RULE)
     return str(value)
 
 
@@ -77,15 +78,20 @@ class Study(Settings):
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @classmethod
-    def from_text(cls, text: Text) -> Self:
-        """As `Spec.from_text`; the study then knows the lines that it was written in."""
-        study = super().from_text(text)
+    def from_text(cls, text: Text, *, is_stored: bool = False) -> Self:
+        """As `Spec.from_text`; the study then knows the lines that it was written in.
+
+        One that `is_stored` was accepted by the rules of its day, and may have names of then.
+        """
+        study = super().from_text(text, is_stored=is_stored)
         study._origin = Origin.of(text)
         return study
 
     @model_validator(mode="after")
-    def _check_whole(self) -> "Study":
+    def _check_whole(self, info: ValidationInfo) -> "Study":
         problems = find_problems(self, self.blocks())
+        if not info.context:
+            problems = [*name_problems(self), *problems]
         if problems:
             raise ProblemsError(problems)
         return self
@@ -114,6 +120,17 @@ class Study(Settings):
     def path_of(self, block: int, key: str) -> Path:
         """The path at which a block, by its number in the sweep, or the study for it, writes a key."""
         return self._origin.path_of(f"{self.blocks()[block].name}: {key}", AXES)
+
+    @property
+    def code(self) -> Code:
+        """Where its functions lie: beside its file, or where its caller's do."""
+        return self._origin.code or caller_code()
+
+    def with_code(self, code: Code) -> Self:
+        """The same study, whose functions lie there."""
+        made = self.model_copy()
+        made._origin = replace(self._origin, code=code)
+        return made
 
     def lanes(self) -> tuple[ModelSpec, ...]:
         """Every model that the study runs, in order, each once."""

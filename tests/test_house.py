@@ -24,7 +24,7 @@ MAY_IMPORT = {
 VOCABULARY = [
     f"workers.{name}"
     for name in (
-        *("boxes", "capability", "causal", "errors", "facts", "libraries", "metrics", "sites"),
+        *("boxes", "capability", "causal", "code", "errors", "facts", "libraries", "metrics", "sites"),
         "vocabulary",
     )
 ]
@@ -53,7 +53,7 @@ PUBLIC = [
     *("CausalModel", "CausalModule", "Sampler"),
 ]
 COMMANDS = [
-    *("plan", "run", "status", "logs", "query", "plot", "sites", "models", "doctor"),
+    *("plan", "run", "status", "logs", "query", "plot", "sites", "models", "trust", "doctor"),
     *("mv", "cp", "rm", "export", "import"),
 ]
 

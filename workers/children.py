@@ -40,7 +40,7 @@ def start(
     reading, writing = os.pipe()
     try:
         command = [sys.executable, "-P", "-m", __name__, str(reading), module, *arguments]
-        path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        path = os.pathsep.join(_search_path())
         child: subprocess.Popen[Any] = subprocess.Popen(
             command, env={**os.environ, "PYTHONPATH": path, **(env or {})}, pass_fds=(reading,), **options
         )
@@ -71,6 +71,20 @@ def run(
             child.kill()
             raise
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+
+def _search_path() -> list[str]:
+    """Where this process imports from, but for the folder that it stands in and that of a user's script:
+    their modules are nobody's but the user's, unless this package lies there."""
+    root = Path(__file__).resolve().parents[1]
+    script = Path(sys.argv[0]).resolve().parent if sys.argv and sys.argv[0] else root
+    theirs = {Path.cwd().resolve(), script} - {root}
+    found = {path: Path(path or os.curdir).resolve() for path in sys.path}
+    return [
+        str(folder) if path in ("", os.curdir) else path
+        for path, folder in found.items()
+        if folder not in theirs
+    ]
 
 
 _ENDS: set[int] = set()

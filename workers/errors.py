@@ -2,7 +2,8 @@
 
     SwapyardError            one clear message: what was given, what is allowed, what to do
     ├── StudyError           the study file, its pairs or its tasks say something impossible
-    │   └── NotYetError      they ask for a capability that this version does not have
+    │   ├── NotYetError      they ask for a capability that this version does not have
+    │   └── UntrustedError   they name code that nobody has said may be run
     ├── ModelError           a model cannot be found, fetched, loaded, or has no such site
     ├── StoreError           a study directory cannot be read or written
     │   ├── StorageFullError no room left; nothing is lost, the run goes on when there is room
@@ -29,6 +30,7 @@ __all__ = [
     "StoreError",
     "StudyError",
     "SwapyardError",
+    "UntrustedError",
     "article",
     "counted",
     "nearest",
@@ -50,6 +52,10 @@ class StudyError(SwapyardError):
 
 class NotYetError(StudyError):
     """The study asks for a capability that this version does not have."""
+
+
+class UntrustedError(StudyError):
+    """The study names code beside it, or in a model's folder, and nobody has said that it may be run."""
 
 
 class ModelError(SwapyardError):

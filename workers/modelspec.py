@@ -3,7 +3,7 @@
 __all__ = ["ModelSpec"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -37,6 +37,8 @@ class ModelSpec(BaseModel):
     """The library's kernel; None lets it choose. Provenance, no part of identity."""
     chat: bool = False
     trust_remote_code: bool = False
+    """Whether Python code in the model's folder may be run. It is said for one run, and never kept: written
+    down it is false, whatever it is here."""
     missing_weights: Literal["initialise"] | None = None
     """``initialise`` draws the tensors that the checkpoint gives no value from ``seed``, as the model's class
     begins them, and leaves out those that the model has no place for; None refuses such a checkpoint."""
@@ -56,7 +58,19 @@ class ModelSpec(BaseModel):
     def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Plans look as they did before there were these keys, where they are not given."""
         unused = ("missing_weights", "seed") if self.missing_weights is None else ()
-        return {key: value for key, value in plain(self).items() if key not in unused}
+        kept = {key: value for key, value in plain(self).items() if key not in unused}
+        return {**kept, "trust_remote_code": False} if "trust_remote_code" in kept else kept
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Self:
+        """The spec that was written down; whether its code may be run no file says."""
+        return cls.model_validate({**data, "trust_remote_code": False})
+
+    def trusting(self, refs: Collection[str]) -> Self:
+        """The same model, whose code may be run if its reference is one of `refs`."""
+        if self.trust_remote_code or self.ref not in refs:
+            return self
+        return self.model_copy(update={"trust_remote_code": True})
 
     @property
     def title(self) -> str:

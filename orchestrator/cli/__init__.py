@@ -20,6 +20,7 @@ _COMMANDS = {
     "plot": "Draw a study's results.",
     "sites": "Where a model can be changed.",
     "models": "Models by short names: list, fetch, clear.",
+    "trust": "Folders whose Python code studies may run.",
     "doctor": "Whether this machine and its studies are sound.",
     "mv": "Give a study another name or place.",
     "cp": "Copy a study.",

@@ -1,11 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the question that trust is asked for by."""
 
-__all__ = ["duration", "store_option", "study_argument"]
+__all__ = ["asker", "duration", "remote_code_option", "store_option", "study_argument", "trust_option"]
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from orchestrator.trust import Answer, Ask
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -32,3 +38,40 @@ store_option = click.option(
 )
 
 study_argument = click.argument("study", metavar="STUDY")
+
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run the Python code beside the study file, this once; see: swapyard trust."
+)
+
+remote_code_option = click.option(
+    "--trust-remote-code",
+    "remote_code",
+    is_flag=True,
+    help="Run the Python code in the model's own folder, this once.",
+)
+
+
+def asker() -> "Ask | None":
+    """Who can be asked whether a folder is trusted: the user at a terminal, else nobody."""
+    return _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+
+def _ask(folder: Path, files: Sequence[Path]) -> "Answer":
+    """One question that names what would run."""
+    from orchestrator.lines import plain
+
+    click.echo(plain(f"The study would run Python code of its folder {folder}:"), err=True)
+    for file in files:
+        click.echo(plain(f"  {file.relative_to(folder)}"), err=True)
+    text = "Do you trust it? yes (this once), no, or always here"
+    answer: Answer = click.prompt(text, value_proc=_chosen, default="no", err=True)
+    return answer
+
+
+def _chosen(text: str) -> "Answer":
+    answers: Sequence[Answer] = ("yes", "no", "always")
+    for answer in answers:
+        # The first letter will do.
+        if text.strip() and answer.startswith(text.strip().lower()):
+            return answer
+    raise click.UsageError("answer yes, no or always")

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import store_option, study_argument
+from orchestrator.cli.options import (
+    asker,
+    remote_code_option,
+    store_option,
+    study_argument,
+    trust_option,
+)
 
 
 @click.command()
@@ -16,8 +22,10 @@ from orchestrator.cli.options import store_option, study_argument
 @click.option(
     "--prepare", is_flag=True, help="Run the prompts once without interventions, where that is open."
 )
+@trust_option
+@remote_code_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
+def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool, as_json: bool) -> None:
     """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
 
     STUDY is a study file, the name of a bundled study, or of one below --store.
@@ -27,9 +35,11 @@ def plan(study: str, store: Path, prepare: bool, as_json: bool) -> None:
     """
     from orchestrator.overview import overview
     from orchestrator.stored import load_named
+    from orchestrator.trust import allowed_study
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    found = overview(load_named(study, store), store, prepare=prepare, say=say)
+    loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
+    found = overview(loaded, store, prepare=prepare, say=say)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))

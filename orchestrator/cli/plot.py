@@ -4,7 +4,7 @@ __all__ = ["plot"]
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
@@ -149,7 +149,7 @@ def _draw(kind: str, study: str, store: Path, output: Path | None, partial: bool
         _print(draw(connection, chosen, _stem(root, kind, output), _tell))
 
 
-def _said(root: Path, kind: str, where: str | None, title: str | None) -> dict[str, str | None]:
+def _said(root: Path, kind: str, where: str | None, title: str | None) -> "_Said":
     """What is asked for, and else what the study's own plot of that kind says."""
     from orchestrator.plots import own_plots
 
@@ -157,6 +157,11 @@ def _said(root: Path, kind: str, where: str | None, title: str | None) -> dict[s
     if where is not None or own is None:
         return {"where": where, "title": title}
     return {"where": own.where, "title": title or own.title}
+
+
+class _Said(TypedDict):
+    where: str | None
+    title: str | None
 
 
 def _stem(root: Path, kind: str, output: Path | None) -> Path:

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 
-from orchestrator.cli.options import duration, store_option, study_argument
+from orchestrator.cli.options import (
+    asker,
+    duration,
+    remote_code_option,
+    store_option,
+    study_argument,
+    trust_option,
+)
 from orchestrator.machine import num_cores
 from workers.capability import ABILITIES
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
+    from workers.code.places import Code
 
 FINISHED_WITH_FAILURES = 3
 INTERRUPTED = 130
@@ -89,6 +97,8 @@ _STOPPED = {
     multiple=True,
     help="Give no job to a worker whose loaded model lacks this, and exit 1 where none is left (repeatable).",
 )
+@trust_option
+@remote_code_option
 @click.option(
     "--plots/--no-plots", default=True, show_default=True, help="Draw the study's plots at the end."
 )
@@ -107,6 +117,8 @@ def run(
     max_failures: int | None,
     slice_timeout: float | None,
     require: tuple[str, ...],
+    trust: bool,
+    remote_code: bool,
     plots: bool,
 ) -> None:
     """Run STUDY, a study file or the name of a bundled or stored study, from wherever it stands.
@@ -127,8 +139,9 @@ def run(
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
         from orchestrator.stored import load_named
+        from orchestrator.trust import allowed_study
 
-        loaded = load_named(study, store)
+        loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
         options = RunOptions(
             executor=executor,
             num_workers=workers,
@@ -145,10 +158,10 @@ def run(
         with Progress() as progress, redirect_stdout(_nowhere()):
             root = home_of(store, loaded.study, progress.say)
             outcome = run_study(loaded, root, options, progress)
-    _finish(outcome, plots=plots)
+    _finish(outcome, plots=plots, code=loaded.code)
 
 
-def _finish(outcome: "Outcome", *, plots: bool) -> None:
+def _finish(outcome: "Outcome", *, plots: bool, code: "Code") -> None:
     """Say how a run ended, show what it found, and end with the code that says the same."""
     root = outcome.root
     click.echo(_told(root.name, outcome), err=True)
@@ -160,7 +173,7 @@ def _finish(outcome: "Outcome", *, plots: bool) -> None:
     if outcome.counts.num_estimates and outcome.counts.is_complete:
         _tell_recall(root)
     if plots:
-        _draw(root)
+        _draw(root, code)
     if num_failed := outcome.counts.num_failed:
         query = ["swapyard", "query", "FROM failures", "--study", root.name, "--store", str(root.parent)]
         click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
@@ -253,7 +266,7 @@ def _tell_recall(root: Path) -> None:
         click.echo(f"no recall: {error}", err=True)
 
 
-def _draw(root: Path) -> None:
+def _draw(root: Path, code: "Code") -> None:
     """Draw the study's plots; one that cannot be drawn takes nothing from a study that is done."""
     from orchestrator.plots import draw_study
     from workers.errors import QueryError
@@ -265,7 +278,7 @@ def _draw(root: Path) -> None:
         click.echo(f"picture {name}: {over}", err=True)
 
     try:
-        for path in draw_study(root, failed, told):
+        for path in draw_study(root, failed, told, code=code):
             click.echo(f"drew {path}", err=True)
     except QueryError as error:
         click.echo(f"no picture: {error}", err=True)

@@ -63,7 +63,7 @@ def read_given(study: Study, reads: Mapping[str | None, str]) -> Given:
         raise NotYetError(
             f"study {study.study}: it needs pairs: or one task:; several tasks are not there yet"
         )
-    task, num_pairs = find_task(asked[0].name), asked[0].num_pairs
+    task, num_pairs = find_task(asked[0].name, study.code), asked[0].num_pairs
     chosen = _filter(asked[0].filter or study.filter, task.filter)
     often = 1 if chosen is None else CANDIDATES_PER_PAIR
     rows = task_rows(task, asked[0], often=often)

@@ -43,7 +43,8 @@ def known_modules(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], None]
 
 def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
     folder = None if facts.folder is None else str(facts.folder)
-    asked = json.dumps({"spec": spec.model_dump(mode="json"), "folder": folder})
+    plain = {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
+    asked = json.dumps({"spec": plain, "folder": folder})
     done = run("workers.model.modules", input=asked)
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]

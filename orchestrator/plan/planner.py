@@ -29,6 +29,7 @@ from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
 from studies import Study
+from studies.functions import check_functions, functions_of, model_folder, named_in, names_columns
 from studies.identity import content_id, lane_identity
 from studies.plots import metric_families
 from studies.supported import check_supported
@@ -61,6 +62,8 @@ class Planner:
         self._say = say
         with placed(study):
             check_supported(study)
+            self._functions = functions_of(study)
+            check_functions(self._functions, study.code)
             self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
@@ -226,6 +229,9 @@ class Planner:
             "prompts": [one.prompts for one in prepared],
             "filter": self.given.filter,
         }
+        if (folder := model_folder(self.study)) is not None:
+            # Pictures of its causal model are drawn from wherever somebody stands.
+            head["code"] = str(folder)
         if self.study.screen is not None:
             head["screen"] = self.study.screen.model_dump()
         plan = build_plan(
@@ -242,6 +248,9 @@ class Planner:
             },
             selection=selection,
         )
+        if names_columns(self.study):
+            more = [one for one in named_in(plan.cells.values()) if one not in self._functions]
+            check_functions(more, self.study.code)
         own, others = self.trainings.own, self.trainings.others
         if own or others:
             plan = replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})

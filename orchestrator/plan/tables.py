@@ -85,7 +85,7 @@ class Lane:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote."""
-        return cls(**{**data, "spec": ModelSpec.model_validate(data["spec"])})
+        return cls(**{**data, "spec": ModelSpec.stored(data["spec"])})
 
 
 class TileSize(NamedTuple):

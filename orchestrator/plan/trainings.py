@@ -225,7 +225,7 @@ def causal_task(study: Study) -> tuple[Task, Causal]:
         StudyError: there are several, or it is of no causal model.
     """
     tasks = study.all_tasks()
-    found = [(task, find_task(task.name)) for task in tasks]
+    found = [(task, find_task(task.name, study.code)) for task in tasks]
     if len(found) == 1 and isinstance(found[0][1], Causal):
         return found[0][0], found[0][1]
     raise StudyError(

@@ -23,9 +23,11 @@ from orchestrator.plots.style import save, style
 from orchestrator.store import StudyStore
 from orchestrator.views import connect
 from studies import Block, ModelSpec, Study
+from studies.names import NAME_RULE, is_plain_file
 from studies.plots import OF_TRAININGS, Plot
 from studies.trained import Lanes
 from studies.variables import is_aligned
+from workers.code.places import Code
 from workers.errors import QueryError, StudyError
 from workers.model.references import resolve
 
@@ -86,16 +88,17 @@ def draw_places(
     title: str | None,
     told: Told | None = None,
     lost: TellLost | None = None,
+    code: Code | None = None,
 ) -> list[Path]:
     """Draw the causal model of the study in the folder `root` beside the network, as they are aligned.
 
-    `lost` as for `connect`.
+    `lost` as for `connect`, `code` as for `own_study`.
 
     Raises:
         StudyError: it has no alignment, or no causal model.
         QueryError, StoreError: the study cannot be read, or nothing was measured yet.
     """
-    study = own_study(root)
+    study = own_study(root, code)
     swept, lanes = _swept(root, study)
     blocks = [block for block in swept.blocks() if is_aligned(block)]
     if not blocks:
@@ -143,6 +146,7 @@ def draw_study(
     failed: Callable[[str, QueryError], None] | None = None,
     told: Callable[[str, str], None] | None = None,
     lost: TellLost | None = None,
+    code: Code | None = None,
 ) -> list[Path]:
     """Draw all plots of the study in the folder `root` into its ``plots/``.
 
@@ -153,6 +157,7 @@ def draw_study(
         failed: is told of each plot that cannot be drawn, and why; without it that is raised.
         told: is told of each plot what its values run over, where that is anything but pairs.
         lost: is told what rows cannot be read; without it that is raised.
+        code: where the study's functions lie; without it where they did when it was planned, if trusted.
 
     Raises:
         QueryError, StoreError: the study cannot be read, or a plot cannot be drawn.
@@ -163,7 +168,7 @@ def draw_study(
     for name, plot in plots.items():
         try:
             tell = None if told is None else partial(told, name)
-            found += _draw(root, connection, plot, name, tell, lost)
+            found += _draw(root, connection, plot, name, tell, lost, code)
         except QueryError as error:
             if failed is None:
                 raise
@@ -186,10 +191,13 @@ def _draw(
     name: str,
     told: Told | None,
     lost: TellLost | None,
+    code: Code | None,
 ) -> list[Path]:
+    if not is_plain_file(name):
+        raise QueryError(f"{name!r} is no name for a picture: {NAME_RULE}; rename the plot in the study file")
     stem = root / "plots" / name
     if plot.kind == "curves":
         return draw_learning(root, stem, where=plot.where, title=plot.title, told=told, lost=lost)
     if plot.kind == "alignment":
-        return draw_places(root, stem, where=plot.where, title=plot.title, told=told, lost=lost)
+        return draw_places(root, stem, where=plot.where, title=plot.title, told=told, lost=lost, code=code)
     return draw(connection, plot, stem, told)

@@ -3,19 +3,24 @@
 __all__ = ["changed", "default_plot", "own_plots", "own_study"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.plots.data import MAX_FACETS
 from orchestrator.query import run_query
 from orchestrator.store import StudyStore
+from orchestrator.trust import is_trusted
 from orchestrator.views.axes import varying
 from orchestrator.views.names import quoted
 from orchestrator.views.trainings import kinds_of
-from studies import Study, load_study
+from studies import Study
+from studies.load import stored_study
 from studies.plots import Plot
+from workers.code.places import Code
 from workers.errors import QueryError, StoreError
 
 _ALONG = ("position", "base_position")
@@ -37,8 +42,10 @@ def own_plots(root: Path) -> Mapping[str, Plot]:
     return own_study(root).plots or {}
 
 
-def own_study(root: Path) -> Study:
+def own_study(root: Path, code: Code | None = None) -> Study:
     """The study in the folder `root`, as it was planned last.
+
+    Its functions lie in `code`, or where they did then, if that folder is trusted.
 
     Raises:
         StoreError: there is no study, or it was never planned.
@@ -47,7 +54,17 @@ def own_study(root: Path) -> Study:
     plan = store.latest_plan()
     if plan is None:
         raise StoreError(f"the study in {root} has no plan yet; run it with: swapyard run {root.name}")
-    return load_study(store.read_plan_file(plan, "study.yaml").decode())
+    text = store.read_plan_file(plan, "study.yaml").decode()
+    study = stored_study(text, str(root / "plan" / plan.id / "study.yaml"))
+    if code is None:
+        code = _code_of(read_plan(store, plan, {}), study.code)
+    return study.with_code(code)
+
+
+def _code_of(plan: Plan, known: Code) -> Code:
+    """Where a planned study's own code lay: the current folder where no plan says it."""
+    folder = Path(plan.head.get("code", Path.cwd()))
+    return replace(known, folders=(folder,), is_trusted=is_trusted(folder))
 
 
 def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:

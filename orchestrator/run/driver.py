@@ -29,6 +29,7 @@ from orchestrator.store import Driver, StudyStore
 from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
 from studies import Study
+from studies.remote import remote_code
 from workers.errors import RunError, StoreError
 
 
@@ -59,6 +60,7 @@ def run_study(study: Study, root: Path, options: RunOptions, progress: Progress)
         KeyboardInterrupt: Ctrl-C (or SIGTERM) before any job ran, or a second one after that.
     """
     started = time.monotonic()
+    options = replace(options, code=study.code, remote_code=remote_code(study) | options.remote_code)
     store = StudyStore(root)
     with ExitStack() as stack:
         driver = stack.enter_context(store.open_driver(take_over=options.take_over))

@@ -14,6 +14,7 @@ from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.rates import estimate_rate
 from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef
+from workers.code.places import NO_CODE, Code
 from workers.errors import RunError
 
 INLINE_BELOW_S = 20.0
@@ -64,6 +65,10 @@ class RunOptions:
     require: tuple[str, ...] = ()
     """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
     the study requires; a worker without one gets no job."""
+    code: Code = NO_CODE
+    """Where the functions of the study lie, which its driver knows."""
+    remote_code: frozenset[str] = frozenset()
+    """References of the models whose own code may be run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,8 @@ class Setup:
     rate: float
     """Cost units per second that a worker is expected to do."""
     why: str
+    code: Code = NO_CODE
+    remote_code: frozenset[str] = frozenset()
 
     @property
     def where(self) -> str:
@@ -99,20 +106,22 @@ class Setup:
     @property
     def engines(self) -> Engines:
         """Engines for one worker of this setup."""
-        return Engines(threads=self.threads, num_sharing=None if self.address else self.num_workers)
+        return Engines(
+            threads=self.threads,
+            num_sharing=None if self.address else self.num_workers,
+            code=self.code,
+            remote_code=self.remote_code,
+        )
 
     def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
         """The executor; an inline one begins with `engines`, which may hold the model already."""
-        imports = Path.cwd()
         if self.executor == "inline":
             return InlineExecutor(
-                lambda share: StudyWorker(
-                    root, plan, epoch=epoch, engines=_sized(engines, share), imports=imports
-                )
+                lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
             )
         from orchestrator.run.cluster import RayExecutor
 
-        make = {"root": root.resolve(), "plan": plan, "epoch": epoch, "imports": imports}
+        make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
         return RayExecutor(
             lambda share: {**make, "engines": _sized(self.engines, share)},
             root=root.resolve(),
@@ -132,7 +141,13 @@ def _sized(engines: Engines, share: float) -> Engines:
     if share == engines.share:
         return engines
     engines.release()
-    return Engines(engines.threads, engines.num_sharing, share)
+    return Engines(
+        engines.threads,
+        engines.num_sharing,
+        share,
+        code=engines.code,
+        remote_code=engines.remote_code,
+    )
 
 
 def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0) -> Setup:
@@ -204,6 +219,8 @@ def _setup(
         slice_timeout_s=options.slice_timeout_s,
         rate=_rate(plan, threads),
         why=why,
+        code=options.code,
+        remote_code=options.remote_code,
     )
 
 

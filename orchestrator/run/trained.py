@@ -2,7 +2,7 @@
 
 __all__ = ["failure_of", "load_trained", "trained_of"]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ def failure_of(root: Path, lane: Lane) -> Mapping[str, Any] | None:
     return None if folder.done(training) is not None else folder.failure(training)
 
 
-def load_trained(root: Path, lane: Lane) -> "LoadedModel":
-    """The model that the training of a lane left.
+def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "LoadedModel":
+    """The model that the training of a lane left; of models in `remote_code` their own code may be run.
 
     Raises:
         ModelError: it is not done.
@@ -53,7 +53,7 @@ def load_trained(root: Path, lane: Lane) -> "LoadedModel":
         raise ModelError(
             f"the model {lane.spec.ref} is not trained yet; run the study {study!r}, which trains it"
         )
-    made_of = ModelSpec.model_validate(artifact.about["model"])
+    made_of = ModelSpec.stored(artifact.about["model"]).trusting(remote_code)
     facts = resolve(made_of, fetch=False)
     module = load_module(made_of, facts, device=lane.spec.device)
     restore(module, State(artifact.weights, {}).read())

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.tasks.written import Texts
 from studies.tokens import TokenError, Tokenizer
+from workers.code.places import NO_CODE, Code
 from workers.errors import RunError
 from workers.model.references import resolve
 from workers.vocabulary import Prompt
@@ -88,9 +89,21 @@ class StudyTrainings:
         root: the study's folder.
         plan: whose tables say what each training is made of.
         threads: of torch; one that goes on keeps those that it began with.
+        code: where the study's causal model lies.
+        remote_code: references of the models whose own code may be run.
     """
 
-    def __init__(self, root: Path, plan: Plan, threads: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        threads: int,
+        *,
+        code: Code = NO_CODE,
+        remote_code: Collection[str] = (),
+    ) -> None:
+        self._code = code
+        self._remote_code = remote_code
         self._folder = TrainingFolder(LocalStorage(root))
         self._plan = plan
         self._threads = threads
@@ -195,7 +208,11 @@ class StudyTrainings:
         torch.set_num_threads(threads)
         spec = planned.spec
         facts = resolve(spec.model, fetch=False)
-        trainer = Trainer(spec, load_module(spec.model, facts), _data(planned, facts))
+        trainer = Trainer(
+            spec,
+            load_module(spec.model.trusting(self._remote_code), facts),
+            _data(planned, facts, self._code),
+        )
         if checkpoint is not None:
             trainer.load(State(checkpoint.tensors, checkpoint.about["meta"]))
         return trainer
@@ -209,7 +226,7 @@ def _advance(trainer: "Trainer", seconds: float) -> None:
     trainer.advance(seconds=seconds)
 
 
-def _data(planned: PlannedTraining, facts: "ModelFacts") -> "Data":
+def _data(planned: PlannedTraining, facts: "ModelFacts", code: Code) -> "Data":
     """What a training sees: the bases of the task's pairs to train on, and its test pairs.
 
     Raises:
@@ -218,7 +235,7 @@ def _data(planned: PlannedTraining, facts: "ModelFacts") -> "Data":
     from workers.train.data import Data
 
     asked = check_task(planned.task)
-    task = find_task(asked.name)
+    task = find_task(asked.name, code)
     assert isinstance(task, Causal), "checked by the plan"
     causal = task.model(asked.options)
     rows = task_rows(task, asked)

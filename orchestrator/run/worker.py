@@ -4,7 +4,6 @@ __all__ = ["Hello", "Report", "StudyWorker"]
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -74,16 +73,12 @@ class StudyWorker:
         *,
         epoch: int,
         engines: Engines,
-        imports: Path | None = None,
         has_own_process: bool = False,
     ) -> None:
         """`root` is the study's folder; parts are written under the driver's `epoch`.
 
-        The functions that a study names are imported from the folder `imports` too, after all that is
-        installed. A worker that `has_own_process` sends all that is printed there to its log.
+        A worker that `has_own_process` sends all that is printed there to its log.
         """
-        if imports is not None and str(imports) not in sys.path:
-            sys.path.append(str(imports))
         self._store = StudyStore(root)
         self._ref = plan
         self._epoch = epoch
@@ -275,7 +270,10 @@ class StudyWorker:
 
     @cached_property
     def _trainings(self) -> StudyTrainings:
-        return StudyTrainings(self._store.root, self._plan, self._engines.threads)
+        engines = self._engines
+        return StudyTrainings(
+            self._store.root, self._plan, engines.threads, code=engines.code, remote_code=engines.remote_code
+        )
 
     @cached_property
     def _fits(self) -> StudyFits:

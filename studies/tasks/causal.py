@@ -1,11 +1,12 @@
 """Pairs from a causal model: inputs drawn, and what it says of each after the interchange of a variable."""
 
-__all__ = ["BUNDLED_MODELS", "CAUSAL", "Causal"]
+__all__ = ["BUNDLED_MODELS", "CAUSAL", "Causal", "model_name"]
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from workers.code.places import NO_CODE, Code
 from workers.errors import StudyError
 
 if TYPE_CHECKING:
@@ -27,14 +28,16 @@ class Causal:
     Args:
         name: of the task; that of a bundled causal model, whose options the task then has, or ``causal``,
             whose option ``model`` is ``module:name``, or a mapping with ``ref`` and the model's options.
+        code: where such a model lies.
     """
 
     filter = "none"
     aligned = False
     is_endless = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, code: Code = NO_CODE) -> None:
         self.name = name
+        self._code = code
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -53,7 +56,11 @@ class Causal:
         try:
             yield from Counterfactuals(self.model(options), seed, options).rows()
         except StudyError as error:
-            raise StudyError(f"task {self.name}: {error}") from None
+            said = str(error)
+            where = next((at for at in self._code.lines.values() if said.startswith(f"{at}: ")), None)
+            if where is not None:
+                raise type(error)(said) from None
+            raise type(error)(f"task {self.name}: {said}") from None
 
     @cached_property
     def _own(self) -> tuple[str, ...]:
@@ -79,4 +86,11 @@ class Causal:
             raise StudyError(
                 f"model {ref!r}; give module:name, or a mapping with ref and the model's options"
             )
-        return causal_model(name, own)
+        return causal_model(name, own, self._code)
+
+
+def model_name(options: Mapping[str, Any]) -> str | None:
+    """The name of the causal model that the options of a task name; None where they name none."""
+    ref = options.get("model")
+    name = ref.get("ref") if isinstance(ref, Mapping) else ref
+    return name if isinstance(name, str) else None

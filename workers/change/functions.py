@@ -5,7 +5,6 @@ Shapes: N changed points, C columns that are changed, or coordinates of a subspa
 
 __all__ = ["Functions", "StudyFunction"]
 
-import importlib
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,7 +15,10 @@ import torch
 from torch import Tensor
 
 from workers.change.regions import Coordinates
-from workers.errors import RunError
+from workers.code.kinds import GETTER, OPERATION, SETTER, Kind
+from workers.code.named import named
+from workers.code.places import Code
+from workers.errors import RunError, StudyError
 from workers.libraries.torch import is_of_machine
 
 _TOLERANCE = 0.02
@@ -119,19 +121,24 @@ class _Setter(_RowFunction):
 
 
 class Functions:
-    """The functions of studies by their names, each imported once; a failed import is not tried again."""
+    """The functions of a study by their names, each loaded once; what failed is not tried again.
 
-    def __init__(self) -> None:
-        self._found: dict[str, Callable[..., Any] | str] = {}
+    Args:
+        code: where they may lie.
+    """
+
+    def __init__(self, code: Code) -> None:
+        self._code = code
+        self._found: dict[tuple[Kind, str], Callable[..., Any] | str] = {}
         self._made: dict[tuple[type[_RowFunction], str], _RowFunction] = {}
 
     def of(self, name: str) -> StudyFunction:
         """The operation `name`, ``module:function``: of one name always the same object.
 
         Raises:
-            RunError: its module cannot be imported, or has no such function.
+            RunError: it is nowhere that a study's functions lie, cannot be loaded, or is no such function.
         """
-        made = self._row_function(StudyFunction, name, f"intervention {name!r}")
+        made = self._row_function(StudyFunction, name, OPERATION)
         assert isinstance(made, StudyFunction)
         return made
 
@@ -141,48 +148,19 @@ class Functions:
         Raises:
             RunError: as `of` does.
         """
-        getter = self._row_function(_Getter, get, f"coordinates {get!r}")
-        return Coordinates(getter, self._row_function(_Setter, put, f"coordinates {put!r}"))
+        getter = self._row_function(_Getter, get, GETTER)
+        return Coordinates(getter, self._row_function(_Setter, put, SETTER))
 
-    def _row_function(self, kind: type[_RowFunction], name: str, where: str) -> _RowFunction:
-        if name not in self._found:
+    def _row_function(self, made: type[_RowFunction], name: str, kind: Kind) -> _RowFunction:
+        if (kind, name) not in self._found:
             try:
-                self._found[name] = _imported(name)
-            except RunError as error:
-                self._found[name] = str(error)
-        found = self._found[name]
+                self._found[kind, name] = named(name, kind, self._code)
+            except StudyError as error:
+                self._found[kind, name] = str(error)
+        found = self._found[kind, name]
         if isinstance(found, str):
-            raise RunError(f"{where}: {found}")
-        return self._made.setdefault((kind, name), kind(name, found))
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    function = getattr(_module(module_name), function_name, None)
-    if not callable(function):
-        raise RunError(
-            f"the module {module_name!r} has no function {function_name!r}; define it there, or name another"
-        )
-    found: Callable[..., Any] = function
-    return found
-
-
-def _module(module_name: str) -> Any:
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(module_name)
-    # A script that ends itself when it is imported would take the worker with it.
-    except (Exception, SystemExit) as error:
-        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
-            raise RunError(
-                f"there is no module {missing!r}; install it, or put its file into "
-                "the folder in which the study is run"
-            ) from error
-        raise RunError(
-            f"importing {module_name!r} raised {type(error).__name__}: {error}"
-            f"{_where(error)}; correct the module"
-        ) from error
+            raise RunError(found)
+        return self._made.setdefault((made, name), made(name, found))
 
 
 def _where(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from workers.change.features import PCA
 from workers.change.functions import Functions, StudyFunction
 from workers.change.regions import Coordinates, box_of
 from workers.change.subspaces import Subspace
+from workers.code.places import NO_CODE, Code
 from workers.errors import RunError
 from workers.model.embeddings import embedding_std
 from workers.model.loading import LoadedModel
@@ -37,13 +38,14 @@ class Stock:
     Args:
         model: whose these are.
         fitted: where fits come from.
+        code: where the functions of the study lie.
     """
 
-    def __init__(self, model: LoadedModel, fitted: FitSource) -> None:
+    def __init__(self, model: LoadedModel, fitted: FitSource, code: Code = NO_CODE) -> None:
         self._model = model
         # Of one identity always the same object: rows that use one fit are then changed together.
         self._fitted = lru_cache(_MOST_HELD)(fitted)
-        self._functions = Functions()
+        self._functions = Functions(code)
         # Of one text always the same object, as of one identity.
         self._coordinates = lru_cache(None)(box_of)
         self._direction = lru_cache(_MOST_HELD)(self._direction_of)

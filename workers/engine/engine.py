@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from workers.capability import Capability
 from workers.change.stock import FitSource, Stock, no_fits
+from workers.code.places import NO_CODE, Code
 from workers.engine.attribution import Attribution
 from workers.engine.batch import Batch, Outcome
 from workers.engine.captures import Captures
@@ -43,6 +44,7 @@ class Engine:
         share: forwards begin with, and never grow past, this share of the rows that they usually have.
         pace: sizes of forwards that `pace` of another engine found, on such a model and device.
         fits: gives the fit of an identity; what it raises becomes the error of the rows that need the fit.
+        code: where the functions that cells name lie.
     """
 
     def __init__(
@@ -56,11 +58,12 @@ class Engine:
         share: float = 1.0,
         pace: Mapping[str, int] | None = None,
         fits: FitSource = no_fits,
+        code: Code = NO_CODE,
     ) -> None:
         tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
         self._bench = Bench(
             model=model,
-            stock=Stock(model, fits),
+            stock=Stock(model, fits, code),
             captures=Captures(model, budget_bytes=capture_budget_bytes),
             pacer=Pacer(start_tokens=tokens, max_rows=max_rows, known=pace),
             shortcut=shortcut and model.is_causal,

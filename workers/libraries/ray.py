@@ -19,6 +19,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,7 @@ _NICENESS = {"RAY_worker_niceness": "0"}
 """Added to that of its own processes, which is the driver's. Ray adds 15, and work beside it wins."""
 _FOLDER, _FOLDER_VARIABLE = "_temp_dir", "RAY_TMPDIR"
 _SERVERS = {"raylet": "raylet", "gcs_server": "control server"}
+_SEARCH_PATH = "_py_driver_sys_path"
 _MIB = 2**20
 
 
@@ -77,7 +79,27 @@ def connect(options: Mapping[str, Any]) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         import ray
 
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(**options, **_job(), log_to_driver=False, logging_level=logging.ERROR)
+
+
+class _Only(list[str]):
+    """The folders that workers import from before all others: Ray adds the driver's and the current one."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Leave them out: a module of the user's would be taken for ours, or a library's."""
+
+
+def _job() -> dict[str, Any]:
+    """The option of a job whose workers import this package and what is installed, and nothing from where
+    the driver stands."""
+    from ray.job_config import JobConfig
+
+    root = Path(__file__).resolve().parents[2]
+    ours = [] if root.name in ("site-packages", "dist-packages") else [str(root)]
+    try:
+        return {"job_config": JobConfig(**{_SEARCH_PATH: _Only(ours)})}
+    except TypeError:
+        return {}
 
 
 def servers(children: Iterable[psutil.Process]) -> dict[str, psutil.Process]:
@@ -186,6 +208,7 @@ def _start() -> None:
             "cause": cause,
             "said": said,
             "niceness": _niceness_of_a_worker() - os.nice(0),
+            "imports": _imports_of_a_worker(),
         }
         print(json.dumps(shown))
         import ray
@@ -218,6 +241,27 @@ def _niceness_of_a_worker() -> int:
 
     remote: Any = ray.remote(niceness)
     return int(ray.get(remote.remote(), timeout=60))
+
+
+def _imports_of_a_worker() -> list[str]:
+    """The folders that a worker imports from."""
+    import ray
+
+    def imports() -> list[str]:
+        return list(sys.path)
+
+    remote: Any = ray.remote(imports)
+    return list(ray.get(remote.remote(), timeout=60))
+
+
+def _probe_imports() -> str | None:
+    if _not_mentioned((_SEARCH_PATH,)):
+        return "nobody can say what workers import from"
+    here = str(Path.cwd())
+    is_ours = here == str(Path(__file__).resolve().parents[2])
+    if here in _started()["imports"] and not is_ours:
+        return "workers import from the folder that a study is run in: modules there are taken for ours"
+    return None
 
 
 def _probe_servers() -> str | None:
@@ -303,6 +347,15 @@ PLACES = (
         without="a Ray that is gone shows by the end of its workers, and the log says so",
         marks=("gcs_server",),
         probe=_probe_servers,
+    ),
+    Place(
+        library="ray",
+        name="JobConfig's _py_driver_sys_path, to which Ray adds the folders of the driver",
+        used_for="workers that take no module of the user's folder for ours",
+        seen_with=_SEEN,
+        without="a user's own workers.py or tqdm.py beside their studies may keep workers from starting",
+        marks=(_SEARCH_PATH,),
+        probe=_probe_imports,
     ),
     Place(
         library="ray",

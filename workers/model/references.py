@@ -22,6 +22,7 @@ from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
 from workers.model.pinned import check_pinned
 from workers.model.shapes import facts_of_config
+from workers.model.shards import INDEXES, shards_of
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def has_weights(folder: Path) -> bool:
             return True
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = set(_read_json(index).get("weight_map", {}).values())
+            shards = shards_of(index)
             return bool(shards) and all((folder / shard).is_file() for shard in shards)
     return False
 
@@ -261,6 +262,9 @@ def _hub_failure(ref: str, repo: str, revision: str | None, error: Exception) ->
 def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
     if _is_pickled(path.name for path in folder.iterdir()):
         raise ModelError(f"{spec.ref}: {folder} {_ONLY_PICKLED}")
+    for index in INDEXES:
+        if (folder / index).is_file():
+            shards_of(folder / index)
     file = folder / "config.json"
     return facts_of_config(
         _read_config(folder), str(file), ref=spec.ref, revision=revision, dtype=spec.dtype, folder=folder

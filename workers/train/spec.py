@@ -165,7 +165,7 @@ class TrainSpec:
         return cls(
             **{
                 **data,
-                "model": ModelSpec.model_validate(data["model"]),
+                "model": ModelSpec.stored(data["model"]),
                 "alignment": {name: Node.from_json(node) for name, node in data["alignment"].items()},
                 "losses": tuple(LossTerm.from_json(term) for term in data["losses"]),
                 "optimizer": Chosen(**data["optimizer"]),

@@ -1,0 +1,107 @@
+"""The functions that a study names, wherever it does, and whether they can be what it wants of them."""
+
+__all__ = ["check_functions", "functions_of", "model_folder", "named_in", "names_columns"]
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from studies.blocks import Block, Coordinates, ValueSpec
+from studies.forms import references
+from studies.scope import values_of
+from studies.spec import Study
+from studies.tasks.causal import CAUSAL, model_name
+from workers.code.kinds import GETTER, MODEL, OPERATION, SETTER, Kind
+from workers.code.named import check_named
+from workers.code.places import Code, own_file
+from workers.errors import StudyError
+from workers.vocabulary import Cell, is_function
+
+Function = tuple[str, Kind]
+"""A name, and what is wanted of it."""
+
+
+def functions_of(study: Study) -> list[Function]:
+    """The functions of the study's own words, each once; what a column of the pairs names is not there."""
+    found = [(name, MODEL) for name in _models(study)]
+    for block in study.blocks():
+        found += [one for unit in _units(block) for one in _of_unit(block, unit)]
+    return list(dict.fromkeys(found))
+
+
+def names_columns(study: Study) -> bool:
+    """Whether a column of the pairs may name a function."""
+    return any(
+        name.startswith("pair.")
+        for block in study.blocks()
+        for unit in _units(block)
+        for value in (*values_of(block, "$intervention"), unit.intervention, unit.coordinates, unit.from_)
+        for name in references(value.coordinates if isinstance(value, ValueSpec) else value)
+    )
+
+
+def model_folder(study: Study) -> Path | None:
+    """The folder that the file of the study's causal model lies below; None where it has none of its own."""
+    modules = [name.partition(":")[0] for name in _models(study)]
+    for folder in study.code.folders if modules else ():
+        if any(own_file(folder, module) is not None for module in modules):
+            return folder
+    return None
+
+
+def _models(study: Study) -> list[str]:
+    return [name for task in study.all_tasks() if (name := _model_of(task.name, task.options))]
+
+
+def _units(block: Block) -> list[Coordinates]:
+    """The block itself, its units, and those of its runs."""
+    return [block, *(block.units or ()), *(unit for run in (block.runs or {}).values() for unit in run)]
+
+
+def named_in(cells: Iterable[Cell]) -> list[Function]:
+    """The functions that resolved cells name, each once."""
+    found: dict[Function, None] = {}
+    for cell in cells:
+        for unit in cell.every_unit():
+            if is_function(unit.operation):
+                found[unit.operation, OPERATION] = None
+            for place in (unit.place, unit.origin):
+                if place is not None and isinstance(place.coordinates, tuple):
+                    get, put = place.coordinates
+                    found.update({(get, GETTER): None, (put, SETTER): None})
+    return list(found)
+
+
+def check_functions(functions: Iterable[Function], code: Code) -> None:
+    """Accept functions that are where a study's may lie, and may be what is wanted; none of them is run.
+
+    Raises:
+        StudyError: a line for each that cannot be.
+    """
+    wrong: list[str] = []
+    for name, kind in functions:
+        try:
+            check_named(name, kind, code)
+        except StudyError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise StudyError("\n".join(dict.fromkeys(wrong)))
+
+
+def _model_of(task: str, options: Mapping[str, Any]) -> str | None:
+    name = model_name(options) if task == CAUSAL else None
+    return name if name is not None and is_function(name) else None
+
+
+def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
+    for name in (*values_of(block, "$intervention"), *values_of(block, unit.intervention)):
+        if isinstance(name, str) and is_function(name):
+            yield name, OPERATION
+    written = [unit.coordinates, None if unit.from_ is None else unit.from_.coordinates]
+    for one in written:
+        # An axis of coordinates gives several.
+        for value in (one,) if isinstance(one, Mapping) else values_of(block, one):
+            for key, kind in (("get", GETTER), ("set", SETTER)) if isinstance(value, Mapping) else ():
+                for name in values_of(block, value[key]):
+                    if isinstance(name, str) and is_function(name):
+                        yield name, kind

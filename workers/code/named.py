@@ -1,0 +1,121 @@
+"""What ``module:function`` stands for: looked for, checked, and only then loaded."""
+
+__all__ = ["check_named", "files_of", "named"]
+
+import importlib
+import shlex
+import traceback
+from pathlib import Path
+from typing import Any
+
+from workers.code.installed import offered
+from workers.code.kinds import Kind, why_not
+from workers.code.modules import load_module, module_name
+from workers.code.places import Code
+from workers.code.reading import imported_files, why_not_there
+from workers.errors import StudyError, UntrustedError, nearest
+
+
+def check_named(name: str, kind: Kind, code: Code) -> None:
+    """Accept what `name` may stand for, as far as that can be told without running anything.
+
+    Raises:
+        StudyError: it is nowhere that a study's functions may lie, or cannot be of the kind.
+    """
+    if (folder := _folder_of(name, kind, code)) is not None:
+        module, _, function = name.partition(":")
+        file = code.file_of(module)
+        assert file is not None, "its folder was found by it"
+        if (wrong := why_not_there(file, function, kind, folder)) is not None:
+            raise _refused(name, kind, code, f"{_short(file, folder)} {wrong}")
+        return
+    if name not in (points := offered(code)):
+        raise _refused(name, kind, code, _nowhere(name, code, list(points)))
+
+
+def files_of(name: str, code: Code) -> list[Path]:
+    """The files of the study's folder that run for `name`; none for what is installed."""
+    module, _, _ = name.partition(":")
+    file = code.file_of(module)
+    folder = next((one for one in code.folders if file is not None and file.is_relative_to(one)), None)
+    return [] if file is None or folder is None else imported_files(file, folder)
+
+
+def named(name: str, kind: Kind, code: Code) -> Any:
+    """What `name` stands for: of the study's own files, or offered by an installed package.
+
+    Raises:
+        UntrustedError: it is a file's, and nobody has said that the folder's code may be run.
+        StudyError: there is none, its module raises, or it is not of the kind.
+    """
+    check_named(name, kind, code)
+    module, _, function = name.partition(":")
+    if (folder := _folder_of(name, kind, code)) is not None:
+        if not code.is_trusted:
+            raise UntrustedError(
+                f"{code.at(name)}{kind.role} {name!r}: {module.replace('.', '/')}.py in {folder} is not"
+                " trusted, and was not run; if you trust the folder: swapyard trust"
+                f" {shlex.quote(str(folder))}"
+            )
+        loaded = _loaded(name, kind, code, lambda: load_module(folder, module), module)
+        found, package = getattr(loaded, function, _MISSING), None
+    else:
+        point = offered(code)[name]
+        found = _loaded(name, kind, code, point.load, point.module)
+        package = point.module.partition(".")[0]
+    if found is _MISSING:
+        raise _refused(name, kind, code, f"the module {module!r} has no {function!r}")
+    if (wrong := why_not(found, kind, code, package)) is not None:
+        raise _refused(name, kind, code, f"it {wrong}")
+    return found
+
+
+_MISSING = object()
+
+
+def _folder_of(name: str, kind: Kind, code: Code) -> Path | None:
+    """The folder whose file has the module of `name`; None where none has."""
+    module = name.partition(":")[0]
+    try:
+        file = code.file_of(module)
+    except StudyError as error:
+        raise _refused(name, kind, code, str(error)) from None
+    if file is None:
+        return None
+    return next(folder for folder in code.folders if file.is_relative_to(folder.resolve()))
+
+
+def _loaded(name: str, kind: Kind, code: Code, load: Any, module: str) -> Any:
+    importlib.invalidate_caches()
+    try:
+        return load()
+    # A script that ends itself when it is imported would take the worker with it.
+    except (Exception, SystemExit) as error:
+        said = f"importing {module_name(module)!r} raised {type(error).__name__}: {error}{_where(error)}"
+        raise StudyError(f"{code.at(name)}{kind.role} {name!r}: {said}; correct the module") from error
+
+
+def _refused(name: str, kind: Kind, code: Code, problem: str) -> StudyError:
+    return StudyError(f"{code.at(name)}{kind.role} {name!r}: {problem}; wanted: {kind.wanted}")
+
+
+def _nowhere(name: str, code: Code, points: list[str]) -> str:
+    module = name.partition(":")[0]
+    where = " or ".join(map(str, code.folders)) or "the study's folder (it was read from no file)"
+    offers = f"; installed packages offer {', '.join(sorted(points)[:8])}" if points else ""
+    return (
+        f"there is no {module.replace('.', '/')}.py below {where}, and no installed package offers it to"
+        f" studies{offers}{nearest(name, points)}"
+    )
+
+
+def _short(file: Path, folder: Path) -> str:
+    return str(file.relative_to(folder.resolve())) if file.is_relative_to(folder.resolve()) else str(file)
+
+
+def _where(error: BaseException) -> str:
+    """The file and line that raised, as the end of a sentence's part."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[0] != "<"]
+    # The first are the calls here.
+    frames = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
