@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from orchestrator.lines import plain
+from orchestrator.plan.reasons import of_table
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
@@ -164,6 +165,7 @@ def describe(plan: Plan) -> list[str]:
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
         lines.append(f"{_model(data)}: {total:,} base prompts: {told}")
     lines.append(f"{num_kept:,} pairs of {inputs.num_rows:,} are in the study")
+    lines += [f"left out: {one.text}" for one in of_table(inputs)]
     if "trainings" in plan.tables:
         names = plan.tables["trainings"]["name"].to_pylist()
         lines += [f"{num} training{'s' * (num > 1)}: {name}" for name, num in Counter(names).items()]

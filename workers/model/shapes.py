@@ -11,6 +11,8 @@ from workers.facts import ModelFacts
 
 # Families outside these tables are Llama-like: gated MLPs, no table of positions.
 _LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
+_POSITION_TABLES = _LEARNED_POSITIONS | {"codegen", "gptj"}
+"""Families that look up positions, learned or computed once, in a table."""
 _UNGATED = _LEARNED_POSITIONS | {
     "bloom",
     "codegen",
@@ -56,6 +58,8 @@ def facts_of_config(
         num_neurons=_num_neurons(config),
         input_width=_optional(config, "word_embed_proj_dim", "hidden_size", "n_embd", "d_model"),
         residual_multiplier=_residual_multiplier(config.get("residual_multiplier")),
+        max_positions=_optional(config, "max_position_embeddings", "n_positions", "max_seq_len"),
+        has_position_table=config.get("model_type") in _POSITION_TABLES,
         depends_on_length=_depends_on_length(config.get("rope_parameters") or config.get("rope_scaling")),
     )
 
