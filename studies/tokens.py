@@ -96,12 +96,10 @@ class Tokenizer:
         for start, end in own:
             covered[start:end] = b"\1" * (end - start)
         gone = [character for character, has in zip(text, covered, strict=True) if not has]
-        num_gone = sum(character.isalnum() for character in gone)
+        is_less = any(character.isalnum() for character in gone)
         # Which they are, the offsets do not say: of a word that is not whole they begin with its first piece.
-        told = (
-            f"{num_gone} letters or digits of {_end_of(text)} become no token: the tokeniser leaves them out"
-        )
-        return told if num_gone else None
+        told = f"letters or digits of {_end_of(text)} become no token: the tokeniser leaves them out"
+        return told if is_less else None
 
     @property
     def size(self) -> int:

@@ -57,7 +57,7 @@ def read_given(study: Study, reads: Mapping[str | None, str]) -> Given:
         StudyError: there are none, or they cannot be read.
     """
     if study.pairs is not None:
-        rows = read_pairs(study.pairs)
+        rows: Sequence[Mapping[str, Any]] = read_pairs(study.pairs)
         given = per_variable(study, rows)
         return Given(
             given,

@@ -108,9 +108,9 @@ def test_first_tokens_that_are_one_are_told() -> None:
 def test_letters_that_a_tokeniser_leaves_out_in_silence_are_told() -> None:
     without_unknown = Tokenizer(tokenizers.Tokenizer(BPE({"a": 0, "b": 1, " ": 2}, [])), ())
     assert (checked({"base": "a caz"}, without_unknown).reason or "").startswith(
-        "base: 2 letters or digits of 'a caz' become no token: the tokeniser leaves them out"
+        "base: letters or digits of 'a caz' become no token: the tokeniser leaves them out"
     )
-    assert checked({"base": "a ! b"}, without_unknown).reason is None
+    assert checked({"base": "a b"}, without_unknown).reason is None
 
 
 def test_a_tokeniser_that_fails_on_a_text_is_that_pairs_reason() -> None:
