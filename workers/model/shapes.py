@@ -8,6 +8,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.facts import ModelFacts
+from workers.families import FAMILIES
 
 # Families outside these tables are Llama-like: gated MLPs, no table of positions.
 _LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
@@ -96,9 +97,17 @@ def _number(where: str, config: Mapping[str, Any], *names: str) -> int:
     """The first of `names` that the config has as a number."""
     value = _optional(config, *names)
     if value is None:
+        kind = config.get("model_type")
+        known = any(kind in family.model_types for family in FAMILIES)
         raise ModelError(
             f"{where} gives none of {', '.join(names)}, which planning needs; "
-            "save the model again with its full config (config.to_json_file(path, use_diff=False))"
+            + (
+                "save the model again with its full config (config.to_json_file(path, use_diff=False))"
+                if known
+                else f"models of type {kind!r} may be of a kind that is not supported: what is supported"
+                " are causal"
+                " language models with attention"
+            )
         )
     return value
 
