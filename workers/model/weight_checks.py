@@ -172,7 +172,7 @@ def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, Any]) -> Ite
     yield from _layers(tensors, outer, family)
     yield from _shapes(tensors, outer, family)
     if kind in _EVEN and (odd := odd_ones(tensors)):
-        yield f"{_many(odd, 'tensor')} unlike those of other blocks: {_some(odd)}"
+        yield f"{len(odd)} unlike those of other blocks: {_some(odd)}"
     yield from _ends(tensors, outer)
     if kind in _EVEN:
         yield from _surplus(tensors, family)
@@ -180,8 +180,8 @@ def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, Any]) -> Ite
 
 def _advice(ref: str) -> str:
     return (
-        "; give a checkpoint of this model or correct its config.json; to draw what has no value at random and"
-        " leave out what is unexpected, add missing_weights: initialise and a seed to the model, as in"
+        "; give a checkpoint of this model or correct its config.json; to draw what has no value at random"
+        " and leave out what is unexpected, add missing_weights: initialise and a seed to the model, as in"
         f" {{ref: {ref}, missing_weights: initialise, seed: 0}}"
     )
 
@@ -199,8 +199,8 @@ def _other_head(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Ite
     others = [name for name in tensors if _OTHER_HEADS.match(name)]
     if others and not any(name.endswith(_HEADS) for name in tensors):
         yield (
-            f"{_some(others)}, the head of another class, is unexpected, and the head of a language model is"
-            " missing"
+            f"{len(others)} unexpected, of the head of another class: {_some(others)}, and the head of a"
+            " language model is missing in the checkpoint"
         )
 
 
@@ -209,7 +209,9 @@ def _layers(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
     there = 1 + max(layer for layer, _ in _in_layers(tensors, family))
     if key is not None and config[key] != there:
         last = family.blocks.rpartition(".")[2]
-        what = "missing" if there < config[key] else "unexpected, without a place in the model"
+        what = (
+            "missing in the checkpoint" if there < config[key] else "unexpected, without a place in the model"
+        )
         yield (
             f"{key} is {config[key]:,}, but they have {there:,} blocks ({last}.0 to {last}.{there - 1}):"
             " tensors"
@@ -229,7 +231,7 @@ def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
         if name not in names
     ]
     if lacking:
-        yield f"{_many(lacking, 'tensor')} missing: {_some(lacking)}"
+        yield f"{len(lacking)} missing in the checkpoint: {_some(lacking)}"
     wrong = [
         f"{name} ({list(tensor.shape)}, the model's {list(shape)})"
         for name, tensor in tensors.items()
@@ -237,7 +239,7 @@ def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
         if name.endswith(f".{end}") and tensor.shape != shape
     ]
     if wrong:
-        yield f"{_many(wrong, 'tensor')} mismatched in shape: {_some(wrong)}"
+        yield f"{len(wrong)} mismatched in shape: {_some(wrong)}"
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -289,16 +291,17 @@ def _ends(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[
         if None not in size and tensors[name].shape != size
     ]
     if wrong:
-        yield f"{_many(wrong, 'tensor')} mismatched in shape: {_some(wrong)}"
+        yield f"{len(wrong)} mismatched in shape: {_some(wrong)}"
     if not tables:
-        yield f"the embedding is missing ({' or '.join(_EMBEDDINGS)})"
+        yield f"the embedding is missing in the checkpoint ({' or '.join(_EMBEDDINGS)})"
     if config.get("model_type") not in ("olmo", "cohere") and not any(
         name.endswith(_NORMS) and not re.search(r"\.\d+\.", name) for name in tensors
     ):
-        yield f"the last norm is missing ({' or '.join(_NORMS)})"
+        yield f"the last norm is missing in the checkpoint ({' or '.join(_NORMS)})"
     tied = config.get("tie_word_embeddings", config.get("model_type") not in _UNTIED)
     if not heads and tied is False:
-        yield (f"the head is missing ({' or '.join(_HEADS)}), and tie_word_embeddings is false")
+        head = "embed_out.weight" if config.get("model_type") == "gpt_neox" else "lm_head.weight"
+        yield f"1 missing in the checkpoint: {head}"
 
 
 def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
@@ -310,7 +313,7 @@ def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
         if not re.search(rf"(^|\.){re.escape(last)}\.\d", name) and not _BESIDE_BLOCKS.search(name)
     ]
     if found:
-        yield f"{_many(found, 'tensor')} unexpected, without a place in the model: {_some(found)}"
+        yield f"{len(found)} unexpected, without a place in the model: {_some(found)}"
 
 
 def _int(config: Mapping[str, Any], *keys: str) -> int | None:
