@@ -13,6 +13,7 @@ from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
+from orchestrator.plan.reasons import of_table
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.roots import home_of
@@ -51,6 +52,10 @@ class Overview:
             "num_estimates": self.counts.num_estimates,
             "num_estimated": self.counts.num_estimated,
             "exact": self.exact,
+            "left_out": [
+                {"count": one.count, "reason": one.reason, "pairs": list(one.pairs)}
+                for one in of_table(self.plan.tables["inputs"])
+            ],
             "num_tiles": len(self.plan.tiles),
             "executor": self.setup.executor,
             "num_workers": self.setup.num_workers,

@@ -117,7 +117,7 @@ def _allowed(column: str, value: Any) -> str:
     if match and match["form"] == "embeds":
         return "" if _is_vectors(value) else _VECTORS
     if match and match["form"] is None:
-        return "" if isinstance(value, str) and value else "text that is not empty"
+        return "" if isinstance(value, str) else "text that is not empty"
     if _LABEL.fullmatch(column):
         return "" if _is_label(value) else "text, a class's number, or a list of them (any of)"
     if _SPAN.fullmatch(column):
@@ -128,7 +128,7 @@ def _allowed(column: str, value: Any) -> str:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_is_index(item) for item in value)
+    return isinstance(value, list | tuple) and all(_is_index(item) for item in value)
 
 
 def _is_vectors(value: Any) -> bool:
@@ -147,7 +147,7 @@ def _is_index(value: Any) -> bool:
 
 def _is_label(value: Any) -> bool:
     many = value if isinstance(value, list | tuple) else [value]
-    return bool(many) and all((isinstance(item, str) and item) or _is_index(item) for item in many)
+    return bool(many) and all(isinstance(item, str) or _is_index(item) for item in many)
 
 
 def _is_span(value: Any) -> bool:
@@ -205,7 +205,8 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     raise StudyError(f"{where}: the line has not as many fields as the header's {len(row)}")
-                yield where, {key: _from_csv(value) for key, value in row.items() if value != ""}
+                # A pair without a base is a pair of which something is to be said, not a faulty file.
+                yield where, {key: _from_csv(v) for key, v in row.items() if v != "" or key == "base"}
         except csv.Error as error:
             raise StudyError(f"{path}:{reader.line_num}: this is no CSV: {error}") from None
 

@@ -4,8 +4,9 @@ What concerns one pair (a label of two tokens, a span that is not there) is a `T
 the pair's reason; what concerns the whole model is a `ModelError`.
 """
 
-__all__ = ["Encoding", "TokenError", "Tokenizer", "span_tokens"]
+__all__ = ["LONGEST_TEXT", "Encoding", "TokenError", "Tokenizer", "span_tokens"]
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,12 @@ from typing import Self
 import tokenizers
 
 from workers.errors import ModelError, StudyError
-from workers.libraries.tokenizers import raw_bytes
+from workers.libraries.tokenizers import LibraryFailedError, calling_library, raw_bytes, unknown_id
+
+LONGEST_TEXT = 1_000_000
+"""Characters; a model's context is shorter by far."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _ANCHOR = "x"
 """Decoded before a token, so that decoders keep the blank with which the token begins."""
@@ -56,20 +62,49 @@ class Tokenizer:
                 "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             )
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # The library raises plain Exception for every kind of damage.
+            with calling_library():
+                backend = tokenizers.Tokenizer.from_file(str(file))
+                backend.no_truncation()
+                backend.no_padding()
+                return cls(backend, _opening(backend))
+        except LibraryFailedError as error:
             raise ModelError(f"cannot read {file}: {error}; fetch or save the model again") from error
-        backend.no_truncation()
-        backend.no_padding()
-        return cls(backend, _opening(backend))
 
     def encode(self, text: str) -> Encoding:
-        """`text` as a prompt: its tokens, after the special ones with which every prompt begins."""
-        encoded = self._backend.encode(text, add_special_tokens=False)
-        ids, offsets = tuple(encoded.ids), tuple(encoded.offsets)
+        """`text` as a prompt: its tokens, after the special ones with which every prompt begins.
+
+        Raises:
+            TokenError: the tokeniser cannot take it, or it is too long to be looked at.
+        """
+        ids, offsets = self._encode(text)
         if ids[: len(self._opening)] == self._opening:  # None to add, or the text spells them out.
             return Encoding(ids, offsets)
         return Encoding(self._opening + ids, ((0, 0),) * len(self._opening) + offsets)
+
+    def lost(self, text: str, encoding: Encoding) -> str | None:
+        """What a model is not told of `text`, which became `encoding`; None where it is told all.
+
+        That is words that became the tokeniser's token for the unknown, and letters and digits that no token
+        stands for: other texts would give the same prompt. A text may spell the unknown token itself.
+        """
+        unknown, own = self._unknown, encoding.offsets
+        word = None if unknown is None else self._backend.id_to_token(unknown)
+        for token, (start, end) in zip(encoding.ids, own, strict=True):
+            if token == unknown and start < end and text[start:end].strip() != word:
+                return f"{_end_of(text[start:end])} becomes {word}, the tokeniser's token for what it lacks"
+        covered = bytearray(len(text))
+        for start, end in own:
+            covered[start:end] = b"\1" * (end - start)
+        gone = [character for character, has in zip(text, covered, strict=True) if not has]
+        is_less = any(character.isalnum() for character in gone)
+        # Which they are, the offsets do not say: of a word that is not whole they begin with its first piece.
+        told = f"letters or digits of {_end_of(text)} become no token: the tokeniser leaves them out"
+        return told if is_less else None
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def label_ids(self, prompt: str, label: str, *, first: bool = False) -> tuple[int, ...]:
         """The token that `label` becomes when it follows `prompt`; with `first` only its first token.
@@ -107,16 +142,19 @@ class Tokenizer:
 
     def vocabulary(self) -> list[str]:
         """Readable text of every id from 0, as `token_text` gives it."""
-        return self.token_text(range(max(self._backend.get_vocab().values(), default=-1) + 1))
+        return self.token_text(range(self.size))
 
     def _continuation(
         self, prompt_ids: tuple[int, ...], prompt: str, label: str, first: bool
     ) -> tuple[int, ...]:
         if not label:
             raise TokenError(f"the label after {_end_of(prompt)} is empty; give text that continues it")
-        joined = self.encode(prompt + label).ids
+        encoding = self.encode(prompt + label)
+        joined = encoding.ids
         in_context = joined[: len(prompt_ids)] == prompt_ids
         added = joined[len(prompt_ids) :] if in_context else self._alone(prompt, label)
+        if lost := self.lost(prompt + label, encoding):
+            raise TokenError(f"the label {label!r} after {_end_of(prompt)}: {lost}; give another label")
         if not added:
             raise TokenError(f"the label {label!r} adds no token to {_end_of(prompt)}; give a longer one")
         if len(added) > 1 and not first:
@@ -130,13 +168,33 @@ class Tokenizer:
 
     def _alone(self, prompt: str, label: str) -> tuple[int, ...]:
         """The label's tokens without the prompt before it, where these spell the label and no more."""
-        ids = tuple(self._backend.encode(label, add_special_tokens=False).ids)
+        ids, _ = self._encode(label)
         if "".join(self.token_text(ids)) == label:
             return ids
         raise TokenError(
             f"the label {label!r} changes the last tokens of {_end_of(prompt)} itself, and has no tokens of "
             "its own; move the blank between them from the prompt's end to the label's start"
         )
+
+    def _encode(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Token ids and offsets, nothing added."""
+        if len(text) > LONGEST_TEXT:
+            raise TokenError(f"a text of {len(text):,} characters; give one of at most {LONGEST_TEXT:,}")
+        if (bad := _SURROGATE.search(text)) is not None:
+            raise TokenError(
+                f"{_end_of(text)} has {bad[0]!a}, half of a character, which no text can have; write it whole"
+            )
+        try:
+            with calling_library():
+                encoded = self._backend.encode(text, add_special_tokens=False)
+        except LibraryFailedError as error:
+            raise TokenError(f"{_end_of(text)} cannot be tokenised: {error}") from error
+        return tuple(encoded.ids), tuple(encoded.offsets)
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        """The token of what the vocabulary lacks; None where it lacks nothing."""
+        return unknown_id(self._backend)
 
     def _text_of(self, token: int) -> str:
         if token in self._added:

@@ -57,6 +57,12 @@ class ModelFacts:
     """Whether what a token makes depends on how long its prompt is, as with rotary embeddings that are
     scaled by it: then equal beginnings make equal values in prompts of one length only."""
 
+    max_positions: int | None = None
+    """How many tokens a prompt may have, or, without a table of them, was trained to have; None where the
+    config does not say."""
+    has_position_table: bool = False
+    """Whether positions are rows of a table, so that a longer prompt cannot run at all."""
+
     @property
     def num_logits(self) -> int:
         """How many classes, or tokens of the vocabulary, a prediction is chosen from: labels are below it."""

@@ -26,11 +26,13 @@ from typing import IO, TYPE_CHECKING, Protocol, Self, TypeVar
 import numpy as np
 
 from orchestrator.plan.tables import Lane
+from orchestrator.plan.words import Words
 from workers import children
 from workers.errors import RunError, SwapyardError
 from workers.limits import allowed, reached
 from workers.model.cache import cache_folder
-from workers.vocabulary import CleanRun
+from workers.model.references import resolve
+from workers.vocabulary import CleanRun, Prompt, Vectors
 
 if TYPE_CHECKING:
     from orchestrator.loading import Engines
@@ -49,6 +51,9 @@ COLUMNS = (
 
 CHUNK = 4096
 """Runs that are made before they are kept."""
+
+_MOST_SHOWN = 24
+"""Tokens of a prompt that an error shows."""
 
 _TABLE = "CREATE TABLE IF NOT EXISTS runs (key BLOB PRIMARY KEY, packed BLOB) WITHOUT ROWID"
 
@@ -141,7 +146,7 @@ class EngineScorer:
 
     def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
         """As `Scorer.score`."""
-        return checked(self._engines.of(lane).clean(requests), requests)
+        return checked(self._engines.of(lane).clean(requests), requests, lane)
 
 
 class ChildScorer:
@@ -222,7 +227,7 @@ def _how(status: int, said: str) -> str:
     return "; ".join(filter(None, (how, said, limits)))
 
 
-def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
+def checked(columns: Columns, requests: Sequence[CleanRun], lane: Lane) -> Columns:
     """The columns of an engine, if no run failed.
 
     Raises:
@@ -231,8 +236,24 @@ def checked(columns: Columns, requests: Sequence[CleanRun]) -> Columns:
     for request, error in zip(requests, columns["error"], strict=True):
         if error is not None:
             why = json.loads(error)["message"]
-            raise RunError(f"a prompt of {len(request.tokens)} tokens cannot be run even unchanged: {why}")
+            raise RunError(
+                f"a prompt of {len(request.tokens)} tokens{_shown(request.tokens, lane)} cannot be run by"
+                f" {lane.spec.ref} even unchanged: {why}"
+            )
     return {name: columns[name] for name, _ in COLUMNS}
+
+
+def _shown(prompt: Prompt, lane: Lane) -> str:
+    """A prompt as its end shows it: in words where there is a tokeniser, else token ids; vectors are not."""
+    if isinstance(prompt, Vectors):
+        return ""
+    some = prompt[-_MOST_SHOWN:]
+    more = "" if len(some) == len(prompt) else "…"
+    try:
+        words = Words(resolve(lane.spec, fetch=False)).of(some)
+    except SwapyardError:
+        return f" ({more}{', '.join(map(str, some))})"
+    return f" ({more + ''.join(words)!r})"
 
 
 def _key(request: CleanRun) -> bytes:
@@ -298,7 +319,7 @@ def _answers(threads: int, root: Path) -> Iterator[Columns | str]:
         except EOFError:
             return
         try:
-            yield checked(engines.of(lane).clean(requests), requests)
+            yield checked(engines.of(lane).clean(requests), requests, lane)
         except SwapyardError as error:
             yield str(error)
 

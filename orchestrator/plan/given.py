@@ -36,6 +36,9 @@ class Given:
     """How many pairs are kept at most."""
     aligned: bool
     """Whether only pairs are kept whose base and sources have equally many tokens."""
+    labels_differ: bool = False
+    """Whether a pair is of no use whose label is its base label: listed pairs of a swap that is to change the
+    answer. Of a variable, and in what is fitted, the answer may well stay."""
 
     @cached_property
     def digest(self) -> str:
@@ -55,8 +58,14 @@ def read_given(study: Study, reads: Mapping[str | None, str]) -> Given:
         StudyError: there are none, or they cannot be read.
     """
     if study.pairs is not None:
+        rows: Sequence[Mapping[str, Any]] = read_pairs(study.pairs)
+        given = per_variable(study, rows)
         return Given(
-            per_variable(study, read_pairs(study.pairs)), _filter(study.filter, "none"), None, aligned=False
+            given,
+            _filter(study.filter, "none"),
+            None,
+            aligned=False,
+            labels_differ=given is rows and not study.fits,
         )
     asked = study.all_tasks()
     if len(asked) != 1:

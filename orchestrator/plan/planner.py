@@ -68,6 +68,7 @@ class Planner:
         self.study = self.trainings.study
         self._written = study
         self._known_words: dict[str, Words] = {}
+        self._told_long: set[str] = set()
 
     @cached_property
     def models(self) -> Sequence[tuple[ModelSpec, ModelFacts]]:
@@ -189,7 +190,7 @@ class Planner:
         """The lane's inputs; those that were committed are not asked of the model again."""
         if earlier is not None and _has_inputs(earlier, lane) and earlier.head["inputs"] == self._inputs_id:
             return earlier_inputs(earlier, lane.lane)
-        return prepare(
+        found = prepare(
             self.given.rows,
             lane,
             facts,
@@ -199,7 +200,20 @@ class Planner:
             aligned=self.given.aligned,
             num_pairs=self.given.num_pairs,
             label_tokens=self.study.label_tokens,
+            labels_differ=self.given.labels_differ and facts.num_classes is None,
         )
+        self._tell_long(lane, facts, found.num_long)
+        return found
+
+    def _tell_long(self, lane: Lane, facts: ModelFacts, num_long: int) -> None:
+        """Say once of a model that prompts are longer than those it was trained with."""
+        if num_long and lane.identity not in self._told_long:
+            self._told_long.add(lane.identity)
+            self._say(
+                f"warning: {num_long:,} prompts are longer than the {facts.max_positions:,} positions that"
+                f" {lane.spec.ref} was trained for (max_position_embeddings); it runs them, and its answers"
+                " may be poor"
+            )
 
     def _build(
         self,

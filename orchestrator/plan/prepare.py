@@ -4,39 +4,22 @@ __all__ = ["Input", "Prepared", "prepare"]
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from orchestrator.plan.clean import Scorer
+from orchestrator.plan.prompts import Encoder, Input
+from orchestrator.plan.reasons import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.tables import Lane
-from studies.blocks import is_source
-from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
+from studies.tokens import Tokenizer
 from studies.trained import READ
 from workers.errors import StudyError
 from workers.facts import ModelFacts
-from workers.vocabulary import CleanRun, Prompt, Span, Vectors
+from workers.vocabulary import CleanRun, Prompt, Vectors
 
-NOT_DRAWN = "enough pairs without it"
-NOT_READ = "its label is of another output"
 CHUNK = 1024
 """Prompts that are run at once while a filter looks for enough pairs."""
-
-
-@dataclass(slots=True)
-class Input:
-    """One given pair under one model."""
-
-    given: int
-    tokens: dict[str, Prompt] = field(default_factory=dict)
-    spans: dict[str, dict[str, Span]] = field(default_factory=dict)
-    label_ids: tuple[int, ...] = ()
-    base_label_ids: tuple[int, ...] = ()
-    source_label_ids: tuple[int, ...] = ()
-    reason: str | None = None
-    """Why the pair is not kept; None for one that is."""
-    fault: str | None = None
-    """What the reason is about, in a word or two, and whose: the base's, or another run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +29,8 @@ class Prepared:
     inputs: Sequence[Input]
     prompts: Mapping[str, int]
     """How many distinct base prompts ended in what: ``kept`` or the reason against them."""
+    num_long: int = 0
+    """Prompts of more tokens than the model was trained for, which it can run."""
 
     @property
     def kept(self) -> Iterator[Input]:
@@ -64,18 +49,19 @@ def prepare(
     aligned: bool,
     num_pairs: int | None,
     label_tokens: str | None,
+    labels_differ: bool = False,
 ) -> Prepared:
     """Tokenise `rows` and keep those that pass the filter, at most `num_pairs`, in their order.
 
     Without a `tokenizer` prompts are token ids or vectors, and labels are numbers. Without a `scorer`
-    whatever only the model can tell is taken to pass.
+    whatever only the model can tell is taken to pass. With `labels_differ` a pair whose label is its base
+    label is left out.
 
     Raises:
-        StudyError: no pair is left, or one cannot be used and there is no filter to drop it; or some
-            prompts are ids and others vectors.
+        StudyError: no pair is left; or some prompts are ids and others vectors.
         MissingRunsError: the filter needs the model, and `scorer` may not load it.
     """
-    encoder = _Encoder(facts, tokenizer, first=label_tokens == "first")
+    encoder = Encoder(facts, tokenizer, first=label_tokens == "first", labels_differ=labels_differ)
     inputs = [
         encoder.encode(number, row)
         if row.get(READ) == lane.spec.options.get(READ)
@@ -85,129 +71,15 @@ def prepare(
     _refuse_mixed(inputs, facts)
     if aligned:
         _drop_unaligned(inputs)
-    if filter is None:
-        _refuse_broken(inputs, rows)
-    elif scorer is not None:
+    if filter is not None and scorer is not None:
         _filter(inputs, lane, scorer, num_pairs)
     if num_pairs is not None:
         for extra in islice((i for i in inputs if i.reason is None), num_pairs, None):
             extra.reason = NOT_DRAWN
     if all(i.reason is not None for i in inputs):
-        reasons = Counter(i.reason for i in inputs).most_common(4)
-        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
+        told = "; ".join(one.text for one in left_out((i.given, i.reason) for i in inputs))
         raise StudyError(f"no pair is left of {len(inputs):,} for {lane.spec.ref}: {told}")
-    return Prepared(inputs=inputs, prompts=_fates(inputs))
-
-
-class _Encoder:
-    """Turns given pairs into inputs; each text is tokenised once."""
-
-    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer | None, *, first: bool) -> None:
-        self._facts = facts
-        self._tokenizer = tokenizer
-        self._first = first
-        self._encodings: dict[str, Encoding] = {}
-        self._labels: dict[tuple[str, str], tuple[int, ...] | TokenError] = {}
-
-    def encode(self, number: int, row: Mapping[str, Any]) -> Input:
-        """One pair; what cannot be tokenised becomes its reason."""
-        made = Input(given=number)
-        fault = None
-        try:
-            for run in runs_of(row):
-                fault = "base" if run == "base" else "source"
-                made.tokens[run], made.spans[run] = self._encode_run(row, run)
-            fault = "base_label"
-            made.base_label_ids = self._label_ids(row, "base", "base_label")
-            fault = "source_label"
-            if "source" in made.tokens:
-                made.source_label_ids = self._label_ids(row, "source", "source_label")
-            fault = "label"
-            made.label_ids = self._label_ids(row, "base", "label")
-        except TokenError as error:
-            made.reason, made.fault = f"{fault}: {error}", fault
-        return made
-
-    def _encode_run(self, row: Mapping[str, Any], run: str) -> tuple[Prompt, dict[str, Span]]:
-        if (vectors := row.get(f"{run}_embeds")) is not None:
-            assert isinstance(vectors, Vectors)
-            return self._fitting(vectors), {}
-        if (ids := row.get(f"{run}_ids")) is not None:
-            return self._checked(ids), {}
-        text = row[run]
-        if self._tokenizer is None:
-            raise TokenError(
-                f"{text!r} is text, and {self._facts.ref} has no tokenizer; give {run}_ids or {run}_embeds"
-            )
-        if text not in self._encodings:
-            self._encodings[text] = self._tokenizer.encode(text)
-        encoding = self._encodings[text]
-        if not encoding.ids:
-            raise TokenError(f"{text!r} has no token; give a longer prompt")
-        prefix = "span." if run == "base" else f"{run}.span."
-        spans = {
-            name.removeprefix(prefix): span_tokens(text, encoding.offsets, _span(value))
-            for name, value in row.items()
-            if name.startswith(prefix) and value is not None
-        }
-        return encoding.ids, spans
-
-    def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Token ids that the model knows."""
-        size, name = self._facts.vocab_size, self._facts.ref
-        if size is None:
-            raise TokenError(f"token ids, and {name} has no vocabulary; give vectors (base_embeds …)")
-        if max(ids) >= size:
-            raise TokenError(f"token id {max(ids)}: {name} has ids 0 to {size - 1}")
-        return tuple(ids)
-
-    def _fitting(self, vectors: Vectors) -> Vectors:
-        """Vectors as wide as the model takes them, as far as that is known."""
-        (_, given), width = vectors.shape, self._facts.input_width
-        if width is not None and given != width:
-            raise TokenError(f"vectors of {given} numbers: {self._facts.ref} takes {width} for each token")
-        return vectors
-
-    def _label_ids(self, row: Mapping[str, Any], run: str, column: str) -> tuple[int, ...]:
-        """The numbers of a label, which stands after the prompt of `run`."""
-        label, prompt = row.get(column), row.get(run)
-        found: dict[int, None] = {}
-        for item in label if isinstance(label, list | tuple) else () if label is None else (label,):
-            if isinstance(item, int):
-                found[self._answer(item)] = None
-            elif prompt is None or self._tokenizer is None:
-                what = "the number of a class" if self._facts.num_classes else "a token id"
-                raise TokenError(f"{item!r} is text, but its prompt is none; give {what}")
-            else:
-                found |= dict.fromkeys(self._one_label(self._tokenizer, prompt, item))
-        return tuple(found)
-
-    def _answer(self, number: int) -> int:
-        if number >= self._facts.num_logits:
-            what = "classes" if self._facts.num_classes else "token ids"
-            last = self._facts.num_logits - 1
-            raise TokenError(f"{number} is no answer; {self._facts.ref} predicts {what} 0 to {last}")
-        return number
-
-    def _one_label(self, tokenizer: Tokenizer, prompt: str, label: str) -> tuple[int, ...]:
-        key = (prompt, label)
-        if key not in self._labels:
-            (self._labels[key],) = tokenizer.label_ids_all([key], first=self._first)
-        known = self._labels[key]
-        if isinstance(known, TokenError):
-            raise known
-        return known
-
-
-def runs_of(row: Mapping[str, Any]) -> list[str]:
-    """The runs that a given pair has: ``base``, and its sources in order."""
-    given = (name for name, value in row.items() if value is not None)
-    names = {name.removesuffix("_ids").removesuffix("_embeds") for name in given}
-    return ["base", *sorted((name for name in names if is_source(name)), key=lambda name: (len(name), name))]
-
-
-def _span(value: Any) -> str | Span:
-    return value if isinstance(value, str) else (value[0], value[1])
+    return Prepared(inputs=inputs, prompts=_fates(inputs), num_long=encoder.num_long)
 
 
 def _drop_unaligned(inputs: Sequence[Input]) -> None:
@@ -224,17 +96,6 @@ def _refuse_mixed(inputs: Sequence[Input], facts: ModelFacts) -> None:
         raise StudyError(
             f"{facts.ref}: the prompts of the pairs are {' and '.join(sorted(forms))}; give all of them in"
             " one form"
-        )
-
-
-def _refuse_broken(inputs: Sequence[Input], rows: Sequence[Mapping[str, Any]]) -> None:
-    broken = [one for one in inputs if one.reason not in (None, NOT_READ)]
-    if broken:
-        first, text = broken[0], rows[broken[0].given].get("base")
-        shown = "" if text is None else f" ({text!r})"
-        raise StudyError(
-            f"{len(broken):,} of {len(inputs):,} pairs cannot be used; the first is pair"
-            f" {first.given}{shown}: {first.reason}. Or let 'filter: both_correct' drop such pairs"
         )
 
 
@@ -294,6 +155,7 @@ _FATES = {
     "base's answer": "are answered otherwise by the model",
     "length": "are longer or shorter than the others",
     "label": "have a label that is not one token",
+    "same": "have a label that is their own answer",
     "source": "have no source that can be tokenised",
     "source_label": "have no source with an answer of one token",
     "source's answer": "have no source that the model answers right",

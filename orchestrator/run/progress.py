@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from orchestrator.lines import plain
+from orchestrator.plan.reasons import of_table
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
@@ -166,6 +167,7 @@ def describe(plan: Plan) -> list[str]:
         lines.append(f"{_model(data)}: {counted(total, 'base prompt')}: {told}")
     verb = "is" if inputs.num_rows == 1 else "are"
     lines.append(f"{counted(num_kept, 'pair')} of {inputs.num_rows:,} {verb} in the study")
+    lines += [f"left out: {one.text}" for one in of_table(inputs)]
     if "trainings" in plan.tables:
         names = plan.tables["trainings"]["name"].to_pylist()
         lines += [f"{counted(num, 'training')}: {name}" for name, num in Counter(names).items()]

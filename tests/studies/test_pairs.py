@@ -87,9 +87,7 @@ def test_vectors_are_read_as_float32_from_every_kind_of_file(tmp_path: Path, suf
 @pytest.mark.parametrize(
     ("row", "column", "allowed"),
     [
-        ({"base": ""}, "base", "text that is not empty"),
         ({"base": 3}, "base", "text that is not empty"),
-        ({"base_ids": []}, "base_ids", "a list of token ids"),
         ({"base_ids": [-1]}, "base_ids", "a list of token ids"),
         ({"base": "a", "base_ids": [1]}, "base_ids", "both 'base' and 'base_ids'"),
         ({"base_embeds": []}, "base_embeds", "a list with a list of finite numbers"),
@@ -120,6 +118,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(row: Any, column: str, allo
     assert allowed in text
 
 
+def test_an_empty_prompt_or_label_is_left_to_the_check_of_prompts(tmp_path: Path) -> None:
+    """It ends no other pair: which pairs are of use is decided in one place."""
+    rows: list[dict[str, Any]] = [{"base": ""}, {"base_ids": []}, {"base": "a", "label": ""}]
+    assert [list(check_row(row)) for row in rows] == [[], [], []]
+    (tmp_path / "p.csv").write_text("base,source,label\n,b,c\nd,,\n", encoding="utf-8")
+    assert read_pairs("p.csv", tmp_path) == [{"base": "", "source": "b", "label": "c"}, {"base": "d"}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -140,8 +146,8 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, name: str, content:
 
 
 def test_a_wrong_row_of_parquet_is_named_by_number(tmp_path: Path) -> None:
-    write(tmp_path / "p.parquet", [{"base": "a"}, {"base": ""}])
-    with pytest.raises(StudyError, match=r"p.parquet: row 1: base: '' is not allowed here"):
+    write(tmp_path / "p.parquet", [{"base": "a", "base_label": 1}, {"base": "b", "base_label": -1}])
+    with pytest.raises(StudyError, match=r"p.parquet: row 1: base_label: -1 is not allowed here"):
         read_pairs("p.parquet", tmp_path)
 
 

@@ -19,6 +19,10 @@ from workers.model.references import ALIASES, find, has_weights, resolve
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions
+
+NO_TENSORS = b"\x02\0\0\0\0\0\0\0{}"
+"""A file of weights that holds none."""
+
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 30,
@@ -154,7 +158,7 @@ def test_the_revision_follows_the_contents_and_not_the_path(tmp_path: Path) -> N
     here, there = model(tmp_path / "here"), model(tmp_path / "there")
     first = resolve(ModelSpec(ref=str(here))).revision
     assert resolve(ModelSpec(ref=str(there))).revision == first and len(first) == 64
-    (there / "model.safetensors").write_bytes(b"w")
+    (there / "model.safetensors").write_bytes(NO_TENSORS)
     assert resolve(ModelSpec(ref=str(there))).revision != first
 
 
@@ -261,7 +265,7 @@ def test_weights_that_are_only_pickled_are_refused_when_a_study_is_planned(tmp_p
         ModelError, match=r"only in pickled files .*; save them as safetensors.*save_pretrained"
     ):
         resolve(ModelSpec(ref=str(folder)))
-    (folder / "model.safetensors").touch()
+    (folder / "model.safetensors").write_bytes(NO_TENSORS)
     assert resolve(ModelSpec(ref=str(folder))).folder == folder
 
 
@@ -289,7 +293,7 @@ COMMIT = "0123456789" * 4
 FILES = {
     "config.json": json.dumps(LLAMA).encode(),
     "tokenizer.json": b"{}",
-    "model.safetensors": b"weights",
+    "model.safetensors": NO_TENSORS,
     "pytorch_model.bin": b"the same weights again",
     "onnx/model.onnx": b"and again",
 }

@@ -52,6 +52,8 @@ def facts_of(module: Any, model_type: str, folder: Path = Path()) -> ModelFacts:
         head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         num_neurons=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         input_width=config.hidden_size,
+        max_positions=config.max_position_embeddings,
+        has_position_table=model_type == "gpt2",
     )
 
 

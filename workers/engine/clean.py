@@ -13,6 +13,7 @@ from workers.engine.attempts import error_json
 from workers.engine.captures import Captures, Need
 from workers.engine.scorer import NON_FINITE, is_finite
 from workers.engine.scoring import Labels, empty_columns, score
+from workers.model.finite import why_not_finite
 from workers.model.loading import LoadedModel
 from workers.vocabulary import CleanRun, Prompt, Vectors
 
@@ -42,7 +43,10 @@ def clean_runs(
         for prompt, error in failed.items():
             for row, _ in group[prompt]:
                 columns["error"][row] = error_json(type(error).__name__, str(error))
-        _score(captures, [run for prompt in group.keys() - failed for run in group[prompt]], columns)
+        good = [run for prompt in group.keys() - failed for run in group[prompt]]
+        if bad := _score(captures, good, columns):
+            kind, text = NON_FINITE
+            columns["error"][bad] = error_json(kind, f"{text}: {why_not_finite(model.module)}")
     return columns, captures.num_forwards
 
 
@@ -71,9 +75,10 @@ def _order(prompt: Prompt) -> tuple[Any, ...]:
 
 
 @torch.inference_mode()
-def _score(captures: Captures, runs: Sequence[Numbered], columns: dict[str, NDArray[Any]]) -> None:
+def _score(captures: Captures, runs: Sequence[Numbered], columns: dict[str, NDArray[Any]]) -> list[int]:
+    """Fill in the columns; the rows of logits that are not finite."""
     if not runs:
-        return
+        return []
     logits = torch.stack([captures[run.tokens].logits[run.read] for _, run in runs])
     labels = Labels.of([run.label_ids for _, run in runs], logits.device)
     base_labels = Labels.of([run.base_label_ids for _, run in runs], logits.device)
@@ -81,4 +86,4 @@ def _score(captures: Captures, runs: Sequence[Numbered], columns: dict[str, NDAr
     finite = np.array(is_finite(logits))
     for name, values in score(logits, labels, base_labels).items():
         columns[name][rows[finite]] = values.cpu().numpy()[finite]
-    columns["error"][rows[~finite]] = error_json(*NON_FINITE)
+    return [int(row) for row in rows[~finite]]

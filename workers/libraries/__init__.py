@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-TORCH_FREE = (
+_WITHOUT_TORCH = (
     *("click", "duckdb", "huggingface_hub", "pyarrow", "pydantic", "python", "ray"),
     *("tokenizers", "yaml"),
 )
-"""Those whose file loads no torch: what never runs a model may import it."""
 
-LIBRARIES = ("transformers", "torch", "gguf", *TORCH_FREE)
+TORCH_FREE = (*_WITHOUT_TORCH, "transformers_source")
+"""Files that load no torch: what never runs a model may import them."""
+
+LIBRARIES = ("transformers", "torch", "gguf", *_WITHOUT_TORCH)
 """Libraries that the project leans on by more than their documented calls; each has a file here, and what
 does not fit into it stands in one that begins with its name."""
 

@@ -1,8 +1,13 @@
-"""How vocabularies write the bytes of a token that is no whole text."""
+"""How vocabularies write the bytes of a token that is no whole text, what they lack, and how the library
+fails."""
 
-__all__ = ["PLACES", "raw_bytes"]
+__all__ = ["PLACES", "LibraryFailedError", "calling_library", "raw_bytes", "unknown_id"]
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from workers.libraries import Place
 
@@ -20,6 +25,70 @@ def raw_bytes(raw: str) -> bytes | None:
     if any(character not in _BYTES for character in raw):
         return None
     return bytes(_BYTES[character] for character in raw)
+
+
+class LibraryFailedError(Exception):
+    """The library could not do what it was asked; the text says why, in its own words."""
+
+
+@contextmanager
+def calling_library() -> Iterator[None]:
+    """Whatever the library raises, as one kind: it raises plain `Exception` for every kind of damage, and for
+    some a panic, which is no `Exception`.
+
+    Raises:
+        LibraryFailedError: the library failed.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise LibraryFailedError(" ".join(str(error).split())[:300]) from error
+
+
+def unknown_id(backend: Any) -> int | None:
+    """The token that stands for whatever a tokeniser's vocabulary lacks; None where there is none."""
+    model = backend.model
+    word = getattr(model, "unk_token", None)
+    if isinstance(word, str):
+        found = backend.token_to_id(word)
+        return found if isinstance(found, int) else None
+    if type(model).__name__ != "Unigram":
+        return None
+    # This kind says it by number, and shows it only in what it writes.
+    said = json.loads(backend.to_str())["model"].get("unk_id")
+    return said if isinstance(said, int) else None
+
+
+def _probe_unknown() -> str | None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
+
+    vocabulary = {"a": 0, "?": 1}
+    models = (
+        WordLevel(vocabulary, unk_token="?"),
+        WordPiece(vocabulary, unk_token="?"),
+        BPE(vocabulary, [], unk_token="?"),
+        Unigram([("a", 0.0), ("?", -1.0)], unk_id=1, byte_fallback=False),
+    )
+    lost = [type(model).__name__ for model in models if unknown_id(Tokenizer(model)) != 1]
+    return f"words that become <unk> are not told of {', '.join(lost)}" if lost else None
+
+
+def _probe_panic() -> str | None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    backend = Tokenizer(WordLevel({"a": 0}, unk_token="?"))
+    try:
+        with calling_library():
+            backend.encode("b")
+    except LibraryFailedError:
+        return None
+    return "a word that a vocabulary lacks, with no token for it, is no error"
 
 
 def _probe_bytes() -> str | None:
@@ -43,5 +112,23 @@ PLACES = (
         without="such tokens are shown as the vocabulary writes them",
         marks=("<0x", "0xA1, 0xAD"),
         probe=_probe_bytes,
+    ),
+    Place(
+        library="tokenizers",
+        name="model.unk_token, and unk_id in a Unigram tokeniser's JSON",
+        used_for="refusing prompts and labels whose words become <unk>",
+        seen_with="0.23.1",
+        without="such words are run as the unknown token, and nothing is said",
+        marks=("unk_token", "unk_id"),
+        probe=_probe_unknown,
+    ),
+    Place(
+        library="tokenizers",
+        name="errors: plain Exception, and PanicException beside it",
+        used_for="naming the file or the text that the library cannot take",
+        seen_with="0.23.1",
+        without="some damaged tokenizer.json end in a traceback",
+        marks=("PanicException",),
+        probe=_probe_panic,
     ),
 )

@@ -20,6 +20,7 @@ from workers.errors import ModelError
 from workers.libraries.transformers_loading import not_put_together
 from workers.model.headers import odd_ones, stored_tensors
 from workers.model.initialise import Steps, draw
+from workers.model.weight_checks import weight_files
 from workers.vocabulary import ModelSpec
 
 _MOST_NAMED = 10
@@ -85,6 +86,11 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> nn.Module:
         ModelError: it cannot be read, or has not exactly the model's tensors and `spec` does not say
             ``missing_weights: initialise``.
     """
+    if not weight_files(folder, spec.ref):
+        raise ModelError(
+            f"{spec.ref} cannot be loaded: {folder} has no weights (model.safetensors, or shards and"
+            " model.safetensors.index.json): it can be planned for, not run; copy them there"
+        )
     if spec.missing_weights is None:
         module, differences = _load(folder, spec)
         if differences:

@@ -1,21 +1,37 @@
 """What safetensors files hold, from their headers alone: eight bytes of length, then JSON. No torch here."""
 
-__all__ = ["Stored", "odd_ones", "stored_tensors"]
+__all__ = ["BYTES", "HeaderError", "Stored", "odd_ones", "stored_tensors", "tensors_of"]
 
 import json
+import os
 import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
+from typing import Any, TypeGuard
 
-_MOST_BYTES = 10**8
-"""The format's own limit for a header; what a damaged file says may be any number."""
+_MOST_BYTES = 16 * 1024**2
+"""Of a header: more than 100,000 tensors in one file. What a damaged file says may be any number."""
 
 _MOST_PLACES = 10**6
 """Of one kind of tensor: a grid of more is not looked at."""
+
+_MOST_DIMS = 64
+
+BYTES: Mapping[str, int] = {
+    **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2},
+    **{"I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1},
+    **{"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
+}
+"""Bytes of one number, by the format's name of its kind."""
+
+
+class HeaderError(ValueError):
+    """A safetensors file is damaged; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +52,40 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError, KeyError, TypeError, struct.error: it is damaged.
+        HeaderError: it is damaged.
     """
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in _stored(file)}
+    return {
+        name: tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in tensors_of(file).items()
+    }
+
+
+def tensors_of(file: Path) -> dict[str, Stored]:
+    """Every tensor in one file, by name; the file is as long as its header says.
+
+    Raises:
+        OSError: it cannot be read.
+        HeaderError: it is damaged.
+    """
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        begun = stream.read(8)
+        if len(begun) < 8:
+            raise HeaderError(f"it is only {size} bytes long")
+        (length,) = struct.unpack("<Q", begun)
+        if length > size - 8:
+            raise HeaderError(f"its header is said to be {length:,} bytes long, and the file has {size:,}")
+        if length > _MOST_BYTES:
+            raise HeaderError(
+                f"its header is said to be {length:,} bytes long; up to {_MOST_BYTES:,} are read"
+            )
+        written = stream.read(length)
+    found = dict(_entries(file, _parsed(written), 8 + length))
+    end = max((tensor.start + tensor.num_bytes for tensor in found.values()), default=8 + length)
+    if end > size:
+        raise HeaderError(f"it is cut off: its tensors end at byte {end:,}, and the file has {size:,}")
+    return found
 
 
 def odd_ones(tensors: Mapping[str, Stored]) -> list[str]:
@@ -57,24 +104,45 @@ def odd_ones(tensors: Mapping[str, Stored]) -> list[str]:
     return found
 
 
-def _stored(file: Path) -> Iterator[tuple[str, Stored]]:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(min(length, _MOST_BYTES)))
+def _parsed(written: bytes) -> Mapping[str, Any]:
+    try:
+        header = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"its header is no JSON ({error})") from error
     if not isinstance(header, dict):
-        raise ValueError(f"{file.name} has no header")
+        raise HeaderError("its header is no JSON object")
+    return header
+
+
+def _entries(file: Path, header: Mapping[str, Any], start: int) -> Iterator[tuple[str, Stored]]:
     for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            yield name, Stored(file, 8 + length + start, end - start, entry["dtype"], tuple(entry["shape"]))
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict):
+            raise HeaderError(f"its header says nothing of {name[:80]!r}")
+        dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets):
+            raise HeaderError(f"its header lacks the dtype, shape or data_offsets of {name[:80]!r}")
+        if len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise HeaderError(f"the data_offsets of {name[:80]!r} are {offsets[:4]}")
+        num_bytes = offsets[1] - offsets[0]
+        if dtype in BYTES and num_bytes != BYTES[dtype] * prod(shape):
+            raise HeaderError(f"{name[:80]!r} is {dtype} of shape {shape[:8]}, but has {num_bytes:,} bytes")
+        yield name, Stored(file, start + offsets[0], num_bytes, dtype, tuple(shape))
+
+
+def _are_counts(value: Any) -> TypeGuard[list[int]]:
+    if not isinstance(value, list) or len(value) > _MOST_DIMS:
+        return False
+    return all(type(one) is int and 0 <= one < 1 << 63 for one in value)
 
 
 def _kinds(tensors: Mapping[str, Stored]) -> dict[tuple[str, ...], dict[tuple[int, ...], str]]:
     """Names by what stands between their numbers, and of each kind by the numbers."""
     kinds: dict[tuple[str, ...], dict[tuple[int, ...], str]] = defaultdict(dict)
     for name in tensors:
-        between = re.split(r"(?<=\.)\d+(?=\.)", name)
-        numbers = tuple(map(int, re.findall(r"(?<=\.)\d+(?=\.)", name)))
+        between = re.split(r"(?<=\.)\d{1,9}(?=\.)", name)
+        numbers = tuple(map(int, re.findall(r"(?<=\.)\d{1,9}(?=\.)", name)))
         kinds[tuple(between)][numbers] = name
     return kinds
 

@@ -18,11 +18,13 @@ from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
 from workers.libraries.huggingface_hub import commit_of
 from workers.model.cache import content_hash, models_folder
+from workers.model.config_checks import check_config
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
 from workers.model.pinned import check_pinned
 from workers.model.shapes import facts_of_config
 from workers.model.shards import INDEXES, shards_of
+from workers.model.weight_checks import check_weights
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ _ONLY_PICKLED = (
     " files beside them, and name the new folder"
 )
 
+_MOST_BYTES = 32 * 1024**2
+"""Of a JSON file: its values take many times as much in memory."""
+
 _HUB_FILES = (".json", ".txt", ".model", ".jinja", ".py")
 
 
@@ -82,13 +87,16 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
     folder, repo = _locate(spec.ref)
     if repo is not None:
         folder = _hub_folder(spec.ref, repo, spec.revision, fetch, say)
+        _check(spec, folder)
         return _facts(spec, folder, revision=commit_of(folder))
     if spec.ref in SOURCES and not is_fetched(spec.ref):
         folder = _fetch_alias(spec.ref, fetch, say)
     assert folder is not None
     if spec.ref in SOURCES:
+        _check(spec, folder)
         return _facts(spec, folder, revision=_pinned_revision(spec, folder))
-    revision = content_hash(_existing(folder))
+    _check(spec, _existing(folder))
+    revision = content_hash(folder)
     if spec.revision is not None and not revision.startswith(spec.revision):
         raise ModelError(
             f"model {spec.ref!r}: the study pins revision {spec.revision}, but the files in {folder} "
@@ -259,12 +267,25 @@ def _hub_failure(ref: str, repo: str, revision: str | None, error: Exception) ->
 # The shape
 
 
-def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
+def _check(spec: "ModelSpec", folder: Path) -> None:
+    """Refuse a folder that no model here can be loaded from, as far as its config and its headers tell.
+
+    Raises:
+        ModelError: naming the folder, the file, the key or the tensor, and what to do.
+    """
     if _is_pickled(path.name for path in folder.iterdir()):
         raise ModelError(f"{spec.ref}: {folder} {_ONLY_PICKLED}")
     for index in INDEXES:
         if (folder / index).is_file():
             shards_of(folder / index)
+    config, may_lack = _read_config(folder), spec.missing_weights is not None
+    has_own_code = spec.trust_remote_code and "auto_map" in config
+    where = str(folder / "config.json")
+    check_config(config, where, spec.ref, has_own_code=has_own_code, may_lack=may_lack)
+    check_weights(folder, config, spec.ref, may_lack=may_lack)
+
+
+def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
     file = folder / "config.json"
     return facts_of_config(
         _read_config(folder), str(file), ref=spec.ref, revision=revision, dtype=spec.dtype, folder=folder
@@ -274,6 +295,12 @@ def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(
+                f"model folder {folder} has an adapter (adapter_config.json), not a model; merge it into"
+                " its model"
+                " (merge_and_unload) and save that"
+            )
         raise ModelError(
             f"model folder {folder} has no config.json; give a folder that a transformers model was saved to "
             "(save_pretrained)"
@@ -283,8 +310,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and no more than {_MOST_BYTES:,} are read")
         content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {file}: {error}; fetch or save the model again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; fetch or save the model again")

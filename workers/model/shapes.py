@@ -8,9 +8,12 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.facts import ModelFacts
+from workers.families import FAMILIES
 
 # Families outside these tables are Llama-like: gated MLPs, no table of positions.
 _LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
+_POSITION_TABLES = _LEARNED_POSITIONS | {"codegen", "gptj"}
+"""Families that look up positions, learned or computed once, in a table."""
 _UNGATED = _LEARNED_POSITIONS | {
     "bloom",
     "codegen",
@@ -56,6 +59,8 @@ def facts_of_config(
         num_neurons=_num_neurons(config),
         input_width=_optional(config, "word_embed_proj_dim", "hidden_size", "n_embd", "d_model"),
         residual_multiplier=_residual_multiplier(config.get("residual_multiplier")),
+        max_positions=_optional(config, "max_position_embeddings", "n_positions", "max_seq_len"),
+        has_position_table=config.get("model_type") in _POSITION_TABLES,
         depends_on_length=_depends_on_length(config.get("rope_parameters") or config.get("rope_scaling")),
     )
 
@@ -92,9 +97,17 @@ def _number(where: str, config: Mapping[str, Any], *names: str) -> int:
     """The first of `names` that the config has as a number."""
     value = _optional(config, *names)
     if value is None:
+        kind = config.get("model_type")
+        known = any(kind in family.model_types for family in FAMILIES)
         raise ModelError(
             f"{where} gives none of {', '.join(names)}, which planning needs; "
-            "save the model again with its full config (config.to_json_file(path, use_diff=False))"
+            + (
+                "save the model again with its full config (config.to_json_file(path, use_diff=False))"
+                if known
+                else f"models of type {kind!r} may be of a kind that is not supported: what is supported"
+                " are causal"
+                " language models with attention"
+            )
         )
     return value
 

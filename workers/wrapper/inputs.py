@@ -7,7 +7,7 @@ __all__ = ["Inputs", "Tokenizer", "inputs_of"]
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,10 @@ FORMS = (
     "a tensor, a dict of the model's inputs, a text or a list of texts (where there is a tokenizer), or a "
     "list of lists of token ids"
 )
+
+
+_FROM_MASK = frozenset({"bloom", "falcon", "mpt"})
+"""Types without an argument for positions that need none: of ALiBi only distances count, or the mask does."""
 
 
 class Tokenizer(Protocol):
@@ -86,14 +90,17 @@ def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inp
     """The call that `given` means, on the module's device.
 
     A tensor is the module's first argument, or its ``inputs_embeds`` where it holds floats and the module
-    has an argument of that name; a dict holds arguments by name.
+    has an argument of that name; a dict holds arguments by name. Where an attention mask says that examples
+    are padded at the left, each one's positions are counted from its first own token, as they are when it
+    runs alone, unless the dict has ``position_ids``.
 
     Raises:
-        RunError: it has none of the forms, its parts do not fit, or it has a token id that the module lacks.
+        RunError: it has none of the forms, its parts do not fit, it has a token id that the module lacks, or
+            it is padded at the left and the module cannot be told positions.
     """
     found = _read(given, module, tokenizer)
     _check_ids(found, module)
-    return found
+    return _placed(found, module)
 
 
 def _read(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
@@ -144,6 +151,28 @@ def _check_ids(inputs: Inputs, module: nn.Module) -> None:
     for found in (int(ids.min()), int(ids.max())):
         if isinstance(table, Tensor) and not 0 <= found < len(table):
             raise RunError(f"token id {found}: the model has ids 0 to {len(table) - 1}")
+
+
+def _placed(inputs: Inputs, module: nn.Module) -> Inputs:
+    """The call with ``position_ids`` [B, T] where examples begin at different places.
+
+    Raises:
+        RunError: the module, one of the transformers library, takes no positions and does not read them off
+            the mask.
+    """
+    if all(start == 0 for start, _ in inputs.spans) or inputs.kwargs.get("position_ids") is not None:
+        return inputs
+    if "position_ids" not in inspect.signature(module.forward).parameters:
+        kind = getattr(getattr(module, "config", None), "model_type", None)
+        if kind is None or kind in _FROM_MASK:
+            return inputs
+        raise RunError(
+            f"a batch that is padded at the left: {type(module).__name__} ({kind}) cannot be told where its"
+            " examples begin, and would give them other positions; pad at the right (padding_side='right')"
+        )
+    mask = inputs.kwargs["attention_mask"]
+    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
+    return replace(inputs, kwargs={**inputs.kwargs, "position_ids": positions})
 
 
 def _num_tokens(main: Tensor) -> int | None:

@@ -162,6 +162,8 @@ class ZooConfig(BaseModel, ABC):
             head_width=self.width // self._num_heads() if self._num_heads() else None,
             num_neurons=self._num_neurons(),
             input_width=self._input_width(),
+            max_positions=self._max_positions(),
+            has_position_table=self._max_positions() is not None,
         )
 
     @abstractmethod
@@ -181,6 +183,9 @@ class ZooConfig(BaseModel, ABC):
 
     def _num_neurons(self) -> int:
         return self.width
+
+    def _max_positions(self) -> int | None:
+        return None
 
     def _input_width(self) -> int | None:
         return self.width
@@ -297,6 +302,9 @@ class GPTConfig(ZooConfig):
 
     def _num_neurons(self) -> int:
         return 4 * self.width
+
+    def _max_positions(self) -> int:
+        return self.max_tokens
 
     def _num_parameters(self) -> int:
         width = self.width

@@ -215,7 +215,7 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
         row(
             *pair,
             split=draw(st.sampled_from(["train", "test"])),
-            label=draw(st.sampled_from([" Rome", " Lima"])),
+            label=draw(st.sampled_from([" of", " is"])),
         )
         for pair in chosen
     ]

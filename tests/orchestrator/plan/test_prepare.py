@@ -105,7 +105,8 @@ def test_what_a_model_without_a_tokeniser_cannot_be_given_is_said(
     row = broken if is_whole else {"base_embeds": Vectors.of([[0.5, 1.0]]), **broken}
     with pytest.raises(StudyError) as caught:
         prepared(model, [row])
-    assert str(caught.value).startswith("1 of 1 pairs cannot be used; the first is pair 0")
+    assert str(caught.value).startswith(f"no pair is left of 1 for {model.ref}: 1 × ")
+    assert str(caught.value).endswith("(pair 0)")
     assert text in str(caught.value)
 
 
@@ -148,17 +149,15 @@ def test_a_pair_without_label_predicts_nothing(tiny_folder: Path) -> None:
         ),
     ],
 )
-def test_without_a_filter_a_broken_pair_is_an_error_that_names_it(
+def test_a_broken_pair_is_left_out_with_its_reason_and_ends_no_other(
     tiny_folder: Path, changes: dict[str, Any], text: str
 ) -> None:
     broken = {
         name: value for name, value in {**row("Spain", "Italy"), **changes}.items() if value is not None
     }
-    with pytest.raises(StudyError) as caught:
-        ready(tiny_folder, [row("Italy", "Peru"), broken])
-    assert str(caught.value).startswith("1 of 2 pairs cannot be used; the first is pair 1")
-    assert text in str(caught.value)
-    assert str(caught.value).endswith("Or let 'filter: both_correct' drop such pairs")
+    found = ready(tiny_folder, [row("Italy", "Peru"), broken, row("Peru", "Italy")])
+    assert kept(found) == [0, 2]
+    assert (found.inputs[1].reason or "").startswith(text)
 
 
 def test_labels_may_count_by_their_first_token(tiny_folder: Path) -> None:
