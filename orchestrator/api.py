@@ -18,7 +18,9 @@ from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_cop
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
+from orchestrator.told import failed_jobs, told_of
 from studies import Study, load_study
+from workers.errors import QueryError, StudyError
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,6 +53,9 @@ class Results:
         self._verify = verify
         self.outcome = outcome
         """How the run ended that these results are of; None where none was made."""
+
+    def __repr__(self) -> str:
+        return told_of(self._folders, self.outcome)
 
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
@@ -85,6 +90,34 @@ class Results:
         """
         with self._asked(f"FROM {view}") as relation:
             return relation.df()
+
+    def plot(
+        self, kind: Literal["heatmap", "bars"] | None = None, *, output: str | Path | None = None, **keys: Any
+    ) -> list[Path]:
+        """Draw pictures of one study as PNG and SVG, and give their paths.
+
+        Args:
+            kind: of picture; without it the plots that the study itself names, or a sensible one.
+            output: the picture's path without its ending; by default ``plots/KIND`` in the study's folder.
+            keys: of the plot, as in a study file: x, y, fill, facet, where, scale, view, title, log.
+
+        Raises:
+            QueryError: these are several studies, or there is nothing to draw.
+            StudyError: a key cannot have such a value.
+            StoreError: as for `sql`.
+        """
+        from orchestrator.plots import draw_kind, draw_study
+
+        if len(self._folders) != 1:
+            names = ", ".join(folder.name for folder in self._folders)
+            raise QueryError(f"a picture is of one study, and these are {names}; open one by its name")
+        (root,) = self._folders
+        if kind is None:
+            if keys or output is not None:
+                raise QueryError("say which kind of picture: heatmap or bars")
+            return draw_study(root, lost=self._lost)
+        stem = root / "plots" / kind if output is None else Path(output)
+        return draw_kind(root, kind, stem, keys, lost=self._lost)
 
     @contextmanager
     def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
@@ -126,15 +159,20 @@ def run(
     limits: Limits = _NO_LIMITS,
     slice_timeout_s: float | None = None,
     require: Sequence[str] = (),
+    on_failure: Literal["raise", "keep"] = "raise",
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
 
     `study` is a `Study`, a file, or the name of a bundled study; its folder is made below `store`.
+    `on_failure` says what becomes of jobs that failed: an error, or rows of the view ``failures`` alone.
 
     Raises:
+        JobsFailedError: jobs of the study failed; all others are done, and `open_results` has them.
         SwapyardError: see `run_study`; what was committed stays, the same call goes on.
     """
+    if on_failure not in ("raise", "keep"):
+        raise StudyError(f"on_failure={on_failure!r}; it is 'raise' or 'keep'")
     loaded = _study(study)
     options = RunOptions(
         executor=executor,
@@ -151,7 +189,10 @@ def run(
     with Progress(quiet=quiet) as progress:
         root = home_of(Path(store), loaded.study, progress.say)
         outcome = run_study(loaded, root, options, progress)
-    return Results([root], outcome)
+    results = Results([root], outcome)
+    if outcome.counts.num_failed and on_failure == "raise":
+        raise failed_jobs(root, outcome.counts)
+    return results
 
 
 def open_results(

@@ -23,7 +23,7 @@ from orchestrator.store import State, StudyStore
 from studies import Study
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Overview:
     """A plan, how far it is, and how it would be run."""
 
@@ -33,6 +33,12 @@ class Overview:
     setup: Setup
     resuming: Mapping[str, bool]
     """For each model, whether its jobs are expected to be resumed."""
+
+    def __str__(self) -> str:
+        return "\n".join([f"study {self.plan.head['study']}", *self.lines()])
+
+    def __repr__(self) -> str:
+        return f"<Overview of the {'; '.join(str(self).splitlines())}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

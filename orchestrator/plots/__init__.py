@@ -1,10 +1,11 @@
 """Pictures of studies: heat maps, bars, learning curves and alignments, as PNG and SVG."""
 
-__all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
+__all__ = ["default_plot", "draw", "draw_kind", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -13,7 +14,7 @@ from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
 from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
-from orchestrator.plots.choose import default_plot, own_plots, own_study
+from orchestrator.plots.choose import changed, default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
 from orchestrator.plots.data import read_grid
 from orchestrator.plots.heatmap import draw_heatmap
@@ -29,6 +30,7 @@ from workers.errors import QueryError, StudyError
 from workers.model.references import resolve
 
 _LOG = {"heatmap": "fill", "bars": "y"}
+_ENDINGS = (".png", ".svg")
 
 
 Told = Callable[[str], None]
@@ -58,6 +60,29 @@ def draw(
 def _tell(told: Told | None, over: str) -> None:
     if told is not None and over:
         told(over)
+
+
+def draw_kind(
+    root: Path,
+    kind: str,
+    stem: Path,
+    keys: Mapping[str, Any],
+    *,
+    told: Told | None = None,
+    lost: TellLost | None = None,
+) -> list[Path]:
+    """Draw a heat map or bars of the study in the folder `root`; what `keys` do not say is as in the study's
+    own first plot of that kind, or a sensible default. `lost` as for `connect`.
+
+    Raises:
+        StudyError: a key cannot have such a value.
+        QueryError, StoreError: the study cannot be read, or there is nothing to draw.
+    """
+    connection = connect([root], lost=lost)
+    own = (one for one in own_plots(root).values() if one.kind == kind)
+    start = next(own, None) or default_plot(connection, kind)
+    chosen = changed(start, {key: value for key, value in keys.items() if value})
+    return draw(connection, chosen, stem.with_suffix("") if stem.suffix in _ENDINGS else stem, told)
 
 
 def draw_learning(

@@ -22,7 +22,7 @@ The names here are the public ones; everything else may move. Those of the model
 first used.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.api import Results, open_results, plan, run
@@ -34,6 +34,7 @@ from workers.errors import (
     ClusterError,
     DivergedError,
     HeldError,
+    JobsFailedError,
     ModelError,
     NotYetError,
     QueryError,
@@ -46,6 +47,7 @@ from workers.errors import (
 from workers.vocabulary import ModelSpec
 
 if TYPE_CHECKING:
+    __version__: str
     from workers.causal.model import CausalModel
     from workers.causal.module import CausalModule
     from workers.causal.sampling import Sampler
@@ -75,6 +77,7 @@ __all__ = [
     "IntervenableModel",
     "Intervened",
     "IntervenedRun",
+    "JobsFailedError",
     "Limits",
     "LowRankRotation",
     "Mask",
@@ -130,6 +133,8 @@ _OF_THE_MODEL = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("swapyard")
     if name not in _OF_THE_MODEL:
         raise AttributeError(f"swapyard has no {name!r}")
     return getattr(import_module(_OF_THE_MODEL[name]), name)
