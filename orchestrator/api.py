@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.asking import ask
+from orchestrator.columns import for_arrow, for_frames
 from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained
@@ -60,6 +61,7 @@ class Results:
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
 
+        Values that Python, Arrow or pandas have not, such as an infinite date, are text.
         What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then. With a
         timeout the query is answered here, and its rows are kept until they are fetched.
 
@@ -69,7 +71,8 @@ class Results:
             StoreError: a study is damaged, or lacks rows that were done; not with ``partial``.
         """
         with self._asked(query) as relation:
-            return relation if self._limits.timeout_s is None else relation.materialize()
+            held = for_frames(relation)
+            return held if self._limits.timeout_s is None else held.materialize()
 
     def arrow(self, view: str = "results") -> "pa.Table":
         """A whole view as an Arrow table.
@@ -79,7 +82,7 @@ class Results:
             StoreError: as for `sql`.
         """
         with self._asked(f"FROM {view}") as relation:
-            return relation.to_arrow_table()
+            return for_arrow(relation).to_arrow_table()
 
     def df(self, view: str = "results") -> Any:
         """A whole view as a pandas data frame, where pandas is installed.
@@ -89,7 +92,7 @@ class Results:
             StoreError: as for `sql`.
         """
         with self._asked(f"FROM {view}") as relation:
-            return relation.df()
+            return for_frames(relation).df()
 
     def plot(
         self, kind: Literal["heatmap", "bars"] | None = None, *, output: str | Path | None = None, **keys: Any
