@@ -16,7 +16,7 @@ from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
 from orchestrator.plots.choose import changed, default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
-from orchestrator.plots.data import read_grid
+from orchestrator.plots.data import Grid, read_grid
 from orchestrator.plots.heatmap import draw_heatmap
 from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
@@ -48,13 +48,18 @@ def draw(
     if plot.log not in (None, _LOG[plot.kind]):
         raise QueryError(f"log: {plot.log} cannot be drawn; {plot.kind} takes log: {_LOG[plot.kind]}")
     grid = read_grid(connection, plot)
-    by_position = ("base_position",) in (grid.across.columns, grid.down.columns)
-    positions = position_texts(connection, plot) if by_position else {}
+    positions = position_texts(connection, plot, _positions(grid))
     across, down = tick_texts(grid.across, positions), tick_texts(grid.down, positions)
     draw_kind = draw_heatmap if plot.kind == "heatmap" else draw_bars
     _tell(told, grid.over_text)
     with style():
         return save(draw_kind(grid, plot, across, down), stem)
+
+
+def _positions(grid: Grid) -> list[int]:
+    """The positions in the base prompt that are places of a side of a grid, counted from the beginning."""
+    sides = [side for side in (grid.across, grid.down) if side.columns in (("base_position",), ("position",))]
+    return sorted({key[0] for side in sides for key in side.keys if isinstance(key[0], int) and key[0] >= 0})
 
 
 def _tell(told: Told | None, over: str) -> None:
