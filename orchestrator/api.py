@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.asking import ask
+from orchestrator.columns import for_arrow, for_frames
 from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained
@@ -18,8 +19,10 @@ from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_cop
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
+from orchestrator.told import failed_jobs, told_of
 from orchestrator.trust import allowed_study
 from studies import Study, load_study
+from workers.errors import QueryError, StudyError
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,9 +56,13 @@ class Results:
         self.outcome = outcome
         """How the run ended that these results are of; None where none was made."""
 
+    def __repr__(self) -> str:
+        return told_of(self._folders, self.outcome)
+
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """Answer one SELECT over the views: ``.df()``, ``.to_arrow_table()`` or ``.fetchall()`` of it.
 
+        Values that Python, Arrow or pandas have not, such as an infinite date, are text.
         What fails only once rows are fetched, such as a cast, is DuckDB's own ``duckdb.Error`` then. With a
         timeout the query is answered here, and its rows are kept until they are fetched.
 
@@ -65,7 +72,8 @@ class Results:
             StoreError: a study is damaged, or lacks rows that were done; not with ``partial``.
         """
         with self._asked(query) as relation:
-            return relation if self._limits.timeout_s is None else relation.materialize()
+            held = for_frames(relation)
+            return held if self._limits.timeout_s is None else held.materialize()
 
     def arrow(self, view: str = "results") -> "pa.Table":
         """A whole view as an Arrow table.
@@ -75,7 +83,7 @@ class Results:
             StoreError: as for `sql`.
         """
         with self._asked(f"FROM {view}") as relation:
-            return relation.to_arrow_table()
+            return for_arrow(relation).to_arrow_table()
 
     def df(self, view: str = "results") -> Any:
         """A whole view as a pandas data frame, where pandas is installed.
@@ -85,7 +93,35 @@ class Results:
             StoreError: as for `sql`.
         """
         with self._asked(f"FROM {view}") as relation:
-            return relation.df()
+            return for_frames(relation).df()
+
+    def plot(
+        self, kind: Literal["heatmap", "bars"] | None = None, *, output: str | Path | None = None, **keys: Any
+    ) -> list[Path]:
+        """Draw pictures of one study as PNG and SVG, and give their paths.
+
+        Args:
+            kind: of picture; without it the plots that the study itself names, or a sensible one.
+            output: the picture's path without its ending; by default ``plots/KIND`` in the study's folder.
+            keys: of the plot, as in a study file: x, y, fill, facet, where, scale, view, title, log.
+
+        Raises:
+            QueryError: these are several studies, or there is nothing to draw.
+            StudyError: a key cannot have such a value.
+            StoreError: as for `sql`.
+        """
+        from orchestrator.plots import draw_kind, draw_study
+
+        if len(self._folders) != 1:
+            names = ", ".join(folder.name for folder in self._folders)
+            raise QueryError(f"a picture is of one study, and these are {names}; open one by its name")
+        (root,) = self._folders
+        if kind is None:
+            if keys or output is not None:
+                raise QueryError("say which kind of picture: heatmap or bars")
+            return draw_study(root, lost=self._lost)
+        stem = root / "plots" / kind if output is None else Path(output)
+        return draw_kind(root, kind, stem, keys, lost=self._lost)
 
     @contextmanager
     def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
@@ -140,16 +176,21 @@ def run(
     require: Sequence[str] = (),
     trust: bool = False,
     trust_remote_code: bool = False,
+    on_failure: Literal["raise", "keep"] = "raise",
     quiet: bool = False,
 ) -> Results:
     """Run a study, from wherever it stands, and open its results: see ``swapyard run``.
 
     `study` is a `Study`, a file, or the name of a bundled study; its folder is made below `store`.
     `trust` and `trust_remote_code` are as for `plan`.
+    `on_failure` says what becomes of jobs that failed: an error, or rows of the view ``failures`` alone.
 
     Raises:
+        JobsFailedError: jobs of the study failed; all others are done, and `open_results` has them.
         SwapyardError: see `run_study`; what was committed stays, the same call goes on.
     """
+    if on_failure not in ("raise", "keep"):
+        raise StudyError(f"on_failure={on_failure!r}; it is 'raise' or 'keep'")
     loaded = _study(study, trust=trust, remote_code=trust_remote_code)
     options = RunOptions(
         executor=executor,
@@ -166,7 +207,10 @@ def run(
     with Progress(quiet=quiet) as progress:
         root = home_of(Path(store), loaded.study, progress.say)
         outcome = run_study(loaded, root, options, progress)
-    return Results([root], outcome)
+    results = Results([root], outcome)
+    if outcome.counts.num_failed and on_failure == "raise":
+        raise failed_jobs(root, outcome.counts)
+    return results
 
 
 def open_results(

@@ -16,6 +16,7 @@ import duckdb
 import pyarrow.csv
 import pyarrow.parquet
 
+from orchestrator.columns import for_files, for_people
 from orchestrator.lines import cell_text, plain, table
 from workers.errors import QueryError
 
@@ -32,10 +33,11 @@ def table_text(relation: duckdb.DuckDBPyRelation, *, rows: int, width: int | Non
     """The first `rows` rows as a table at most `width` characters wide, and a note on what is not shown."""
     shown: list[list[Any]] = []
     total = 0
-    for batch in relation.to_arrow_reader(ROWS_AT_ONCE):
+    for batch in for_people(relation).to_arrow_reader(ROWS_AT_ONCE):
         total += batch.num_rows
         head = batch.slice(0, max(0, rows - len(shown)))
-        shown.extend(list(row) for row in zip(*(c.to_pylist() for c in head.columns), strict=True))
+        values = (column.to_pylist(maps_as_pydicts="lossy") for column in head.columns)
+        shown.extend(list(row) for row in zip(*values, strict=True))
     names = [cell_text(name) for name in relation.columns]
     fitting = _num_fitting(names, shown, width)
     text = table(names[:fitting], [row[:fitting] for row in shown])
@@ -57,8 +59,9 @@ def plan_text(relation: duckdb.DuckDBPyRelation) -> str | None:
 def write_csv(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     """Write a header and the rows; NULL is an empty field, lists and structs are JSON."""
     _refuse_twins(relation)
+    relation = for_people(relation)
     flat = ", ".join(
-        f"to_json({_quoted(name)}) AS {_quoted(name)}" if kind.id in _FLAT else _quoted(name)
+        f"{_flat(name, kind.id)} AS {_quoted(name)}"
         for name, kind in zip(relation.columns, relation.types, strict=True)
     )
     reader = relation.project(flat).to_arrow_reader(ROWS_AT_ONCE)
@@ -82,7 +85,7 @@ def write_json(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
 def write_parquet(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     """Write Parquet with the types that the answer has."""
     _refuse_twins(relation)
-    reader = relation.to_arrow_reader(ROWS_AT_ONCE)
+    reader = for_files(relation).to_arrow_reader(ROWS_AT_ONCE)
     with pyarrow.parquet.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
         for batch in reader:
             writer.write_batch(batch)
@@ -118,15 +121,15 @@ def _num_fitting(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int
 
 
 def _objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
-    for batch in relation.to_arrow_reader(ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    for batch in for_people(relation).to_arrow_reader(ROWS_AT_ONCE):
+        yield from batch.to_pylist(maps_as_pydicts="lossy")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key if isinstance(key, str) else str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
@@ -139,6 +142,14 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
+
+
+def _flat(name: str, kind: str) -> str:
+    """A column as one field of a CSV line."""
+    if kind in _FLAT:
+        return f"to_json({_quoted(name)})"
+    # Its bytes as DuckDB writes them, and the names of an enum, not its numbers.
+    return f"CAST({_quoted(name)} AS VARCHAR)" if kind in ("blob", "enum") else _quoted(name)
 
 
 def _quoted(name: str) -> str:

@@ -26,7 +26,7 @@ from studies import Study
 from workers.errors import StoreError, counted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Overview:
     """A plan, how far it is, and how it would be run."""
 
@@ -40,6 +40,12 @@ class Overview:
     """What is left to be made, and what it will cost."""
     refused: str | None = None
     """Why the study cannot be run where it lies; None where it can."""
+
+    def __str__(self) -> str:
+        return "\n".join([f"study {self.plan.head['study']}", *self.lines()])
+
+    def __repr__(self) -> str:
+        return f"<Overview of the {'; '.join(str(self).splitlines())}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from orchestrator.interrupts import interruptible
 from workers.errors import QueryError, nearest
 from workers.libraries.duckdb import is_passed_on, pointer, unknown_column, unknown_table
 from workers.libraries.duckdb_trees import explained_select, parsed, statements
@@ -93,7 +94,8 @@ def check_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 def explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's errors into a `QueryError` that says what to do; also needed where rows are fetched."""
     try:
-        yield
+        with interruptible(connection):
+            yield
     except duckdb.OutOfMemoryException as error:
         raise QueryError(_out_of_memory(str(error))) from None
     except duckdb.Error as error:

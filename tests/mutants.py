@@ -74,7 +74,7 @@ class Nursery:
         for package in PACKAGES:
             copied = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / package, self._plain / package, ignore=copied)
-        shutil.copy2(ROOT / "swapyard.py", self._plain)
+        shutil.copytree(ROOT / "swapyard", self._plain / "swapyard")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.mutants", *preload],
             cwd=ROOT,

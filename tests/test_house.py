@@ -14,7 +14,7 @@ from workers.libraries import TORCH_FREE
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("orchestrator", "studies", "workers")
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in PACKAGES}
-MODULES = [*(path for paths in FILES.values() for path in paths), ROOT / "swapyard.py"]
+MODULES = [*(path for paths in FILES.values() for path in paths), *sorted((ROOT / "swapyard").glob("*.py"))]
 OTHERS = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 MAY_IMPORT = {
     "workers": {"workers"},
@@ -45,7 +45,15 @@ PUBLIC = [
         "load_study",
     ),
     *("Limits", "Outcome", "Overview", "Results", "RunOptions", "open_results", "plan", "run"),
-    *("ClusterError", "DivergedError", "HeldError", "ModelError", "NotYetError", "QueryError"),
+    *(
+        "ClusterError",
+        "DivergedError",
+        "HeldError",
+        "JobsFailedError",
+        "ModelError",
+        "NotYetError",
+        "QueryError",
+    ),
     *("RunError", "StorageFullError", "StoreError", "StudyError", "SwapyardError"),
     *("From", "IntervenableModel", "Intervened", "IntervenedRun", "Mean", "Noise", "Unit", "per_example"),
     *("BoundlessRotation", "LowRankRotation", "Mask", "PCA", "Rotation", "SparseAutoencoder", "Subspace"),

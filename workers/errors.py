@@ -10,6 +10,7 @@
     │   └── HeldError        another driver holds the study
     ├── RunError             workers cannot do the work
     │   ├── ClusterError     a node of the cluster does not share the study's folder or version
+    │   ├── JobsFailedError  a run from Python has ended, and some of the study's jobs failed
     │   └── DivergedError    a training's loss is no number any more
     └── QueryError           the SQL, or what it asks for, cannot be answered
         └── OutOfTimeError   it took longer than it may
@@ -21,6 +22,7 @@ __all__ = [
     "ClusterError",
     "DivergedError",
     "HeldError",
+    "JobsFailedError",
     "ModelError",
     "NotYetError",
     "OutOfTimeError",
@@ -86,6 +88,17 @@ class ClusterError(RunError):
     """A node of the cluster does not share the study's folder or version."""
 
     exit_code = 2
+
+
+class JobsFailedError(RunError):
+    """Jobs of a study failed; whatever else was done is kept."""
+
+    def __init__(self, text: str, *, num_failed: int = 0, query: str = "") -> None:
+        super().__init__(text)
+        self.num_failed = num_failed
+        """How many jobs of the study failed, in this run or before."""
+        self.query = query
+        """The SQL that shows them."""
 
 
 class DivergedError(RunError):

@@ -135,18 +135,12 @@ def all_(study: str, store: Path, partial: bool) -> None:
 
 
 def _draw(kind: str, study: str, store: Path, output: Path | None, partial: bool, **given: Any) -> None:
-    from orchestrator.plots import default_plot, draw, own_plots
-    from orchestrator.plots.choose import changed
+    from orchestrator.plots import draw_kind
     from orchestrator.roots import study_folders
-    from orchestrator.views import connect
 
     (root,) = study_folders(store, [study])
     with Incomplete(partial=partial) as lacking:
-        connection = connect([root], lost=lacking.rows)
-        own = (one for one in own_plots(root).values() if one.kind == kind)
-        start = next(own, None) or default_plot(connection, kind)
-        chosen = changed(start, {key: value for key, value in given.items() if value})
-        _print(draw(connection, chosen, _stem(root, kind, output), _tell))
+        _print(draw_kind(root, kind, _stem(root, kind, output), given, told=_tell, lost=lacking.rows))
 
 
 def _said(root: Path, kind: str, where: str | None, title: str | None) -> "_Said":

@@ -4,6 +4,7 @@ __all__ = ["query"]
 
 import shutil
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,7 +20,31 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "parquet")
 
 
-@click.command()
+class _Sql(click.Command):
+    """A command whose argument may begin with ``--``, as SQL does with a comment."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = {name: one for one in self.params for name in one.opts if isinstance(one, click.Option)}
+        takes_value = {name for name, one in options.items() if not one.is_flag}
+        before = ["", *args[:-1]]
+        return super().parse_args(
+            ctx,
+            [
+                f" {arg}" if _is_comment(arg, options) and previous not in takes_value else arg
+                for previous, arg in zip(before, args, strict=False)
+            ],
+        )
+
+
+def _is_comment(arg: str, options: Collection[str]) -> bool:
+    """Whether an argument that looks like an option is SQL: it has blanks, and begins with no option."""
+    words = arg.split(maxsplit=1)
+    return (
+        arg.startswith("--") and len(words) > 1 and words[0] != arg and words[0].split("=")[0] not in options
+    )
+
+
+@click.command(cls=_Sql)
 @click.argument("sql", required=False, metavar="[SQL|NAME]")
 @click.option(
     "-f",
@@ -157,23 +182,41 @@ def _write(
     rows: int,
 ) -> None:
     """Write the answer to the file `output`, which only comes to be when all is in it, or to stdout."""
+    import pyarrow
+
     from orchestrator.query import explained
+
+    try:
+        with explained(connection):
+            _write_out(relation, format_, output, rows)
+    except pyarrow.ArrowException as error:
+        why = (str(error).splitlines() or ["its types are not known there"])[0]
+        raise click.ClickException(
+            f"the answer cannot be written as {format_}: {why}; cast the column, such as x::VARCHAR"
+        ) from None
+
+
+def _write_out(relation: "duckdb.DuckDBPyRelation", format_: str, output: Path | None, rows: int) -> None:
     from workers.libraries.duckdb import is_passed_on
 
-    with explained(connection):
-        if output is None:
-            _write_to(relation, format_, sys.stdout.buffer, rows)
-            return
-        partial = output.with_name(f".{output.name}.partial")
-        try:
-            with partial.open("wb") as sink:
-                _write_to(relation, format_, sink, rows)
+    if output is None:
+        _write_to(relation, format_, sys.stdout.buffer, rows)
+        return
+    partial = output.with_name(f".{output.name}.partial")
+    if output.exists() and not output.is_file():
+        # A device or a pipe is written to, and never put aside for a file.
+        partial = output
+    try:
+        with partial.open("wb") as sink:
+            _write_to(relation, format_, sink, rows)
+        if partial != output:
             partial.replace(output)
-        except OSError as error:
-            if is_passed_on(error):
-                raise
-            raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
-        finally:
+    except OSError as error:
+        if is_passed_on(error):
+            raise
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
+    finally:
+        if partial != output:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 

@@ -1,10 +1,11 @@
 """Pictures of studies: heat maps, bars, learning curves and alignments, as PNG and SVG."""
 
-__all__ = ["default_plot", "draw", "draw_learning", "draw_places", "draw_study", "own_plots"]
+__all__ = ["default_plot", "draw", "draw_kind", "draw_learning", "draw_places", "draw_study", "own_plots"]
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -14,9 +15,9 @@ from orchestrator.plan.trainings import causal_task, planned_trainings, swept_st
 from orchestrator.plot_checks import LOG
 from orchestrator.plots.alignment import Network, draw_alignment
 from orchestrator.plots.bars import draw_bars
-from orchestrator.plots.choose import default_plot, own_plots, own_study
+from orchestrator.plots.choose import changed, default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
-from orchestrator.plots.data import read_grid
+from orchestrator.plots.data import Grid, read_grid
 from orchestrator.plots.heatmap import draw_heatmap
 from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
@@ -30,6 +31,9 @@ from studies.variables import is_aligned
 from workers.code.places import Code
 from workers.errors import QueryError, StudyError
 from workers.model.references import resolve
+
+_ENDINGS = (".png", ".svg")
+
 
 Told = Callable[[str], None]
 """Is told what a picture's values run over besides pairs, where that is anything: ``mean over 12 heads``."""
@@ -46,8 +50,7 @@ def draw(
     if plot.log not in (None, LOG[plot.kind]):
         raise QueryError(f"log: {plot.log} cannot be drawn; {plot.kind} takes log: {LOG[plot.kind]}")
     grid = read_grid(connection, plot)
-    by_position = ("base_position",) in (grid.across.columns, grid.down.columns)
-    positions = position_texts(connection, plot) if by_position else {}
+    positions = position_texts(connection, plot, _positions(grid))
     across, down = tick_texts(grid.across, positions), tick_texts(grid.down, positions)
     draw_kind = draw_heatmap if plot.kind == "heatmap" else draw_bars
     _tell(told, grid.over_text)
@@ -55,9 +58,38 @@ def draw(
         return save(draw_kind(grid, plot, across, down), stem)
 
 
+def _positions(grid: Grid) -> list[int]:
+    """The positions in the base prompt that are places of a side of a grid, counted from the beginning."""
+    sides = [side for side in (grid.across, grid.down) if side.columns in (("base_position",), ("position",))]
+    return sorted({key[0] for side in sides for key in side.keys if isinstance(key[0], int) and key[0] >= 0})
+
+
 def _tell(told: Told | None, over: str) -> None:
     if told is not None and over:
         told(over)
+
+
+def draw_kind(
+    root: Path,
+    kind: str,
+    stem: Path,
+    keys: Mapping[str, Any],
+    *,
+    told: Told | None = None,
+    lost: TellLost | None = None,
+) -> list[Path]:
+    """Draw a heat map or bars of the study in the folder `root`; what `keys` do not say is as in the study's
+    own first plot of that kind, or a sensible default. `lost` as for `connect`.
+
+    Raises:
+        StudyError: a key cannot have such a value.
+        QueryError, StoreError: the study cannot be read, or there is nothing to draw.
+    """
+    connection = connect([root], lost=lost)
+    own = (one for one in own_plots(root).values() if one.kind == kind)
+    start = next(own, None) or default_plot(connection, kind)
+    chosen = changed(start, {key: value for key, value in keys.items() if value})
+    return draw(connection, chosen, stem.with_suffix("") if stem.suffix in _ENDINGS else stem, told)
 
 
 def draw_learning(

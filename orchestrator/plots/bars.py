@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from orchestrator.plots.data import Facet, Grid
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
 from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
+from orchestrator.plots.ticks import log_ticks
 from studies.plots import Plot
 from workers.errors import QueryError
 
@@ -47,6 +48,10 @@ def draw_bars(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[str]
         ax.set_title(wrapped(facet_text(grid, facet), width))
         if i % beside == 0 or grid.num_values > 1:
             ax.set_ylabel(wrapped(label_of(facet.value), 2.4))
+    if plot.log == "y":
+        # Facets may share an axis, whose ends are known once all are drawn.
+        for ax in axes[: len(grid.facets)]:
+            plain_log(ax.yaxis, log_ticks(*ax.get_ylim()))
     if len(down) > 1:
         named = key_text(tuple(map(label_of, grid.down.columns)))
         figure.legend(
@@ -69,7 +74,6 @@ def _draw_facet(ax: Axes, facet: Facet, bars: Sequence[str], *, log: bool) -> No
         ax.bar(left, facet.values[j], width, color=colour_of(j, len(bars)), label=text)
     if log:
         ax.set_yscale("log")
-        plain_log(ax.yaxis)
     else:
         ax.axhline(0.0, color="black", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

@@ -10,10 +10,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from orchestrator.plots.places import BASE_POSITION, key_sql, places_of, prompt_order
 from orchestrator.query import explained, run_query
 from orchestrator.views.axes import distinct, over, over_text, varying
 from orchestrator.views.counting import distinct_pairs
-from orchestrator.views.names import quoted
 from studies.plots import Plot
 from workers.errors import QueryError
 
@@ -25,6 +25,8 @@ RECOVERED = (
 MAX_FACETS = 24
 MAX_SQUARES = 1_000_000
 
+Order = Mapping[Any, float] | None
+"""Of the values of a column, how far into the prompt each lies; None where they lie nowhere."""
 Key = tuple[Any, ...]
 """The values of an axis' columns at one place; () for an axis without columns."""
 
@@ -105,12 +107,29 @@ def read_grid(connection: duckdb.DuckDBPyConnection, plot: Plot) -> Grid:
     keys = (*across, *down, *facet)
     axes = [axis for axis in varying(connection, plot.view) if axis not in keys]
     found = [_aggregates(connection, plot.view, value) for value in values]
-    rows = _rows(connection, plot, keys, [one for asked, _ in found for one in asked], axes)
+    columns = run_query(connection, f"FROM {plot.view}").columns
+    rows = _rows(connection, plot, keys, [one for asked, _ in found for one in asked], axes, columns)
     if not rows:
         where = f" where {plot.where}" if plot.where else ""
         raise QueryError(f"there is nothing to draw: view {plot.view} has no rows{where}")
     of_means = all(is_mean for _, is_mean in found)
-    return _assemble(across, down, facet, values, axes, rows, of_means=of_means)
+    rows = _placed(rows, keys)
+    orders = {
+        key: prompt_order(connection, plot.view, plot.where, key, {_plain(row[at]) for row in rows}, columns)
+        for at, key in enumerate(keys)
+    }
+    return _assemble(across, down, facet, values, axes, rows, orders, of_means=of_means)
+
+
+def _placed(rows: Sequence[tuple[Any, ...]], keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Rows whose base positions are places; see `places_of`."""
+    placed = [list(row) for row in rows]
+    for at, key in enumerate(keys):
+        if key == BASE_POSITION:
+            named = places_of({row[at] for row in rows})
+            for row in placed:
+                row[at] = named[row[at]]
+    return [tuple(row) for row in placed]
 
 
 def _rows(
@@ -119,13 +138,12 @@ def _rows(
     keys: Sequence[str],
     aggregates: Sequence[str],
     axes: Sequence[str],
+    columns: Sequence[str],
 ) -> list[tuple[Any, ...]]:
     """One row for each group: its keys, the aggregates, how many values it has on each axis, near ties, all
     rows, and distinct pairs."""
     of_jobs = plot.view in ("results", "scores")
-    columns = run_query(connection, f"FROM {plot.view}").columns
-    # A column may be called as a word of SQL, such as "from"; anything else is an expression.
-    asked = [quoted(key) if key in columns else f"({key})" for key in keys]
+    asked = [key_sql(key, plot.view, columns) for key in keys]
     asked += [*aggregates, *map(distinct, axes)]
     asked += ["count(*) FILTER (near_tie)" if of_jobs else "0"]
     view, num_pairs = distinct_pairs(connection, plot.view) if of_jobs else (plot.view, "-1")
@@ -168,14 +186,15 @@ def _assemble(
     values: tuple[str, ...],
     axes: Sequence[str],
     rows: Sequence[tuple[Any, ...]],
+    orders: Mapping[str, Order],
     *,
     of_means: bool,
 ) -> Grid:
     ends = (len(across), len(across) + len(down), len(across) + len(down) + len(facet))
     keys = [tuple(_plain(v) for v in row[: ends[2]]) for row in rows]
-    columns = _axis(across, (key[: ends[0]] for key in keys))
-    lines = _axis(down, (key[ends[0] : ends[1]] for key in keys))
-    facets = _axis(facet, (key[ends[1] :] for key in keys))
+    columns = _axis(across, (key[: ends[0]] for key in keys), orders)
+    lines = _axis(down, (key[ends[0] : ends[1]] for key in keys), orders)
+    facets = _axis(facet, (key[ends[1] :] for key in keys), orders)
     _refuse_too_much(columns, lines, facets, len(values))
     shape = (len(facets.keys), len(values), len(lines.keys), len(columns.keys))
     grid, counts = np.full(shape, np.nan), np.zeros(shape, np.int64)
@@ -204,14 +223,19 @@ def _assemble(
     )
 
 
-def _axis(columns: tuple[str, ...], keys: Iterable[Key]) -> Axis:
-    return Axis(columns, tuple(sorted(dict.fromkeys(keys), key=lambda key: [_order(v) for v in key])))
+def _axis(columns: tuple[str, ...], keys: Iterable[Key], orders: Mapping[str, Order]) -> Axis:
+    def at(key: Key) -> list[tuple[Any, ...]]:
+        return [_order(value, orders.get(column)) for column, value in zip(columns, key, strict=True)]
+
+    return Axis(columns, tuple(sorted(dict.fromkeys(keys), key=at)))
 
 
-def _order(value: Any) -> tuple[int, Any]:
+def _order(value: Any, order: Order) -> tuple[Any, ...]:
+    """What a value is sorted by: where it lies in the prompt, or else numbers up, then text, then NULL."""
     if value is None:
-        return 2, 0
-    return (0, value) if isinstance(value, int | float) else (1, str(value))
+        return 3, 0, 0
+    place = (1, value) if isinstance(value, int | float) else (2, str(value))
+    return place if order is None else (0, order[value], *place) if value in order else (1, 0, *place)
 
 
 def _plain(value: Any) -> Any:

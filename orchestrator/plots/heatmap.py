@@ -16,6 +16,7 @@ from orchestrator.plots.data import Axis, Facet, Grid
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
 from orchestrator.plots.scale import Scale, scale_of
 from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
+from orchestrator.plots.ticks import both_signs_ticks, log_ticks
 from studies.plots import Plot
 
 MAX_WIDTH_IN = 14.0
@@ -145,8 +146,14 @@ def _add_bar(
     bar = figure.colorbar(mesh, ax=list(beside), aspect=aspect, pad=0.02, extend=extend)
     bar.set_label(wrapped(label, max(height_in, 1.2)))
     if isinstance(mesh.norm, LogNorm):
-        plain_log(bar.ax.yaxis)
+        plain_log(bar.ax.yaxis, log_ticks(_end(mesh.norm.vmin), _end(mesh.norm.vmax)))
     elif isinstance(mesh.norm, SymLogNorm):
-        bar.ax.yaxis.set_major_formatter("{x:g}")
+        plain_log(bar.ax.yaxis, both_signs_ticks(mesh.norm.linthresh, _end(mesh.norm.vmax)))
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(length=2, width=0.4)
+
+
+def _end(value: float | None) -> float:
+    """An end of a scale, which has both."""
+    assert value is not None
+    return value

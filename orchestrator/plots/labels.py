@@ -4,6 +4,7 @@ __all__ = ["caption", "facet_text", "key_text", "label_of", "position_texts", "t
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import duckdb
 
@@ -47,29 +48,45 @@ def facet_text(grid: Grid, facet: Facet) -> str:
 
 def tick_texts(axis: Axis, positions: Mapping[int, str]) -> list[str]:
     """A label for each place of an axis; with tokens or spans where its column is the base's position."""
-    if axis.columns == ("base_position",):
-        return [positions.get(key[0], "several" if key[0] is None else str(key[0])) for key in axis.keys]
+    if axis.columns in (("base_position",), ("position",)):
+        return [positions.get(key[0], key_text(key)) for key in axis.keys]
     return [key_text(key) for key in axis.keys]
 
 
-def position_texts(connection: duckdb.DuckDBPyConnection, plot: Plot) -> dict[int, str]:
-    """A label for each base position drawn: ``0 The`` where all pairs drawn have that token there,
+def position_texts(
+    connection: duckdb.DuckDBPyConnection, plot: Plot, positions: Sequence[int]
+) -> dict[int, str]:
+    """A label for each of some base positions: ``0 The`` where all pairs drawn have that token there,
     ``3 ⟨country⟩`` where all have that span there, ``3`` where the runs have no words, and ``3 …`` otherwise.
+
+    Where there are cells of that position alone, it is their pairs that are looked at.
     """
-    if plot.view not in ("results", "scores"):
+    if plot.view not in ("results", "scores") or not positions:
         return {}
-    where = f"WHERE base_position IS NOT NULL{f' AND ({plot.where})' if plot.where else ''}"
-    token = "base_tokens[base_position + 1]"
-    relation = run_query(
-        connection,
-        f"SELECT base_position, min({token}), min({token}) = max({token}) AND count({token}) = count(*)"
-        f" FROM {plot.view} {where} GROUP BY base_position",
+    where = f" AND ({plot.where})" if plot.where else ""
+    token = "base_tokens[place + 1]"
+    asked = (
+        "SELECT place, min({token}), min({token}) = max({token}) AND count({token}) = count(*) FROM ({rows})"
+        " GROUP BY place"
     )
-    with explained(connection):
-        found = relation.fetchall()
+    alone = (
+        f"SELECT base_position AS place, base_tokens FROM {plot.view} WHERE base_position IS NOT NULL{where}"
+    )
+    found = _fetched(connection, asked.format(token=token, rows=alone))
+    if lacking := sorted({*positions} - {at for at, *_ in found}):
+        prompts_sql = f"SELECT DISTINCT base_tokens FROM {plot.view} WHERE true{where}"
+        rows = f"SELECT unnest({lacking}) AS place, base_tokens FROM ({prompts_sql})"
+        rows = f"FROM ({rows}) WHERE place < len(base_tokens)"
+        found += _fetched(connection, asked.format(token=token, rows=rows))
     is_clear = all(shared or text is None for _, text, shared in found)
-    prompts = [] if is_clear else _prompts(connection, f"{plot.view} {where}")
+    prompts = [] if is_clear else _prompts(connection, f"{plot.view} WHERE true{where}")
     return {at: _position_text(at, text, shared, prompts) for at, text, shared in found}
+
+
+def _fetched(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+    relation = run_query(connection, sql)
+    with explained(connection):
+        return relation.fetchall()
 
 
 def caption(grid: Grid, plot: Plot) -> str:

@@ -4,15 +4,16 @@ __all__ = ["CHAR_IN", "new_figure", "plain_log", "save", "style", "thin_ticks", 
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from orchestrator.plots.ticks import texts_of_ticks
 from workers.errors import QueryError
 
 FONT_SIZE = 8.0
@@ -71,10 +72,11 @@ def thin_ticks(num: int, most: int) -> range:
     return range(0, num, max(1, -(-num // most)))
 
 
-def plain_log(axis: Axis) -> None:
-    """Label a logarithmic axis in plain numbers: mathematical text is switched off."""
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+def plain_log(axis: Axis, ticks: Sequence[float]) -> None:
+    """Label a logarithmic axis at some places in plain numbers: mathematical text is switched off."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter(texts_of_ticks(ticks)))
+    axis.set_minor_locator(NullLocator())
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -181,7 +181,12 @@ def test_a_retry_brings_what_the_failed_job_collects(
     swap = {"site": "mlp_output", "layer": 0, "position": -1}
     sweep = [{"units": [{**swap, "intervention": "own_late:late"}, {**LOOK, "position": -1}]}, {**swap}]
     study = sy.Study(study="s", model=str(tiny_folder), pairs=capital_pairs(), sweep=sweep)
-    options: dict[str, Any] = {"store": tmp_path / "runs", "executor": "inline", "quiet": True}
+    options: dict[str, Any] = {
+        "store": tmp_path / "runs",
+        "executor": "inline",
+        "quiet": True,
+        "on_failure": "keep",
+    }
     results = sy.run(study, **options)
     counts = "SELECT (SELECT count(*) FROM failures), (SELECT count(*) FROM activations)"
     assert results.sql(counts).fetchall() == [(12, 0)]

@@ -59,7 +59,7 @@ def model(tiny_folder: Path) -> Any:
 
 def run(folder: Path, model: Path, *sweep: Any, **more: Any) -> sy.Results:
     study = sy.Study(study="s", model=str(model), pairs=capital_pairs(), sweep=sweep, **more)
-    return sy.run(study, store=folder / "store", executor="inline", quiet=True)
+    return sy.run(study, store=folder / "store", executor="inline", quiet=True, on_failure="keep")
 
 
 def found(results: sy.Results, column: str = "intervention") -> dict[str, list[float]]:

@@ -35,7 +35,7 @@ def study(model: Path, sweep: list[Any], **fits: Any) -> sy.Study:
 
 
 def run(made: sy.Study, store: Path, **options: Any) -> sy.Results:
-    return sy.run(made, store=store, executor="inline", quiet=True, **options)
+    return sy.run(made, store=store, executor="inline", quiet=True, on_failure="keep", **options)
 
 
 def rows(results: sy.Results) -> list[Any]:

@@ -66,7 +66,11 @@ def module(folder: Path, name: str, code: str = CODE) -> str:
 
 def run(folder: Path, model: Path, *sweep: Any, name: str = "own", **options: Any) -> sy.Results:
     study = sy.Study(study=name, model=str(model), pairs=capital_pairs(), sweep=sweep)
-    return sy.run(study, store=folder / "store", **{"executor": "inline", "quiet": True, **options})
+    return sy.run(
+        study,
+        store=folder / "store",
+        **{"executor": "inline", "quiet": True, "on_failure": "keep", **options},
+    )
 
 
 def failures(results: sy.Results) -> dict[str, tuple[int, set[str]]]:

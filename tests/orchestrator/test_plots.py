@@ -105,9 +105,9 @@ def test_several_columns_make_joint_labels(connection: duckdb.DuckDBPyConnection
 
 
 def test_positions_show_the_shared_token_or_the_span(connection: duckdb.DuckDBPyConnection) -> None:
-    texts = position_texts(connection, heatmap())
+    texts = position_texts(connection, heatmap(), range(POSITIONS))
     assert texts == {0: "0 The", 1: "1 capital", 2: "2 of", 3: "3 ⟨country⟩", 4: "4 is"}
-    assert position_texts(connection, heatmap(where="base = 'The capital of Peru is'"))[3] == "3 Peru"
+    assert position_texts(connection, heatmap(where="base = 'The capital of Peru is'"), [3])[3] == "3 Peru"
 
 
 def test_a_position_without_shared_token_or_span_is_left_open_and_one_without_words_a_number() -> None:
@@ -122,9 +122,9 @@ def test_a_position_without_shared_token_or_span_is_left_open_and_one_without_wo
         "CREATE TABLE inputs AS FROM (VALUES ('s', 1, ['a', '$'], '{\"base\": {\"x\": [0, 1]}}'),"
         " ('s', 2, ['b', '$'], '{}')) t(study, pair_id, base_tokens, spans)"
     )
-    assert position_texts(connection, heatmap()) == {0: "0 …", 1: "1 ⏎"}
+    assert position_texts(connection, heatmap(), range(POSITIONS)) == {0: "0 …", 1: "1 ⏎"}
     connection.execute("UPDATE results SET base_tokens = []")
-    assert position_texts(connection, heatmap()) == {0: "0", 1: "1"}
+    assert position_texts(connection, heatmap(), range(POSITIONS)) == {0: "0", 1: "1"}
 
 
 def test_bars_have_the_first_x_along_and_the_others_as_series(connection: duckdb.DuckDBPyConnection) -> None:

@@ -103,7 +103,7 @@ def study(given: Mapping[str, Any], **changed: Any) -> sy.Study:
 
 
 def run(made: sy.Study, store: Path, **options: Any) -> sy.Results:
-    return sy.run(made, store=store, executor="inline", quiet=True, **options)
+    return sy.run(made, store=store, executor="inline", quiet=True, on_failure="keep", **options)
 
 
 def killed(made: sy.Study, store: Path, fault: str) -> None:

@@ -24,91 +24,16 @@ first used.
 
 # ruff: noqa: E402
 
-import os
 import sys
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-_ROOT = Path(__file__).resolve().parent
-_OURS = ("orchestrator", "studies", "workers")
-_LIBRARIES = (
-    *(
-        "accelerate",
-        "click",
-        "duckdb",
-        "filelock",
-        "fsspec",
-        "gguf",
-        "huggingface_hub",
-        "jinja2",
-        "matplotlib",
-    ),
-    *("numpy", "packaging", "platformdirs", "psutil", "pyarrow", "pydantic", "ray", "regex", "rich"),
-    *("safetensors", "tokenizers", "torch", "tqdm", "transformers", "yaml"),
-)
-"""What is imported here sooner or later."""
+from swapyard.in_the_way import check, leave_out_folder
 
-
-def _file_of(name: str) -> Path | None:
-    """The file or the folder that a module is, or would be."""
-    known = sys.modules.get(name)
-    spec = find_spec(name) if known is None else getattr(known, "__spec__", None)
-    found = getattr(known, "__file__", None) if spec is None else spec.origin
-    places = [] if spec is None else list(spec.submodule_search_locations or ())
-    return Path(found or places[0]).resolve() if found or places else None
-
-
-def _here() -> Path | None:
-    """The folder of the script that runs, or the current one: its modules come before all others."""
-    here = Path(sys.path[0] or os.curdir).resolve() if sys.path else _ROOT
-    return None if here == _ROOT or here.name in ("site-packages", "dist-packages") else here
-
-
-def _in_the_way(names: Any) -> list[Path]:
-    """Files of that folder that have the names of other modules."""
-    here = _here()
-    files = (
-        []
-        if here is None
-        else [here / file for name in names for file in (f"{name}.py", f"{name}/__init__.py")]
-    )
-    return [file for file in files if file.is_file()]
-
-
-def _refuse(file: Path, what: str) -> ImportError:
-    return ImportError(
-        f"{file} is in the way of {what}, which swapyard needs: rename it, or run what imports swapyard in"
-        " another folder (the command swapyard runs beside it)"
-    )
-
-
-def _check() -> None:
-    """Refuse modules of the user's folder that would be taken for ours or for a library, by their files.
-
-    Raises:
-        ImportError: one is in the way.
-    """
-    for name in _OURS:
-        file = _file_of(name)
-        if file is not None and not file.is_relative_to(_ROOT / name):
-            raise _refuse(file, f"its package {name!r}")
-    for file in _in_the_way(_LIBRARIES):
-        name = file.parent.name if file.name == "__init__.py" else file.stem
-        raise _refuse(file, f"the library {name!r}")
-    try:
-        import_module("orchestrator.api")
-    except Exception as error:
-        for file in _in_the_way(sys.stdlib_module_names):
-            raise _refuse(file, f"a module of Python's own ({type(error).__name__}: {error})") from error
-        raise
-
-
-if __name__ == "__main__" and _here() == Path.cwd():
-    # As ``python -P``: the current folder's modules are nobody's but the user's.
-    del sys.path[0]
-_check()
+if sys.argv[:1] == ["-m"] and "swapyard" in sys.orig_argv:
+    # ``python -m swapyard`` is the command, which a folder's modules do not touch.
+    leave_out_folder()
+check()
 
 from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
@@ -119,6 +44,7 @@ from workers.errors import (
     ClusterError,
     DivergedError,
     HeldError,
+    JobsFailedError,
     ModelError,
     NotYetError,
     QueryError,
@@ -131,6 +57,7 @@ from workers.errors import (
 from workers.vocabulary import ModelSpec
 
 if TYPE_CHECKING:
+    __version__: str
     from workers.causal.model import CausalModel
     from workers.causal.module import CausalModule
     from workers.causal.sampling import Sampler
@@ -160,6 +87,7 @@ __all__ = [
     "IntervenableModel",
     "Intervened",
     "IntervenedRun",
+    "JobsFailedError",
     "Limits",
     "LowRankRotation",
     "Mask",
@@ -215,6 +143,8 @@ _OF_THE_MODEL = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("swapyard")
     if name not in _OF_THE_MODEL:
         raise AttributeError(f"swapyard has no {name!r}")
     return getattr(import_module(_OF_THE_MODEL[name]), name)

@@ -1,0 +1,74 @@
+"""Commands by name, each loaded when it is called. Data goes to stdout, everything else to stderr."""
+
+__all__ = ["cli"]
+
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "plan": "How many cells, pairs and jobs a study has, before anything runs.",
+    "run": "Run a study, from wherever it stands.",
+    "status": "How far studies are.",
+    "logs": "What drivers and workers noted, and what happened to a job.",
+    "query": "Answer a question in SQL over all studies.",
+    "plot": "Draw a study's results.",
+    "sites": "Where a model can be changed.",
+    "models": "Models by short names: list, fetch, clear.",
+    "trust": "Folders whose Python code studies may run.",
+    "doctor": "Whether this machine and its studies are sound.",
+    "mv": "Give a study another name or place.",
+    "cp": "Copy a study.",
+    "rm": "Remove studies.",
+    "export": "Write a study as one archive, for others.",
+    "import": "Bring back a study from an archive.",
+}
+"""Commands in the order of a study's life, each in the module of its name."""
+_TOGETHER = dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders")
+"""Those that lie in one module."""
+
+
+class _Lazy(click.Group):
+    """Imports a command's module only when it is called: help must come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"orchestrator.cli.{_TOGETHER.get(cmd_name, cmd_name)}")
+        found = getattr(module, "import_" if cmd_name == "import" else cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from workers.errors import nearest
+
+            ctx.fail(
+                f"no such command {args[0]!r}; there are {', '.join(_COMMANDS)}{nearest(args[0], _COMMANDS)}"
+            )
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and not {"-h", "--help"} & set(rest):
+            from orchestrator.needs import refuse
+
+            refuse(name)
+        return name, command, rest
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="swapyard", prog_name="swapyard")
+def cli() -> None:
+    """Large interchange-intervention studies: resumed at once after anything, answered in SQL.
+
+    A study is a YAML file; its results live in ./runs/STUDY. Begin with:
+
+        swapyard run capitals
+    """
