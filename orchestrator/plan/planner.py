@@ -85,7 +85,7 @@ class Planner:
         Raises:
             StudyError: they cannot be read or made.
         """
-        return read_given(self.study, self.trainings.reads)
+        return read_given(self.study, self.trainings.reads, self._say)
 
     @cached_property
     def digest(self) -> str:
