@@ -1,19 +1,24 @@
 """Reading studies: from a path, from the name of a bundled study, or from text."""
 
-__all__ = ["BUNDLED", "load_all", "load_study"]
+__all__ = ["BUNDLED", "load_all", "load_planned", "load_study"]
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studies.blocks import Settings
 from studies.models import ModelSpec, check_model
 from studies.spec import Study
+from studies.text_files import read_text
 from studies.yaml import read_all_yaml, read_yaml
 from workers.errors import StudyError, nearest
 
 BUNDLED = Path(__file__).parent
 """The folder of the bundled studies."""
+
+_MOST_BYTES = 4_000_000
+"""Of a study file; YAML takes seconds for each million."""
 
 
 def load_study(path_or_text: str | Path) -> Study:
@@ -30,11 +35,23 @@ def load_study(path_or_text: str | Path) -> Study:
         return Study.from_text(read_yaml(given))
     path = find_study(given)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, given, _MOST_BYTES)
+    except OSError as error:
         raise StudyError(f"{given}: the study cannot be read: {error}") from None
     study = Study.from_text(read_yaml(text, given))
     return _with_whole_paths(study, path.resolve().parent)
+
+
+def load_planned(text: str) -> Study:
+    """The study that was planned as `text`; its pairs, which are in the plan, are not read again.
+
+    Raises:
+        StudyError: it is no study.
+    """
+    read = read_yaml(text)
+    if isinstance(read.data, dict) and isinstance(read.data.get("pairs"), list):
+        read = replace(read, data={**read.data, "pairs": "planned.jsonl"})
+    return Study.from_text(read)
 
 
 def load_all(text: str, name: str = "<text>") -> Iterator[Study]:
@@ -48,10 +65,13 @@ def find_study(given: str) -> Path:
     Raises:
         StudyError: there is neither.
     """
-    path = Path(given).expanduser()
     bundled = {file.stem: file for file in BUNDLED.glob("*.yaml")}
-    if path.is_file():
-        return path
+    try:
+        path = Path(given).expanduser()
+        if path.exists() and not (path.is_dir() and given in bundled):
+            return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StudyError(f"{given[:80]!r}: the study cannot be read: {error}") from None
     if given in bundled:
         return bundled[given]
     names = ", ".join(sorted(bundled))
@@ -85,4 +105,7 @@ def _with_whole_ref(model: ModelSpec | str, folder: Path) -> ModelSpec:
 
 
 def _whole(path: str, folder: Path) -> str:
-    return str((folder / Path(path).expanduser()).resolve())
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StudyError(f"{path[:80]!r} is no path that can be read: {error}") from None

@@ -4,7 +4,6 @@ __all__ = ["SUFFIXES", "Found", "read_file"]
 
 import csv
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,27 +14,13 @@ from studies.arrow_rows import rows_of_batches
 from studies.column_names import INPUT, LABEL, SPAN, normal
 from studies.json_lines import NoJSONError, read_json
 from studies.problems import shown
+from studies.text_files import check_is_file, not_utf8
 from workers.errors import StudyError, nearest
 from workers.libraries.pyarrow import open_parquet
 
 _MOST_LINE = 256_000_000
 """Characters of one line; what has no line breaks is no file of pairs."""
 _DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'"}
-_MARKS = {
-    b"PAR1": ("Parquet", "call it .parquet"),
-    b"PK\x03\x04": ("a ZIP archive, as those of Excel are", "save it as CSV with commas, in UTF-8"),
-    b"\x1f\x8b": ("gzip", "unpack it"),
-    b"ARROW1": ("Arrow's own format", "save it as Parquet"),
-    b"\xd0\xcf\x11\xe0": ("an old Excel file", "save it as CSV with commas, in UTF-8"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it"),
-    b"%PDF": ("PDF", "give CSV, JSONL or Parquet"),
-}
-_UTF16 = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +55,7 @@ def read_file(path: Path, check: CheckHeader) -> Rows:
         _check_there(path)
         yield from reader(path, check)
     except UnicodeDecodeError as error:
-        raise StudyError(_not_utf8(path, error)) from None
+        raise StudyError(not_utf8(path, str(path), error)) from None
     except (OSError, ValueError) as error:
         raise StudyError(f"{path}: the pairs cannot be read: {error}") from None
 
@@ -87,42 +72,14 @@ def _other_kind(path: Path) -> str:
 def _check_there(path: Path) -> None:
     """Refuse what is no ordinary file, which might never end."""
     try:
-        mode = path.stat().st_mode
+        size = path.stat().st_size
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [one.name for one in folder.iterdir()]) if folder.is_dir() else ""
         raise StudyError(f"{path}: the pairs cannot be read: there is no such file{near}") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise StudyError(f"{path}: the pairs cannot be read: this is {kind}; give a file")
-    with path.open("rb") as file:
-        head = file.read(8)
-    if not head:
+    if not size:
         raise StudyError(f"{path}: no pairs; the file is empty, and a study needs at least one pair")
-    if path.suffix.lower() == ".parquet":
-        return
-    for mark, encoding in _UTF16:
-        if head.startswith(mark):
-            raise StudyError(f"{path}:1: this is {encoding}; save it as UTF-8")
-    if head[1:2] == b"\x00" or head[:1] == b"\x00":
-        raise StudyError(
-            f"{path}:1: this is no text in UTF-8, for it begins with a zero byte; save it as UTF-8"
-        )
-    for mark, (what, todo) in _MARKS.items():
-        if head.startswith(mark):
-            raise StudyError(f"{path}:1: this is {what}, not what its name says; {todo}")
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
-    """The line and the byte that are no UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as found:
-                byte = f"byte {found.start + 1} of the line, 0x{line[found.start]:02x}, is no UTF-8"
-                return f"{path}:{number}: {byte} ({found.reason}); save the file as UTF-8"
-    return f"{path}: this is no UTF-8: {error.reason}; save the file as UTF-8"
+    check_is_file(path, str(path), text=path.suffix.lower() != ".parquet")
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:

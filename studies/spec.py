@@ -16,7 +16,7 @@ from studies.models import ModelSpec, Task
 from studies.origin import Origin
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
-from studies.problems import ProblemsError, refuse
+from studies.problems import ProblemsError, refuse, refuse_odd
 from studies.require import Required
 from studies.scope import find_problems
 from studies.screen import Screened
@@ -79,6 +79,7 @@ class Study(Settings):
     @classmethod
     def from_text(cls, text: Text) -> Self:
         """As `Spec.from_text`; the study then knows the lines that it was written in."""
+        refuse_odd(text)
         study = super().from_text(text)
         study._origin = Origin.of(text)
         return study

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from studies.plain_values import is_text
 from workers.errors import StudyError
 from workers.libraries.yaml import dumper, loader, where
 
@@ -41,7 +42,16 @@ _SCALARS = tuple(
     (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{form.pattern})$"))
     for name, form in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT))
 )
-_LOADER = loader(_SCALARS)
+_MAX_DEPTH = 64
+"""Lists and mappings in one another; no study needs ten, and Python gives up at some hundreds."""
+
+_MAX_DIGITS = 4000
+"""Python makes no number of text with more."""
+
+_NO_TEXT = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML has no place for: control characters, and halves of pairs of surrogates."""
+
+_LOADER = loader(_SCALARS, most_depth=_MAX_DEPTH)
 _DUMPER = dumper(_SCALARS)
 """The same table decides what needs quotes, so that text which looks like a number stays text."""
 
@@ -78,10 +88,18 @@ def read_yaml(text: str, name: str = "<text>") -> Text:
 
 def read_all_yaml(text: str, name: str = "<text>") -> Iterator[Text]:
     """Every document of `text`, in order. Raises as `read_yaml` does."""
+    if found := _NO_TEXT.search(text):
+        line = len(text[: found.start()].splitlines()) or 1
+        raise StudyError(
+            f"{name}:{line}: the character {found[0]!r} is not allowed in a study file; leave it out, or"
+            ' write it in double quotes, as "\\x07"'
+        )
     try:
         for node in yaml.compose_all(text, Loader=_LOADER):
             reader = _Reader(name)
             yield Text(name, reader.value(node, ()), reader.marks)
+    except RecursionError:
+        raise StudyError(f"{name}:1: lists and mappings are more than {_MAX_DEPTH} deep") from None
     except yaml.YAMLError as error:
         line, problem = where(error)
         raise StudyError(f"{name}:{line}: this is no YAML: {problem}") from None
@@ -128,6 +146,7 @@ class _Reader:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key is None:
                 raise self.error(key_node, "a key must be text")
+            _check_text(self, key_node, key)
             if key in data:
                 raise self.error(key_node, f"the key {key!r} is there twice")
             self.marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
@@ -138,19 +157,27 @@ class _Reader:
         text: str = node.value
         match node.tag.removeprefix("tag:yaml.org,2002:"):
             case "str":
+                _check_text(self, node, text)
                 return text
             case "null":
                 return None
             case "bool" if _BOOL.fullmatch(text):
                 return text.lower() == "true"
+            case "int" if _INT.fullmatch(text) and len(text) > _MAX_DIGITS:
+                raise self.error(node, f"{text[:20]}... is a number of {len(text):,} digits; write fewer")
             case "int" if _INT.fullmatch(text):
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             case "float" if _FLOAT.fullmatch(text):
                 return _float(text)
-        raise self.error(node, f"{text!r} with the tag {node.tag!r} is not plain data")
+        raise self.error(node, f"{text[:80]!r} with the tag {node.tag!r} is not plain data")
 
     def error(self, node: Node, problem: str) -> StudyError:
         return StudyError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
+
+
+def _check_text(reader: _Reader, node: Node, text: str) -> None:
+    if not is_text(text):
+        raise reader.error(node, f"{text[:40]!r} has half of a pair of surrogates, which is no text")
 
 
 def _float(text: str) -> float:

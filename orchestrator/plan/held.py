@@ -1,4 +1,4 @@
-"""Values of users' own columns, of whatever type: what the plan's tables and SQL hold as it is, and what as text."""
+"""Values of users' own columns, of whatever type: what Parquet and SQL hold as it is, and what as text."""
 
 __all__ = ["holding", "holds", "told"]
 
@@ -18,7 +18,7 @@ from workers.libraries.pyarrow import open_parquet, read_all
 
 
 def holding(rows: Sequence[dict[str, Any]], say: Callable[[str], None] | None) -> Sequence[dict[str, Any]]:
-    """The rows, with text for Arrow's scalars of a type that Parquet or SQL cannot hold, and a line on each."""
+    """The rows, with text for Arrow's scalars that Parquet or SQL cannot hold, and a line on each column."""
     names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, pa.Scalar))
     for name in names:
         of_type = [row[name] for row in rows if isinstance(row.get(name), pa.Scalar)]
@@ -37,12 +37,12 @@ def holds(column: pa.Array) -> bool:
         return False
     try:
         sink = io.BytesIO()
-        pq.write_table(pa.table({"column": column}), sink)
-        table = read_all(open_parquet(sink))
+        pq.write_table(pa.table({"value": column}), sink)
         with duckdb.connect() as connection:
-            found = connection.sql("SELECT count(column) FROM table").fetchone()
-            connection.execute("CREATE TABLE kept AS FROM table")
-        return found == (len(column) - column.null_count,)
+            connection.register("arriving", read_all(open_parquet(sink)))
+            connection.execute("CREATE TABLE kept AS FROM arriving")
+            found = connection.execute("SELECT count(*), count(value) FROM kept").fetchone()
+        return bool(found == (len(column), len(column) - column.null_count))
     except (pa.ArrowException, duckdb.Error, OSError, ValueError, OverflowError):
         return False
 

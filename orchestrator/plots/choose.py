@@ -14,7 +14,8 @@ from orchestrator.store import StudyStore
 from orchestrator.views.axes import varying
 from orchestrator.views.names import quoted
 from orchestrator.views.trainings import kinds_of
-from studies import Study, load_study
+from studies import Study
+from studies.load import load_planned
 from studies.plots import Plot
 from workers.errors import QueryError, StoreError
 
@@ -47,7 +48,7 @@ def own_study(root: Path) -> Study:
     plan = store.latest_plan()
     if plan is None:
         raise StoreError(f"the study in {root} has no plan yet; run it with: swapyard run {root.name}")
-    return load_study(store.read_plan_file(plan, "study.yaml").decode())
+    return load_planned(store.read_plan_file(plan, "study.yaml").decode())
 
 
 def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:

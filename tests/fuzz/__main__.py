@@ -76,6 +76,7 @@ def _settle(root: Path) -> None:
         "SWAPYARD_CACHE": str(root / "cache"),
         "TMPDIR": str(root / "temporary"),
         "HF_HUB_OFFLINE": "1",
+        "PIP_NO_INDEX": "1",
         "OMP_NUM_THREADS": "1",
     }
     tempfile.tempdir = None

@@ -1,4 +1,5 @@
-"""Names of PyYAML that may move: its table of scalars without quotes, and where its errors stand."""
+"""Names of PyYAML that may move: its table of scalars without quotes, how it comes to a value, and where its
+errors stand."""
 
 __all__ = ["PLACES", "dumper", "loader", "where"]
 
@@ -17,11 +18,22 @@ Scalars = Iterable[tuple[str, re.Pattern[str]]]
 """Tags, with what a whole scalar of each looks like; anything else is text."""
 
 
-def loader(scalars: Scalars) -> type[yaml.BaseLoader]:
-    """A loader that knows these scalars and no others."""
+def loader(scalars: Scalars, *, most_depth: int) -> type[yaml.BaseLoader]:
+    """A loader that knows these scalars and no others, and refuses what is nested deeper than it may be.
+
+    Its errors are PyYAML's own, with the line.
+    """
 
     class Loader(yaml.BaseLoader):
-        pass
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > most_depth:
+                raise _too_deep(self, most_depth)
+            found = super().compose_node(parent, index)
+            self.depth -= 1
+            return found
 
     for tag, pattern in scalars:
         _add(Loader, tag, pattern)
@@ -48,6 +60,12 @@ def dumper(scalars: Scalars) -> type[yaml.SafeDumper]:
     return Dumper
 
 
+def _too_deep(made: Any, most_depth: int) -> yaml.MarkedYAMLError:
+    look = getattr(made, "peek_event", None)
+    mark = getattr(look() if look else None, "start_mark", None)
+    return yaml.MarkedYAMLError(None, None, f"lists and mappings are more than {most_depth} deep", mark)
+
+
 def _add(kind: Any, tag: str, pattern: re.Pattern[str]) -> None:
     # Whatever a scalar begins with.
     kind.add_implicit_resolver(tag, pattern, None)
@@ -72,13 +90,21 @@ _NUMBER = (("tag:yaml.org,2002:float", re.compile(r"(?:[-+]?[0-9]+[eE][-+]?[0-9]
 
 
 def _probe_table() -> str | None:
-    node = yaml.compose("5e-3", Loader=loader(_NUMBER))
+    node = yaml.compose("5e-3", Loader=loader(_NUMBER, most_depth=9))
     if node is None or node.tag != _NUMBER[0][0]:
         raise LookupError("a loader does not know the scalars that it was given")
     made = dumper(_NUMBER)
     if not yaml.dump("5e-3", Dumper=made).strip().startswith(("'", '"')):
         raise LookupError("text that looks like a number is written without quotes")
     return None if _knows(made) else "all text is written in quotes"
+
+
+def _probe_depth() -> str | None:
+    try:
+        yaml.compose("\n[[[[1]]]]", Loader=loader(_NUMBER, most_depth=3))
+    except yaml.YAMLError as error:
+        return None if where(error)[0] == 2 else "the line of what is nested too deep"
+    return "what is nested too deep is refused without its line"
 
 
 def _probe_where() -> str | None:
@@ -100,6 +126,15 @@ PLACES = (
         without="all text is written in quotes; study files are read as before",
         marks=("yaml_implicit_resolvers", "add_implicit_resolver"),
         probe=_probe_table,
+    ),
+    Place(
+        library="yaml",
+        name="compose_node, which comes to each value of a document, and peek_event, where it stands",
+        used_for="the line of a study file at which it is nested too deep, before Python gives up",
+        seen_with=_SEEN,
+        without="what is nested too deep is refused without its line",
+        marks=("compose_node", "peek_event"),
+        probe=_probe_depth,
     ),
     Place(
         library="yaml",
