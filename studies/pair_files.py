@@ -1,6 +1,6 @@
 """Files of pairs: CSV, JSONL and Parquet, row by row, each with the place where it stands."""
 
-__all__ = ["SUFFIXES", "Found", "read_file"]
+__all__ = ["SUFFIXES", "Found", "other_kind", "read_file"]
 
 import csv
 import re
@@ -50,7 +50,9 @@ def read_file(path: Path, check: CheckHeader) -> Rows:
     """
     reader = SUFFIXES.get(path.suffix.lower())
     if reader is None:
-        raise StudyError(f"{path}: unknown kind of file; allowed: {', '.join(SUFFIXES)}{_other_kind(path)}")
+        raise StudyError(
+            f"{path}: unknown kind of file; allowed: {', '.join(SUFFIXES)}{other_kind(str(path))}"
+        )
     try:
         _check_there(path)
         yield from reader(path, check)
@@ -60,12 +62,15 @@ def read_file(path: Path, check: CheckHeader) -> Rows:
         raise StudyError(f"{path}: the pairs cannot be read: {error}") from None
 
 
-def _other_kind(path: Path) -> str:
-    suffix = path.suffix.lower()
+def other_kind(name: str) -> str:
+    """What to do about a file that is of none of our kinds, after what is allowed."""
+    suffix = Path(name).suffix.lower()
     if suffix in (".tsv", ".tab"):
         return "; save it with commas as .csv"
     if suffix == ".json":
         return "; write one object a line and call it .jsonl"
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return "; save it as CSV with commas, in UTF-8"
     return nearest(suffix, SUFFIXES)
 
 

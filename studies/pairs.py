@@ -265,6 +265,8 @@ def _allowed(column: str, value: Any) -> str:
     match = INPUT.fullmatch(column)
     if value is None:
         return ""
+    if isinstance(value, str) and value and not is_text(value) and _is_ours(column):
+        return "whole characters, and this has half of a pair of surrogates"
     if match and match["form"] == "ids":
         return "" if _is_ids(value) else "a list of token ids that is not empty"
     if match and match["form"] == "embeds":

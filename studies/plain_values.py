@@ -1,6 +1,6 @@
 """Values of columns that are users' own: what a file can hold is kept, at any depth."""
 
-__all__ = ["MOST_DEPTH", "Twice", "is_text", "unkept", "unwrapped"]
+__all__ = ["MOST_DEPTH", "Twice", "is_missing", "is_text", "unkept", "unwrapped", "whole_number"]
 
 import math
 from collections.abc import Mapping
@@ -35,6 +35,8 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     """Why plain data cannot be kept; None where it can."""
     if isinstance(value, str):
         return None if is_text(value) else f"{value!r:.60} is half of a pair of surrogates, which is no text"
+    if hasattr(value, "as_py"):  # one of Arrow's scalars, which Parquet held; some of them are mappings
+        return None
     if isinstance(value, list | tuple | Mapping) and depth >= MOST_DEPTH:
         return f"its lists are more than {MOST_DEPTH} deep"
     if isinstance(value, Twice):
@@ -48,12 +50,16 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     return next((why for part in parts if (why := unkept(part, depth + 1)) is not None), None)
 
 
-def unwrapped(value: Any) -> Any:
+def unwrapped(value: Any, depth: int = 0) -> Any:
     """A value from Python as plain data: numbers and arrays of other libraries as Python's own, what YAML has
     not (dates, decimals, bytes) as text; as it is where it is plain data, or nothing that has a spelling."""
+    if depth > MOST_DEPTH + 1:  # it may contain itself; whoever checks it will say that it is too deep
+        return value
     if value is None or isinstance(value, bool | int | float | str):
         # Subclasses (of numpy, of enumerations) are known by what they are, not by what they print.
         return _base(value)
+    if hasattr(value, "as_py"):
+        return unwrapped(value.as_py(), depth + 1)
     if isinstance(value, datetime) and value != value:  # what pandas calls a date that is missing
         return None
     if isinstance(value, date | time):
@@ -63,13 +69,13 @@ def unwrapped(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     if isinstance(value, Mapping):
-        return {_base(key): unwrapped(item) for key, item in value.items()}
+        return {_base(key): unwrapped(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [unwrapped(item) for item in value]
+        return [unwrapped(item, depth + 1) for item in value]
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     listed = getattr(value, "tolist", None)
-    return unwrapped(listed()) if callable(listed) and not hasattr(value, "columns") else value
+    return unwrapped(listed(), depth + 1) if callable(listed) and not hasattr(value, "columns") else value
 
 
 def _base(value: Any) -> Any:

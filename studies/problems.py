@@ -48,7 +48,7 @@ class ProblemsError(CarryingError):
 
 def shown(value: object) -> str:
     """A value as an error message shows it, cut where it is long."""
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
+    text = " ".join((repr(list(value)) if isinstance(value, tuple) else repr(value)).splitlines())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -51,6 +51,8 @@ def told(value: Any) -> Any:
     """A value as data that an identity can be made of; itself, where it is such data."""
     if value is None or isinstance(value, str | int):
         return value
+    if isinstance(value, pa.Scalar):
+        return told(said_of(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else ["float", repr(value)]
     if isinstance(value, list | tuple):
@@ -60,7 +62,7 @@ def told(value: Any) -> Any:
         if len(names) < len(value):
             return ["mapping", [[list(str(key).encode()), told(item)] for key, item in value.items()]]
         return {str(key): told(item) for key, item in value.items()}
-    return said_of(value)
+    return value
 
 
 def _has_names(kind: pa.DataType) -> bool:

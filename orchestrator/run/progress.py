@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from orchestrator.lines import plain
+from orchestrator.plan.remarks import remarks
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
@@ -170,7 +171,7 @@ def describe(plan: Plan) -> list[str]:
     num_cells = plan.tables["cells"].num_rows
     screened = describe_screening(plan) if "screening" in plan.tables else None
     lines.append(f"{num_cells:,} cells, {screened or f'{plan.num_jobs:,} jobs'}")
-    return lines
+    return lines + remarks(plan)
 
 
 def _model(lane: Mapping[str, Any]) -> str:
