@@ -76,7 +76,10 @@ def _has_names(kind: pa.DataType) -> bool:
 
 def _text(value: Any) -> str:
     """A value in words: decimals and dates as they are written, what holds several as JSON."""
-    plain = value.as_py() if isinstance(value, pa.Scalar) else value
+    try:
+        plain = value.as_py() if isinstance(value, pa.Scalar) else value
+    except (OverflowError, ValueError):  # dates and times that Python has not
+        return f"{getattr(value, 'value', value)} ({value.type})"
     if isinstance(plain, bytes):
         return plain.hex()
     if isinstance(plain, str):

@@ -1,1 +1,1 @@
-"""Files of which nobody would think, given to real commands: every one is planned or refused in one message."""
+"""Files of which nobody would think, given to real commands: each is planned, or refused in one message."""

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         made = _mutants(options, root)
         tally = Tally(keep=options.keep)
         for number, mutant in enumerate(made):
-            _one(root, number, mutant, tally)
+            _one(root, options.first + number, mutant, tally, run_each=options.run_each)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print(json.dumps(tally.to_json()) if options.json else "\n".join(tally.lines()), flush=True)
@@ -84,7 +84,7 @@ def _settle(root: Path) -> None:
         import_module(name)
 
 
-def _one(root: Path, number: int, mutant: Mutant, tally: Tally) -> None:
+def _one(root: Path, number: int, mutant: Mutant, tally: Tally, *, run_each: int) -> None:
     folder = root / f"case{number}"
     folder.mkdir()
     for name, data in mutant.files.items():
@@ -97,6 +97,8 @@ def _one(root: Path, number: int, mutant: Mutant, tally: Tally) -> None:
     new = [path.name for path in root.iterdir() if path.name not in before]
     new += [path.name for path in folder.iterdir() if path.name not in (*mutant.files, *_OURS)]
     tally.add(mutant, end, new)
+    if end.code == 0 and run_each and tally.planned % run_each == 0:
+        tally.add_run(mutant, in_fork(_run_and_ask, folder, allowed))
     shutil.rmtree(folder)
 
 
@@ -104,10 +106,26 @@ _OURS = ("beside.py", "tiny", "runs", "__pycache__")
 
 
 def _plan() -> None:
+    _command("plan", "study.yaml")
+
+
+def _run_and_ask() -> None:
+    """Run the study, and ask for all that its pairs have: what was planned can be run and read."""
+    _command("run", "study.yaml", "--executor", "inline", "--no-plots")
+    for view in ("pairs", "results"):
+        _command("query", f"FROM {view}", "--format", "csv")
+
+
+def _command(*arguments: str) -> None:
+    """One command; the process ends where it fails."""
     from orchestrator.cli import main as swapyard
 
-    sys.argv = ["swapyard", "plan", "study.yaml"]
-    swapyard()
+    sys.argv = ["swapyard", *arguments]
+    try:
+        swapyard()
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num", type=int, default=int(os.environ.get("SWAPYARD_FUZZ_NUM", "500")))
     parser.add_argument("--first", type=int, default=0, help="the number of the first file")
     parser.add_argument("--keep", type=Path, help="where files with faults are kept")
+    parser.add_argument(
+        "--run-each", type=int, default=0, help="every so many planned studies are run as well"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 

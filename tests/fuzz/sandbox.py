@@ -1,7 +1,7 @@
 """One command in a fork of a warm process: what it said, how it ended, what it took and what it touched.
 
-A fork costs a hundredth of a second and can neither hurt the next one nor hide what it took. An audit hook sees
-every file that it opens for writing and every program that it starts, whoever asked for it.
+A fork costs a hundredth of a second and can neither hurt the next one nor hide what it took. An audit hook
+sees every file that it opens for writing and every program that it starts, whoever asked for it.
 """
 
 __all__ = ["End", "in_fork"]
@@ -114,6 +114,8 @@ def _watch(log: int, allowed: list[str]) -> None:
             outside = [
                 path for path in arguments[:2] if isinstance(path, str) and not _is_below(path, allowed)
             ]
+            if event == "os.mkdir":  # of a folder that is there already it makes nothing
+                outside = [path for path in outside if not Path(path).is_dir()]
             text = f"{event} {outside[0]}" if outside else None
         elif event in _SHELLS and _program(event, arguments) != sys.executable:
             text = f"started {_program(event, arguments)}"
@@ -124,7 +126,7 @@ def _watch(log: int, allowed: list[str]) -> None:
 
 
 def _is_below(path: str | bytes | os.PathLike[Any], allowed: list[str]) -> bool:
-    whole = os.path.abspath(os.fsdecode(path))
+    whole = str(Path(os.fsdecode(path)).absolute())
     return any(whole == folder or whole.startswith(f"{folder}/") for folder in allowed)
 
 

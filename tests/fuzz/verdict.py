@@ -27,6 +27,7 @@ class Tally:
     num: int = 0
     planned: int = 0
     refused: int = 0
+    run: int = 0
     placeless: Counter[str] = field(default_factory=Counter)
     """Refusals without a file and a line, by the shape of their message."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -46,6 +47,17 @@ class Tally:
                 shape = _SHAPE.sub("…", end.said.strip().splitlines()[-1])[:150] if end.said.strip() else ""
                 self.placeless[shape] += 1
                 self.examples.setdefault(shape, f"{mutant.what}: {end.said.strip()[-300:]}")
+        self._note(mutant, end, faults)
+
+    def add_run(self, mutant: Mutant, end: End) -> None:
+        """A study that was planned, and was run and asked as well."""
+        self.run += 1
+        faults = [fault for fault in _faults(end, []) if not fault.startswith("took")]
+        if end.code and not faults:
+            faults = [f"planned, but: {end.said.strip()[-300:]}"]
+        self._note(mutant, end, faults)
+
+    def _note(self, mutant: Mutant, end: End, faults: list[str]) -> None:
         for fault in faults:
             self.faults.append(f"{fault} [{mutant.what}]")
             print(f"FAULT {self.faults[-1]}", flush=True)
@@ -62,6 +74,7 @@ class Tally:
             "num": self.num,
             "planned": self.planned,
             "refused": self.refused,
+            "run": self.run,
             "placeless": sum(self.placeless.values()),
             "faults": self.faults,
             "peak_mb": round(self.peak_mb),
@@ -76,9 +89,9 @@ class Tally:
         ]
         return [
             *shapes,
-            f"{self.num:,} files: {self.planned:,} planned, {self.refused:,} refused, of them"
-            f" {sum(self.placeless.values()):,} without file and line; {len(self.faults):,} faults;"
-            f" a refusal took {self.peak_mb:,.0f} MB and {self.cpu_s:.1f} s of CPU at most",
+            f"{self.num:,} files: {self.planned:,} planned ({self.run:,} of them run as well),"
+            f" {self.refused:,} refused, of them {sum(self.placeless.values()):,} without file and line;"
+            f" {len(self.faults):,} faults; a refusal took {self.peak_mb:,.0f} MB and {self.cpu_s:.1f} s of CPU at most",
         ]
 
 
