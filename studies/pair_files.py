@@ -77,14 +77,14 @@ def other_kind(name: str) -> str:
 def _check_there(path: Path) -> None:
     """Refuse what is no ordinary file, which might never end."""
     try:
-        size = path.stat().st_size
+        path.stat()
     except FileNotFoundError:
         folder = path.parent
         near = nearest(path.name, [one.name for one in folder.iterdir()]) if folder.is_dir() else ""
         raise StudyError(f"{path}: the pairs cannot be read: there is no such file{near}") from None
-    if not size:
-        raise StudyError(f"{path}: no pairs; the file is empty, and a study needs at least one pair")
     check_is_file(path, str(path), text=path.suffix.lower() != ".parquet")
+    if not path.stat().st_size:
+        raise StudyError(f"{path}: no pairs; the file is empty, and a study needs at least one pair")
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
@@ -108,7 +108,10 @@ def _read_jsonl(path: Path, check: CheckHeader) -> Rows:
             except NoJSONError as error:
                 if number == 1 and line.lstrip().startswith(("[", "{")) and not line.rstrip().endswith("}"):
                     raise StudyError(f"{where}: this is no JSON: {error}{_AS_LINES}") from None
-                yield Found(where, None, problem=f"this is no JSON: {error}")
+                todo = (
+                    "" if line.lstrip().startswith("{") else '; each line has to be an object, {"base": ...}'
+                )
+                yield Found(where, None, problem=f"this is no JSON: {error}{todo}")
                 continue
             if isinstance(value, list) and number == 1:
                 raise StudyError(f"{where}: this is a JSON array{_AS_LINES}")
@@ -148,7 +151,7 @@ def _uneven(num: int, wanted: int) -> str:
 def _said(error: csv.Error) -> str:
     if "unexpected end" in str(error):
         return "a quote that is opened in the row that begins here is never closed"
-    return f"{error}, in the row that begins here"
+    return f"{error}, in the row that begins here; nothing but commas may stand between fields"
 
 
 @contextmanager
@@ -162,6 +165,11 @@ def _long_fields() -> Iterator[None]:
 
 
 def _check_delimiter(where: str, header: Sequence[str]) -> None:
+    if ",".join(header).strip().lower().startswith("sep="):
+        raise StudyError(
+            f"{where}: the line {shown(','.join(header))} is Excel's own; leave it out, and put commas"
+            " between the fields"
+        )
     if any(INPUT.fullmatch(name) for name in header):
         return
     for mark, name in _DELIMITERS.items():

@@ -24,6 +24,7 @@ _RUNS = tuple(f"{run}{form}" for run in ("base", "source") for form in ("", "_id
 _MOST = 3.4e38
 """Numbers of vectors are float32, which hold no larger ones."""
 _VECTORS = f"a list with a list of finite numbers, up to {_MOST}, for each token, all equally long"
+_NO_BASE = "the column 'base' is missing; a pair needs base, base_ids or base_embeds"
 _MOST_TOLD = 5
 _MOST_COUNTED = 10_000
 """Past so many problems a file is not read on: there is enough to do."""
@@ -90,7 +91,8 @@ class _Checked:
             self._problem(f"{self._name}: no pairs; a study needs at least one")
         if self._num:
             more = self._num - len(self._problems)
-            raise StudyError("\n".join(self._problems + [f"... and {more:,} more"] * (more > 0)))
+            least = "more than " if self._num > _MOST_COUNTED else ""
+            raise StudyError("\n".join(self._problems + [f"... and {least}{more:,} more"] * (more > 0)))
         self._tell_left()
         return rows
 
@@ -101,6 +103,9 @@ class _Checked:
 
     def _check_header(self, where: str, names: Sequence[Any]) -> None:
         found = list(problems_of_names(names))
+        if not found and names and not any(_is_base(name) for name in names):
+            known = ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8)
+            found = [("", f"{_NO_BASE}; the columns are {known:.200}{_hint(names)}")]
         if not found:
             self._known.add(tuple(names))
             self._names |= {normal(name): name for name in names}
@@ -120,11 +125,12 @@ class _Checked:
             for text in self._new_names(row):
                 fine = False
                 self._problem(f"{found.where}: {text}")
-        for column, text in _check_values(row, names_wrong=not fine):
+        lost = [column for column in found.left if _is_ours(column)]
+        for column, text in _check_values(row, names_wrong=not fine or bool(lost)):
             fine = False
             self._problem(f"{found.where}: {column or 'pair'}: {text}")
         for column, why in found.left.items():
-            if _is_ours(column):
+            if column in lost:
                 fine = False
                 self._problem(f"{found.where}: {column}: its value cannot be read: {why}")
             else:
@@ -233,8 +239,15 @@ def _check_values(row: Any, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
             yield column, f"{shown(value)} is not allowed here; allowed: {allowed}"
     yield from _spans_without_text(row, runs)
     if "base" not in runs and not names_wrong:
-        hint = next((h for c in row if not _is_ours(str(c)) and (h := nearest(str(c), _RUNS[:3]))), "")
-        yield "", f"the column 'base' is missing; a pair needs base, base_ids or base_embeds{hint}"
+        yield "", _NO_BASE + _hint(row)
+
+
+def _hint(names: Iterable[Any]) -> str:
+    return next((h for c in names if not _is_ours(str(c)) and (h := nearest(str(c), _RUNS[:3]))), "")
+
+
+def _is_base(name: Any) -> bool:
+    return isinstance(name, str) and (found := INPUT.fullmatch(name)) is not None and found["run"] == "base"
 
 
 def _is_ours(column: str) -> bool:

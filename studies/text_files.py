@@ -57,7 +57,7 @@ def check_is_file(path: Path, name: str, *, text: bool = True) -> None:
         head = file.read(8)
     for mark, (what, todo) in _MARKS.items() if text else ():
         if head.startswith(mark):
-            raise StudyError(f"{name}:1: this is {what}, not what its name says; {todo}")
+            raise StudyError(f"{name}:1: this is {what}; {todo}")
     if text and b"\x00" in head:
         raise StudyError(f"{name}:1: this is no text in UTF-8: it begins with zero bytes; save it as UTF-8")
 
