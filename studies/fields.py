@@ -8,6 +8,7 @@ __all__ = [
     "Check",
     "Column",
     "Count",
+    "FilePath",
     "Name",
     "Number",
     "Scalar",
@@ -21,6 +22,7 @@ __all__ = [
     "check_layer",
     "check_name",
     "check_number",
+    "check_path",
     "check_position",
     "check_read",
     "check_seed",
@@ -70,6 +72,7 @@ Written = str | int | float | Sequence[str | int | float]
 Check = Callable[[Any], Any]
 """Returns the value, or raises `ProblemsError`."""
 
+_MOST_PATH = 4000
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _ALLOWED_OPERATIONS = (*OPERATIONS, "collect", "skip")
 
@@ -318,8 +321,17 @@ def _text(value: Any) -> str:
     return value
 
 
+def check_path(value: Any) -> str:
+    """A path, or the name of a model, that a file system can look up."""
+    found = _text(value)
+    if "\0" in found or len(found) > _MOST_PATH or any(len(p.encode()) > 255 for p in found.split("/")):
+        refuse(found, f"a path of at most {_MOST_PATH} letters, at most 255 between two slashes")
+    return found
+
+
 Column = Annotated[str | None, checked(_text)]
 Count = Annotated[int | None, checked(check_count)]
+FilePath = Annotated[str | None, checked(check_path)]
 Name = Annotated[str | None, checked(check_name)]
 Number = Annotated[float | str | None, checked(check_number)]
 

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from studies import fields
 from studies.base import Spec
 from studies.blocks import Seed, Seeds
-from studies.fields import Column, Count, Number, axis, checked, one_of, required
+from studies.fields import Column, Count, FilePath, Number, axis, checked, one_of, required
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
 
@@ -95,7 +95,7 @@ class Fit(Spec):
     """The run whose values it is made from."""
     per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
     """Columns, and ``position``: one mean for each combination of their values."""
-    path: Column = None
+    path: FilePath = None
     """The file of a sparse autoencoder, or its folder; relative to the study's."""
     centered: Annotated[bool | None, checked(_check_flag)] = None
     """Whether its decoder's bias is taken off before encoding, where no config says it."""

@@ -11,11 +11,15 @@ from studies.blocks import Settings
 from studies.bounds import MOST_TEXT_BYTES
 from studies.models import ModelSpec, check_model
 from studies.spec import Study
-from studies.yaml import read_all_yaml, read_yaml, too_large
+from studies.text_files import read_text
+from studies.yaml import read_all_yaml, read_yaml
 from workers.errors import StudyError, nearest
 
 BUNDLED = Path(__file__).parent
 """The folder of the bundled studies."""
+
+_MOST_BYTES = 4_000_000
+"""Of a study file; YAML takes seconds for each million."""
 
 
 def load_study(path_or_text: str | Path) -> Study:
@@ -35,10 +39,8 @@ def load_study(path_or_text: str | Path) -> Study:
         return _beside(Study.from_text(read_yaml(given)), Path.cwd())
     path = find_study(given)
     try:
-        if (size_bytes := path.stat().st_size) > MOST_TEXT_BYTES:
-            raise StudyError(f"{given}:1: {too_large(size_bytes)}")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, given, MOST_TEXT_BYTES)
+    except OSError as error:
         raise StudyError(f"{given}: the study cannot be read: {error}") from None
     study = Study.from_text(read_yaml(text, given))
     folder = path.resolve().parent
@@ -53,11 +55,16 @@ def load_all(text: str, name: str = "<text>") -> Iterator[Study]:
 def stored_study(text: str, name: str) -> Study:
     """A study that was accepted once and lies in a store: what no study file may say any more it may.
 
+    Its pairs, which are in the plan, are not read again.
+
     Raises:
         StudyError: it is no study.
     """
     read = read_yaml(text, name)
-    return Study.from_text(replace(read, data=_without_trust(read.data)), is_stored=True)
+    data = _without_trust(read.data)
+    if isinstance(data, dict) and isinstance(data.get("pairs"), list):
+        data["pairs"] = "planned.jsonl"
+    return Study.from_text(replace(read, data=data), is_stored=True)
 
 
 def _without_trust(data: Any) -> Any:
@@ -73,10 +80,13 @@ def find_study(given: str) -> Path:
     Raises:
         StudyError: there is neither.
     """
-    path = Path(given).expanduser()
     bundled = {file.stem: file for file in BUNDLED.glob("*.yaml")}
-    if path.is_file():
-        return path
+    try:
+        path = Path(given).expanduser()
+        if path.exists() and not (path.is_dir() and given in bundled):
+            return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StudyError(f"{given[:80]!r}: the study cannot be read: {error}") from None
     if given in bundled:
         return bundled[given]
     names = ", ".join(sorted(bundled))
@@ -117,4 +127,7 @@ def _with_whole_ref(model: ModelSpec | str, folder: Path) -> ModelSpec:
 
 
 def _whole(path: str, folder: Path) -> str:
-    return str((folder / Path(path).expanduser()).resolve())
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StudyError(f"{path[:80]!r} is no path that can be read: {error}") from None

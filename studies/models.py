@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from studies.base import Spec
-from studies.fields import Count, check_name, check_seed, checked, freeze, one_of, required
+from studies.fields import Count, check_name, check_path, check_seed, checked, freeze, one_of, required
 from studies.problems import Problem, ProblemsError, problems_of, refuse
 from studies.tasks import TASKS
 from workers.errors import nearest
@@ -31,11 +31,12 @@ def check_model(value: Any) -> ModelSpec:
     if isinstance(value, ModelSpec):
         return value
     if isinstance(value, str) and value.strip():
-        return ModelSpec(ref=value)
+        return ModelSpec(ref=check_path(value))
     if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
         refuse(value, f"a model's name, or a mapping with ref and maybe {', '.join(_MODEL_KEYS[1:])}")
     if "trust_remote_code" in value:
         raise ProblemsError([Problem(("trust_remote_code",), _NO_KEY)])
+    check_path(value["ref"])
     is_made = value["ref"].startswith(_MADE)
     keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
     others = [key for key in value if key not in (*keys, "options")]

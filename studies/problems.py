@@ -1,8 +1,18 @@
 """What is wrong with a study, in words: where, what was given, what is allowed, the nearest spelling."""
 
-__all__ = ["Problem", "ProblemsError", "each", "explain", "problems_of", "refuse", "shown", "write_path"]
+__all__ = [
+    "Problem",
+    "ProblemsError",
+    "each",
+    "explain",
+    "problems_of",
+    "refuse",
+    "refuse_odd",
+    "shown",
+    "write_path",
+]
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -42,7 +52,7 @@ def shown(value: object) -> str:
     """A value as an error message shows it, cut where it is long."""
     if isinstance(value, str | list | tuple) and len(value) > _MOST_REPR:
         value = value[:_MOST_REPR]
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
+    text = " ".join((repr(list(value)) if isinstance(value, tuple) else repr(value)).splitlines())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -77,11 +87,44 @@ def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
 def explain(error: ValidationError, source: Text) -> StudyError:
     """The first few problems of `error`, a line each: ``FILE:LINE: key.path: what is wrong``."""
     found = [problem for fault in faults(error) for problem in _problems(fault, source)]
-    found = sorted(dict.fromkeys(found), key=lambda problem: source.marks.get(problem.path, (0, 0)))
+    return _told(found, source)
+
+
+def _told(problems: Sequence[Problem], source: Text) -> StudyError:
+    found = sorted(dict.fromkeys(problems), key=lambda problem: source.marks.get(problem.path, (0, 0)))
     lines = [f"{source.at(path)}: {write_path(path) or 'study'}: {text}" for path, text in found[:_MAX_SHOWN]]
     if len(found) > _MAX_SHOWN:
         lines.append(f"... and {len(found) - _MAX_SHOWN} more")
     return StudyError("\n".join(lines))
+
+
+def refuse_odd(text: Text) -> None:
+    """Refuse what nothing in a study can have, but for its pairs: numbers past 64 bits and zero characters.
+
+    Raises:
+        StudyError: the first few, a line each.
+    """
+    found = list(_odd(text.data, ()))
+    if found:
+        raise _told(found, text)
+
+
+def _odd(value: Any, path: Path) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if "\0" in key:
+                yield Problem((*path, key), f"the key {key!r} has a zero character, which is not allowed")
+            if (path, key) != ((), "pairs"):
+                yield from _odd(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _odd(item, (*path, index))
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield Problem(
+            path, f"{shown(value)} is not allowed here; allowed: numbers of 64 bits, up to {2**63 - 1}"
+        )
+    elif isinstance(value, str) and "\0" in value:
+        yield Problem(path, f"{shown(value)} is not allowed here; allowed: text without zero characters")
 
 
 def write_path(path: Path) -> str:

@@ -77,7 +77,10 @@ class Slot(Generic[T]):
         if not self._names:
             return cast(T, self._constant)
         key = names[self._only] if self._only is not None else tuple(names[name] for name in self._names)
-        found = self._memo.get(key, _UNSEEN)
+        try:
+            found = self._memo.get(key, _UNSEEN)
+        except TypeError:  # a mapping, which is no key
+            return self._resolve(self._written, {**self._scope, **names})
         if found is _UNSEEN:
             self._memo[key] = found = self._resolve(self._written, {**self._scope, **names})
         return cast(T, found)

@@ -4,6 +4,7 @@ __all__ = ["Study", "is_study_name"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
@@ -15,17 +16,19 @@ from studies.fits import Fit
 from studies.models import ModelSpec, Task
 from studies.names import NAME_RULE, is_name
 from studies.origin import Origin
+from studies.pair_files import SUFFIXES, other_kind
 from studies.pairs import check_inline
 from studies.plots import Generate, Metric, Plot
-from studies.problems import ProblemsError, refuse
+from studies.problems import ProblemsError, refuse, refuse_odd
 from studies.require import Required
 from studies.scope import find_problems, name_problems
 from studies.screen import Screened
+from studies.tables import is_table, rows_in_memory
 from studies.train import Train
 from studies.yaml import Path, Text, dump_yaml
 from workers.code.places import Code, caller_code
 
-_PAIR_FILES = (".jsonl", ".csv", ".parquet")
+_PAIR_FILES = tuple(SUFFIXES)
 
 
 def is_study_name(value: Any) -> bool:
@@ -41,12 +44,15 @@ def check_study_name(value: Any) -> str:
 
 
 def check_pairs(value: Any) -> str | tuple[Mapping[str, Any], ...]:
-    """A file's path, or a list of pairs."""
-    if isinstance(value, str) and value.endswith(_PAIR_FILES):
-        return value
-    if isinstance(value, list | tuple) and value:
-        return check_inline(value)
-    refuse(value, f"a path that ends in {', '.join(_PAIR_FILES)}, or a list of pairs that is not empty")
+    """A file's path, a list of pairs, or a table of them in memory."""
+    path = str(value) if isinstance(value, PurePath) else value
+    if isinstance(path, str) and path.lower().endswith(_PAIR_FILES) and "\n" not in path:
+        return path
+    listed = rows_in_memory(value) if is_table(value) else value
+    if isinstance(listed, list | tuple) and listed:
+        return check_inline(listed)
+    allowed = f"a path that ends in {', '.join(_PAIR_FILES)}, or a list of pairs that is not empty"
+    refuse(value, allowed + (other_kind(path) if isinstance(path, str) else ""))
 
 
 class Study(Settings):
@@ -83,6 +89,8 @@ class Study(Settings):
 
         One that `is_stored` was accepted by the rules of its day, and may have names of then.
         """
+        if not is_stored:
+            refuse_odd(text)
         study = super().from_text(text, is_stored=is_stored)
         study._origin = Origin.of(text)
         return study

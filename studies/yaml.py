@@ -16,6 +16,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from studies import bounds
+from studies.plain_values import is_text
 from workers.errors import StudyError
 from workers.libraries.yaml import dumper, events, loader, where
 
@@ -48,6 +49,9 @@ _SCALARS = tuple(
     (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{form.pattern})$"))
     for name, form in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT))
 )
+_NO_TEXT = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML has no place for: control characters, and halves of pairs of surrogates."""
+
 _LOADER = loader(_SCALARS)
 _FAST_LOADER = loader(_SCALARS, fast=True)
 _DUMPER = dumper(_SCALARS)
@@ -86,6 +90,12 @@ def read_yaml(text: str, name: str = UNNAMED) -> Text:
 
 def read_all_yaml(text: str, name: str = UNNAMED) -> Iterator[Text]:
     """Every document of `text`, in order. Raises as `read_yaml` does."""
+    if found := _NO_TEXT.search(text):
+        line = len(text[: found.start()].splitlines()) or 1
+        raise StudyError(
+            f"{name}:{line}: the character {found[0]!r} is not allowed in a study file; leave it out, or"
+            ' write it in double quotes, as "\\x07"'
+        )
     try:
         _refuse_too_much(text, name)
         for node in yaml.compose_all(text, Loader=_LOADER if len(text) <= _SMALL else _FAST_LOADER):
@@ -168,6 +178,7 @@ class _Reader:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key is None:
                 raise self.error(key_node, "a key must be text")
+            _check_text(self, key_node, key)
             if key in data:
                 raise self.error(key_node, f"the key {key!r} is there twice")
             self.marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
@@ -176,10 +187,9 @@ class _Reader:
 
     def scalar(self, node: ScalarNode) -> Any:
         text: str = node.value
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise self.error(node, "half of a surrogate pair is no character; write the character itself")
         match node.tag.removeprefix("tag:yaml.org,2002:"):
             case "str":
+                _check_text(self, node, text)
                 return text
             case "null":
                 return None
@@ -192,10 +202,15 @@ class _Reader:
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             case "float" if _FLOAT.fullmatch(text):
                 return _float(text)
-        raise self.error(node, f"{text!r} with the tag {node.tag!r} is not plain data")
+        raise self.error(node, f"{text[:80]!r} with the tag {node.tag!r} is not plain data")
 
     def error(self, node: Node, problem: str) -> StudyError:
         return StudyError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
+
+
+def _check_text(reader: _Reader, node: Node, text: str) -> None:
+    if not is_text(text):
+        raise reader.error(node, f"{text[:40]!r} has half of a pair of surrogates, which is no text")
 
 
 def _float(text: str) -> float:

@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.plan.held import holds
 from workers.vocabulary import Prompt, Vectors
 
 
 def given_column(values: Sequence[Any]) -> pa.Array:
-    """A column as given; where forms are mixed (a label, or several), other values than text become JSON."""
+    """A column as given; where forms are mixed (a label, or several), or are none that Parquet and SQL hold,
+    other values than text become JSON."""
     if any(isinstance(value, Vectors) for value in values):
         return _vectors_column(values)
+    if any(isinstance(value, pa.Scalar) for value in values):
+        return _typed_column(values)
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        column = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        column = None
+    if column is None or (pa.types.is_nested(column.type) and not holds(column)):
         return pa.array([v if v is None or isinstance(v, str) else _json(v) for v in values], pa.string())
+    return column
 
 
 def prompt_columns(prompts: Sequence[Mapping[str, Prompt]]) -> dict[str, pa.Array]:
@@ -49,6 +56,13 @@ def prompts_of(table: pa.Table) -> list[dict[str, Prompt]]:
                 if value.is_valid:
                     row[field.name] = _vectors(value.values)
     return found
+
+
+def _typed_column(values: Sequence[Any]) -> pa.Array:
+    """A column of Arrow's scalars of one type, NULL where there is none."""
+    kind = next(value.type for value in values if isinstance(value, pa.Scalar))
+    column = pa.array([value if isinstance(value, pa.Scalar) else None for value in values], kind)
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
 
 
 def _vectors_column(values: Sequence[Any]) -> pa.Array:

@@ -2,12 +2,13 @@
 
 __all__ = ["Given", "read_given", "task_rows"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from orchestrator.plan.held import holding, told
 from orchestrator.plan.where import passing_blocks
 from studies import Study
 from studies.bounds import check_candidates
@@ -46,19 +47,22 @@ class Given:
         return str(content_id("rows", [_content(row) for row in self.rows]))
 
 
-def read_given(study: Study, reads: Mapping[str | None, str]) -> Given:
+def read_given(
+    study: Study, reads: Mapping[str | None, str], say: Callable[[str], None] | None = None
+) -> Given:
     """The pairs that `study` lists, reads from a file, or has a task make.
 
     Args:
         study: whose pairs they are.
         reads: the outputs of trained models that are read, and the variable that each predicts; then each
             pair is given once for every output, with its label.
+        say: gets a line for each column of a file of which something cannot be kept as it is.
 
     Raises:
         StudyError: there are none, or they cannot be read.
     """
     if study.pairs is not None:
-        rows: Sequence[Mapping[str, Any]] = read_pairs(study.pairs)
+        rows: Sequence[Mapping[str, Any]] = holding(read_pairs(study.pairs, say=say), say)
         given = per_variable(study, rows)
         return Given(
             given,
@@ -129,7 +133,7 @@ def _read_rows(rows: Sequence[Mapping[str, Any]], read: str | None) -> Sequence[
 def _content(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as plain data: of vectors, which are many numbers, what tells them apart."""
     return {
-        name: [value.shape, value.digest] if isinstance(value, Vectors) else value
+        name: [value.shape, value.digest] if isinstance(value, Vectors) else told(value)
         for name, value in row.items()
     }
 

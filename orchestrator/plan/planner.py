@@ -94,7 +94,7 @@ class Planner:
             StudyError: they cannot be read or made.
         """
         with placed(self._written):
-            return read_given(self.study, self.trainings.reads)
+            return read_given(self.study, self.trainings.reads, self._say)
 
     @cached_property
     def digest(self) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from orchestrator.lines import plain
 from orchestrator.plan.reasons import of_table
+from orchestrator.plan.remarks import remarks
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts
@@ -174,7 +175,7 @@ def describe(plan: Plan) -> list[str]:
     num_cells = plan.tables["cells"].num_rows
     screened = describe_screening(plan) if "screening" in plan.tables else None
     lines.append(f"{counted(num_cells, 'cell')}, {screened or counted(plan.num_jobs, 'job')}")
-    return lines + [f"note: {note}" for note in plan.head.get("notes", ())]
+    return [*lines, *remarks(plan), *(f"note: {note}" for note in plan.head.get("notes", ()))]
 
 
 def _model(lane: Mapping[str, Any]) -> str:

@@ -28,9 +28,9 @@ from types import MappingProxyType
 
 import duckdb
 
-from orchestrator.views.names import literal, quoted
+from orchestrator.views.names import literal, quoted, said_by_pairs
 from orchestrator.views.sides import one_position
-from orchestrator.views.sql import axis_columns, pair_column, said_by_pairs
+from orchestrator.views.sql import axis_columns, pair_column
 from orchestrator.views.tables import StudyTables
 from studies.blocks import AXES
 from studies.columns import PAIR_COLUMNS
@@ -196,7 +196,7 @@ def axes_view(prefix: str, made: StudyTables) -> str:
 
     It reads no part: cells, what pairs say, and where spans lie in them.
     """
-    said = said_by_pairs(made)
+    said = said_by_pairs(made.given)
     of_pairs = "".join(f", {pair_column(made, name, 'p')} AS {quoted(name)}" for name in said)
     base, join = "c.base_positions", ""
     if made.tables["located"].num_rows:

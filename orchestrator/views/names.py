@@ -1,8 +1,10 @@
 """What columns that users named are called in a view, and how SQL writes a name."""
 
-__all__ = ["literal", "public_names", "quoted"]
+__all__ = ["literal", "names_in_results", "public_names", "quoted", "said_by_pairs"]
 
 from collections.abc import Collection, Iterable
+
+from studies.columns import PAIR_COLUMNS, RESERVED
 
 
 def quoted(name: str) -> str:
@@ -13,6 +15,17 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def said_by_pairs(given: Collection[str]) -> list[str]:
+    """The axes of which a pair's own column says the value: task, variable, output."""
+    return [name for name in ("task", "variable", "read") if name in given]
+
+
+def names_in_results(given: Collection[str], axes: Collection[str]) -> dict[str, str]:
+    """What ``results`` calls each column of a pair."""
+    own = {*PAIR_COLUMNS, *said_by_pairs(given)}
+    return public_names(given, own=own, reserved=(*RESERVED, *axes, "model"))
 
 
 def public_names(given: Iterable[str], *, own: Collection[str], reserved: Collection[str]) -> dict[str, str]:

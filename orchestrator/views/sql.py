@@ -8,18 +8,17 @@ __all__ = [
     "near_tie",
     "pair_column",
     "results",
-    "said_by_pairs",
     "study_views",
 ]
 
 from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.views.names import literal, public_names, quoted
+from orchestrator.views.names import literal, names_in_results, public_names, quoted, said_by_pairs
 from orchestrator.views.needs import STUDY_VIEWS, Needs
 from orchestrator.views.sides import one_position, sides
 from orchestrator.views.tables import FilesOf, StudyTables
 from orchestrator.views.union import as_text, have_common_type
-from studies.columns import PAIR_COLUMNS, RESERVED
+from studies.columns import PAIR_COLUMNS
 from workers.libraries.duckdb import file_value
 from workers.metrics import (
     DERIVED,
@@ -303,15 +302,10 @@ def _metrics(metrics: Sequence[Metric], made: StudyTables) -> str:
     return ", ".join(f"{metric.sql.format(**filled)} AS {metric.name}" for metric in metrics)
 
 
-def said_by_pairs(made: StudyTables) -> list[str]:
-    """The axes of which a pair's own column says the value: task, variable, output."""
-    return [name for name in ("task", "variable", "read") if name in made.given]
-
-
 def _sides(made: StudyTables) -> str:
     """The axes and the columns of the pairs, each after a comma. Task, variable, output: what a pair says."""
-    said = said_by_pairs(made)
-    names = public_names(made.given, own={*PAIR_COLUMNS, *said}, reserved=(*RESERVED, *made.axes, "model"))
+    said = said_by_pairs(made.given)
+    names = names_in_results(made.given, made.axes)
     pairs = {names.get(name, name): name for name in (*PAIR_COLUMNS, *made.given)}
     given = (f", {pair_column(made, name, 'p')} AS {quoted(public)}" for public, name in pairs.items())
     return axis_columns(made, "c", but=said) + "".join(given)

@@ -132,10 +132,14 @@ def test_an_empty_prompt_or_label_is_left_to_the_check_of_prompts(tmp_path: Path
         ("p.jsonl", '{"base": "a"}\n{"base": 1}\n', "p.jsonl:2: base: 1 is not allowed here"),
         ("p.jsonl", '{"base": "a"}\n{"base"\n', "p.jsonl:2: this is no JSON"),
         ("p.jsonl", "\n", "p.jsonl: no pairs; a study needs at least one"),
-        ("p.csv", "base,label\na,b\nc\n", "p.csv:3: the line has not as many fields as the header's 2"),
+        (
+            "p.csv",
+            "base,label\na,b\nc\n",
+            "p.csv:3: the line has 1 field, and the header has 2; leave no field out",
+        ),
         ("p.csv", 'base,span.n\na,"[3, 1]"\n', "p.csv:2: span.n: [3, 1] is not allowed here"),
         ("p.parquet", "PAR0", "p.parquet: this is no Parquet"),
-        ("p.txt", "", "p.txt: unknown kind of file; allowed: .jsonl, .csv, .parquet"),
+        ("p.txt", "base", "p.txt: unknown kind of file; allowed: .jsonl, .csv, .parquet"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:

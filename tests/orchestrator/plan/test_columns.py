@@ -72,3 +72,7 @@ def test_vectors_are_cut_and_told_apart_as_lists_are() -> None:
     others = [sideways, Vectors.of([[-0.0, 1.0], *rows[1:]])]
     assert all(other != whole and other.digest != whole.digest for other in others)
     assert Vectors.of([[0.1]]) == Vectors.of([[math.nextafter(0.1, 1)]])
+
+
+def test_mixed_numbers_and_texts_become_text_as_they_always_did() -> None:
+    assert given_column([1, "a", [2], None]).to_pylist() == ["1", "a", "[2]", None]

@@ -1,0 +1,94 @@
+"""Values of columns that are users' own: what a file can hold is kept, at any depth."""
+
+__all__ = ["Twice", "is_missing", "is_text", "unkept", "unwrapped", "whole_number"]
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from studies.bounds import MOST_DEPTH
+
+_MOST_DIGITS = 4000
+"""Python makes no number of text with more."""
+
+
+class Twice(dict[str, Any]):
+    """A JSON object that names a key twice; the last one is in it."""
+
+    key = ""
+    """The key."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is text that a file can hold: half of a pair of surrogates is no character."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def unkept(value: Any, depth: int = 0) -> str | None:
+    """Why plain data cannot be kept; None where it can."""
+    if isinstance(value, str):
+        return None if is_text(value) else f"{value!r:.60} is half of a pair of surrogates, which is no text"
+    if hasattr(value, "as_py"):  # one of Arrow's scalars, which Parquet held; some of them are mappings
+        return None
+    if isinstance(value, list | tuple | Mapping) and depth >= MOST_DEPTH:
+        return f"its lists are more than {MOST_DEPTH} deep"
+    if isinstance(value, Twice):
+        return f"the key {value.key!r} is in one mapping twice"
+    if isinstance(value, Mapping):
+        parts: Any = (part for item in value.items() for part in item)
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        return None
+    return next((why for part in parts if (why := unkept(part, depth + 1)) is not None), None)
+
+
+def unwrapped(value: Any, depth: int = 0) -> Any:
+    """A value from Python as plain data: numbers and arrays of other libraries as Python's own, what YAML has
+    not (dates, decimals, bytes) as text; as it is where it is plain data, or nothing that has a spelling."""
+    if depth > MOST_DEPTH + 1:  # it may contain itself; whoever checks it will say that it is too deep
+        return value
+    if value is None or isinstance(value, bool | int | float | str):
+        # Subclasses (of numpy, of enumerations) are known by what they are, not by what they print.
+        return _base(value)
+    if hasattr(value, "as_py"):
+        return unwrapped(value.as_py(), depth + 1)
+    if isinstance(value, datetime) and value != value:  # what pandas calls a date that is missing
+        return None
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | UUID | timedelta):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, Mapping):
+        return {_base(key): unwrapped(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [unwrapped(item, depth + 1) for item in value]
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    listed = getattr(value, "tolist", None)
+    return unwrapped(listed(), depth + 1) if callable(listed) and not hasattr(value, "columns") else value
+
+
+def _base(value: Any) -> Any:
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return value if type(value) is kind else kind(value)
+    return value
+
+
+def whole_number(text: str) -> int | str:
+    """A number of JSON; one with more digits than Python reads stays text."""
+    return int(text) if len(text) <= _MOST_DIGITS else text
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a data frame means nothing by it: its NaN in a column of other things."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
