@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.bounds import check_prompts
 from studies.problems import Problem, ProblemsError, shown
 from workers.errors import StudyError, nearest
 from workers.libraries.pyarrow import open_parquet
@@ -82,6 +83,7 @@ def check_row(row: Any) -> Iterator[tuple[str, str]]:
         allowed = _allowed(str(column), value)
         if allowed:
             yield str(column), f"{shown(value)} is not allowed here; allowed: {allowed}"
+    yield from check_prompts(row)
     yield from _spans_without_text(row, runs)
     if "base" not in runs:
         hint = next((h for c in row if c not in _COLUMNS and (h := nearest(str(c), _RUNS[:3]))), "")
