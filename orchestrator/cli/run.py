@@ -163,7 +163,9 @@ def _finish(outcome: "Outcome", *, plots: bool) -> None:
         _draw(root)
     if num_failed := outcome.counts.num_failed:
         query = ["swapyard", "query", "FROM failures", "--study", root.name, "--store", str(root.parent)]
-        click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
+        from workers.errors import counted
+
+        click.echo(f"{counted(num_failed, 'job')} failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
 
 
@@ -210,6 +212,8 @@ def _resumable() -> Iterator[None]:
 
 def _told(study: str, outcome: "Outcome") -> str:
     """How a run ended, in one line."""
+    from workers.errors import counted
+
     counts = outcome.counts
     if outcome.stopped is not None:
         how = _STOPPED[outcome.stopped]
@@ -226,7 +230,7 @@ def _told(study: str, outcome: "Outcome") -> str:
         news = f"{again}in these {outcome.seconds:,.0f} s"
     else:
         news = "all of them before, so there was nothing to do"
-    return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"
+    return f"{study}: {counted(counts.num_done, 'job')} done, {news}; results in {outcome.root}"
 
 
 def _answer(root: Path) -> None:

@@ -36,7 +36,5 @@ def test_nouns_are_counted_and_have_their_article(said: str, text: str) -> None:
         ("something", ("layer",), ""),
     ],
 )
-def test_the_nearest_name_is_offered_where_one_is_near(
-    given: str, allowed: tuple[str, ...], meant: str
-) -> None:
+def test_the_nearest_name_is_offered(given: str, allowed: tuple[str, ...], meant: str) -> None:
     assert nearest(given, allowed) == (f"; did you mean {meant!r}?" if meant else "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.causal.bundled import BUNDLED
 from workers.causal.model import CausalModel
-from workers.errors import StudyError, nearest
+from workers.errors import StudyError, article, nearest
 from workers.vocabulary import is_function
 
 
@@ -45,7 +45,7 @@ def causal_model(name: str, options: Mapping[str, Any] | None = None) -> CausalM
     except Exception as error:
         raise StudyError(f"the causal model {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, CausalModel):
-        raise StudyError(f"{name!r} returned a {type(made).__name__}; return a CausalModel")
+        raise StudyError(f"{name!r} returned {article(type(made).__name__)}; return a CausalModel")
     return made
 
 
