@@ -7,7 +7,6 @@ Nothing is drawn, and matplotlib is not loaded.
 __all__ = ["LOG", "check_plots", "plot_notes"]
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -60,7 +59,11 @@ def check_plots(study: Study, plan: Plan, name: str) -> None:
 
 
 def plot_notes(study: Study, plan: Plan) -> list[str]:
-    """Plots of which it is seen already that they will show nothing: their ``where`` meets no cell."""
+    """Plots of which it is seen already that they will show nothing: their ``where`` meets no cell.
+
+    Raises:
+        StudyError: a condition compares a cell's column with what it cannot be.
+    """
     found: list[str] = []
     if not any(plot.where for plot in (study.plots or {}).values()):
         return found
@@ -69,11 +72,16 @@ def plot_notes(study: Study, plan: Plan) -> list[str]:
         for name, plot in (study.plots or {}).items():
             if plot.where is None or plot.view not in ("results", "scores", "cells") or plot.kind == "curves":
                 continue
-            # A condition that is about more than a cell's own columns cannot be answered yet.
-            with suppress(duckdb.Error):
+            begin = f"plots.{name}: where: {shown(plot.where)}"
+            try:
                 sql = f"SELECT count(*) FROM points WHERE ({plot.where}\n)"
                 if not connection.execute(sql).fetchall()[0][0]:
-                    found.append(f"plots.{name}: where: {shown(plot.where)} meets no cell: nothing to draw")
+                    found.append(f"{begin} meets no cell: nothing to draw")
+            except duckdb.ConversionException as error:
+                raise StudyError(f"{begin}: {str(error).splitlines()[0]}") from None
+            except duckdb.Error:
+                # It is about more than a cell's own columns, and cannot be answered yet.
+                continue
     return found
 
 

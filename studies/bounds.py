@@ -32,7 +32,7 @@ from workers.errors import StudyError
 
 MOST_TEXT_BYTES = 64_000_000
 """Of a study file."""
-MOST_VALUES = 500_000
+MOST_VALUES = 250_000
 """Values of a study file, what aliases repeat counted each time: they say very much in little text."""
 MOST_DEPTH = 32
 """Mappings and lists in one another."""
@@ -63,6 +63,8 @@ MOST_SEED = 2**63 - 1
 def product_text(sizes: Mapping[str, int]) -> str:
     """A product of axes as a message shows it: ``a 10 × b 20 = 200``."""
     factors = " × ".join(f"{name} {size:,}" for name, size in sizes.items())
+    if len(sizes) == 1:
+        return factors
     return f"{factors} = {math.prod(sizes.values()):,}"
 
 

@@ -48,7 +48,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from studies.bounds import MOST_AXIS_VALUES, MOST_COUNTED, MOST_SEED
+from studies.bounds import MOST_AXIS_VALUES, MOST_COUNTED, MOST_PROMPT_CHARACTERS, MOST_SEED
 from studies.forms import (
     is_reference,
     parse_box,
@@ -278,6 +278,8 @@ def check_positive(value: Any) -> int | float | str:
 
 def scalar(value: Any) -> Scalar:
     """Text, a number, true or false."""
+    if isinstance(value, str) and len(value) > MOST_PROMPT_CHARACTERS:
+        refuse(value, f"text of at most {MOST_PROMPT_CHARACTERS:,} characters; here are {len(value):,}")
     if isinstance(value, bool | str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     refuse(value, "text, a finite number, true or false")

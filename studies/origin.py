@@ -70,16 +70,23 @@ class Origin:
             return None
         if self.text.name == UNNAMED:
             return None
-        path = self.path_of(said, keys)
-        return self.text.at(path or self._mentioned(said))
+        return self.text.at(self._mentioned(said, self.path_of(said, keys)))
 
-    def _mentioned(self, said: str) -> Path:
-        """Where the study writes the model that an error begins with, which may be anywhere."""
+    def _mentioned(self, said: str, path: Path) -> Path:
+        """Where, at `path` or below, something stands that an error quotes, or the model it begins with."""
         assert self.text is not None
-        for path, value in _values(self.text.data, ()):
-            if set(path) & {"model", "models", "ref"} and isinstance(value, str) and said.startswith(value):
-                return path
-        return ("model",) if ("model",) in self.text.marks and said.startswith("model") else ()
+        if len(path) > 2:
+            return path
+        named = re.findall(r"'([^']+)'", said)
+        below = [(one, value) for one, value in _values(self.text.data, ()) if one[: len(path)] == path]
+        for name in named:
+            for one, value in below:
+                if value == name or one[-1] == name:
+                    return one
+        for one, value in below if not path else ():
+            if set(one) & {"model", "models", "ref"} and isinstance(value, str) and said.startswith(value):
+                return one
+        return path or (("model",) if ("model",) in self.text.marks and said.startswith("model") else ())
 
     def path_of(self, said: str, keys: Mapping[str, str]) -> Path:
         """The path of what an error is about, as far as its text says it."""
@@ -103,19 +110,27 @@ class Origin:
                     return "sweep", index
         word = re.match(r"\w*", part)[0]  # type: ignore[index]
         for key in dict.fromkeys((word, forms.get(word, word))):
-            for found in ((*path, key), *self._in_units(path, key), (key,)):
+            for found in ((*path, key), *self._in_units(path, key, part), (key,)):
                 if key and found in marks and (len(found) > 1 or key not in ("study", "sweep")):
                     return found
         return path
 
-    def _in_units(self, path: Path, key: str) -> Iterator[Path]:
-        """Where the first of a block's units says a key."""
+    def _in_units(self, path: Path, key: str, part: str) -> Iterator[Path]:
+        """Where a block's units say a key: first those with a value that the text has, then the others."""
         assert self.text is not None
-        if len(path) == 2 and path[0] == "sweep":
-            for mark in self.text.marks:
-                if mark[:2] == path and len(mark) > 3 and mark[-1] == key:
-                    yield mark
-                    return
+        if len(path) != 2 or path[0] != "sweep":
+            return
+        found = [mark for mark in self.text.marks if mark[:2] == path and len(mark) > 3 and mark[-1] == key]
+        words = re.findall(r"[\w.$:-]+", part)
+        order = {word: number for number, word in reversed(list(enumerate(words)))}
+        yield from sorted(found, key=lambda mark: order.get(str(self._value(mark)), len(words)))
+
+    def _value(self, path: Path) -> Any:
+        assert self.text is not None
+        value: Any = self.text.data
+        for key in path:
+            value = value[key]
+        return value
 
 
 def _functions(said: Any) -> list[tuple[Path, str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.bounds import check_prompts
 from studies.column_names import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
 from studies.pair_files import Found, read_file
 from studies.plain_values import Twice, is_text, unkept, unwrapped
@@ -237,6 +238,7 @@ def _check_values(row: Any, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
         allowed = _allowed(column, value)
         if allowed:
             yield column, f"{shown(value)} is not allowed here; allowed: {allowed}"
+    yield from check_prompts(row)
     yield from _spans_without_text(row, runs)
     if "base" not in runs and not names_wrong:
         yield "", _NO_BASE + _hint(row)

@@ -3,6 +3,7 @@
 __all__ = ["size_problems"]
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def size_problems(study: "Study") -> Iterator[Problem]:
     """Blocks, trainings and fits whose axes alone make far too many cells, trainings or fits."""
+    totals: Counter[str] = Counter()
     for index, (raw, block) in enumerate(zip(study.sweep, study.blocks(), strict=True)):
         sizes = {**_for_sizes(block.for_), **_axis_sizes(block)}
         if math.prod(sizes.values()) > MOST_CELLS:
@@ -26,6 +28,15 @@ def size_problems(study: "Study") -> Iterator[Problem]:
             )
             path: Path = ("sweep", index)
             yield Problem((*path, "for") if raw.for_ is not None else path, text)
+            continue
+        for model in block.models or (block.model,):
+            totals[str(model)] += math.prod(sizes.values())
+            if totals[str(model)] > MOST_CELLS >= totals[str(model)] - math.prod(sizes.values()):
+                text = (
+                    f"the axes make {product_text(sizes)} cells, with those of the blocks before"
+                    f" {totals[str(model)]:,}; a study has at most {MOST_CELLS:,} of one model"
+                )
+                yield Problem(("sweep", index), text)
     for name, train in (study.train or {}).items():
         sizes = {**_for_sizes(train.for_), **_sizes({"seeds": train.seeds})}
         if math.prod(sizes.values()) > MOST_TRAININGS:

@@ -41,6 +41,9 @@ __all__ = [
 import difflib
 from collections.abc import Iterable
 
+_MOST_COMPARED = 100
+"""Characters of a name that are compared with others."""
+
 
 class SwapyardError(Exception):
     """The root: its text is the one message that a user reads."""
@@ -120,7 +123,16 @@ class OutOfTimeError(QueryError):
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` where a spelling is close, else nothing."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    names = list(allowed)
+    small = given[:_MOST_COMPARED].casefold()
+    # Letters in another order, which are one slip, count for two in what difflib compares.
+    close = [name for name in names if sorted(name.casefold()) == sorted(small) and name != given][:1]
+    close = close or difflib.get_close_matches(given[:_MOST_COMPARED], names, n=1, cutoff=0.6)
+    if not close and len(small) > 2:
+        # Other capitals, or the beginning of one name alone.
+        same = [name for name in names if name.casefold() == small]
+        begun = [name for name in names if name.casefold().startswith(small)]
+        close = same[:1] or (begun if len(begun) == 1 else [])
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

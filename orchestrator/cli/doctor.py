@@ -62,7 +62,9 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
             num_problems += finding.level == "problem"
             click.echo(plain(str(finding)))
     if num_problems:
-        click.echo(f"\n{num_problems} problem{'' if num_problems == 1 else 's'}", err=True)
+        from workers.errors import counted
+
+        click.echo(f"\n{counted(num_problems, 'problem')}", err=True)
         sys.exit(1)
 
 
@@ -83,6 +85,7 @@ def _clear(store: Path, name: str, *, yes: bool) -> None:
     from orchestrator.lines import plain
     from orchestrator.roots import study_folders
     from orchestrator.store.repair import clear, unnamed
+    from workers.errors import counted
 
     (folder,) = study_folders(store, [name])
     found = unnamed(folder)
@@ -96,7 +99,7 @@ def _clear(store: Path, name: str, *, yes: bool) -> None:
             raise click.UsageError("nothing was removed; add --yes to remove what is listed")
         click.confirm(f"remove these {len(found):,} files for good?", abort=True)
     cleared = clear(folder, [one.name for one in found])
-    click.echo(plain(f"{'cleared':<9}{folder.name}: {len(cleared):,} files"))
+    click.echo(plain(f"{'cleared':<9}{folder.name}: {counted(len(cleared), 'file')}"))
 
 
 @contextmanager

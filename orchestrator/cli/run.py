@@ -176,7 +176,9 @@ def _finish(outcome: "Outcome", *, plots: bool, code: "Code") -> None:
         _draw(root, code)
     if num_failed := outcome.counts.num_failed:
         query = ["swapyard", "query", "FROM failures", "--study", root.name, "--store", str(root.parent)]
-        click.echo(f"{num_failed:,} jobs failed; to see why: {shlex.join(query)}", err=True)
+        from workers.errors import counted
+
+        click.echo(f"{counted(num_failed, 'job')} failed; to see why: {shlex.join(query)}", err=True)
         sys.exit(FINISHED_WITH_FAILURES)
 
 
@@ -223,6 +225,8 @@ def _resumable() -> Iterator[None]:
 
 def _told(study: str, outcome: "Outcome") -> str:
     """How a run ended, in one line."""
+    from workers.errors import counted
+
     counts = outcome.counts
     if outcome.stopped is not None:
         how = _STOPPED[outcome.stopped]
@@ -239,7 +243,7 @@ def _told(study: str, outcome: "Outcome") -> str:
         news = f"{again}in these {outcome.seconds:,.0f} s"
     else:
         news = "all of them before, so there was nothing to do"
-    return f"{study}: {counts.num_done:,} jobs done, {news}; results in {outcome.root}"
+    return f"{study}: {counted(counts.num_done, 'job')} done, {news}; results in {outcome.root}"
 
 
 def _answer(root: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.plan.prepare import Input
 from studies import Study
 from studies.expand import Expansion, Missing, PairClass, Point
-from workers.errors import StudyError
+from workers.errors import StudyError, counted
 from workers.facts import ModelFacts
 from workers.families import num_positions
 from workers.vocabulary import ModelSpec, Place, Position, is_pooled, locate
@@ -42,8 +42,8 @@ def check_positions(study: Study, expansions: Expansions, members: Members) -> N
         advice = "" if missing.skip else ", or set missing: skip to leave such pairs out"
         what, name = ("run", missing.run) if missing.position is None else ("position", missing.position)
         raise StudyError(
-            f"{missing.block}: {what} {name!r} does not exist in {len(inputs):,} of {total:,} pairs, such as"
-            f" pair {_shown(inputs[0], missing.run)}; take another {what}{advice}"
+            f"{missing.block}: {what} {name!r} does not exist in {len(inputs):,} of"
+            f" {counted(total, 'pair')}, such as pair {_shown(inputs[0], missing.run)}; take another {what}{advice}"
         )
 
 
@@ -95,8 +95,8 @@ def check_spans(study: Study, expansions: Expansions, members: Members) -> None:
         if found:
             (one, fault), total = found[0], _num_about(study, block, members)
             raise StudyError(
-                f"{block}: position {_written(position)} fails in {len(found):,} of {total:,} pairs, such as"
-                f" pair {one.given}: {fault}"
+                f"{block}: position {_written(position)} fails in {len(found):,} of"
+                f" {counted(total, 'pair')}, such as pair {one.given}: {fault}"
             )
 
 
@@ -145,8 +145,8 @@ def _fault(one: Input, position: Position, run: str, origin: Position | None) ->
     if origin is None or is_pooled(origin) or num_origin == num_base:
         return None
     return (
-        f"{num_base} tokens in the base and {num_origin} in {run}; spans of unequal length need .first, .last"
-        " or .mean"
+        f"{counted(num_base, 'token')} in the base and {num_origin} in {run}; spans of unequal length need"
+        " .first, .last or .mean"
     )
 
 

@@ -13,7 +13,7 @@ from orchestrator.plan.prepare import Input
 from studies.expand import Expansion, PairClass, Point
 from studies.fitted import looked_at, tokens_at
 from studies.slots import Dims
-from workers.errors import StudyError
+from workers.errors import StudyError, counted
 from workers.facts import ModelFacts
 from workers.sites import width_of
 from workers.vocabulary import Place, Position, locate
@@ -95,7 +95,7 @@ def _check_part(block: str, made: MadeFit, dims: Dims, facts: ModelFacts) -> Non
         written = ", ".join(f"{lo}:{hi}" for lo, hi in dims)
         raise StudyError(
             f"{block}: subspace {made.name}[{written}] reaches beyond the fit {made.name!r}"
-            f" ({made.spec['method']}), which has {_counted(count, 'coordinate')} at {_at(made)}; end it at"
+            f" ({made.spec['method']}), which has {counted(count, 'coordinate')} at {_at(made)}; end it at"
             f" {count} or before"
         )
 
@@ -153,8 +153,8 @@ def _check_activations(made: MadeFit, inputs: Mapping[int, Input]) -> None:
     rank = made.spec["rank"]
     if rank > count:
         raise StudyError(
-            f"fits.{made.name}: rank {rank} of {_counted(count, 'activation')} (of"
-            f" {_counted(len(made.pairs.fitted), 'pair')} at {_at(made)}, {' and '.join(runs)}); take a rank"
+            f"fits.{made.name}: rank {rank} of {counted(count, 'activation')} (of"
+            f" {counted(len(made.pairs.fitted), 'pair')} at {_at(made)}, {' and '.join(runs)}); take a rank"
             f" of at most {count}, or more pairs"
         )
 
@@ -228,10 +228,6 @@ def _at(made: MadeFit) -> str:
     layer = "" if place.layer is None else f", layer {place.layer}"
     position = ", ".join(map(str, place.position))
     return f"{place.site}{layer}{f', position {position}' if position else ''}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _ranges(tokens: Collection[int]) -> str:

@@ -30,7 +30,7 @@ from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
 from studies import Study
 from studies.remote import remote_code
-from workers.errors import RunError, StoreError
+from workers.errors import RunError, StoreError, counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class _Run:
         if found:
             num_rows = sum(part.rows for part in found)
             self.progress.say(
-                f"{num_rows:,} rows in {len(found):,} part{'' if len(found) == 1 else 's'} are added, which a"
+                f"{counted(num_rows, 'row')} in {counted(len(found), 'part')} are added, which a"
                 " driver that was killed did not commit"
             )
 

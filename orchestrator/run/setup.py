@@ -15,7 +15,7 @@ from orchestrator.run.rates import estimate_rate
 from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef
 from workers.code.places import NO_CODE, Code
-from workers.errors import RunError
+from workers.errors import RunError, counted
 
 INLINE_BELOW_S = 20.0
 LEAST_STEP_S = 0.01
@@ -98,10 +98,12 @@ class Setup:
     @property
     def where(self) -> str:
         """Where jobs run, in words."""
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = counted(self.threads, "thread")
         if self.executor == "inline":
             return f"in this process with {threads}"
-        return f"on {self.num_workers or 'as many as there is room for'} Ray workers with {threads} each"
+        num = self.num_workers
+        workers = "as many Ray workers as there is room for" if num is None else counted(num, "Ray worker")
+        return f"on {workers} with {threads} each"
 
     @property
     def engines(self) -> Engines:

@@ -89,7 +89,7 @@ def test_what_is_no_plain_yaml_is_refused_with_its_line(text: str, message: str)
 def test_aliases_that_say_exponentially_much_are_refused() -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    with pytest.raises(StudyError, match="more than 500,000 values"):
+    with pytest.raises(StudyError, match="more than 250,000 values"):
         read_yaml("\n".join(lines))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.autoencoders.files import TensorFacts
-from workers.errors import StudyError
+from workers.errors import StudyError, article
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -35,7 +35,9 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as a pickle of tensors alone (torch.load with weights_only): {why}"
         ) from None
     if not isinstance(found, Mapping) or not found:
-        raise StudyError(f"{path} holds a {type(found).__name__}, and not tensors by name; save a state_dict")
+        raise StudyError(
+            f"{path} holds {article(type(found).__name__)}, and not tensors by name; save a state_dict"
+        )
     return {str(name): _tensor(path, name, value) for name, value in found.items()}
 
 
@@ -60,7 +62,7 @@ def _tensor(path: Path, name: object, value: object) -> Tensor:
         return torch.tensor(value)
     kind = type(value).__name__
     hint = "; it is a training's checkpoint: give the final weights" if isinstance(value, Mapping) else ""
-    raise StudyError(f"{path}: {name!r} is a {kind}, and not a tensor{hint}")
+    raise StudyError(f"{path}: {name!r} is {article(kind)}, and not a tensor{hint}")
 
 
 def _main(path: str) -> None:

@@ -15,7 +15,7 @@ __all__ = ["MOST_ROWS", "CausalModel", "Mechanism", "Values"]
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -245,6 +245,10 @@ class CausalModel:
 
 
 def _domain(name: str, values: Iterable[int]) -> NDArray[np.int64]:
+    if isinstance(values, Sized) and len(values) > MOST_ROWS:
+        raise StudyError(
+            f"the domain of {name!r} has {len(values):,} values; at most {MOST_ROWS:,} are allowed"
+        )
     listed = np.asarray(list(values))
     if listed.ndim != 1 or not len(listed) or listed.dtype.kind not in "bui":
         raise StudyError(f"the domain of {name!r} is {values!r}; give whole numbers, such as range(10)")

@@ -11,7 +11,7 @@ from workers.causal.model import CausalModel
 from workers.code.kinds import MODEL
 from workers.code.named import named
 from workers.code.places import NO_CODE, Code
-from workers.errors import StudyError, nearest
+from workers.errors import StudyError, article, nearest
 from workers.vocabulary import is_function
 
 
@@ -53,7 +53,7 @@ def causal_model(name: str, options: Mapping[str, Any] | None = None, code: Code
         raise StudyError(f"the causal model {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, CausalModel):
         raise StudyError(
-            f"{code.at(name)}the causal model {name!r} returned {_article(type(made).__name__)};"
+            f"{code.at(name)}the causal model {name!r} returned {article(type(made).__name__)};"
             " return a CausalModel"
         )
     return made
@@ -78,12 +78,8 @@ def _find(name: str, code: Code) -> CausalModel | Callable[..., Any]:
         return found
     if not callable(found):
         raise StudyError(
-            f"{code.at(name)}causal model {name!r}: it is {_article(type(found).__name__)};"
+            f"{code.at(name)}causal model {name!r}: it is {article(type(found).__name__)};"
             f" wanted: {MODEL.wanted}"
         )
     made: Callable[..., Any] = found
     return made
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiouAEIOU' else 'a'} {word}"

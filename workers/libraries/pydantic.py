@@ -31,6 +31,21 @@ _SAYINGS: Mapping[str, Kind] = {
 }
 """By what a fault says, where its kind has another name."""
 _PREFIX = "Input should be "
+_LIST = "a list (in a file: '- ' before each of its items)"
+_WORDS: Mapping[str, str] = {
+    "an instance of Sequence": _LIST,
+    "'str' instances are not allowed as a Sequence value": _LIST,
+    "a valid list": _LIST,
+    "a valid tuple": _LIST,
+    "a valid mapping": "a mapping from names",
+    "an instance of Mapping": "a mapping from names",
+    "a valid dictionary": "a mapping",
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true, false",
+}
+"""What is wanted, in the words of study files; what is not here is told in pydantic's."""
 _RAISED = "Value error, "
 _CHOICE = re.compile(r"'([^']*)'")
 
@@ -79,7 +94,7 @@ def _fault(entry: Mapping[str, Any]) -> Fault:
     if kind == "raised":
         wanted = said.removeprefix(_RAISED) if raised is None else str(raised)
     else:
-        wanted = said.removeprefix(_PREFIX)
+        wanted = _WORDS.get(said.removeprefix(_PREFIX), said.removeprefix(_PREFIX))
     return Fault(
         where=tuple(entry.get("loc", ())),
         kind="other" if kind == "carried" and load is None else kind,

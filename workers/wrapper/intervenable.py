@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from workers.change.edits import Edits
 from workers.change.operations import COLLECT
-from workers.errors import ModelError, RunError, StudyError
+from workers.errors import ModelError, RunError, StudyError, article
 from workers.families import family_of
 from workers.libraries.pydantic import faults
 from workers.model.hooks import Tap, Visit, Visits, visiting
@@ -66,7 +66,9 @@ class Intervened:
         """
         logits = getattr(self.output, "logits", None)
         if not isinstance(logits, Tensor):
-            raise ModelError(f"the module returned a {type(self.output).__name__} without logits; see output")
+            raise ModelError(
+                f"the module returned {article(type(self.output).__name__)} without logits; see output"
+            )
         return logits
 
 

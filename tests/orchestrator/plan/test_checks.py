@@ -51,7 +51,7 @@ def test_a_position_that_no_pair_has_is_refused_even_so(tiny_folder: Path) -> No
 def test_pairs_that_the_block_is_not_about_do_not_count(tiny_folder: Path) -> None:
     rows = [{**FIVE, "split": "train"}, {**THREE, "split": "test"}]
     only_test = at(4, missing="skip", where="split = 'test'")
-    assert "position 4 does not exist in 1 of 1 pairs, such as pair 1" in refused(
+    assert "position 4 does not exist in 1 of 1 pair, such as pair 1" in refused(
         tiny_folder, rows, f"[{at(0)}, {only_test}]"
     )
 
@@ -59,7 +59,7 @@ def test_pairs_that_the_block_is_not_about_do_not_count(tiny_folder: Path) -> No
 def test_a_span_that_the_source_lacks(tiny_folder: Path) -> None:
     rows = [{**FIVE, "span.s": "Spain", "source.span.t": "Italy"}]
     assert (
-        "position 's.last' does not exist in 1 of 1 pairs, such as pair 0 whose source has 5 tokens and the"
+        "position 's.last' does not exist in 1 of 1 pair, such as pair 0 whose source has 5 tokens and the"
         " spans 't'; take another position"
     ) in refused(tiny_folder, rows, f"[{at('s.last')}]")
 
@@ -76,7 +76,7 @@ def test_a_run_that_some_pairs_lack(tiny_folder: Path) -> None:
 def test_a_run_that_no_pair_has_is_refused_even_so(tiny_folder: Path) -> None:
     sweep = f"[{at(0, missing='skip', **{'from': 'source_2'})}]"
     assert refused(tiny_folder, [FIVE], sweep) == (
-        "block0: run 'source_2' does not exist in 1 of 1 pairs, such as pair 0, which has only base, source;"
+        "block0: run 'source_2' does not exist in 1 of 1 pair, such as pair 0, which has only base, source;"
         " take another run"
     )
 
@@ -88,7 +88,7 @@ def test_whole_spans_of_unequal_length(tiny_folder: Path) -> None:
         {**row("Peru", "Italy"), "span.s": "Peru", "source.span.s": "of Italy is"},
     ]
     assert refused(tiny_folder, rows, f"[{at('s', name='swap')}]") == (
-        "swap: position s fails in 2 of 3 pairs, such as pair 1: 1 tokens in the base and 2 in source; spans"
+        "swap: position s fails in 2 of 3 pairs, such as pair 1: 1 token in the base and 2 in source; spans"
         " of unequal length need .first, .last or .mean"
     )
 
@@ -118,7 +118,7 @@ def test_a_token_beyond_the_end_of_a_span(tiny_folder: Path) -> None:
 
 
 def test_a_read_beyond_the_end_of_a_span(tiny_folder: Path) -> None:
-    assert "block0: position s[1] fails in 1 of 1 pairs" in refused(
+    assert "block0: position s[1] fails in 1 of 1 pair" in refused(
         tiny_folder, [{**FIVE, **ONE_TOKEN}], f"[{at(0, read='s[1]')}]"
     )
 

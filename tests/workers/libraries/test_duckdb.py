@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from orchestrator.conditions import condition_problem
 from orchestrator.plots.data import _is_aggregate
 from orchestrator.query import check_sql, explained, run_query
 from orchestrator.views import connect
@@ -224,3 +225,16 @@ def test_an_aggregate_is_known_without_the_words_of_an_error(value: str, is_aggr
     assert _is_aggregate(Other().real, "t", value, f"avg(({value})::DOUBLE)") is is_aggregate
     with pytest.raises(QueryError, match="nothing"):
         _is_aggregate(Other().real, "t", "nothing", "avg((nothing)::DOUBLE)")
+
+
+@without("duckdb", "duckdb_functions() with function_type")
+def test_without_the_stability_of_functions_no_condition_is_answered() -> None:
+    gone: Any = Other(statement=lambda sql: sql.replace("stability", "steadiness"))
+    told = condition_problem(gone, "lower(a) = 'x'", ["a"], "the pairs'")
+    assert told is not None and "cannot be answered: Binder Error" in told and "steadiness" in told
+    for tree in (renaming("column_names", "names"), lambda text: "null"):
+        other: Any = Other(tree=tree)
+        told = condition_problem(other, "lower(a) = 'x'", ["a"], "the pairs'")
+        assert told is not None and "no condition is answered: what it calls cannot be told" in told
+    assert condition_problem(Other().real, "lower(a) = 'x'", ["a"], "the pairs'") is None
+    assert outcome("duckdb", "duckdb_functions() with function_type").state == "ok"

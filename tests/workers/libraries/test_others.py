@@ -185,3 +185,11 @@ def test_a_tokeniser_that_cannot_be_mended_is_never_taken(monkeypatch: pytest.Mo
     gguf_names.read_tokenizer(Path("tiny.gguf"))
     assert backend.pre_tokenizer is not None
     assert outcome("gguf", "backend_tokenizer").state == "error"
+
+
+@without("yaml", "CBaseLoader")
+def test_without_libyaml_large_files_are_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_names, "_FAST", yaml.BaseLoader)
+    assert outcome("yaml", "CBaseLoader").told == "large files are read slowly"
+    with pytest.raises(StudyError, match="more than 32 deep"):
+        read_yaml("[" * 900)
