@@ -1,4 +1,4 @@
-"""What all tests share: an own cache and configuration, one torch thread, and a tiny model on disk that studies can name."""
+"""What all tests share: an own cache and configuration, one torch thread, and a tiny model on disk."""
 
 import atexit
 import os

@@ -26,6 +26,7 @@ from orchestrator.plan.where import classify
 from orchestrator.plan.words import Words
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
+from orchestrator.trust import allowed
 from studies import Study
 from studies.functions import check_functions, functions_of, model_folder, named_in, names_columns
 from studies.identity import content_id, lane_identity
@@ -235,6 +236,7 @@ class Planner:
         if names_columns(self.study):
             more = [one for one in named_in(plan.cells.values()) if one not in self._functions]
             check_functions(more, self.study.code)
+            allowed(self.study.code, [name for name, _ in more])
         own, others = self.trainings.own, self.trainings.others
         if not own and not others:
             return plan

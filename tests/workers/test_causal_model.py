@@ -172,7 +172,10 @@ X = {"x": range(3)}
         (lambda: boolean_circuit(gates={"O": ("not", "a", "b")}), "'not' has one input"),
         (lambda: causal_model("digit_sums"), "did you mean 'digit_sum'?"),
         (lambda: causal_model("digit_sum", {"digit": 4}), "has no option 'digit'; it has digits, values"),
-        (lambda: causal_model("no_such_module:made"), "there is no no_such_module.py below the study's folder"),
+        (
+            lambda: causal_model("no_such_module:made"),
+            "there is no no_such_module.py below the study's folder",
+        ),
         (lambda: causal_model("json:dumps", {"obj": 2}), "there is no json.py below the study's folder"),
     ],
 )

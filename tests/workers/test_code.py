@@ -42,7 +42,9 @@ def test_what_python_can_import_is_no_function_of_a_study(tmp_path: Path, name: 
 
 
 def test_modules_of_the_folder_have_names_of_their_own(tmp_path: Path) -> None:
-    helper = "import json\nfrom lab import inner\ndef f(old, other):\n    return json.MINE, inner.f(old, other)\n"
+    helper = (
+        "import json\nfrom lab import inner\ndef f(old, other):\n    return json.MINE, inner.f(old, other)\n"
+    )
     one = write(tmp_path / "one", ops=helper, json="MINE = 1\n", lab__inner=GOOD, workers=GOOD)
     two = write(tmp_path / "two", ops="def f(old, other):\n    return 2, other\n")
     assert [named("ops:f", OPERATION, where)(0, 5) for where in (one, two)] == [(1, 5), (2, 5)]
@@ -76,7 +78,10 @@ def test_links_do_not_lead_out_of_the_folder(tmp_path: Path, how: str) -> None:
         ("def ff(): ...\n", "has no 'f'; it defines ff"),
         ("def f(:\n", "is no Python: "),
         # These show once they run.
-        ("import os\nglobals()['f'] = os.system\n", "it is 'system' of the module 'posix', which is only imported"),
+        (
+            "import os\nglobals()['f'] = os.system\n",
+            "it is 'system' of the module 'posix', which is only imported",
+        ),
         ("from shutil import *\nf = rmtree\n", "of the module 'shutil', which is only imported there"),
         ("def f(*given):\n    yield 1\n", "which returns no value"),
         ("f = [len][0]\n", "it is 'len' of the module 'builtins'"),

@@ -44,7 +44,9 @@ def _why_outside(name: str, folder: Path) -> str | None:
     if ".." in parts or not name or "\0" in name:
         return "which leads out of the folder"
     real, inside = (folder / name).resolve(), folder.resolve()
-    blobs = [one.parents[1] / "blobs" for one in (folder.absolute(), inside) if one.parent.name == "snapshots"]
+    blobs = [
+        one.parents[1] / "blobs" for one in (folder.absolute(), inside) if one.parent.name == "snapshots"
+    ]
     if not any(real.is_relative_to(one.resolve()) for one in (inside, *blobs)):
         return f"a link that leads to {real}"
     return None
