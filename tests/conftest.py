@@ -1,4 +1,4 @@
-"""What all tests share: an own cache, one torch thread, and a tiny model on disk that studies can name."""
+"""What all tests share: an own cache and configuration, one torch thread, and a tiny model on disk."""
 
 import atexit
 import os
@@ -25,7 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reads or writes the user's cache, but for those that need the real weights in it."""
+    """No test reads or writes the user's cache, but for those that need the real weights in it, or what the
+    user has configured."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     if request.node.get_closest_marker("smollm2") is None:
         monkeypatch.setenv("SWAPYARD_CACHE", str(tmp_path / "cache"))
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.options import remote_code_option
+
 if TYPE_CHECKING:
     from workers.facts import ModelFacts
 
@@ -16,7 +18,8 @@ _SMALL = {"width": 8, "num_layers": 2, "outputs": 2, "seed": 0, "num_heads": 2, 
 @click.command()
 @click.argument("model")
 @click.option("--load/--no-load", default=True, help="Try on the loaded model what names promise.")
-def sites(model: str, load: bool) -> None:
+@remote_code_option
+def sites(model: str, load: bool, remote_code: bool) -> None:
     """List the sites of MODEL: names that studies may use for it.
 
     MODEL is an alias, a hub id, a folder or a built-in model. The column `identity` says what the model keeps
@@ -31,7 +34,7 @@ def sites(model: str, load: bool) -> None:
     from workers.model.references import resolve
     from workers.vocabulary import ModelSpec
 
-    spec = ModelSpec(ref=model, options=_options(model))
+    spec = ModelSpec(ref=model, options=_options(model), trust_remote_code=remote_code)
     facts = resolve(spec, say=lambda line: click.echo(line, err=True))
     click.echo(_shape(facts, spec.options))
     rows = describe(facts)

@@ -48,6 +48,8 @@ def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
     done = run("workers.model.modules", input=asked)
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]
+        if "trust_remote_code" in why:
+            why = "it needs the Python code in its folder; if you trust it: --trust-remote-code"
         _log.warning("the modules of %s cannot be listed before it is loaded: %s", spec.ref, why)
         return None
     return frozenset(json.loads(done.stdout))

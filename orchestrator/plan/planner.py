@@ -28,6 +28,7 @@ from orchestrator.plan.words import Words
 from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
+from orchestrator.trust import allowed
 from studies import Study
 from studies.functions import check_functions, functions_of, model_folder, named_in, names_columns
 from studies.identity import content_id, lane_identity
@@ -265,6 +266,7 @@ class Planner:
         if names_columns(self.study):
             more = [one for one in named_in(plan.cells.values()) if one not in self._functions]
             check_functions(more, self.study.code)
+            allowed(self.study.code, [name for name, _ in more])
         own, others = self.trainings.own, self.trainings.others
         if own or others:
             plan = replace(plan, tables={**plan.tables, "trainings": trainings_table(own, others)})

@@ -32,6 +32,7 @@ from studies import ModelSpec, Study, Task
 from studies.fields import Scalar
 from studies.identity import canonical_json, content_id, lane_identity
 from studies.models import plain_task
+from studies.names import is_name
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
@@ -208,7 +209,7 @@ def _planned(row: Mapping[str, str]) -> PlannedTraining:
 
 def _artifacts(ref: str, known: Known) -> list[PlannedTraining]:
     study, _, name = ref.removeprefix(ARTIFACT).partition("/")
-    if not study or not name:
+    if not is_name(study) or not name:
         raise StudyError(f"model {ref!r}: write artifact:STUDY/NAME, the name of a training of a study")
     there = known(study)
     found = [one for one in there if one.training.name == name]

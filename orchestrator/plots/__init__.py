@@ -165,7 +165,8 @@ def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
         facts = resolve(spec if training is None else training.model, fetch=False)
         names = {} if training is None else {k: v for k, v in spec.options.items() if k != "seed"}
         yield Network(
-            names={"block": str(block.name), "model": spec.ref, **names},
+            # What views call it: a built-in model with its options, a trained one by its name.
+            names={"block": str(block.name), "model": spec.ref if training else spec.title, **names},
             places=block.alignment or {},
             num_layers=facts.num_layers,
             width=facts.width,

@@ -40,7 +40,7 @@ def test_the_page_works_as_written(page: Path) -> None:
 
 def test_the_studys_rows_are_those_of_a_loop_by_hand(page: Path) -> None:
     (text,), (query,) = blocks("yaml"), blocks("sql")
-    results = sy.run(sy.load_study(text), store="store", executor="inline")
+    results = sy.run(sy.load_study(text), store="store", executor="inline", trust=True)
     found = results.sql(query).fetchall()
     assert [(variable, layer) for variable, layer, *_ in found] == [
         *(("even", layer) for layer in (0, 1, 2)),
@@ -82,7 +82,7 @@ where: split = 'test'
 sweep: [{variables: [even, large], site: block_output, layer: 0, position: 0, subspace: R}]
 """
     )
-    results = sy.run(sy.load_study(study), store="store", executor="inline")
+    results = sy.run(sy.load_study(study), store="store", executor="inline", trust=True)
     fits = results.sql("SELECT per, num_pairs FROM fits ORDER BY per").fetchall()
     assert fits == [('{"variable": "even"}', 160), ('{"variable": "large"}', 160)]
     rows = results.sql(

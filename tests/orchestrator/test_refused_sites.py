@@ -153,11 +153,11 @@ def test_what_only_the_loaded_model_tells_ends_the_run_before_any_job(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
     model = scaled(tmp_path / "scaled", tiny_folder)
-    spec = {"ref": str(model), "trust_remote_code": True}
+    spec = str(model)
     sweep = "  - {{sites: [{}], layers: all, position: -1}}"
     path = study(tmp_path / "bad.yaml", spec, sweep.format("mlp_output, attention_output"))
     with pytest.raises(ModelError) as caught:
-        sy.run(str(path), store=tmp_path, executor="inline", quiet=True)
+        sy.run(str(path), store=tmp_path, executor="inline", quiet=True, trust_remote_code=True)
     assert str(caught.value) == (
         f"{model} (llama): attention_output is refused: the block adds 0.5 times attention_output; no named"
         " site has it; what the module itself holds is model.layers.$layer.self_attn. No job of"
@@ -165,7 +165,7 @@ def test_what_only_the_loaded_model_tells_ends_the_run_before_any_job(
     )
     assert StudyStore(tmp_path / "bad").open_reader().state.live == {}
     path = study(tmp_path / "good.yaml", spec, sweep.format("mlp_output, mlp_added"))
-    results = sy.run(str(path), store=tmp_path, executor="inline", quiet=True)
+    results = sy.run(str(path), store=tmp_path, executor="inline", quiet=True, trust_remote_code=True)
     by_site = "SELECT site, list(label_logit ORDER BY base, layer) FROM results GROUP BY site ORDER BY site"
     (_, added), (_, output) = results.sql(by_site).fetchall()
     assert added == output and len(set(added)) == 6

@@ -30,13 +30,15 @@ def causal_model(name: str, options: Mapping[str, Any] | None = None, code: Code
     found, given = _find(name, code), dict(options or {})
     if isinstance(found, CausalModel):
         if given:
-            raise StudyError(f"the causal model {name!r} has no options, and is given {', '.join(given)}")
+            raise StudyError(
+                f"{code.at(name)}the causal model {name!r} has no options, and is given {', '.join(given)}"
+            )
         return found
     known = tuple(inspect.signature(found).parameters)
     for option in given:
         if option not in known:
             raise StudyError(
-                f"the causal model {name!r} has no option {option!r}; it has"
+                f"{code.at(name)}the causal model {name!r} has no option {option!r}; it has"
                 f" {', '.join(known) or 'none'}{nearest(option, known)}"
             )
     try:
@@ -48,9 +50,11 @@ def causal_model(name: str, options: Mapping[str, Any] | None = None, code: Code
     try:
         made = found(**given)
     except StudyError as error:
-        raise StudyError(f"the causal model {name!r}: {error}") from None
+        raise StudyError(f"{code.at(name)}the causal model {name!r}: {error}") from None
     except Exception as error:
-        raise StudyError(f"the causal model {name!r} raised {type(error).__name__}: {error}") from error
+        raise StudyError(
+            f"{code.at(name)}the causal model {name!r} raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, CausalModel):
         raise StudyError(
             f"{code.at(name)}the causal model {name!r} returned {article(type(made).__name__)};"

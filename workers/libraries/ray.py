@@ -96,8 +96,9 @@ def _job() -> dict[str, Any]:
 
     root = Path(__file__).resolve().parents[2]
     ours = [] if root.name in ("site-packages", "dist-packages") else [str(root)]
+    options: dict[str, Any] = {_SEARCH_PATH: _Only(ours)}
     try:
-        return {"job_config": JobConfig(**{_SEARCH_PATH: _Only(ours)})}
+        return {"job_config": JobConfig(**options)}
     except TypeError:
         return {}
 

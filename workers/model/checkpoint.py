@@ -126,6 +126,11 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
     except _MEMORY_ERRORS:
         raise
     except Exception as error:  # A config that makes no model raises whatever the model's own code raises.
+        if "trust_remote_code" in str(error) and not spec.trust_remote_code:
+            raise ModelError(
+                f"{spec.ref} needs the Python code in {folder}, and nobody has said that it may be run;"
+                " if you trust it: --trust-remote-code (in Python: trust_remote_code=True)"
+            ) from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         apart = _apart(folder, said) if isinstance(error, RuntimeError) else ""
         raise ModelError(

@@ -11,6 +11,7 @@ from studies.pairs import check_row
 from studies.tasks import find_task
 from studies.tasks.causal import BUNDLED_MODELS
 from workers.causal.bundled import digit_sum, two_digit_addition
+from workers.code.places import caller_code
 from workers.errors import StudyError
 from workers.vocabulary import Vectors
 
@@ -29,7 +30,7 @@ shifted = sy.CausalModel({"a": (5, 7)}, {"O": lambda a: 10 + (a > 5)})
 
 
 def drawn(count: int, task: str = "digit_sum", seed: int = 0, **options: Any) -> list[Any]:
-    return list(islice(find_task(task).candidates(seed=seed, options=options), count))
+    return list(islice(find_task(task, caller_code()).candidates(seed=seed, options=options), count))
 
 
 @pytest.mark.parametrize("name", BUNDLED_MODELS)
