@@ -3,9 +3,9 @@
     python -m tests.model_folders plan --seed 0 --num 300 [--first N]
     python -m tests.model_folders load …
 
-Keys of config.json, words and numbers of tokenizer.json, headers and bytes of the weights are changed; the same
-seed and number give the same folder. A line for each traceback, and for what took too long or too much memory;
-the last line sums up. The exit code is 1 where there was one.
+Keys of config.json, words of tokenizer.json, headers and bytes of the weights are changed; the same
+seed and number give the same folder. A line for each traceback, and for what took too long or too much
+memory; the last line sums up. The exit code is 1 where there was one.
 """
 
 __all__ = ["main"]
@@ -25,6 +25,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -302,17 +303,17 @@ def _settle(root: Path, what: str) -> None:
         (root / name).mkdir()
     own = {"HOME": str(root / "home"), "XDG_CONFIG_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     os.environ |= {**own, "SWAPYARD_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-    import orchestrator.overview
+    import orchestrator.overview  # noqa: F401
     import studies  # noqa: F401
 
     if what == "load":
         import torch
-        import transformers.models.auto.modeling_auto  # noqa: F401
 
-        import workers.model.loading
+        import workers.model.loading  # noqa: F401
 
         torch.set_num_threads(1)
-        assert workers.model.loading
+        for kind in _KINDS:
+            import_module(f"transformers.models.{kind}.modeling_{kind}")
 
 
 def _save_models(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Promise: no folder, however odd its config, tokeniser or weights are, ends planning or loading in a
-traceback, or takes much time or memory. The same seed and number give the same folder: `tests/model_folders.py`."""
+traceback or takes much time or memory. The same seed and number give the same folder.
+"""
 
 import os
 import subprocess

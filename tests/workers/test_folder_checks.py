@@ -114,7 +114,10 @@ def resolved(folder: Path, tmp_path: Path, change: Change, **spec: Any) -> str:
         (without(DOWN), f"1 missing in the checkpoint: {DOWN};"),
         (without("model.norm.weight"), "the last norm is missing in the checkpoint"),
         (without("model.embed_tokens.weight"), "the embedding is missing in the checkpoint"),
-        (without("model.layers.1.input_layernorm.weight"), "model.layers.1.input_layernorm.weight (missing)"),
+        (
+            without("model.layers.1.input_layernorm.weight"),
+            "1 missing in the checkpoint: model.layers.1.input_layernorm.weight",
+        ),
         (
             weights(lambda t: t.update({DOWN: np.zeros((3, 4), np.float32)})),
             f"1 mismatched in shape: {DOWN} ([3, 4]",
