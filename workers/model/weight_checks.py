@@ -35,6 +35,8 @@ _BESIDE_BLOCKS = re.compile(
     r"(^|\.)(embed_tokens|wte|wpe|embed_in|norm|ln_f|final_layer_norm|final_layernorm|lm_head|embed_out)"
     r"\.(weight|bias)$|rotary|rope|position|masked_bias"
 )
+_COMPUTED = re.compile(r"rotary|rope|masked_bias|causal_mask|(attn|attention)\.bias$")
+"""What older releases of the library saved in each block, or in some, and newer ones compute."""
 _NORMS = ("norm.weight", "ln_f.weight", "final_layer_norm.weight")
 _UNTIED = frozenset({"gpt_neox", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "stablelm"})
 """Types whose head is a tensor of its own where the config says nothing."""
@@ -171,6 +173,8 @@ def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, Any]) -> Ite
     yield from _other_head(tensors, outer)
     yield from _layers(tensors, outer, family)
     yield from _shapes(tensors, outer, family)
+    if kind in _EVEN:
+        yield from _uneven(tensors, family)
     if kind in _EVEN and (odd := odd_ones(tensors)):
         yield f"{len(odd)} unlike those of other blocks: {_some(odd)}"
     yield from _ends(tensors, outer)
@@ -217,6 +221,24 @@ def _layers(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
             " tensors"
             f" are {what}"
         )
+
+
+def _uneven(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
+    """What some blocks have and others lack."""
+    blocks: dict[int, set[str]] = {}
+    for layer, name in _in_layers(tensors, family):
+        blocks.setdefault(layer, set())
+        if not _COMPUTED.search(name):
+            blocks[layer].add(name)
+    every = sorted(set().union(*blocks.values()))
+    lacking = [
+        f"{family.blocks}.{layer}.{name}"
+        for layer, names in sorted(blocks.items())
+        for name in every
+        if name not in names
+    ]
+    if lacking:
+        yield f"{len(lacking)} missing in the checkpoint: {_some(lacking)}"
 
 
 def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Family) -> Iterator[str]:
