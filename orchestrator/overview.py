@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
@@ -18,6 +17,7 @@ from orchestrator.roots import home_of
 from orchestrator.run.committed import num_open
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
 from orchestrator.store import State, StudyStore
 from studies import Study
@@ -97,7 +97,7 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
 
 def _draft(planner: Planner, root: Path, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:
     with ExitStack() as stack:
-        child = stack.enter_context(ChildScorer(threads=num_cores(), root=root)) if prepare else None
+        child = stack.enter_context(ChildScorer(threads=threads_here(), root=root)) if prepare else None
         return planner.draft(
             CachedScorer(kept_runs(), child), earlier, state, trained_of(root, planner.trained_paths)
         )
