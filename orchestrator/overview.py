@@ -88,16 +88,24 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
     if earlier is not None and earlier.head["digest"] == planner.digest:
         draft = Draft(earlier, exact=True, complete=True)
     else:
-        draft = _draft(planner, store.root, earlier, state, prepare=prepare)
+        draft = _draft(planner, store.root, earlier, state, say, prepare=prepare)
     counts = counts_of(draft.plan, state)
     setup = set_up(draft.plan, num_open(draft.plan, state), RunOptions())
     resuming = {spec.ref: may_resume(facts.model_type) for spec, facts in planner.models}
     return Overview(plan=draft.plan, exact=draft.exact, counts=counts, setup=setup, resuming=resuming)
 
 
-def _draft(planner: Planner, root: Path, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:
+def _draft(
+    planner: Planner,
+    root: Path,
+    earlier: Plan | None,
+    state: State,
+    say: Callable[[str], None],
+    *,
+    prepare: bool,
+) -> Draft:
     with ExitStack() as stack:
         child = stack.enter_context(ChildScorer(threads=threads_here(), root=root)) if prepare else None
         return planner.draft(
-            CachedScorer(kept_runs(), child), earlier, state, trained_of(root, planner.trained_paths)
+            CachedScorer(kept_runs(), child, say), earlier, state, trained_of(root, planner.trained_paths)
         )

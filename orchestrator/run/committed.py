@@ -98,7 +98,7 @@ def _drafted(
     engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
-        with _scorer(setup, engines, store, threads_here(options.threads)) as scorer:
+        with _scorer(setup, engines, store, threads_here(options.threads), say) as scorer:
             draft = planner.draft(scorer, earlier, state, trained, selection)
     return _Drafted(draft, setup, engines, facts)
 
@@ -166,10 +166,12 @@ def _engines(setup: Setup, store: StudyStore) -> Engines:
 
 
 @contextmanager
-def _scorer(setup: Setup, engines: Engines, store: StudyStore, threads: int) -> Iterator[Scorer]:
+def _scorer(
+    setup: Setup, engines: Engines, store: StudyStore, threads: int, say: Callable[[str], None]
+) -> Iterator[Scorer]:
     """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
     if setup.executor == "inline":
-        yield CachedScorer(kept_runs(), EngineScorer(engines))
+        yield CachedScorer(kept_runs(), EngineScorer(engines), say)
         return
     with ChildScorer(threads=threads, root=store.root.resolve()) as child:
-        yield CachedScorer(kept_runs(), child)
+        yield CachedScorer(kept_runs(), child, say)
