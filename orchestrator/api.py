@@ -166,6 +166,7 @@ def run(
     store: str | Path = DEFAULT_ROOT,
     executor: Literal["auto", "inline", "ray"] = "auto",
     num_workers: int | None = None,
+    threads: int | None = None,
     address: str | None = None,
     take_over: bool = False,
     replace: bool = False,
@@ -195,6 +196,7 @@ def run(
     options = RunOptions(
         executor=executor,
         num_workers=num_workers,
+        threads=threads,
         address=address,
         take_over=take_over,
         replace=replace,

@@ -1,7 +1,7 @@
 """Ctrl-C in commands: heard while Python loads, while DuckDB answers and while the process ends, and never a
 traceback. A run listens in its own way (`orchestrator.run.stopping`)."""
 
-__all__ = ["INTERRUPTED", "hear", "interruptible", "was_heard"]
+__all__ = ["INTERRUPTED", "hear", "interruptible", "note", "was_heard"]
 
 import os
 import signal
@@ -29,6 +29,12 @@ _heard_s: float | None = None
 def was_heard() -> bool:
     """Whether Ctrl-C was pressed since the command began to `hear` it."""
     return _heard_s is not None
+
+
+def note() -> None:
+    """Somebody else has heard Ctrl-C, and raises `KeyboardInterrupt` for it."""
+    global _heard_s
+    _heard_s = time.monotonic()
 
 
 def hear() -> None:

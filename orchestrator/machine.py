@@ -1,6 +1,6 @@
 """What this machine has: cores, memory and GPUs, as far as this process may use them."""
 
-__all__ = ["memory_bytes", "num_cores", "num_gpus", "resident_bytes"]
+__all__ = ["cores_text", "memory_bytes", "num_cores", "num_gpus", "resident_bytes"]
 
 import os
 from pathlib import Path
@@ -8,11 +8,24 @@ from pathlib import Path
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use, in files of two generations."""
 
+_OWN_GROUP = Path("/proc/self/cgroup")
+"""Where Linux says which group this process is in."""
+
 
 def num_cores(limits: Path = _CONTROL_GROUP) -> int:
     """Cores that this process may run on, or the control group's share of them where that is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min(cores, _cpu_share(limits))))
+
+
+def cores_text(limits: Path = _CONTROL_GROUP) -> str:
+    """The cores that this process may use, in words, and what keeps it from the others."""
+    cores, there = num_cores(limits), os.cpu_count() or 1
+    number = f"{cores} core{'s' * (cores > 1)}"
+    if cores >= there:
+        return number
+    pinned = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) <= cores
+    return f"{number} (of {there}, by the {'CPU affinity' if pinned else 'control group'})"
 
 
 def memory_bytes(limits: Path = _CONTROL_GROUP) -> int:
@@ -40,6 +53,24 @@ def num_gpus(devices: Path = Path("/dev")) -> int:
 
 def _cpu_share(limits: Path) -> float:
     """Seconds of computing that the control group gives out in a second; infinity where there is no limit."""
+    return min(_share_of(folder) for folder in (limits, *_own_groups(limits)))
+
+
+def _own_groups(limits: Path) -> list[Path]:
+    """The folders of this process' own group and of those that it is part of, below the outermost one."""
+    lines = _OWN_GROUP.read_text().split() if limits == _CONTROL_GROUP and _OWN_GROUP.exists() else []
+    own = [line.removeprefix("0::/") for line in lines if line.startswith("0::/") and ".." not in line]
+    return [
+        folder
+        for name in own
+        if name
+        for folder in (limits / name, *list((limits / name).parents))
+        if folder.is_relative_to(limits) and folder != limits
+    ]
+
+
+def _share_of(limits: Path) -> float:
+    """The share of one folder of a control group."""
     allowed = _numbers(limits / "cpu.max")
     if not allowed:
         allowed = [n for name in ("quota", "period") for n in _numbers(limits / f"cpu/cpu.cfs_{name}_us")]

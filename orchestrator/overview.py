@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.expense import Expense, expense_of
-from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
@@ -20,6 +19,7 @@ from orchestrator.roots import home_of
 from orchestrator.run.committed import num_open, refuse_stranger
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
 from orchestrator.store import State, StudyStore
 from studies import Study
@@ -103,7 +103,7 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
     if earlier is not None and earlier.head["digest"] == planner.digest:
         draft = Draft(earlier, exact=True, complete=True)
     else:
-        draft = _draft(planner, store.root, earlier, state, prepare=prepare)
+        draft = _draft(planner, store.root, earlier, state, say, prepare=prepare)
     counts = counts_of(draft.plan, state)
     setup = set_up(draft.plan, num_open(draft.plan, state), RunOptions())
     resuming = {spec.ref: may_resume(facts.model_type) for spec, facts in planner.models}
@@ -127,9 +127,17 @@ def _stranger(plan: Plan, earlier: Plan, store: StudyStore) -> str | None:
     return None
 
 
-def _draft(planner: Planner, root: Path, earlier: Plan | None, state: State, *, prepare: bool) -> Draft:
+def _draft(
+    planner: Planner,
+    root: Path,
+    earlier: Plan | None,
+    state: State,
+    say: Callable[[str], None],
+    *,
+    prepare: bool,
+) -> Draft:
     with ExitStack() as stack:
-        child = stack.enter_context(ChildScorer(threads=num_cores(), root=root)) if prepare else None
+        child = stack.enter_context(ChildScorer(threads=threads_here(), root=root)) if prepare else None
         return planner.draft(
-            CachedScorer(kept_runs(), child), earlier, state, trained_of(root, planner.trained_paths)
+            CachedScorer(kept_runs(), child, say), earlier, state, trained_of(root, planner.trained_paths)
         )

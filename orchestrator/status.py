@@ -27,6 +27,9 @@ from workers.capability import Capability
 from workers.errors import SwapyardError
 from workers.limits import is_our_limit
 
+RATE_OVER_S = 30.0
+"""Of looks at a study that is watched, over which its rate is taken."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyStatus:
@@ -212,8 +215,43 @@ def is_running(folder: Path) -> bool | None:
     return False
 
 
-def show(found: Sequence[StudyStatus]) -> str:
-    """A table for people."""
+class Rates:
+    """How many jobs a second studies do, between one look at them and the next."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[tuple[float, int]]] = {}
+
+    def of(self, found: Sequence[StudyStatus]) -> dict[str, float]:
+        """The rate of each study that is running, over the last half minute of looks."""
+        now = time.monotonic()
+        rates = {}
+        for one in found:
+            done = one.num_done if one.is_selected else one.num_estimated
+            seen = self._seen.setdefault(one.study, [])
+            seen.append((now, done))
+            while len(seen) > 2 and now - seen[1][0] > RATE_OVER_S:
+                del seen[0]
+            if one.is_running and now > seen[0][0]:
+                rates[one.study] = max(0.0, (done - seen[0][1]) / (now - seen[0][0]))
+        return rates
+
+    @staticmethod
+    def lines(found: Sequence[StudyStatus], rates: Mapping[str, float]) -> list[str]:
+        """A line a study, for whoever reads no table that is drawn in place."""
+        return [
+            " · ".join(part for part in (f"{one.study}: {' '.join(_done(one)).strip()}", *_pace(one, rates)))
+            for one in found
+        ]
+
+
+def _pace(one: StudyStatus, rates: Mapping[str, float]) -> list[str]:
+    failed = [f"{one.num_failed:,} failed"] if one.num_failed else []
+    rate = [f"{rates[one.study]:,.0f}/s"] if one.study in rates else []
+    return [*failed, *rate, left_text(one.left_s) if one.is_running else one.activity]
+
+
+def show(found: Sequence[StudyStatus], rates: Mapping[str, float] | None = None) -> str:
+    """A table for people, with `rates` where studies are watched."""
     rows = [
         [
             one.study,
@@ -223,11 +261,13 @@ def show(found: Sequence[StudyStatus]) -> str:
             f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
             _tier(one),
             one.activity,
+            *([f"{rates[one.study]:,.0f}/s" if one.study in rates else ""] if rates is not None else []),
             left_text(one.left_s) if one.is_running else "",
         ]
         for one in found
     ]
     names = ["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"]
+    names += [] if rates is None else ["rate"]
     if any(row[-1] for row in rows):
         return table([*names, ""], rows)
     return table(names, [row[:-1] for row in rows])

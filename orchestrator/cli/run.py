@@ -51,6 +51,12 @@ _STOPPED = {
 )
 @click.option("--workers", type=click.IntRange(min=1), help="How many workers [default: as many as fit].")
 @click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of each worker [default: OMP_NUM_THREADS, or the cores shared out among the workers].",
+)
+@click.option(
     "--address",
     envvar="RAY_ADDRESS",
     help="An existing Ray cluster, such as auto or 10.0.0.1:6379 [default: a local Ray of our own].",
@@ -107,6 +113,7 @@ def run(
     store: Path,
     executor: Literal["auto", "inline", "ray"],
     workers: int | None,
+    threads: int | None,
     address: str | None,
     take_over: bool,
     replace: bool,
@@ -145,6 +152,7 @@ def run(
         options = RunOptions(
             executor=executor,
             num_workers=workers,
+            threads=threads,
             address=address,
             take_over=take_over,
             replace=replace,

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -50,7 +51,13 @@ COLUMNS = (
 """The values of a run and how they are packed: 32-bit floats and integers."""
 
 CHUNK = 4096
-"""Runs that are made before they are kept."""
+"""Runs that are made before they are kept, at most."""
+FIRST_CHUNK = 256
+"""As many are made at first, before it is known how long they take."""
+CHUNK_S = 5.0
+"""Longer than this no piece should take: so much is lost to whoever is stopped."""
+TELL_EVERY_S = 5.0
+"""How often it is said how far the runs are."""
 
 _MOST_SHOWN = 24
 """Tokens of a prompt that an error shows."""
@@ -85,10 +92,14 @@ class Scorer(Protocol):
 class CachedScorer:
     """Remembers every value on disk, and asks `inner` for what is not there yet."""
 
-    def __init__(self, folder: Path, inner: Scorer | None) -> None:
-        """`folder` keeps one small database a model; without `inner`, what is not kept is an error."""
+    def __init__(
+        self, folder: Path, inner: Scorer | None, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """`folder` keeps one small database a model; without `inner`, what is not kept is an error. `say` is
+        told now and then how far it is."""
         self._folder = folder
         self._inner = inner
+        self._say = say
 
     def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
         """As `Scorer.score`.
@@ -107,9 +118,22 @@ class CachedScorer:
         if todo and self._inner is None:
             raise MissingRunsError(f"{len(todo):,} unintervened runs have not been made yet")
         lacking = list(todo)
-        for start in range(0, len(lacking), CHUNK):
+        size, done, began = FIRST_CHUNK, 0, time.monotonic()
+        told = began
+        while done < len(lacking):
             # Kept piece by piece: whoever is stopped has lost one piece at most.
-            known |= self._make(lane, {key: todo[key] for key in lacking[start : start + CHUNK]})
+            before = time.monotonic()
+            known |= self._make(lane, {key: todo[key] for key in lacking[done : done + size]})
+            done = min(len(lacking), done + size)
+            now = time.monotonic()
+            size = min(CHUNK, 2 * size) if now - before < CHUNK_S else max(1, size // 2)
+            if now - told >= TELL_EVERY_S and done < len(lacking):
+                told = now
+                left_s = max(1.0, (now - began) / done * (len(lacking) - done))
+                self._say(
+                    f"{done:,} of {len(lacking):,} runs without interventions are done and kept · about"
+                    f" {left_s:,.0f} s left"
+                )
         return _columns([_PACKED.unpack(known[key]) for key in keys])
 
     def _make(self, lane: Lane, todo: Mapping[bytes, CleanRun]) -> dict[bytes, bytes]:

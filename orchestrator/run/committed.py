@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
-from orchestrator.machine import num_cores
 from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.screening import Chosen
@@ -19,6 +18,7 @@ from orchestrator.remaining import counts_of
 from orchestrator.run.remade import mend_plan
 from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
 from orchestrator.run.work import ESTIMATES_PER_PAIR, open_work
 from orchestrator.store import Driver, PlanRef, State, StudyStore
@@ -98,7 +98,7 @@ def _drafted(
     engines = _engines(setup, store)
     if not draft.complete:
         say("running the prompts without interventions")
-        with _scorer(setup, engines, store) as scorer:
+        with _scorer(setup, engines, store, threads_here(options.threads), say) as scorer:
             draft = planner.draft(scorer, earlier, state, trained, selection)
     return _Drafted(draft, setup, engines, facts)
 
@@ -166,10 +166,12 @@ def _engines(setup: Setup, store: StudyStore) -> Engines:
 
 
 @contextmanager
-def _scorer(setup: Setup, engines: Engines, store: StudyStore) -> Iterator[Scorer]:
+def _scorer(
+    setup: Setup, engines: Engines, store: StudyStore, threads: int, say: Callable[[str], None]
+) -> Iterator[Scorer]:
     """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
     if setup.executor == "inline":
-        yield CachedScorer(kept_runs(), EngineScorer(engines))
+        yield CachedScorer(kept_runs(), EngineScorer(engines), say)
         return
-    with ChildScorer(threads=num_cores(), root=store.root.resolve()) as child:
-        yield CachedScorer(kept_runs(), child)
+    with ChildScorer(threads=threads, root=store.root.resolve()) as child:
+        yield CachedScorer(kept_runs(), child, say)

@@ -245,6 +245,7 @@ class _Run:
             )
             if isinstance(executor, InlineExecutor):
                 executor.pulse = loop.show
+                executor.at_once = self.stop.at_once
             loop.run()
         self.num_retried += loop.num_retried
         self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0

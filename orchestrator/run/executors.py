@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.run.ending import AtOnce, EndedError, never
 from orchestrator.run.trainings import TrainReport, TrainSlice
 from orchestrator.run.work import Slice
 from orchestrator.run.worker import Report, StudyWorker
@@ -109,6 +110,12 @@ class InlineExecutor:
         self._may_begin = False
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
+        self.at_once: AtOnce = never
+        """What may be left before its end is done within it: see `orchestrator.run.ending`."""
+        self.is_asked: Callable[[], bool] = lambda: False
+        """Whether somebody asked to stop, so that a slice of a training ends before its time."""
+        self._is_left = False
+        """Whether the slice was left so, before any of its rows was begun."""
 
     def start(self) -> list[int]:
         """As `Executor.start`."""
@@ -119,6 +126,8 @@ class InlineExecutor:
         self._worker = self._make(share)
         self._lane = None
         self._worker.pulse = lambda: self.pulse()
+        self._worker.at_once = lambda: self.at_once()
+        self._worker.is_asked = lambda: self.is_asked()
         self._number += 1
         self._joining = True
         return self._number
@@ -158,6 +167,9 @@ class InlineExecutor:
             return [Finished(number, taken, worker.run(taken, target_s, number))]
         except SwapyardError:
             raise
+        except EndedError:
+            self._waiting, self._is_left = None, True
+            return []
         except Exception as error:
             worker.close()
             self._worker = self._waiting = None
@@ -167,8 +179,9 @@ class InlineExecutor:
             return [Died(number, taken, message, is_guilty=True, job=worker.trial(number).job)]
 
     def abandon(self) -> list[int]:
-        """As `Executor.abandon`: what is submitted here is begun."""
-        return []
+        """As `Executor.abandon`: what is submitted here is begun, unless it was left before its first row."""
+        left, self._is_left = self._is_left, False
+        return [self._number] if left else []
 
     def close(self) -> None:
         """As `Executor.close`."""

@@ -1,6 +1,6 @@
 """A quiet Ray of our own that only this user can reach, or a connection to an existing cluster."""
 
-__all__ = ["LocalRay", "resources"]
+__all__ = ["LocalRay", "is_from_environment", "resources"]
 
 import logging
 import os
@@ -33,6 +33,8 @@ _TOKEN = secrets.token_hex(32)
 """One for each driver process, as Ray's client remembers the first that it was given."""
 _logger = logging.getLogger("swapyard.ray")
 
+_VARIABLE = "RAY_ADDRESS"
+_FROM_ENVIRONMENT = f"the address is that of the environment variable {_VARIABLE}"
 _FOLDER = "swapyard"
 _MOST_PATH = 17
 """Ray puts sockets into its folder, and the path of a socket has 107 bytes at most."""
@@ -108,7 +110,10 @@ class LocalRay:
             limits = f"; limits here: {found}" if (found := allowed()) else ""
             why = f"a local Ray did not start ({type(error).__name__}{limits})"
         else:
+            assert self._address is not None
             why = f"the Ray cluster at {self._address} did not answer: {last_line(error).rstrip('.')}"
+            if is_from_environment(self._address):
+                why += f"; {_FROM_ENVIRONMENT}: unset it to run on a Ray of our own"
         return f"{why}; --executor inline runs without Ray"
 
     def fallen(self) -> str | None:
@@ -207,9 +212,15 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunError(
-            f"no Ray cluster answers at {address} ({reason}); correct --address, or leave it out to run here"
-        ) from None
+        remedy = "correct --address, or leave it out to run here"
+        if is_from_environment(address):
+            remedy = f"{_FROM_ENVIRONMENT}: correct it, or unset it to run here"
+        raise RunError(f"no Ray cluster answers at {address} ({reason}); {remedy}") from None
+
+
+def is_from_environment(address: str) -> bool:
+    """Whether a cluster's address is the one that the environment names."""
+    return os.environ.get(_VARIABLE) == address
 
 
 @contextmanager

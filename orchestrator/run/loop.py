@@ -14,6 +14,7 @@ from orchestrator.run.compactor import Compactor
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
 from orchestrator.run.forecast import Forecast
 from orchestrator.run.left import LeftNote
+from orchestrator.run.making import Making, making_text
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
@@ -79,6 +80,9 @@ class Loop:
         self._logs = logs
         self._started = started
         self._began = time.monotonic()
+        self._making = Making(logs.parents[1], driver.epoch) if plan.has_fits else None
+        self._ready: set[int] = set()
+        """Lanes whose model a worker has loaded."""
         self._idle: list[int] = []
         self._busy: dict[int, Slice] = {}
         self._coming = set(workers)
@@ -104,6 +108,7 @@ class Loop:
         """
         swept = time.monotonic()
         while self._goes_on():
+            self._progress.doing(self._doing())
             manifests: list[Manifest] = []
             for event in self._executor.wait(POLL_S):
                 manifests += self._take(event)
@@ -123,9 +128,24 @@ class Loop:
             return
         left_s = self._left_s(before)
         self._left.write(left_s)
+        self._progress.doing(self._doing())
         self._progress.update(counts_of(self._plan, self._driver.state), left_s)
         self._shown = time.monotonic()
         self._show_every_s = max(POLL_S, (self._shown - before) / COUNTING_SHARE)
+
+    def _doing(self) -> str:
+        """What goes on besides jobs: fits that are made, or what the first jobs wait for."""
+        if self._making is not None and (notes := self._making.notes()):
+            return making_text(list(notes.values()))
+        if self.num_rows:
+            return ""
+        waiting = {taken.lane for taken in self._busy.values()} - self._ready
+        if waiting:
+            names = sorted({self._plan.lanes[lane].spec.ref for lane in waiting})
+            return f"loading and checking {', '.join(names)}"
+        if self._coming and not self._busy:
+            return "workers come up"
+        return "the first jobs run"
 
     def _left_s(self, now: float) -> float | None:
         """How long the rest takes, no longer than this run may."""
@@ -226,6 +246,7 @@ class Loop:
         Raises:
             RunError: no worker is left that has what is required.
         """
+        self._ready.add(ready.taken.lane)
         name = self._plan.lanes[ready.taken.lane].spec.ref
         self._progress.capability(name, ready.capability)
         lacking = ready.capability.lacking(self._require)

@@ -5,13 +5,13 @@ A worker that makes a fit keeps a note in the folder of the run's logs, which it
 nobody has touched for a while is anybody's, and nothing waits for a worker that is gone.
 """
 
-__all__ = ["STALE_S", "Making", "Note"]
+__all__ = ["STALE_S", "Making", "Note", "making_text"]
 
 import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +47,17 @@ class Note:
     def whole_s(self) -> float | None:
         """How long it will have taken; None before its pace is known."""
         return None if self.left_s is None else self.seconds + self.left_s
+
+
+def making_text(notes: Sequence[Note]) -> str:
+    """The fits that are being made: ``making 1 fit (step 40 of 500, about 12 s left)``."""
+    told = [f"step {note.step:,} of {note.num_steps:,}{_left_text(note)}" for note in notes if note.num_steps]
+    fits = f"making {len(notes)} fit{'s' * (len(notes) > 1)}"
+    return f"{fits} ({'; '.join(told)})" if told else fits
+
+
+def _left_text(note: Note) -> str:
+    return "" if note.left_s is None else f", about {max(1.0, note.left_s):,.0f} s left"
 
 
 class Making:

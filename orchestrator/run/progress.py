@@ -41,6 +41,7 @@ class Progress:
         self._began = 0.0
         self._at_begin = 0
         self._last_line = 0.0
+        self._doing = ""
         self._told: set[str] = set()
         """Lines of reports that were told already, and warnings to be told again at the end."""
         self._warnings: list[str] = []
@@ -114,7 +115,7 @@ class Progress:
             self._bar = Bar(
                 BarColumn(None),
                 MofNCompleteColumn(),
-                TextColumn(what + " · {task.fields[rate]} ·"),
+                TextColumn(what + " · {task.fields[detail]}", markup=False),
                 _Left(),
                 console=self._console,
                 transient=True,
@@ -122,7 +123,13 @@ class Progress:
                 redirect_stdout=False,
             )
             self._bar.start()
-            self._task = self._bar.add_task(what, total=total, completed=self._at_begin, rate="")
+            self._task = self._bar.add_task(what, total=total, completed=self._at_begin, detail="", doing="")
+
+    def doing(self, text: str) -> None:
+        """What goes on besides jobs, such as a model that is loaded; empty where there is nothing to say."""
+        self._doing = text
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, doing=plain(text), **({"detail": plain(text)} if text else {}))
 
     def trained(self, num_over: int, num: int, left_s: float | None) -> None:
         """So many of the trainings are over now, and all that the run has to do takes so much longer."""
@@ -140,10 +147,12 @@ class Progress:
         failed = f" · {counts.num_failed:,} failed" if counts.num_failed else ""
         text = f"{rate:,.0f} {what}/s{failed}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, rate=text, left_s=left_s, at=now)
+            detail = plain(self._doing) or text
+            self._bar.update(self._task, completed=done, detail=detail, left_s=left_s, at=now)
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            self.say(f"{done:,} of {total:,} {what} · {text} · {left_text(left_s)}")
+            doing = f" · {self._doing}" if self._doing else ""
+            self.say(f"{done:,} of {total:,} {what}{doing} · {text} · {left_text(left_s)}")
 
 
 class _Left(ProgressColumn):
@@ -153,8 +162,9 @@ class _Left(ProgressColumn):
         """As `ProgressColumn.render`."""
         left_s = task.fields.get("left_s")
         if left_s is None:
-            return Text(left_text(None))
-        return Text(left_text(max(0.0, left_s - (time.monotonic() - task.fields["at"]))))
+            # What is said of a fit has its own time.
+            return Text("" if task.fields["doing"] else f"· {left_text(None)}")
+        return Text(f"· {left_text(max(0.0, left_s - (time.monotonic() - task.fields['at'])))}")
 
 
 def describe(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 __all__ = ["Limits", "RunOptions", "Setup", "fitting_s", "set_up", "set_up_training"]
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,11 +13,14 @@ from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.rates import estimate_rate
+from orchestrator.run.threads import Threads, threads_of
 from orchestrator.run.worker import StudyWorker
 from orchestrator.store import PlanRef
 from workers.code.places import NO_CODE, Code
 from workers.errors import RunError, counted
 
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Of the environment: an existing cluster, where the command line names none."""
 INLINE_BELOW_S = 20.0
 LEAST_STEP_S = 0.01
 """What a step of a fit takes however small the model is."""
@@ -48,6 +52,8 @@ class RunOptions:
     executor: Literal["auto", "inline", "ray"] = "auto"
     num_workers: int | None = None
     """As many as there are cores, and memory for, where not said."""
+    threads: int | None = None
+    """Of torch in each worker; None for what ``OMP_NUM_THREADS`` says, or else as many as the cores allow."""
     address: str | None = None
     """An existing Ray cluster; without it Ray is started on this machine where it is needed."""
     take_over: bool = False
@@ -79,7 +85,7 @@ class Setup:
     num_workers: int | None
     """None for as many as an existing cluster has room for."""
     threads: int
-    """Of torch, in each worker; workers × threads never exceed the cores."""
+    """Of torch, in each worker; workers × threads exceed the cores only where that was asked for."""
     use_gpus: bool
     """Whether Ray's workers share the GPUs that it finds; otherwise models run on the CPU."""
     address: str | None
@@ -158,17 +164,16 @@ def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0
     Raises:
         RunError: more workers are asked for than there are cores, or several within this process.
     """
-    cores = num_cores()
+    cores, threads = num_cores(), threads_of(options.threads)
     if options.executor == "inline":
         if options.num_workers not in (None, 1):
             raise RunError(
                 f"--workers {options.num_workers}: --executor inline is one worker in this process; leave"
                 " --workers out, or take --executor ray"
             )
-        return _setup("inline", plan, 1, cores, options, "as asked")
+        return _setup("inline", plan, 1, threads.of(1, cores), options, f"as asked; {threads.why}")
     if options.address is not None:
-        why = f"on the Ray cluster at {options.address}"
-        return _setup("ray", plan, options.num_workers, 1, options, why)
+        return _on_cluster(plan, options, threads)
     if options.num_workers is not None and options.num_workers > cores:
         raise RunError(
             f"--workers {options.num_workers}: this machine has {cores} cores; ask for at most that"
@@ -176,26 +181,44 @@ def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0
     jobs_s = share * num_open * _cost_per_job(plan) / _rate(plan, 1)
     seconds = (jobs_s + fitting_s(plan) * bool(num_open)) / cores
     if _is_short(seconds, options):
-        return _setup("inline", plan, 1, cores, options, "short enough to be done sooner without Ray")
+        why = f"short enough to be done sooner without Ray; {threads.why}"
+        return _setup("inline", plan, 1, threads.of(1, cores), options, why)
     gpus = num_gpus() if _may_use_gpus(plan) else 0
-    num_workers = options.num_workers or max(1, min(cores, gpus or _workers_in_memory(plan)))
+    most = max(1, min(cores, gpus) if gpus else min(threads.most_workers(cores), _workers_in_memory(plan)))
+    num_workers = options.num_workers or most
     why = "as asked" if options.executor == "ray" else f"about {seconds:,.0f} s of work"
-    return _setup("ray", plan, num_workers, cores // num_workers, options, why)
+    return _several(plan, num_workers, options, threads, why)
 
 
 def set_up_training(plan: Plan, num: int, options: RunOptions) -> Setup:
     """Choose for `num` trainings of `plan`: several at once are worth starting Ray."""
-    cores = num_cores()
+    cores, threads = num_cores(), threads_of(options.threads)
     if options.executor == "inline":
-        return _setup("inline", plan, 1, cores, options, "as asked")
+        return _setup("inline", plan, 1, threads.of(1, cores), options, f"as asked; {threads.why}")
     if options.address is not None:
-        why = f"on the Ray cluster at {options.address}"
-        return _setup("ray", plan, options.num_workers, 1, options, why)
-    if options.executor == "auto" and options.num_workers in (None, 1) and min(num, cores) == 1:
-        return _setup("inline", plan, 1, cores, options, "one at a time")
-    num_workers = options.num_workers or min(cores, num)
-    why = "as asked" if options.executor == "ray" else f"{num} at once"
-    return _setup("ray", plan, num_workers, cores // num_workers, options, why)
+        return _on_cluster(plan, options, threads)
+    most = min(num, threads.most_workers(cores))
+    if options.executor == "auto" and options.num_workers in (None, 1) and most == 1:
+        why = f"one at a time; {threads.why}"
+        return _setup("inline", plan, 1, threads.of(1, cores), options, why)
+    num_workers = options.num_workers or most
+    why = "as asked" if options.executor == "ray" else f"{num_workers} at once"
+    return _several(plan, num_workers, options, threads, why)
+
+
+def _on_cluster(plan: Plan, options: RunOptions, threads: Threads) -> Setup:
+    """On an existing cluster, of whose nodes this machine's cores say nothing."""
+    named = f" (of {ADDRESS_VARIABLE})" if options.address == os.environ.get(ADDRESS_VARIABLE) else ""
+    why = f"on the Ray cluster at {options.address}{named}"
+    said = f"; --threads {options.threads}" if options.threads else ""
+    return _setup("ray", plan, options.num_workers, options.threads or 1, options, f"{why}{said}")
+
+
+def _several(plan: Plan, num_workers: int, options: RunOptions, threads: Threads, why: str) -> Setup:
+    """On workers of this machine, and whether there are more threads than cores."""
+    each, cores = threads.of(num_workers, num_cores()), num_cores()
+    over = f", and {num_workers} × {each} threads are more" if num_workers * each > cores else ""
+    return _setup("ray", plan, num_workers, each, options, f"{why}; {threads.why}{over}")
 
 
 def _is_short(seconds: float, options: RunOptions) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
+from orchestrator.interrupts import note
+from orchestrator.run.ending import EndedError
 from orchestrator.run.progress import Progress
 
 Reason = Literal["interrupted", "limit", "time", "failures"]
@@ -26,6 +28,28 @@ class Stop:
     reason: Reason | None = None
     can_drain: bool = False
     """Before any job runs there is nothing to finish: a Ctrl-C ends everything at once."""
+
+    can_end: bool = False
+    """Whether what is done now may be left at once: a model that is loaded, a fit that is made."""
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it Ctrl-C ends what is done here, and is no abort: whatever was committed stays.
+
+        Raises:
+            EndedError: somebody asked to stop.
+        """
+        if self.reason is not None:
+            raise EndedError
+        self.can_end = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.reason is None:
+                raise
+            raise EndedError from None
+        finally:
+            self.can_end = False
 
     def ask(self, reason: Reason) -> None:
         """Stop, for the first reason that is given."""
@@ -41,10 +65,15 @@ def listening(progress: Progress) -> Iterator[Stop]:
         if number == signal.SIGHUP:
             _leave_terminal()
         elif stop.reason == "interrupted":
+            note()
             raise KeyboardInterrupt
         if not stop.can_drain:
+            note()
             raise KeyboardInterrupt
         stop.ask("interrupted")
+        if stop.can_end:
+            stop.can_end = False
+            raise KeyboardInterrupt
         # The line that this signal came in the middle of may still hold the stream.
         with suppress(RuntimeError):
             progress.say("stopping: what runs is finished and committed; Ctrl-C again aborts it")

@@ -87,10 +87,10 @@ class TrainingLoop:
         while self._goes_on():
             for event in self._executor.wait(POLL_S):
                 self._take(event)
-            self._show()
+            self.show()
             self._driver.lock_late()
 
-    def _show(self) -> None:
+    def show(self) -> None:
         """Say now and then how long it will take."""
         left_s, seconds = self._left.left_s(time.monotonic()), self._limits.seconds
         if left_s is not None and seconds is not None:

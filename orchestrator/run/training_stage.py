@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.plan.trainings import planned_trainings
 from orchestrator.run.committed import Planned
+from orchestrator.run.executors import InlineExecutor
 from orchestrator.run.forecast import closing_s
 from orchestrator.run.forecasts import forecast_of
 from orchestrator.run.progress import Progress
@@ -76,6 +77,9 @@ class TrainingStage:
                 started=started,
                 left=left,
             )
+            if isinstance(executor, InlineExecutor):
+                executor.pulse = loop.show
+                executor.is_asked = lambda: stop.reason is not None
             loop.run()
         self.factor = left.factor
         return loop.is_left

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +70,10 @@ class TrainReport:
     failure: str | None = None
 
 
+ASK_EVERY_S = 0.5
+"""How often it is asked whether a slice is to end."""
+
+
 @dataclass(slots=True)
 class _Hand:
     """The training that a worker has in hand."""
@@ -109,8 +113,10 @@ class StudyTrainings:
         self._threads = threads
         self._hand: _Hand | None = None
 
-    def advance(self, training: str, seconds: float) -> TrainReport:
+    def advance(self, training: str, seconds: float, ends: Callable[[], bool] = lambda: False) -> TrainReport:
         """Train for about `seconds`, at least one step, and keep what came of it.
+
+        `ends` is asked every now and then whether to stop before that.
 
         Raises:
             StoreError: what lies in the folder cannot be used, or nothing can be written there.
@@ -122,7 +128,7 @@ class StudyTrainings:
         if isinstance(hand, TrainReport):
             return hand
         taken = time.monotonic()
-        error = self._train(hand, seconds)
+        error = self._train(hand, seconds, ends)
         reach("training.slice")
         self._keep_curve(hand)
         if error is not None:
@@ -163,14 +169,14 @@ class StudyTrainings:
         num_parameters = resolve(self._planned[training].spec.model, fetch=False).num_parameters
         return 1 if num_parameters < ONE_THREAD_BELOW else self._threads
 
-    def _train(self, hand: _Hand, seconds: float) -> Exception | None:
+    def _train(self, hand: _Hand, seconds: float, ends: Callable[[], bool]) -> Exception | None:
         import torch
 
         from workers.engine.attempts import attempt
 
         torch.set_num_threads(hand.threads)
         try:
-            return attempt(lambda: _advance(hand.trainer, seconds))
+            return attempt(lambda: _advance(hand.trainer, seconds, ends))
         finally:
             torch.set_num_threads(self._threads)
 
@@ -222,8 +228,12 @@ class StudyTrainings:
         return planned_trainings(self._plan.tables)
 
 
-def _advance(trainer: "Trainer", seconds: float) -> None:
-    trainer.advance(seconds=seconds)
+def _advance(trainer: "Trainer", seconds: float, ends: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        trainer.advance(seconds=min(ASK_EVERY_S, max(0.0, until - time.monotonic())))
+        if trainer.is_done or time.monotonic() >= until or ends():
+            return
 
 
 def _data(planned: PlannedTraining, facts: "ModelFacts", code: Code) -> "Data":

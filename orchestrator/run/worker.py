@@ -18,6 +18,7 @@ import numpy as np
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.ending import AtOnce, never
 from orchestrator.run.fits import StudyFits
 from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.making import Making
@@ -88,6 +89,10 @@ class StudyWorker:
         """Lanes whose loaded models hold what the sites of their cells promise."""
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made, for whoever waits in this process."""
+        self.is_asked: Callable[[], bool] = lambda: False
+        """Whether somebody asked to stop: a slice of a training ends then."""
+        self.at_once: AtOnce = never
+        """What is done within it may be left before its end: see `orchestrator.run.ending`."""
 
     def hello(self, question: str, answer: str) -> Hello:
         """Read the file `question` in the study's folder and write what it says to the file `answer`."""
@@ -109,7 +114,8 @@ class StudyWorker:
         """
         if isinstance(taken, TrainSlice) or self._lost(taken) is not None:
             return None
-        return self._engine(taken.lane).capability
+        with self.at_once():
+            return self._engine(taken.lane).capability
 
     def prepare(self, taken: Slice | TrainSlice, worker: int = 0) -> None:
         """Load the slice's model, and make those of its fits that nobody has made.
@@ -137,8 +143,9 @@ class StudyWorker:
     def _make_fits(self, wanted: Sequence[str], ahead: Sequence[str], engine: "Engine", worker: int) -> None:
         """Make fits until all that are `wanted` are there; those `ahead` rather than wait for others."""
         while not all(map(self._fits.is_settled, wanted)):
-            if not self._fits.make_one([*wanted, *ahead], engine.model, worker, self.pulse):
-                time.sleep(FIT_POLL_S)
+            with self.at_once():
+                if not self._fits.make_one([*wanted, *ahead], engine.model, worker, self.pulse):
+                    time.sleep(FIT_POLL_S)
 
     def trial(self, worker: int) -> Trial:
         """The note of the job that this worker, of this number, is alone with."""
@@ -147,7 +154,12 @@ class StudyWorker:
     def train(self, taken: TrainSlice, target_s: float) -> TrainReport:
         """Train for about `target_s` seconds, and say how far it is."""
         reach("worker.slice")
-        return self._trainings.advance(taken.training, target_s)
+
+        def ends() -> bool:
+            self.pulse()
+            return self.is_asked()
+
+        return self._trainings.advance(taken.training, target_s, ends)
 
     def run(self, taken: Slice | TrainSlice, target_s: float, worker: int) -> Report | TrainReport:
         """Run a slice, write its part, and say what was done; about `target_s` seconds, twice at most."""

@@ -1,4 +1,4 @@
-"""Promise: the ticks of a logarithmic axis are three to eight distinct plain numbers between its ends."""
+"""Promise: ticks of a logarithmic axis are distinct plain numbers, two to nine of them, between its ends."""
 
 import pytest
 from hypothesis import given
