@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     root = Path(tempfile.mkdtemp(prefix="swapyard-fuzz-")).resolve()
     try:
-        _settle(root)
+        _settle(root, options.model)
         made = _mutants(options, root)
         tally = Tally(keep=options.keep)
         for number, mutant in enumerate(made):
@@ -58,15 +58,17 @@ def _mutants(options: argparse.Namespace, root: Path) -> Iterator[Mutant]:
     return islice(made, options.first, None)
 
 
-def _settle(root: Path) -> None:
+def _settle(root: Path, model: Path | None) -> None:
     """Folders of this run's own for all that is written, a tiny model, and all that is slow to import."""
-    child = os.fork()
-    if child == 0:
+    if model is not None:
+        shutil.copytree(model, root / "tiny")
+    elif (child := os.fork()) == 0:
         from tests.torture.tiny import save_tiny_model
 
         save_tiny_model(root / "tiny", num_layers=3)
         os._exit(0)
-    os.waitpid(child, 0)
+    else:
+        os.waitpid(child, 0)
     for name in ("home", "temporary", "cache"):
         (root / name).mkdir()
     os.environ |= {
@@ -134,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SWAPYARD_FUZZ_SEED", "0")))
     parser.add_argument("--num", type=int, default=int(os.environ.get("SWAPYARD_FUZZ_NUM", "500")))
     parser.add_argument("--first", type=int, default=0, help="the number of the first file")
+    parser.add_argument("--model", type=Path, help="a tiny model's folder, where there is one already")
     parser.add_argument("--keep", type=Path, help="where files with faults are kept")
     parser.add_argument(
         "--run-each", type=int, default=0, help="every so many planned studies are run as well"

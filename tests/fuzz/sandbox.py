@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,9 @@ class End(NamedTuple):
 def in_fork(work: Callable[[], None], folder: Path, allowed: tuple[Path, ...]) -> End:
     """Run `work` in a fork, in `folder`; it may write below `allowed` alone."""
     said, touched = folder.parent / f"{folder.name}.said", folder.parent / f"{folder.name}.touched"
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child starts none of them
+        child = os.fork()
     if child == 0:
         _be_child(work, folder, allowed, said, touched)
     status, used = _waited(child)
@@ -77,6 +80,8 @@ def _be_child(
         log = os.open(touched, os.O_WRONLY | os.O_CREAT)
         for stream in (1, 2):
             os.dup2(out, stream)
+        # Whoever forked may have put streams of his own in their place.
+        sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
         os.chdir(folder)
         _watch(log, [str(path) for path in (*allowed, Path("/dev"), Path("/proc"))])
         try:

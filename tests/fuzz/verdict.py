@@ -91,7 +91,7 @@ class Tally:
             *shapes,
             f"{self.num:,} files: {self.planned:,} planned ({self.run:,} of them run as well),"
             f" {self.refused:,} refused, of them {sum(self.placeless.values()):,} without file and line;"
-            f" {len(self.faults):,} faults; a refusal took {self.peak_mb:,.0f} MB and {self.cpu_s:.1f} s at most",
+            f" {len(self.faults):,} faults; a refusal took up to {self.peak_mb:,.0f} MB, {self.cpu_s:.1f} s",
         ]
 
 

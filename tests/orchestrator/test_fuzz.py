@@ -1,5 +1,5 @@
-"""Promise: no study file and no pairs file, however strange, ends in a traceback, runs anything, writes anything
-elsewhere, or takes long to be refused; what was planned can be run and read.
+"""Promise: no study file and no pairs file, however strange, ends in a traceback, runs anything, writes elsewhere
+or takes long to be refused; what was planned can be run and read.
 
 Seed and number come from SWAPYARD_FUZZ_SEED and SWAPYARD_FUZZ_NUM; a fault names its seed's number, and
 ``python -m tests.fuzz KIND --seed S --first N --num 1`` tries that file alone.
@@ -21,8 +21,10 @@ MOST_PLACELESS = 0.2
 
 
 @pytest.mark.parametrize(("kind", "num"), [("studies", 12), ("pairs", 25)])
-def test_some_odd_files_are_planned_or_refused(kind: str, num: int, tmp_path: Path) -> None:
-    found = fuzz(kind, "--seed", 7, "--num", num, keep=tmp_path)
+def test_some_odd_files_are_planned_or_refused(
+    kind: str, num: int, tmp_path: Path, tiny_folder: Path
+) -> None:
+    found = fuzz(kind, "--seed", 7, "--num", num, "--model", tiny_folder, keep=tmp_path)
     assert found["faults"] == []
     assert found["planned"] + found["refused"] == found["num"] == num
 

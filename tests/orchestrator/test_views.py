@@ -19,6 +19,7 @@ from orchestrator.cli import cli
 from orchestrator.query import named_queries, run_query
 from orchestrator.store import encode_part
 from orchestrator.views import VIEWS, connect
+from orchestrator.views.names import names_in_results
 from orchestrator.views.union import union
 from studies import Study
 from studies.columns import PAIR_COLUMNS, RESERVED, RESULT_COLUMNS
@@ -79,13 +80,13 @@ def test_rows_written_before_a_metric_was_added_have_null_there(
 
 
 def test_no_column_of_a_pair_hides_one_of_ours(tmp_path: Path) -> None:
-    names = [*sorted(RESERVED - {*PAIR_COLUMNS}), "Label", "IIA", "layer", "pair.tier"]
+    names = [*sorted(RESERVED - {*PAIR_COLUMNS, "iia"}), "IIA", "layer", "pair.tier"]
     plain = make_study(tmp_path / "plain")
     full = make_study(tmp_path / "full", columns=values_of(names))
     ours = ", ".join(RESULT_COLUMNS[1:])
     sql = f"SELECT {ours} FROM results ORDER BY ALL"
     assert repr(ask(sql, full)) == repr(ask(sql, plain))
-    for name in ("iia", "job_id", "Label", "label_id", "layer", "token"):
+    for name in ("IIA", "job_id", "label_id", "layer", "token"):
         found = ask(f'SELECT DISTINCT "pair.{name}" FROM results ORDER BY 1', full)
         assert found == [(f"{name} of {n}",) for n in range(PAIRS)]
     shown = columns("results", full)
@@ -94,9 +95,17 @@ def test_no_column_of_a_pair_hides_one_of_ours(tmp_path: Path) -> None:
 
 
 def test_two_spellings_and_a_taken_prefix_lose_nothing(tmp_path: Path) -> None:
-    root = make_study(tmp_path / "s", columns=values_of(["pair.iia", "iia", "IIA"]))
-    found = columns("results", root)
-    assert {"pair.iia", "pair.pair.iia", "pair.pair.pair.IIA"} <= {*found}
+    """No study has two spellings of one name any more; studies of before have."""
+    names = names_in_results(["pair.iia", "iia", "IIA", "Label", "label"], ["layer"])
+    assert names == {
+        "pair.iia": "pair.iia",
+        "iia": "pair.pair.iia",
+        "IIA": "pair.pair.pair.IIA",
+        "Label": "pair.Label",
+        "label": "label",
+    }
+    root = make_study(tmp_path / "s", columns=values_of(["pair.iia", "iia"]))
+    assert {"pair.iia", "pair.pair.iia"} <= {*columns("results", root)}
     assert ask('SELECT DISTINCT "pair.pair.iia" FROM results WHERE pair_id IS NOT NULL ORDER BY 1', root)[
         0
     ] == ("iia of 0",)

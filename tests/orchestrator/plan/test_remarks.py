@@ -27,8 +27,8 @@ def test_nothing_is_said_where_nothing_is_out_of_the_ordinary() -> None:
 def test_labels_that_no_kept_pair_has_are_told_with_what_is_lost() -> None:
     (line,) = remarks(plan([[], [1]], [[], []], [True, False], "answer"))
     assert line == (
-        "no pair has a label or a base_label: iia, flip, prob, base_prob and logit_diff are NULL in every row;"
-        " the pairs' other columns are answer"
+        "no pair has a label or a base_label: iia, flip, prob, base_prob and logit_diff are NULL in every"
+        " row; the pairs' other columns are answer"
     )
     (line,) = remarks(plan([[], []], [[1], [1]], [True, True]))
     assert line == "no pair has a label: iia, flip, prob and logit_diff are NULL in every row"
@@ -38,7 +38,5 @@ def test_labels_that_no_kept_pair_has_are_told_with_what_is_lost() -> None:
 
 def test_columns_whose_names_are_taken_are_told_with_those_that_they_get() -> None:
     (line,) = remarks(plan([[1]], [[1]], [True], "iia", "layer", "Study", "kind"))
-    assert (
-        line
-        == 'columns of the pairs whose names are taken are, in results, "pair.iia", "pair.layer", "pair.Study"'
-    )
+    assert line.startswith("columns of the pairs whose names are taken are, in results, ")
+    assert line.endswith('"pair.iia", "pair.layer", "pair.Study"')
