@@ -43,7 +43,8 @@ def check_positions(study: Study, expansions: Expansions, members: Members) -> N
         what, name = ("run", missing.run) if missing.position is None else ("position", missing.position)
         raise StudyError(
             f"{missing.block}: {what} {name!r} does not exist in {len(inputs):,} of"
-            f" {counted(total, 'pair')}, such as pair {_shown(inputs[0], missing.run)}; take another {what}{advice}"
+            f" {counted(total, 'pair')}, such as pair {_shown(inputs[0], missing.run)}; take another"
+            f" {what}{advice}"
         )
 
 

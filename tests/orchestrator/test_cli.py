@@ -162,7 +162,7 @@ BROKEN_STUDIES: dict[str, tuple[dict[str, Any], str]] = {
     "file-kind": ({"pairs": "pairs.xml"}, r"a path that ends in \.jsonl, \.csv, \.parquet"),
     "where": (swept(where="base ~~~"), "where: 'base ~~~' cannot be answered"),
     "where-column": (swept(where="capital = 3"), "the pairs' columns are base, source, base_label, label"),
-    "where-none": (swept(where="base = 'x'"), "no cell for these pairs"),
+    "where-none": (swept(where="base = 'x'"), "keeps 0 of 12 pairs"),
     "metric": ({"metrics": ["accuracy"]}, r"metrics\[0\]: 'accuracy' is not allowed here; allowed: iia"),
     "name": ({"study": "../evil"}, "'../evil' is not allowed here; allowed: a folder's name"),
 }
