@@ -48,7 +48,10 @@ def test_a_child_imports_nothing_from_the_folder_that_its_parent_stands_in(
     assert str(tmp_path) not in done.stdout.partition("USER_BASE")[0]
 
 
-def test_rays_workers_import_from_no_folder_of_the_driver() -> None:
+@pytest.mark.parametrize("root", ["/a/site-packages", "/a/checkout"])
+def test_rays_workers_import_from_no_folder_of_the_driver(monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    monkeypatch.setattr("workers.libraries.ray.__file__", f"{root}/workers/libraries/ray.py")
     found = _job()["job_config"]
     found._py_driver_sys_path.extend(["/here", "/theirs"])
-    assert "/theirs" not in found._get_proto_job_config().py_driver_sys_path
+    ours = [] if root == "/a/site-packages" else [root]
+    assert list(found._get_proto_job_config().py_driver_sys_path) == ours

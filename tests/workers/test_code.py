@@ -98,6 +98,11 @@ def test_what_is_no_function_of_ones_own_is_refused_before_it_is_called(
     assert str(caught.value).endswith("wanted: a function of the old and the other value, def f(old, other)")
 
 
+def test_names_that_no_file_can_have_are_one_message(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot be looked for in"):
+        check_named(f"{'a' * 300}:f", OPERATION, code(tmp_path))
+
+
 @pytest.mark.parametrize(
     "text",
     [

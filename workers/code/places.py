@@ -52,7 +52,13 @@ def own_file(folder: Path, module: str) -> Path | None:
     """
     base = folder.joinpath(*module.split("."))
     for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
-        if file.is_file():
+        try:
+            is_there = file.is_file()
+        except OSError as error:
+            raise StudyError(
+                f"the module {module[:80]!r} cannot be looked for in {folder}: {error.strerror}"
+            ) from None
+        if is_there:
             real = file.resolve()
             if not real.is_relative_to(folder.resolve()):
                 raise StudyError(

@@ -85,6 +85,10 @@ def connect(options: Mapping[str, Any]) -> None:
 class _Only(list[str]):
     """The folders that workers import from before all others: Ray adds the driver's and the current one."""
 
+    def __bool__(self) -> bool:
+        """Also where there are none: Ray would make a list of its own."""
+        return True
+
     def extend(self, folders: Iterable[str]) -> None:
         """Leave them out: a module of the user's would be taken for ours, or a library's."""
 
