@@ -1,5 +1,5 @@
-"""Changes of a model's folder of which nobody would think: keys of its config, words of its tokeniser, headers
-and bytes of its weights, files that are there or not."""
+"""Changes of a model's folder of which nobody would think: keys of its config, words of its tokeniser,
+headers and bytes of its weights, files that are there or not."""
 
 __all__ = ["change"]
 
@@ -70,7 +70,7 @@ _INDEX = "model.safetensors.index.json"
 
 def change(draw: random.Random, folder: Path) -> str:
     """Change one thing in a folder; in words, what."""
-    change = draw.choice(
+    chosen = draw.choice(
         (_config, _config, _config, _config, _tokenizer, _tokenizer, _header, _header, _files)
     )
     try:
