@@ -11,6 +11,8 @@ from typing import Any
 from orchestrator.plan.held import holding, told
 from orchestrator.plan.where import passing_blocks
 from studies import Study
+from studies.blocks import Block, Coordinates
+from studies.blocks import is_source as is_source_name
 from studies.bounds import check_candidates
 from studies.identity import content_id
 from studies.models import Task
@@ -38,8 +40,8 @@ class Given:
     aligned: bool
     """Whether only pairs are kept whose base and sources have equally many tokens."""
     labels_differ: bool = False
-    """Whether a pair is of no use whose label is its base label: listed pairs of a swap that is to change the
-    answer. Of a variable, and in what is fitted, the answer may well stay."""
+    """Whether a pair is of no use whose label is its base label: a listed one of a study that only swaps. Of
+    a variable, in what is fitted, or where noise or an ablation hits the base, the answer may well stay."""
 
     @cached_property
     def digest(self) -> str:
@@ -69,7 +71,7 @@ def read_given(
             _filter(study.filter, "none"),
             None,
             aligned=False,
-            labels_differ=given is rows and not study.fits,
+            labels_differ=given is rows and not study.fits and all(map(_swaps, study.blocks())),
         )
     asked = study.all_tasks()
     if len(asked) != 1:
@@ -128,6 +130,21 @@ def _about(asked: Task, output: str, variables: Sequence[Any] | None) -> Task:
 
 def _read_rows(rows: Sequence[Mapping[str, Any]], read: str | None) -> Sequence[Mapping[str, Any]]:
     return rows if read is None else [{**row, READ: read} for row in rows]
+
+
+def _swaps(block: Block) -> bool:
+    """Whether a block does nothing but put a source's values into the base."""
+    if block.runs or block.for_ or block.interventions:
+        return False
+    units: Sequence[Coordinates] = block.units or (block,)
+    return all(_is_swap(unit) for unit in (block, *units))
+
+
+def _is_swap(unit: Coordinates) -> bool:
+    said = unit.from_
+    run = "source" if said is None or said.run is None else said.run
+    is_source = is_source_name(run) and (said is None or (said.noise is None and said.fit is None))
+    return is_source and unit.intervention in (None, "vanilla")
 
 
 def _content(row: Mapping[str, Any]) -> dict[str, Any]:

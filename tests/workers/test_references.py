@@ -21,8 +21,6 @@ from workers.vocabulary import ModelSpec
 pytestmark = pytest.mark.versions
 
 NO_TENSORS = b"\x02\0\0\0\0\0\0\0{}"
-"""A file of weights that holds none."""
-
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 30,
@@ -261,9 +259,7 @@ def test_weights_that_are_only_pickled_are_refused_when_a_study_is_planned(tmp_p
     folder = model(tmp_path / "m")
     (folder / "pytorch_model.bin").touch()
     (folder / "training_args.bin").touch()
-    with pytest.raises(
-        ModelError, match=r"only in pickled files .*; save them as safetensors.*save_pretrained"
-    ):
+    with pytest.raises(ModelError, match=r"only in pickled files .*; save them as safetensors.*save_pre"):
         resolve(ModelSpec(ref=str(folder)))
     (folder / "model.safetensors").write_bytes(NO_TENSORS)
     assert resolve(ModelSpec(ref=str(folder))).folder == folder

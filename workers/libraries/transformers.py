@@ -18,6 +18,7 @@ __all__ = [
     "quiet",
     "silent",
     "text_config",
+    "with_positions",
 ]
 
 import importlib
@@ -239,3 +240,13 @@ def quiet() -> Iterator[None]:
         library.set_verbosity(verbosity)
         if bars:
             library.enable_progress_bar()
+
+
+def with_positions(module: nn.Module, given: Mapping[str, Any], positions: Tensor) -> dict[str, Any] | None:
+    """Arguments of a forward with the positions [B, T] of its tokens, unless `given` has some; None where the
+    forward takes none."""
+    if given.get(_POSITIONS) is not None:
+        return dict(given)
+    if _POSITIONS not in inspect.signature(module.forward).parameters:
+        return None
+    return {**given, _POSITIONS: positions}

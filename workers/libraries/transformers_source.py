@@ -5,7 +5,7 @@ rotary embeddings: tables at the top level of a file, whose keys are texts. Wher
 known, and what is wrong is told when the model is loaded.
 """
 
-__all__ = ["PLACES", "activations", "causal_types", "model_types", "rope_types"]
+__all__ = ["PLACES", "QUANTISED_KEYS", "activations", "causal_types", "model_types", "rope_types"]
 
 import ast
 from collections.abc import Iterator
@@ -14,6 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from workers.libraries import Place
+
+QUANTISED_KEYS = ("quantization_config", "compression_config")
+"""Keys of a config that say that weights are quantised."""
 
 _CAUSAL = ("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 _TYPES = ("models/auto/auto_mappings.py", "CONFIG_MAPPING_NAMES")

@@ -11,7 +11,13 @@ from typing import Any
 
 from workers.errors import ModelError, nearest
 from workers.families import FAMILIES
-from workers.libraries.transformers_source import activations, causal_types, model_types, rope_types
+from workers.libraries.transformers_source import (
+    QUANTISED_KEYS,
+    activations,
+    causal_types,
+    model_types,
+    rope_types,
+)
 
 _KNOWN_HERE = tuple(sorted(name for family in FAMILIES for name in family.model_types))
 
@@ -85,7 +91,7 @@ def _problems(config: Mapping[str, Any], *, has_own_code: bool, may_lack: bool) 
 
 
 def _quantised(config: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("quantization_config", "compression_config"):
+    for key in QUANTISED_KEYS:
         found = config.get(key)
         if found is None:
             continue

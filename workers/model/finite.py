@@ -1,7 +1,7 @@
 """Why a model's logits are no numbers: which of its weights hold NaN or infinity.
 
-Weights are looked through when a NaN shows, not at load: a model of 135 million weights takes 0.2 s, which is
-much of the time in which its pages are mapped, and each worker would pay it.
+Weights are looked through when a NaN shows, not at load. 135 million float32 numbers take 0.03 s of CPU once
+they are in memory; at load each worker would first read all of a mapped file, embeddings too, for nothing.
 """
 
 __all__ = ["why_not_finite"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import RunError
+from workers.libraries.transformers import with_positions
 from workers.model.embeddings import embedding_of
 from workers.wrapper.positions import PerExample, PositionForm, tokens_of
 
@@ -160,9 +161,11 @@ def _placed(inputs: Inputs, module: nn.Module) -> Inputs:
         RunError: the module, one of the transformers library, takes no positions and does not read them off
             the mask.
     """
-    if all(start == 0 for start, _ in inputs.spans) or inputs.kwargs.get("position_ids") is not None:
+    if all(start == 0 for start, _ in inputs.spans):
         return inputs
-    if "position_ids" not in inspect.signature(module.forward).parameters:
+    mask = inputs.kwargs["attention_mask"]
+    kwargs = with_positions(module, inputs.kwargs, (mask.long().cumsum(-1) - 1).clamp_min(0))
+    if kwargs is None:
         kind = getattr(getattr(module, "config", None), "model_type", None)
         if kind is None or kind in _FROM_MASK:
             return inputs
@@ -170,9 +173,7 @@ def _placed(inputs: Inputs, module: nn.Module) -> Inputs:
             f"a batch that is padded at the left: {type(module).__name__} ({kind}) cannot be told where its"
             " examples begin, and would give them other positions; pad at the right (padding_side='right')"
         )
-    mask = inputs.kwargs["attention_mask"]
-    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-    return replace(inputs, kwargs={**inputs.kwargs, "position_ids": positions})
+    return replace(inputs, kwargs=kwargs)
 
 
 def _num_tokens(main: Tensor) -> int | None:

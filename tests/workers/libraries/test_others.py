@@ -14,7 +14,7 @@ import tokenizers
 import torch
 import yaml
 from safetensors.torch import load_file
-from tokenizers.models import BPE
+from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer
 
 import studies.yaml
@@ -163,6 +163,28 @@ def test_a_token_in_other_letters_is_shown_as_it_is_written(monkeypatch: pytest.
     monkeypatch.setattr(tokenizer_names, "_BYTES", {})
     assert tokenizer_names.raw_bytes("Ãł") is None
     assert outcome("tokenizers", "the alphabet").told.endswith(": byte-level vocabularies")
+
+
+@without("tokenizers", "model.unk_token")
+def test_an_unknown_token_that_is_not_found_is_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    unigram = tokenizers.Tokenizer(Unigram([("a", 0.0), ("?", -1.0)], unk_id=1, byte_fallback=False))
+    assert tokenizer_names.unknown_id(unigram) == 1
+    assert tokenizer_names.unknown_id(tokenizers.Tokenizer(BPE({"a": 0}, []))) is None
+    monkeypatch.setattr(tokenizer_names.json, "loads", lambda text: {"model": {}})
+    assert tokenizer_names.unknown_id(unigram) is None
+    assert outcome("tokenizers", "model.unk_token").told.endswith("are not told of Unigram")
+
+
+@without("tokenizers", "errors: plain Exception")
+def test_a_panic_of_the_library_is_a_failure_and_other_exits_are_not() -> None:
+    class PanicException(BaseException):
+        """As the library's own, which no module offers."""
+
+    failed = pytest.raises(tokenizer_names.LibraryFailedError, match="broken in two")
+    with failed, tokenizer_names.calling_library():
+        raise PanicException("broken\nin two")
+    with pytest.raises(KeyboardInterrupt), tokenizer_names.calling_library():
+        raise KeyboardInterrupt
 
 
 # GGUF

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,10 @@ from transformers.utils import logging
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import ModelError
 from workers.libraries import transformers as library
-from workers.libraries import transformers_loading, transformers_places
+from workers.libraries import transformers_loading, transformers_places, transformers_source
 from workers.libraries.transformers_places import tiny
 from workers.model.loading import LoadedModel, facts_of, load_module
+from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions
@@ -255,3 +257,22 @@ def test_a_library_that_makes_weights_for_paths_of_modules_is_told(monkeypatch: 
     monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda config: real)
     told = outcome("transformers", "from_config").told
     assert told == "looking up the paths of modules takes the memory of the model"
+
+
+@without("transformers", "tables in its source")
+def test_words_whose_tables_are_gone_are_told_at_load_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {"model_type": "llama", "vocab_size": 7, "hidden_size": 4, "num_attention_heads": 1}
+    config |= {"num_hidden_layers": 1, "intermediate_size": 4, "hidden_act": "unheard-of"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="hidden_act is 'unheard-of'; allowed: gelu"):
+        resolve(ModelSpec(ref=str(tmp_path)))
+    transformers_source._keys.cache_clear()
+    monkeypatch.setattr(transformers_source, "find_spec", lambda name: None)
+    try:
+        assert resolve(ModelSpec(ref=str(tmp_path))).num_layers == 1
+        told = outcome("transformers", "tables in its source").told
+    finally:
+        transformers_source._keys.cache_clear()
+    assert told.startswith("plan does not know which there are: types of models, causal language models")
