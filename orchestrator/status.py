@@ -1,6 +1,6 @@
 """How far studies are, read from their folders while anyone may be running them."""
 
-__all__ = ["StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
+__all__ = ["Rates", "StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
 
 import fcntl
 import json
@@ -26,7 +26,6 @@ from orchestrator.store.commit import commit_name
 from workers.capability import Capability
 from workers.errors import SwapyardError
 from workers.limits import is_our_limit
-
 
 RATE_OVER_S = 30.0
 """Of looks at a study that is watched, over which its rate is taken."""
