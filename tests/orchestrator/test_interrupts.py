@@ -1,5 +1,5 @@
-"""Promise: Ctrl-C ends a command with 130 within two seconds and in words, whatever it is at, and loses nothing;
-a stdout that is full, closed or not read to its end is one line or silence."""
+"""Promise: Ctrl-C ends a command with 130 within two seconds and in words, and loses nothing; a
+stdout that is full, closed or not read to its end is one line or silence."""
 
 import os
 import random
@@ -125,7 +125,7 @@ def at_random(folder: Path, num: int, seed: int) -> None:
         assert "Traceback" not in said, (arguments, said)
         # What has ended by then, or cannot be answered yet, has a code of its own.
         assert process.returncode in (0, 1, 130), (arguments, said)
-        assert not [path for path in folder.rglob("*.partial")]
+        assert not list(folder.rglob("*.partial"))
 
 
 @pytest.mark.kills

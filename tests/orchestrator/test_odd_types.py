@@ -1,4 +1,4 @@
-"""Promise: an answer of any of DuckDB's types is shown, exported and read from Python, and holds what it said."""
+"""Promise: an answer of any of DuckDB's types is shown, exported and read from Python."""
 
 import io
 import json
