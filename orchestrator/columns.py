@@ -80,7 +80,7 @@ def _held(kind: DuckDBPyType, odd: Collection[str]) -> str | None:
     if kind.id == "map" and "time" in odd and children["key"].id in _MANY:
         # Of a dictionary it can be no key.
         held["key"] = TEXT
-    if kind.id == "map" and "union" in odd and children["key"].id == "null":
+    if kind.id == "map" and odd is _NOT_IN_FILES and children["key"].id == "null":
         return TEXT
     if all(one is None for one in held.values()):
         return None

@@ -1,7 +1,7 @@
 """Ctrl-C in commands: heard while Python loads, while DuckDB answers and while the process ends, and never a
 traceback. A run listens in its own way (`orchestrator.run.stopping`)."""
 
-__all__ = ["INTERRUPTED", "hear", "interruptible", "note", "was_heard"]
+__all__ = ["INTERRUPTED", "end", "hear", "interruptible", "note", "was_heard"]
 
 import os
 import signal
@@ -23,7 +23,10 @@ _PATIENCE_S = 2.0
 """What a command clears up after the first Ctrl-C goes on for so long, whoever presses it again."""
 _AGAIN_S = 0.05
 """An interruption of DuckDB that falls between two statements is lost: it is repeated after this time."""
+_LOST_S = 1.5
+"""An interrupt that ends nothing for so long was swallowed on its way."""
 _heard_s: float | None = None
+_is_ending = False
 
 
 def was_heard() -> bool:
@@ -48,9 +51,26 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     global _heard_s
     if _heard_s is None:
         _heard_s = time.monotonic()
+        again = threading.Timer(_LOST_S, _repeat)
+        again.daemon = True
+        again.start()
         raise KeyboardInterrupt
     if time.monotonic() - _heard_s > _PATIENCE_S:
         os._exit(INTERRUPTED)
+
+
+def _repeat() -> None:
+    """A library that caught everything has swallowed it: it is raised again unless the command ends."""
+    global _heard_s
+    if not _is_ending and signal.getsignal(signal.SIGINT) is _interrupt:
+        _heard_s = None
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def end() -> None:
+    """The command ends: an interrupt was not lost."""
+    global _is_ending
+    _is_ending = True
 
 
 def _again(problem: Any) -> None:

@@ -1,6 +1,6 @@
 """How far studies are, read from their folders while anyone may be running them."""
 
-__all__ = ["StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
+__all__ = ["Rates", "StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
 
 import fcntl
 import json

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from orchestrator.interrupts import INTERRUPTED, hear, was_heard
+from orchestrator.interrupts import INTERRUPTED, end, hear, was_heard
 
 if TYPE_CHECKING:
     from orchestrator.cli.commands import cli
@@ -119,6 +119,7 @@ def _interrupted(stop: BaseException | None = None) -> NoReturn:
     """Say so, and how to go on where that is known; the exit code is what shells have for it."""
     from orchestrator.cli.streams import drop_output
 
+    end()
     drop_output()
     _say("interrupted", stop)
     sys.exit(INTERRUPTED)

@@ -96,7 +96,7 @@ def _are_places(connection: duckdb.DuckDBPyConnection, view: str, where: str | N
         f"SELECT max(n), count(DISTINCT place) FROM (SELECT {column}, count(DISTINCT base_positions) AS n,"
         f" any_value(base_positions) AS place FROM {view}{_where(where)} GROUP BY {column}, pair_id)",
     )
-    return rows[0][0] == 1 and rows[0][1] > 1
+    return bool(rows[0][0] == 1 and rows[0][1] > 1)
 
 
 def _where(where: str | None) -> str:

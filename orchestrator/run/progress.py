@@ -129,7 +129,9 @@ class Progress:
         """What goes on besides jobs, such as a model that is loaded; empty where there is nothing to say."""
         self._doing = text
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, doing=plain(text), **({"detail": plain(text)} if text else {}))
+            self._bar.update(self._task, doing=plain(text))
+            if text:
+                self._bar.update(self._task, detail=plain(text))
 
     def trained(self, num_over: int, num: int, left_s: float | None) -> None:
         """So many of the trainings are over now, and all that the run has to do takes so much longer."""
