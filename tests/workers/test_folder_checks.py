@@ -150,7 +150,7 @@ def resolved(folder: Path, tmp_path: Path, change: Change, **spec: Any) -> str:
         ),
         (
             shards(lambda _, where: where.update(x="../x.safetensors")),
-            "'../x.safetensors', which is no file of its",
+            "'../x.safetensors', which leads out of the folder",
         ),
         (
             shards(lambda _, where: where.update(x="model-1.safetensors")),

@@ -15,6 +15,7 @@ from typing import Any
 from workers.errors import ModelError
 from workers.families import FAMILIES, Family
 from workers.model.headers import HeaderError, Stored, odd_ones, tensors_of
+from workers.model.shards import shards_of
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -98,14 +99,8 @@ def weight_files(folder: Path, ref: str) -> list[Path]:
                 " which alone are read; save the model again (save_pretrained), or name the file so"
             )
         return []
-    names = sorted(set(_weight_map(folder, ref).values()))
-    outside = [name for name in names if name in ("", ".", "..") or Path(name).name != name or "\0" in name]
-    if outside:
-        raise ModelError(
-            f"{ref} cannot be used: {folder / _INDEX} names {_some(list(map(repr, outside)))}, which is"
-            " no file of"
-            " its folder; fetch or save the model again"
-        )
+    _weight_map(folder, ref)
+    names = sorted(shards_of(folder / _INDEX))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelError(
