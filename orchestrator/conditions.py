@@ -24,7 +24,11 @@ MOST_CHARACTERS = 20_000
 
 
 def condition_problem(
-    connection: duckdb.DuckDBPyConnection, condition: str, columns: Sequence[str], whose: str
+    connection: duckdb.DuckDBPyConnection,
+    condition: str,
+    columns: Sequence[str],
+    whose: str,
+    table: str = "pairs",
 ) -> str | None:
     """What is wrong with a condition over `columns`, for a message; None where nothing is seen.
 
@@ -35,6 +39,7 @@ def condition_problem(
         condition: as it is written.
         columns: there are, in any spelling of their capitals.
         whose: columns, for the message: ``the pairs'``.
+        table: that they are of, whose name may stand before theirs.
     """
     given = f"where: {shown(condition)}"
     if len(condition) > MOST_CHARACTERS:
@@ -48,7 +53,7 @@ def condition_problem(
         return f"{given} cannot be answered: Parser Error: {found.problem}; {there}"
     if found.refused:
         return f"{given}: {', '.join(found.refused)}: not allowed; {_ALLOWED}"
-    return _unknown_columns(given, found, columns, there)
+    return _unknown_columns(given, found, columns, (table, "main"), there)
 
 
 def listed(columns: Sequence[str]) -> str:
@@ -58,8 +63,10 @@ def listed(columns: Sequence[str]) -> str:
     return f"{', '.join(columns[:MOST_LISTED])} and {len(columns) - MOST_LISTED} more"
 
 
-def _unknown_columns(given: str, found: Expression, columns: Sequence[str], there: str) -> str | None:
-    known = {name.casefold() for name in columns}
+def _unknown_columns(
+    given: str, found: Expression, columns: Sequence[str], others: Sequence[str], there: str
+) -> str | None:
+    known = {name.casefold() for name in (*columns, *others)}
     for name in found.columns:
         if name.casefold() in known:
             continue

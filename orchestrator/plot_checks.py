@@ -104,7 +104,7 @@ def _problems(study: Study, connection: duckdb.DuckDBPyConnection, plot: Plot) -
             elif "logit_diff" not in columns:
                 yield f"{values}: {RECOVERED} is of the view results, and here is {view}"
     if plot.where is not None:
-        problem = condition_problem(connection, plot.where, columns, f"the view {view}'s")
+        problem = condition_problem(connection, plot.where, columns, f"the view {view}'s", view)
         if problem is None:
             problem = _bound(connection, f"SELECT 1 FROM {view} WHERE ({plot.where}\n)")
             problem = problem and f"where: {shown(plot.where)}: {problem}"

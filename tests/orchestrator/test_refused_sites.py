@@ -128,7 +128,7 @@ def test_where_a_fit_looks_is_refused_too(tmp_path: Path, tiny_folder: Path) -> 
         "  - {site: mlp_added, layer: 0, position: -1, from: {run: average, site: mlp_output}}",
         fits="fits:\n  average: {method: mean}\n",
     )
-    assert refused(path).startswith(f"fits.average: {model} (granite): mlp_output is refused: ")
+    assert refused(path).startswith(f"{path}:7: fits.average: {model} (granite): mlp_output is refused: ")
 
 
 def test_single_heads_under_a_norm_of_all_are_refused(tmp_path: Path, tiny_folder: Path) -> None:

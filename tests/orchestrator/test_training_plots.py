@@ -132,9 +132,12 @@ def test_the_models_of_another_study_are_drawn_where_they_were_aligned(tmp_path:
 
 
 def test_one_plot_that_cannot_be_drawn_spares_the_others(tmp_path: Path) -> None:
-    bad = {"kind": "curves", "where": "nope = 1"}
+    bad = {"kind": "curves", "where": "step < 0"}
     run(
-        study(STUDY, plots={"bad": bad, "good": {"kind": "alignment"}, "worse": {**bad, "where": "((("}}),
+        study(
+            STUDY,
+            plots={"bad": bad, "good": {"kind": "alignment"}, "worse": {**bad, "where": "split = 'none'"}},
+        ),
         tmp_path,
     )
     told: list[str] = []

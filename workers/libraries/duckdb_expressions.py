@@ -83,6 +83,8 @@ def expression(connection: Connection, text: str) -> Expression:
             texts=tuple(dict.fromkeys(_texts(nodes))),
             refused=tuple(refused),
         )
+    except RecursionError:
+        return Expression(problem="the expression is nested too deep")
     except duckdb.CatalogException as error:
         raise _unread(str(error).splitlines()[0]) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
