@@ -1,6 +1,6 @@
 """What the cache of the hub's client is like: a snapshot's folder bears the name of its commit."""
 
-__all__ = ["PLACES", "commit_of"]
+__all__ = ["PLACES", "blobs_of", "commit_of"]
 
 import re
 import tempfile
@@ -24,6 +24,11 @@ def commit_of(snapshot: Path) -> str:
             " itself as the model, or install an older huggingface_hub"
         )
     return snapshot.name
+
+
+def blobs_of(snapshot: Path) -> Path | None:
+    """The folder of the cache that the files of a snapshot are links into; None of any other folder."""
+    return snapshot.parents[1] / "blobs" if snapshot.parent.name == "snapshots" else None
 
 
 def _probe_snapshot() -> str | None:

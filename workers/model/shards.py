@@ -6,6 +6,7 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from workers.errors import ModelError
+from workers.libraries.huggingface_hub import blobs_of
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files that say in which file each tensor lies."""
@@ -34,19 +35,14 @@ def shards_of(index: Path) -> list[str]:
 
 
 def _why_outside(name: str, folder: Path) -> str | None:
-    """Why a file of this name lies elsewhere; None where it lies in the folder.
-
-    The hub's cache keeps the files of a model in ``blobs``, and links to them in ``snapshots/REVISION``.
-    """
+    """Why a file of this name lies elsewhere; None where it, or what the hub's cache links to, lies there."""
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root:
         return "which is a whole path"
     if ".." in parts or not name or "\0" in name:
         return "which leads out of the folder"
     real, inside = (folder / name).resolve(), folder.resolve()
-    blobs = [
-        one.parents[1] / "blobs" for one in (folder.absolute(), inside) if one.parent.name == "snapshots"
-    ]
+    blobs = [found for one in (folder.absolute(), inside) if (found := blobs_of(one)) is not None]
     if not any(real.is_relative_to(one.resolve()) for one in (inside, *blobs)):
         return f"a link that leads to {real}"
     return None

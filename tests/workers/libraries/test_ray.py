@@ -82,6 +82,23 @@ def test_workers_that_stay_nicer_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+@without("ray", "JobConfig's _py_driver_sys_path")
+def test_workers_that_import_from_where_a_study_is_run_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(library, "_started", lambda: {"imports": ["/elsewhere", str(tmp_path)]})
+    place = "JobConfig's _py_driver_sys_path"
+    assert outcome("ray", place).told == (
+        "workers import from the folder that a study is run in: modules there are taken for ours"
+    )
+    monkeypatch.setattr(library, "_started", lambda: {"imports": ["/elsewhere"]})
+    assert outcome("ray", place).state == "ok"
+    monkeypatch.setattr(library, "_SEARCH_PATH", "_no_such_option_of_ray")
+    assert library._job() == {}
+    assert outcome("ray", place).told == "nobody can say what workers import from"
+
+
 @without("ray", "the hidden option _temp_dir")
 def test_a_ray_without_its_hidden_option_is_started_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[bool, bool]] = []
