@@ -210,8 +210,9 @@ class Planner:
         """Say once of a model that prompts are longer than those it was trained with."""
         if num_long and lane.identity not in self._told_long:
             self._told_long.add(lane.identity)
+            which = "1 prompt is" if num_long == 1 else f"{num_long:,} prompts are"
             self._say(
-                f"warning: {num_long:,} prompts are longer than the {facts.max_positions:,} positions that"
+                f"warning: {which} longer than the {facts.max_positions:,} positions that"
                 f" {lane.spec.ref} was trained for (max_position_embeddings); it runs them, and its answers"
                 " may be poor"
             )

@@ -150,14 +150,14 @@ def _fates(inputs: Sequence[Input]) -> dict[str, int]:
 
 _FATES = {
     None: "usable",
-    "base": "cannot be tokenised",
-    "base_label": "have an answer that is not one token",
+    "base": "cannot be used",
+    "base_label": "have an answer that cannot be used",
     "base's answer": "are answered otherwise by the model",
     "length": "are longer or shorter than the others",
-    "label": "have a label that is not one token",
+    "label": "have a label that cannot be used",
     "same": "have a label that is their own answer",
-    "source": "have no source that can be tokenised",
-    "source_label": "have no source with an answer of one token",
+    "source": "have no source that can be used",
+    "source_label": "have no source with an answer that can be used",
     "source's answer": "have no source that the model answers right",
 }
 """What stands against a base prompt, the first that applies; ``None`` is that some pair has it."""

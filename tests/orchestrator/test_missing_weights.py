@@ -10,7 +10,7 @@ from running import capital_pairs
 from safetensors.torch import load_file, save_file
 
 import swapyard as sy
-from workers.errors import ModelError
+from workers.errors import ModelError, RunError
 
 
 @pytest.fixture
@@ -56,3 +56,16 @@ def test_what_a_seed_draws_is_the_same_in_every_run_and_the_seed_is_part_of_the_
     first, second = (f'{headless}(missing_weights="initialise", seed={seed})' for seed in (0, 1))
     assert set(both) == {first, second} and set(alone) == {first}
     assert alone[first] == both[first] != both[second] and len(alone[first]) == 6
+
+
+def test_nan_in_weights_names_the_prompt_and_the_tensor(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, name = tmp_path / "nan", "model.layers.1.mlp.down_proj.weight"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    said = rf"tokens \('The.capital.of.\w+.is'\) cannot be run by .*: {name} holds NaN \(1 of"
+    with pytest.raises(RunError, match=said):
+        rows(study(model=str(folder)), tmp_path / "runs", monkeypatch)

@@ -88,7 +88,7 @@ def read_checkpoint(folder: Path, spec: ModelSpec) -> nn.Module:
     """
     if not weight_files(folder, spec.ref):
         raise ModelError(
-            f"{spec.ref} cannot be loaded: {folder} has no weights (model.safetensors, or shards and"
+            f"{spec.ref} cannot be loaded from {folder}: it has no weights (model.safetensors, or shards and"
             " model.safetensors.index.json): it can be planned for, not run; copy them there"
         )
     if spec.missing_weights is None:

@@ -63,6 +63,8 @@ _ONLY_PICKLED = (
 _MOST_BYTES = 32 * 1024**2
 """Of a JSON file: its values take many times as much in memory."""
 
+_MOST_SHOWN = 60
+
 _HUB_FILES = (".json", ".txt", ".model", ".jinja", ".py")
 
 
@@ -136,8 +138,17 @@ def _locate(ref: str) -> tuple[Path | None, str | None]:
         return models_folder() / ref, None
     if ref in ALIASES:
         return None, ALIASES[ref].hub
-    folder = Path(ref).expanduser()
-    if folder.is_dir() or ref.startswith((".", "/", "~")):
+    try:
+        folder = Path(ref).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        # Longer than a name may be, with NUL in it, or of a user whom nobody knows.
+        shown = ref if len(ref) <= _MOST_SHOWN else f"{ref[:_MOST_SHOWN]}…"
+        raise ModelError(
+            f"model {shown!r} is no alias ({', '.join(ALIASES)}), no hub id and no folder that there can be"
+            f" ({getattr(error, 'strerror', None) or error}); check the spelling"
+        ) from error
+    if is_folder or ref.startswith((".", "/", "~")):
         return folder.absolute(), None
     return None, ref
 

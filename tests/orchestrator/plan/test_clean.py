@@ -86,7 +86,7 @@ def test_a_child_that_is_killed_in_the_middle_is_an_error_that_says_so(
 
 def test_a_prompt_that_the_model_cannot_run_is_named(tiny_folder: Path, engine_scorer: EngineScorer) -> None:
     unknown = replace(RUNS[0], tokens=(14, 2, 3, 4, 999_999))
-    with pytest.raises(RunError, match="a prompt of 5 tokens cannot be run even unchanged"):
+    with pytest.raises(RunError, match=r"a prompt of 5 tokens .* cannot be run by .* even unchanged"):
         engine_scorer.score(lane_of(tiny_folder), [unknown])
 
 

@@ -150,3 +150,22 @@ def test_plan_counts_what_it_leaves_out(tmp_path: Path, tiny_folder: Path) -> No
     assert told[0] == "left out: 1 × base: the prompt is empty; give text, of at least one token (pair 1)"
     assert "the bare number 3 would be token id 3 (" in told[1]
     assert [one["pairs"] for one in found.to_json()["left_out"]] == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "is_left_out"),
+    [
+        ("[{site: mlp_output, layer: 0, position: -1}]", True),
+        ("[{site: mlp_output, layer: 0, position: -1, from: zero}]", False),
+        ("[{site: mlp_output, layer: 0, position: -1, intervention: skip}]", False),
+        ("[{units: [{site: mlp_output, layer: 0, position: -1, from: {noise: 3}}], seed: 0}]", False),
+    ],
+)
+def test_a_label_that_is_the_base_label_is_of_use_where_more_than_swaps_is_done(
+    tiny_folder: Path, sweep: str, is_left_out: bool
+) -> None:
+    from orchestrator.plan.given import read_given
+    from tests.orchestrator.plan.world import row, study
+
+    given = read_given(study(tiny_folder, [row("Spain", "Italy")], sweep), {})
+    assert given.labels_differ is is_left_out
