@@ -1,4 +1,4 @@
-"""Promise: a study file that is none, or holds what no study can have, is refused with its line, at no cost."""
+"""Promise: a study file that is none, or holds what no study can have, is refused with its line, at once."""
 
 import os
 from pathlib import Path
