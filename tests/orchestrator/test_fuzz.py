@@ -1,5 +1,5 @@
-"""Promise: no study file and no pairs file, however strange, ends in a traceback, runs code, writes outside
-or takes long to be refused; what was planned can be run and read.
+"""Promise: no study file and no pairs file, however strange, ends in a traceback, runs anything, writes
+elsewhere or takes long to be refused; what was planned can be run and read.
 
 Seed and number come from SWAPYARD_FUZZ_SEED and SWAPYARD_FUZZ_NUM; a fault names its seed's number, and
 ``python -m tests.fuzz KIND --seed S --first N --num 1`` tries that file alone.

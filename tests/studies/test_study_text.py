@@ -1,4 +1,4 @@
-"""Promise: a study file that is none, or holds what no study can have, is refused with its line, and soon."""
+"""Promise: a study file that is none, or holds what no study can have, is refused with its line, at once."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from studies import load_study
-from studies.load import stored_study
+from studies.load import load_planned
 from workers.errors import StudyError
 
 STUDY = """study: s
@@ -85,6 +85,6 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_planned_study_is_read_whatever_its_pairs_were_called() -> None:
     """Pairs of before are in the plan; pictures of it need them no more."""
-    found = stored_study(STUDY.replace("own:", "base_lable:"), "study.yaml")
+    found = load_planned(STUDY.replace("own:", "base_lable:"))
     assert found.study == "s"
     assert found.pairs == "planned.jsonl"
