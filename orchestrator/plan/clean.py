@@ -118,7 +118,7 @@ class CachedScorer:
         if todo and self._inner is None:
             raise MissingRunsError(f"{len(todo):,} unintervened runs have not been made yet")
         lacking = list(todo)
-        size, done, began = FIRST_CHUNK, 0, time.monotonic()
+        size, done, began = min(FIRST_CHUNK, CHUNK), 0, time.monotonic()
         told = began
         while done < len(lacking):
             # Kept piece by piece: whoever is stopped has lost one piece at most.

@@ -34,6 +34,8 @@ LEAST_SHARE = 1 / 8
 SETTLED = 50
 """After so many slices a worker's death says nothing of the memory that it was given."""
 POLL_S = 0.5
+WAIT_S = 0.25
+"""How long is waited for workers before it is seen whether somebody asked to stop."""
 SWEEP_EVERY_S = 1800.0
 """How often files that compaction has replaced are cleared."""
 COUNTING_SHARE = 0.02
@@ -110,7 +112,7 @@ class Loop:
         while self._goes_on():
             self._progress.doing(self._doing())
             manifests: list[Manifest] = []
-            for event in self._executor.wait(POLL_S):
+            for event in self._executor.wait(WAIT_S):
                 manifests += self._take(event)
             if manifests:
                 self._commit(manifests)

@@ -21,10 +21,15 @@ class Threads:
     """None where nobody said."""
     why: str
     """Who said it, and what it was said of, in words."""
+    is_given: bool = False
+    """Whether it was said for this run: then there are so many, cores or not."""
 
     def of(self, num_workers: int, cores: int) -> int:
         """Threads of each of so many workers."""
-        return self.asked or max(1, cores // num_workers)
+        room = max(1, cores // num_workers)
+        if self.is_given:
+            return self.asked or room
+        return min(self.asked or room, room)
 
     def most_workers(self, cores: int) -> int:
         """Workers for which there are cores."""
@@ -47,7 +52,7 @@ def threads_of(given: int | None, environment: Mapping[str, str] = os.environ) -
     check_threads(given)
     if given is not None:
         more = f", more than the {here}" if given > cores else f" of {here}"
-        return Threads(given, f"--threads {given}{more}")
+        return Threads(given, f"--threads {given}{more}", is_given=True)
     for name in VARIABLES:
         # OpenMP takes one number for each level of nesting.
         said = environment.get(name, "").split(",")[0].strip()

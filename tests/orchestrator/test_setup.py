@@ -1,5 +1,7 @@
 """Promise: workers × threads never exceed the cores, more is refused, short work stays in this process."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan.world import planned, row, study
 
-from orchestrator.machine import memory_bytes, num_cores
+from orchestrator.machine import cores_text, memory_bytes, num_cores
 from orchestrator.plan.tables import Plan
 from orchestrator.run.rates import estimate_rate, remember_rate
-from orchestrator.run.setup import INLINE_BELOW_S, RunOptions, set_up
+from orchestrator.run.setup import INLINE_BELOW_S, RunOptions, set_up, set_up_training
+from orchestrator.run.threads import threads_of
 from workers.errors import RunError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nobody_says_how_many_threads() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +76,8 @@ def test_auto_is_inline_for_short_work_and_ray_for_long(plan: Plan) -> None:
     short, long = (int(jobs_per_s * INLINE_BELOW_S * share) for share in (0.9, 1.1))
     assert chosen(plan, short) == ("inline", 1, num_cores())
     assert chosen(plan, long)[0] == "ray"
-    assert set_up(plan, long, RunOptions()).why == "about 22 s of work"
-    assert set_up(plan, short, RunOptions()).why == "short enough to be done sooner without Ray"
+    assert set_up(plan, long, RunOptions()).why == f"about 22 s of work; {cores_text()}"
+    assert set_up(plan, short, RunOptions()).why.startswith("short enough to be done sooner without Ray")
 
 
 def test_fits_that_are_trained_are_work_too(tiny_folder: Path) -> None:
@@ -103,3 +114,41 @@ def test_the_rate_is_that_of_one_worker_with_its_threads(plan: Plan) -> None:
     (lane,) = plan.lanes.values()
     setup = set_up(plan, 1, RunOptions(executor="inline"))
     assert setup.rate == estimate_rate(lane, setup.threads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "threads", "said"),
+    [
+        (None, {}, None, ""),
+        (None, {"OMP_NUM_THREADS": "1"}, 1, "OMP_NUM_THREADS=1 of "),
+        (None, {"OMP_NUM_THREADS": "1,2"}, 1, "OMP_NUM_THREADS=1 of "),
+        (None, {"MKL_NUM_THREADS": "1"}, 1, "MKL_NUM_THREADS=1 of "),
+        (None, {"OMP_NUM_THREADS": "4096"}, num_cores(), "OMP_NUM_THREADS=4096 is more than the "),
+        (None, {"OMP_NUM_THREADS": "many"}, None, "OMP_NUM_THREADS='many' is no number of threads"),
+        (1, {"OMP_NUM_THREADS": "4096"}, 1, "--threads 1 of "),
+        (4096, {}, 4096, "--threads 4096, more than the "),
+    ],
+)
+def test_threads_are_those_asked_for_and_said(
+    asked: int | None, environment: dict[str, str], threads: int | None, said: str
+) -> None:
+    found = threads_of(asked, environment)
+    assert found.asked == threads and said in found.why and cores_text() in found.why
+
+
+def test_workers_leave_room_for_the_threads_asked_for(plan: Plan) -> None:
+    every = num_cores()
+    assert chosen(plan, 10**10, executor="ray", threads=every) == ("ray", 1, every)
+    assert chosen(plan, 10**10, executor="inline", threads=1) == ("inline", 1, 1)
+    assert set_up_training(plan, 3, RunOptions(threads=every)).num_workers == 1
+
+
+def test_the_cpu_affinity_is_honoured_and_said(plan: Plan) -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert chosen(plan, 1, executor="inline") == ("inline", 1, 1)
+        if (os.cpu_count() or 1) > 1:
+            assert "by the CPU affinity" in set_up(plan, 1, RunOptions(executor="inline")).why
+    finally:
+        os.sched_setaffinity(0, before)

@@ -146,7 +146,7 @@ def test_watch_waits_for_what_is_not_planned_yet(store: Path, tmp_path: Path) ->
     shown = status("opened", "--store", store, "--watch")
     thread.join()
     assert shown.exit_code == 0
-    assert "not planned yet" in shown.stdout.splitlines()[2]
+    assert "not planned yet" in shown.stdout.splitlines()[0]
     assert "120 of 120" in shown.stdout.splitlines()[-1]
 
 
