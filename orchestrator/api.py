@@ -19,7 +19,7 @@ from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_cop
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import Limits, RunOptions
-from orchestrator.told import failed_jobs, told_of
+from orchestrator.told import ending, failed_jobs, told_of
 from orchestrator.trust import allowed_study
 from studies import Study, load_study
 from workers.errors import QueryError, StudyError
@@ -209,6 +209,7 @@ def run(
     with Progress(quiet=quiet) as progress:
         root = home_of(Path(store), loaded.study, progress.say)
         outcome = run_study(loaded, root, options, progress)
+    progress.end(ending(outcome))
     results = Results([root], outcome)
     if outcome.counts.num_failed and on_failure == "raise":
         raise failed_jobs(root, outcome.counts)

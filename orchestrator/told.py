@@ -1,6 +1,6 @@
-"""Studies in a few words, for whoever asks from Python: what results hold, and why jobs failed."""
+"""Studies in a few words: how a run ended, what results hold, and why jobs failed."""
 
-__all__ = ["failed_jobs", "told_of"]
+__all__ = ["ending", "failed_jobs", "told_of"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from orchestrator.query import explained
 from orchestrator.remaining import Counts
 from orchestrator.status import StudyStatus, read_status
 from orchestrator.views import connect
-from workers.errors import JobsFailedError, SwapyardError
+from workers.errors import JobsFailedError, SwapyardError, counted
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
@@ -20,6 +20,12 @@ FAILURES = "SELECT error_type, error_message, count(*) AS jobs FROM failures GRO
 MOST_STUDIES = 6
 """Of several, those that are told of one by one."""
 _MOST_TEXT = 200
+_STOPPED = {
+    "interrupted": "interrupted",
+    "limit": "stopped by --limit",
+    "time": "stopped by --max-time",
+    "failures": "stopped by --max-failures",
+}
 
 
 def told_of(folders: Sequence[Path], outcome: "Outcome | None") -> str:
@@ -70,3 +76,24 @@ def _most_common(root: Path) -> str:
         return ""
     kind, message, num = found[0]
     return f", {num:,} of them of {kind}: {' '.join(str(message).split())[:_MOST_TEXT]}"
+
+
+def ending(outcome: "Outcome") -> str:
+    """How a run ended, in one line."""
+    counts = outcome.counts
+    if outcome.stopped is not None:
+        how = _STOPPED[outcome.stopped]
+        if counts.is_complete:
+            return f"{how}: {outcome.num_retried:,} failed jobs have run again"
+        num_done, total, what = counts.now
+        return f"{how} at {num_done:,} of {total:,} {what}, all of them kept"
+    again = f"{outcome.num_retried:,} failed ones again " if outcome.num_retried else ""
+    if outcome.num_ran:
+        news = (
+            f"{outcome.num_ran:,} of them {'and ' if again else ''}{again}in these {outcome.seconds:,.0f} s"
+        )
+    elif again:
+        news = f"{again}in these {outcome.seconds:,.0f} s"
+    else:
+        news = "all of them before, so there was nothing to do"
+    return f"{outcome.root.name}: {counted(counts.num_done, 'job')} done, {news}; results in {outcome.root}"

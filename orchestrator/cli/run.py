@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 
 FINISHED_WITH_FAILURES = 3
 INTERRUPTED = 130
-_STOPPED = {
-    "interrupted": "interrupted",
-    "limit": "stopped by --limit",
-    "time": "stopped by --max-time",
-    "failures": "stopped by --max-failures",
-}
 
 
 @click.command()
@@ -172,7 +166,9 @@ def run(
 def _finish(outcome: "Outcome", *, plots: bool, code: "Code") -> None:
     """Say how a run ended, show what it found, and end with the code that says the same."""
     root = outcome.root
-    click.echo(_told(root.name, outcome), err=True)
+    from orchestrator.told import ending
+
+    click.echo(ending(outcome), err=True)
     if outcome.stopped is not None:
         click.echo(f"to go on: {command_line()}", err=True)
     if outcome.stopped == "interrupted":
@@ -229,29 +225,6 @@ def _resumable() -> Iterator[None]:
         if isinstance(error, StorageFullError) or not is_lasting:
             error.add_note(f"to go on: {command_line()}")
         raise
-
-
-def _told(study: str, outcome: "Outcome") -> str:
-    """How a run ended, in one line."""
-    from workers.errors import counted
-
-    counts = outcome.counts
-    if outcome.stopped is not None:
-        how = _STOPPED[outcome.stopped]
-        if counts.is_complete:
-            return f"{how}: {outcome.num_retried:,} failed jobs have run again"
-        num_done, total, what = counts.now
-        return f"{how} at {num_done:,} of {total:,} {what}, all of them kept"
-    again = f"{outcome.num_retried:,} failed ones again " if outcome.num_retried else ""
-    if outcome.num_ran:
-        news = (
-            f"{outcome.num_ran:,} of them {'and ' if again else ''}{again}in these {outcome.seconds:,.0f} s"
-        )
-    elif again:
-        news = f"{again}in these {outcome.seconds:,.0f} s"
-    else:
-        news = "all of them before, so there was nothing to do"
-    return f"{study}: {counted(counts.num_done, 'job')} done, {news}; results in {outcome.root}"
 
 
 def _answer(root: Path) -> None:

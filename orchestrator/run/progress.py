@@ -73,6 +73,12 @@ class Progress:
         with suppress(OSError):
             self._console.print(plain(line), markup=False, emoji=False, soft_wrap=True)
 
+    def end(self, line: str) -> None:
+        """The last line, in the place of the bar; the run's log has its own."""
+        self._stop_bar()
+        self._note = None
+        self.say(line)
+
     def warn(self, line: str) -> None:
         """One line that cannot be overlooked: it is framed, and told again when the run ends."""
         self._warnings.append(line)
