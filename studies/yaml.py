@@ -9,6 +9,7 @@ __all__ = ["UNNAMED", "Mark", "Marks", "Path", "Text", "dump_yaml", "read_all_ya
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,16 +121,22 @@ def _refuse_too_much(text: str, name: str) -> None:
     if len(text) > bounds.MOST_TEXT_BYTES:
         raise StudyError(f"{name}:1: {too_large(len(text))}")
     try:
-        for number, (line, depth) in enumerate(events(text), start=1):
-            if depth > bounds.MOST_DEPTH:
-                what = f"mappings and lists are more than {bounds.MOST_DEPTH} deep; write them flatter"
-                raise StudyError(f"{name}:{line}: {what}")
-            if number > bounds.MOST_VALUES:
-                raise StudyError(f"{name}:{line}: {_MANY}")
+        _check_events(events(text), name)
     except (yaml.YAMLError, UnicodeEncodeError):
-        # A small text is refused by its reader, in better words.
         if len(text) > _SMALL:
             raise
+        # A small text is refused by its reader, in better words, unless it is too deep for that one.
+        with suppress(yaml.YAMLError):
+            _check_events(events(text, fast=False), name)
+
+
+def _check_events(found: Iterator[tuple[int, int]], name: str) -> None:
+    for number, (line, depth) in enumerate(found, start=1):
+        if depth > bounds.MOST_DEPTH:
+            what = f"mappings and lists are more than {bounds.MOST_DEPTH} deep; write them flatter"
+            raise StudyError(f"{name}:{line}: {what}")
+        if number > bounds.MOST_VALUES:
+            raise StudyError(f"{name}:{line}: {_MANY}")
 
 
 def too_large(size_bytes: int) -> str:

@@ -105,7 +105,7 @@ def test_a_file_of_a_hundred_megabytes_is_not_even_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(text().encode())
         file.truncate(100_000_000)
-    with pytest.raises(StudyError, match=r"s\.yaml:1: the study has 100,000,000 bytes; at most 64,000,000"):
+    with pytest.raises(StudyError, match=r"s\.yaml:1: the file has 100,000,000 bytes; allowed: 64,000,000"):
         load_study(path)
 
 

@@ -33,16 +33,17 @@ def loader(scalars: Scalars, *, fast: bool = False) -> Any:
     return Loader
 
 
-def events(text: str) -> Iterator[tuple[int, int]]:
+def events(text: str, *, fast: bool = True) -> Iterator[tuple[int, int]]:
     """For each value of `text`, and each alias, its line from 1, and how deep it is in mappings and lists.
 
-    Nothing is built, so that what is far too large costs no memory.
+    Nothing is built, so that what is far too large costs no memory. The fast way gives up on some texts that
+    PyYAML itself reads, such as a thousand brackets in a line.
 
     Raises:
         yaml.YAMLError: the text is no YAML.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_FAST):
+    for event in yaml.parse(text, Loader=_FAST if fast else yaml.BaseLoader):
         if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.NodeEvent):
