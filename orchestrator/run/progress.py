@@ -184,7 +184,7 @@ def describe(plan: Plan) -> list[str]:
         total = sum(fates.values())
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
         lines.append(f"{_model(data)}: {counted(total, 'base prompt')}: {told}")
-    verb = "is" if inputs.num_rows == 1 else "are"
+    verb = "is" if num_kept == 1 else "are"
     lines.append(f"{counted(num_kept, 'pair')} of {inputs.num_rows:,} {verb} in the study")
     lines += [f"left out: {one.text}" for one in of_table(inputs)]
     if "trainings" in plan.tables:

@@ -197,7 +197,7 @@ def test_a_broken_study_is_one_clear_message(
             b"study: a\nmodel: gpt2\nsweeps:\n  - {site: mlp_output}\n",
             r"study\.yaml:3: sweeps: .* mean 'sweep'\?",
         ),
-        (b"study: \xff\n", r"study\.yaml: the study cannot be read"),
+        (b"study: \xff\n", r"study\.yaml:1: byte 8 of the line, 0xff, is no UTF-8"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(

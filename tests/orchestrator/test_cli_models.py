@@ -93,7 +93,7 @@ def test_a_built_in_model_that_is_not_there_is_named() -> None:
     with pytest.raises(
         ModelError, match=r"there is no built-in model 'zoo:gru2'; there are zoo:mlp, zoo:gru"
     ):
-        sites.callback("zoo:gru2", load=False)  # type: ignore[misc]
+        sites.callback("zoo:gru2", load=False, remote_code=False)  # type: ignore[misc]
 
 
 def test_fetch_prints_only_the_folder_on_standard_output(

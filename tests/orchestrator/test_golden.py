@@ -112,7 +112,9 @@ def go_on(study: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "half: 48 jobs done, 32 of them in these" in done.stderr
     else:
-        found = sy.run("study.yaml", store="store", executor="inline", quiet=True, trust=True)
+        found = sy.run(
+            "study.yaml", store="store", executor="inline", quiet=True, trust=True, on_failure="keep"
+        )
         assert found.outcome is not None and found.outcome.stopped is None
         assert found.outcome.counts.is_complete and found.outcome.num_retried == 0
 

@@ -36,6 +36,7 @@ def run(study: Path, store: Path, limits: sy.Limits | None = None, *, retry: boo
         quiet=True,
         limits=limits or sy.Limits(),
         retry_failed=retry,
+        on_failure="keep",
     )
     assert found.outcome is not None
     return found.outcome

@@ -256,8 +256,14 @@ def test_a_language_model_is_trained_on_text_and_swept(tmp_path: Path, tiny_fold
     words = {**dict.fromkeys("xyz", countries), "O": every}
     made = {
         "study": "sums",
-        "task": {**STUDY["task"], "values": 3, "num_train": 20, "text": "{x} of {y} is {z}", "words": words},
-        "alignment": {"x": {"site": "block_output", "layer": 0, "position": 0}},
+        "task": {
+            **STUDY["task"],
+            "values": 3,
+            "num_train": 20,
+            "text": "The {x} of {y} is {z}",
+            "words": words,
+        },
+        "alignment": {"x": {"site": "block_output", "layer": 0, "position": 1}},
         "train": {
             "iit": {
                 "seed": 0,

@@ -70,7 +70,7 @@ def test_a_file_is_refused_with_its_line(tmp_path: Path, name: str, data: bytes,
 
 
 def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text('{"base": ""}\n' * 22)
+    (tmp_path / "p.jsonl").write_text('{"base": 3}\n' * 22)
     with pytest.raises(StudyError) as caught:
         read_pairs("p.jsonl", tmp_path)
     lines = str(caught.value).splitlines()

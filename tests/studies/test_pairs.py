@@ -87,7 +87,7 @@ def test_vectors_are_read_as_float32_from_every_kind_of_file(tmp_path: Path, suf
 @pytest.mark.parametrize(
     ("row", "column", "allowed"),
     [
-        ({"base": 3}, "base", "text that is not empty"),
+        ({"base": 3}, "base", "text"),
         ({"base_ids": [-1]}, "base_ids", "a list of token ids"),
         ({"base": "a", "base_ids": [1]}, "base_ids", "both 'base' and 'base_ids'"),
         ({"base_embeds": []}, "base_embeds", "a list with a list of finite numbers"),
@@ -100,7 +100,7 @@ def test_vectors_are_read_as_float32_from_every_kind_of_file(tmp_path: Path, suf
         ),
         ({"base_embeds": [[1e39]]}, "base_embeds", "a list with a list of finite numbers, up to 3.4e+38"),
         ({"base_embeds": [[0.5]], "span.n": "a"}, "span.n", "'base_embeds' gives none"),
-        ({"base": "a", "source_2": 5}, "source_2", "text that is not empty"),
+        ({"base": "a", "source_2": 5}, "source_2", "text"),
         ({"base": "a", "label": 1.5}, "label", "text, a class's number, or a list of them"),
         ({"base": "a", "label.Country": []}, "label.Country", "text, a class's number"),
         ({"base": "a", "span.n": [3, 3]}, "span.n", "a substring that occurs once, or [start, end)"),

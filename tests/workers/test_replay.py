@@ -4,6 +4,7 @@ forward; and it leaves the model as it was."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_engine import check_rows, every_site
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
 from workers.change.subspaces import Rotation
+from workers.code.places import Code
 from workers.engine import ahead
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import sites_of
@@ -31,13 +33,15 @@ def _worth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 KINDS = tuple(reference.NETWORKS)
+OWN = Code((Path(__file__).parent,), is_trusted=True)
+"""Functions that cells name lie in this file."""
 FITS = {"whole": Rotation(32, seed=1), "head": Rotation(8, seed=2)}
 
 
 def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
     settings = {"capture_budget_bytes": 1 << 30, "shortcut": False, "fits": FITS.__getitem__, **more}
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
-    return Engine(model, **settings).run(batch)
+    return Engine(model, code=OWN, **settings).run(batch)
 
 
 def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:

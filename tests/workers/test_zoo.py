@@ -100,7 +100,7 @@ def test_every_site_of_a_built_in_model_is_a_module_and_has_its_number_of_positi
         ),
         ("mlp", MLP | {"activaton": "relu"}, "no option 'activaton'; its options are .*mean 'activation'"),
         ("gru", {"width": 4, "seed": 0, "outputs": 2}, "needs the option 'num_layers'; it needs width, "),
-        ("gru", GRU | {"width": "4"}, "'zoo:gru': width is '4'; it must be a valid integer"),
+        ("gru", GRU | {"width": "4"}, "'zoo:gru': width is '4'; it must be a whole number"),
         ("gru", GRU | {"outputs": 0}, "outputs is 0; it must be greater than 0"),
         (
             "mlp",

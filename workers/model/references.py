@@ -95,7 +95,7 @@ def resolve(spec: "ModelSpec", *, fetch: bool = True, say: Say = _log.info) -> M
         folder = _fetch_alias(spec.ref, fetch, say)
     assert folder is not None
     if spec.ref in SOURCES:
-        _check(spec, folder)
+        # What is pinned byte by byte needs no other check.
         return _facts(spec, folder, revision=_pinned_revision(spec, folder))
     _check(spec, _existing(folder))
     revision = content_hash(folder)

@@ -145,7 +145,7 @@ def test_plan_counts_what_it_leaves_out(tmp_path: Path, tiny_folder: Path) -> No
     said: list[str] = []
     made = study(tiny_folder, rows, "[{site: mlp_output, layer: 0, position: -1}]")
     found = overview(made, tmp_path, prepare=False, say=said.append)
-    assert "1 pairs of 3 are in the study" in found.lines()
+    assert "1 pair of 3 is in the study" in found.lines()
     told = [line for line in found.lines() if line.startswith("left out: ")]
     assert told[0] == "left out: 1 × base: the prompt is empty; give text, of at least one token (pair 1)"
     assert "the bare number 3 would be token id 3 (" in told[1]

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer
 
-import studies.yaml
 from studies.tokens import Tokenizer
 from studies.yaml import dump_yaml, read_yaml
 from tests.workers.libraries.covering import outcome, without
@@ -113,20 +112,6 @@ def test_a_dumper_that_has_no_table_quotes_all_text(monkeypatch: pytest.MonkeyPa
     assert made.count('"') >= 6, "text without quotes"
     assert read_yaml(made).data == data
     assert outcome("yaml", "yaml_implicit_resolvers").told == "all text is written in quotes"
-
-
-@without("yaml", "compose_node")
-def test_what_is_nested_too_deep_is_refused_without_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = "a: 1\nb: " + "[" * 5000
-    with pytest.raises(StudyError, match=r"^file:2: .* more than 64 deep"):
-        read_yaml(deep, "file")
-    real = yaml_names.loader
-    unbound = real(yaml_names._NUMBER, most_depth=10**9)
-    monkeypatch.setattr(studies.yaml, "_LOADER", unbound)
-    with pytest.raises(StudyError, match=r"^file:1: .* more than 64 deep"):
-        read_yaml(deep, "file")
-    monkeypatch.setattr(yaml_names, "loader", lambda scalars, most_depth: real(scalars, most_depth=10**9))
-    assert outcome("yaml", "compose_node").told == "what is nested too deep is refused without its line"
 
 
 @without("yaml", "problem_mark")
