@@ -107,7 +107,7 @@ def _main() -> None:
         if isinstance(error, UnwritableError):
             drop_output()
             _say(f"Error: the answer cannot be written: {error.strerror}", error)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         # Rust's panics are no Exception.
         if (limit := reached(error)) is None:
             raise

@@ -10,44 +10,71 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
 class UnwritableError(OSError):
     """Standard output cannot be written."""
 
+    @property
+    def exit_code(self) -> int:
+        """4 where its storage is full, as for a study's; else 1."""
+        return 4 if self.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+
 
 class NoReaderError(UnwritableError):
     """Whoever read our output has had enough. It is no `BrokenPipeError`, which click ends with 1."""
 
 
-class _Out(io.FileIO):
+# Buffers, and not the files below them: an interrupt that comes right after the system has written would make
+# a buffer believe that it was not, and write once more.
+
+
+class _Out(io.BufferedWriter):
     """Standard output, whose errors are known from those of other files."""
 
     def write(self, data: Any, /) -> int:
-        """As `io.FileIO.write`.
+        """As `io.BufferedWriter.write`.
 
         Raises:
             NoReaderError: nobody reads any more.
             UnwritableError: it is closed, or where it goes to is full.
         """
-        try:
-            return int(super().write(data) or 0)
-        except BrokenPipeError:
-            raise NoReaderError(errno.ESHUTDOWN, "nobody reads it") from None
-        except OSError as error:
-            raise UnwritableError(error.errno, error.strerror) from None
+        with _told():
+            return super().write(data)
+
+    def flush(self) -> None:
+        """As `io.BufferedWriter.flush`; raises as `write` does."""
+        with _told():
+            super().flush()
 
 
-class _Err(io.FileIO):
+class _Err(io.BufferedWriter):
     """Standard error; what cannot be written there is lost."""
 
     def write(self, data: Any, /) -> int:
-        """As `io.FileIO.write`."""
+        """As `io.BufferedWriter.write`."""
         try:
-            return int(super().write(data) or 0)
+            return super().write(data)
         except OSError:
             return len(data)
+
+    def flush(self) -> None:
+        """As `io.BufferedWriter.flush`."""
+        with suppress(OSError):
+            super().flush()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise NoReaderError(errno.ESHUTDOWN, "nobody reads it") from None
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror) from None
 
 
 def guard_streams() -> None:
@@ -61,20 +88,20 @@ def guard_streams() -> None:
             if at != number:
                 os.dup2(at, number)
                 os.close(at)
-    sys.stdout = _text(_Out(1, "wb", closefd=False), sys.stdout)
-    sys.stderr = _text(_Err(2, "wb", closefd=False), sys.stderr)
+    sys.stdout = _text(_Out(io.FileIO(1, "wb", closefd=False)), sys.stdout)
+    sys.stderr = _text(_Err(io.FileIO(2, "wb", closefd=False)), sys.stderr)
 
 
-def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
+def _text(buffer: io.BufferedWriter, before: Any) -> io.TextIOWrapper:
     """A stream of text like the one `before`, which is None where it was closed."""
-    is_error = isinstance(raw, _Err)
+    is_error = isinstance(buffer, _Err)
     if before is not None:
         before.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        buffer,
         encoding=getattr(before, "encoding", None) or "utf-8",
         errors=getattr(before, "errors", None) or ("backslashreplace" if is_error else "strict"),
-        line_buffering=is_error or raw.isatty(),
+        line_buffering=is_error or buffer.isatty(),
         write_through=bool(getattr(before, "write_through", False)),
     )
 
@@ -87,7 +114,7 @@ def drop_output() -> None:
 
 
 def flushed() -> int:
-    """Write what is still held back; 1 where somebody wants it and it cannot be written."""
+    """Write what is still held back; another exit code where somebody wants it and it cannot be written."""
     for stream in (sys.stderr, sys.stdout):
         try:
             stream.flush()
@@ -97,7 +124,7 @@ def flushed() -> int:
         except UnwritableError as error:
             drop_output()
             print(f"Error: the answer cannot be written: {error.strerror}", file=sys.stderr, flush=True)
-            return 1
+            return error.exit_code
         except (OSError, ValueError):
             continue
     return 0

@@ -184,4 +184,7 @@ def test_an_answer_that_cannot_be_written_is_an_error(done: Path) -> None:
     with Path("/dev/full").open("w") as full:
         found = swapyard(*COMMANDS["status"], cwd=done, cache=done / "cache", stdout=full)
     assert found.returncode == 4
-    assert found.stderr.startswith("Error: no room is left on the disk") and found.stderr.count("\n") == 1
+    assert (
+        found.stderr.startswith("Error: the answer cannot be written: No space left on device")
+        and found.stderr.count("\n") == 1
+    )

@@ -71,7 +71,14 @@ def run(folder: Path) -> Studied:
             began = time.perf_counter()
             for study in _steps(one, folder):
                 file.write_text(json.dumps(study), encoding="utf-8")
-                sy.run(str(file), store=folder / "store", executor="inline", quiet=True, trust=True)
+                sy.run(
+                    str(file),
+                    store=folder / "store",
+                    executor="inline",
+                    quiet=True,
+                    trust=True,
+                    on_failure="keep",
+                )
             seconds[one.NAME] = time.perf_counter() - began
         return Studied(folder, _connected(folder), seconds)
 
