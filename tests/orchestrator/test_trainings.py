@@ -260,10 +260,10 @@ def test_a_language_model_is_trained_on_text_and_swept(tmp_path: Path, tiny_fold
             **STUDY["task"],
             "values": 3,
             "num_train": 20,
-            "text": "The {x} of {y} is {z}",
+            "text": " {x} of {y} is {z}",
             "words": words,
         },
-        "alignment": {"x": {"site": "block_output", "layer": 0, "position": 1}},
+        "alignment": {"x": {"site": "block_output", "layer": 0, "position": 0}},
         "train": {
             "iit": {
                 "seed": 0,
