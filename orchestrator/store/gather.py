@@ -44,6 +44,8 @@ class Gathered:
     study: str
     """The nonce of the study's first commit, by whoever knows it; empty where nobody does."""
     carriers: tuple[Carrier, ...]
+    named: tuple[Manifest, ...]
+    """Parts that commits beyond where the log is broken acknowledged, in their order, and did not drop."""
     known: Mapping[str, Manifest]
     """Every part that some commit or some file names, by path."""
     plans: Sequence[tuple[int, PlanRef]]
@@ -126,11 +128,26 @@ def gather(storage: Storage, log: CommitLog) -> Gathered:
         state=state,
         study=study,
         carriers=tuple(carriers),
+        named=_named(commits, known, merges),
         known=known,
         plans=plans,
         unknown={name: found.status for name, (found, _, _) in read.items() if name not in whole},
         seqs=(*(note.seq for note in notes if note.study == study), *map(epoch_of, read)),
     )
+
+
+def _named(
+    commits: Sequence[Commit], known: Mapping[str, Manifest], merges: Mapping[str, MergedFile]
+) -> tuple[Manifest, ...]:
+    """The parts that these commits acknowledge and do not drop, in their order."""
+    named: dict[str, Manifest] = {}
+    for commit in commits:
+        if commit.rebuilt is not None:
+            named = {part.path: part for part in commit.rebuilt.parts}
+        named |= {part.path: part for part in commit.add}
+        for part in _expanded(commit.drop, known, merges):
+            named.pop(part.path, None)
+    return tuple(named.values())
 
 
 def _commits_beyond(storage: Storage, log: CommitLog) -> Iterator[Commit]:

@@ -19,7 +19,7 @@ def rebuilt(
 
     `plan` is the one that the study follows, and `plans` are the ids of all.
     """
-    chosen = choose(found.carriers, list(found.state.live.values()))
+    chosen = choose(found.carriers, list(found.state.live.values()), found.named)
     places = {path: number for number, path in enumerate(found.state.live)}
     accepted = {part.path: part for carrier in chosen for part in carrier.parts}
     parts = sorted(
@@ -45,13 +45,22 @@ def rebuilt(
     return snapshot, sum(part.rows for part in lost if done.accepts(part))
 
 
-def choose(carriers: Sequence[Carrier], live: Sequence[Manifest]) -> list[Carrier]:
-    """Files that hold every row that is to be had once; what the log has, `live`, comes before all else."""
+def choose(
+    carriers: Sequence[Carrier], live: Sequence[Manifest], named: Sequence[Manifest] = ()
+) -> list[Carrier]:
+    """Files that hold every row that is to be had once.
+
+    What the log has, `live`, comes before all else; then what commits beyond its end have `named`, so that no
+    part that was acknowledged gives way to one that a killed driver left.
+    """
     holders = Counter(part.path for carrier in carriers for part in carrier.parts)
     anchor = State()
     for part in live:
         # Only what is still to be had stands against others.
         if part.path in holders and (part.replaces is None or part.replaces in anchor.live):
+            anchor.put(part)
+    for part in named:
+        if part.path in holders and part.path not in anchor.live and anchor.accepts(part):
             anchor.put(part)
     trial = State()
     chosen: list[Carrier] = []
@@ -70,9 +79,10 @@ def choose(carriers: Sequence[Carrier], live: Sequence[Manifest]) -> list[Carrie
 
 def _rank(carrier: Carrier, holders: Counter[str], anchor: State) -> tuple[bool, int, int, int, str]:
     """Retries come after all parts; first the files without which some row would be lost, then the large."""
-    num_alone = sum(holders[part.path] == 1 for part in carrier.parts)
+    num_alone = sum(part.rows for part in carrier.parts if holders[part.path] == 1)
+    num_rows = sum(part.rows for part in carrier.parts)
     is_known = any(part.path in anchor.live for part in carrier.parts)
-    return (carrier.is_retry, -num_alone, -len(carrier.parts), -int(is_known), carrier.name)
+    return (carrier.is_retry, -num_alone, -num_rows, -int(is_known), carrier.name)
 
 
 def _is_free(part: Manifest, anchor: State) -> bool:
