@@ -230,31 +230,31 @@ def _resumable() -> Iterator[None]:
 def _answer(root: Path) -> None:
     """Show where the study found most; rows that cannot be read take nothing from a study that is done."""
     from orchestrator.answer import answer
-    from workers.errors import QueryError
+    from workers.errors import QueryError, StoreError
 
     try:
         if (shown := answer(root)) is not None:
             click.echo(shown)
-    except QueryError as error:
+    except (QueryError, StoreError) as error:
         click.echo(f"no table: {error}", err=True)
 
 
 def _tell_recall(root: Path) -> None:
     """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
     from orchestrator.recall import recall_lines
-    from workers.errors import QueryError
+    from workers.errors import QueryError, StoreError
 
     try:
         for line in recall_lines(root):
             click.echo(line, err=True)
-    except QueryError as error:
+    except (QueryError, StoreError) as error:
         click.echo(f"no recall: {error}", err=True)
 
 
 def _draw(root: Path, code: "Code") -> None:
     """Draw the study's plots; one that cannot be drawn takes nothing from a study that is done."""
     from orchestrator.plots import draw_study
-    from workers.errors import QueryError
+    from workers.errors import QueryError, StoreError
 
     def failed(name: str, error: QueryError) -> None:
         click.echo(f"no picture {name}: {error}", err=True)
@@ -265,5 +265,5 @@ def _draw(root: Path, code: "Code") -> None:
     try:
         for path in draw_study(root, failed, told, code=code):
             click.echo(f"drew {path}", err=True)
-    except QueryError as error:
+    except (QueryError, StoreError) as error:
         click.echo(f"no picture: {error}", err=True)

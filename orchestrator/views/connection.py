@@ -2,7 +2,8 @@
 
 __all__ = ["VIEWS", "connect", "connect_plan"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -28,7 +29,7 @@ from orchestrator.views.older import lacking_columns
 from orchestrator.views.sql import estimates, facts, study_views
 from orchestrator.views.tables import StudyTables, study_tables
 from orchestrator.views.union import union
-from workers.errors import QueryError
+from workers.errors import QueryError, StoreError
 from workers.libraries.duckdb import limit, lock
 
 _NO_LIMITS = QueryLimits()
@@ -68,24 +69,41 @@ def connect(
     def read(root: Path) -> StudyTables | None:
         return _read_study(root, verify, watch, needs, lost)
 
-    added = list(read_each(studies, read, leave_out))
-    found = [(root, made) for root, made in added if made is not None]
-    prefixes = _add_groups(connection, found, needs, leave_out)
-    if not prefixes:
-        where = ", ".join(str(root) for root in studies) or "here"
-        if len(added) < len(studies):
-            raise QueryError(f"there is no study that can be read and has a plan in {where}")
-        raise QueryError(f"there is no study with a plan in {where}; make one with: swapyard run STUDY")
-    for view in VIEWS:
-        if needs.has(view):
-            statement = union(connection, [f"{prefix}v_{view}" for prefix in prefixes])
-            connection.execute(f"CREATE VIEW {view} AS {statement}")
-    if len(prefixes) == 1 and needs == EVERYTHING:
-        add_counted(connection, prefixes[0])
-    if needs.axes:
-        set_axes(connection, union(connection, [f"{prefix}v__axes" for prefix in prefixes]))
+    with _reading():
+        added = list(read_each(studies, read, leave_out))
+        found = [(root, made) for root, made in added if made is not None]
+        prefixes = _add_groups(connection, found, needs, leave_out)
+        if not prefixes:
+            where = ", ".join(str(root) for root in studies) or "here"
+            if len(added) < len(studies):
+                raise QueryError(f"there is no study that can be read and has a plan in {where}")
+            raise QueryError(f"there is no study with a plan in {where}; make one with: swapyard run STUDY")
+        for view in VIEWS:
+            if needs.has(view):
+                statement = union(connection, [f"{prefix}v_{view}" for prefix in prefixes])
+                connection.execute(f"CREATE VIEW {view} AS {statement}")
+        if len(prefixes) == 1 and needs == EVERYTHING:
+            add_counted(connection, prefixes[0])
+        if needs.axes:
+            set_axes(connection, union(connection, [f"{prefix}v__axes" for prefix in prefixes]))
     lock(connection, [str((root / "data").resolve()) for root, _ in found])
     return connection
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Within it a file that goes while it is read is an error of ours.
+
+    Raises:
+        StoreError: it is gone, or cannot be read.
+    """
+    try:
+        yield
+    except duckdb.IOException as error:
+        said = str(error).strip().splitlines()[0]
+        raise StoreError(
+            f"a study changed while it was read, or was moved or removed ({said}); ask again"
+        ) from None
 
 
 def connect_plan(plan: Plan, root: Path) -> duckdb.DuckDBPyConnection:

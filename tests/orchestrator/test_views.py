@@ -18,7 +18,7 @@ from orchestrator.api import open_results
 from orchestrator.cli import cli
 from orchestrator.query import named_queries, run_query
 from orchestrator.store import encode_part
-from orchestrator.views import VIEWS, connect
+from orchestrator.views import VIEWS, connect, connection
 from orchestrator.views.names import names_in_results
 from orchestrator.views.union import union
 from studies import Study
@@ -307,3 +307,19 @@ def test_whole_views_fail_with_our_error(tmp_path: Path) -> None:
     for read in (results.arrow, results.df):
         with pytest.raises(QueryError, match="did you mean 'results'"):
             read("resluts")
+
+
+def test_a_study_that_goes_while_it_is_read_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_study(tmp_path / "s")
+    union = connection.union
+
+    def union_of_what_goes(*arguments: Any) -> str:
+        if root.exists():
+            root.rename(tmp_path / "elsewhere")
+        return union(*arguments)
+
+    monkeypatch.setattr(connection, "union", union_of_what_goes)
+    with pytest.raises(StoreError, match=r"was moved or removed \(.*No files found.*\); ask again"):
+        connect([root])

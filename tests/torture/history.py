@@ -36,6 +36,8 @@ class History:
         """What holds the rows now, relative to the study."""
         self.removed: set[str] = set()
         """What held rows until it was merged."""
+        self.harmed: set[str] = set()
+        """Names of files of rows that were harmed: what no commit names of them stays as it is."""
         self.problems: list[str] = []
         self.kinds: Counter[str] = Counter()
         """How many commits of each kind."""

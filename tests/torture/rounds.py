@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -263,6 +264,7 @@ class Round:
         draw = random.Random(blow.choice)
         with self._history.held(), harming(self._folder.parent):
             deed = harm(self._folder, draw)
+            self._history.harmed |= {Path(word).name for word in deed.split() if word.endswith(".parquet")}
             self._tally.blows[deed.partition(" ")[2].partition(" of ")[0]] += 1
             if blow.delay > 0.5:
                 repair = self._world.do(self._store, "doctor", "--repair", self._folder.name)

@@ -100,7 +100,8 @@ def _belongs(name: str, history: History) -> bool:
         case "format.json" | ".lock":
             return not rest
         case "data":
-            return name in history.files | history.removed or _repeats(history, name)
+            known = name in history.files | history.removed or Path(name).name in history.harmed
+            return known or _repeats(history, name)
         case "plan":
             return rest[0] in history.plans
         case "commits":
