@@ -203,8 +203,8 @@ class _Reader:
             case "bool" if _BOOL.fullmatch(text):
                 return text.lower() == "true"
             case "int" if _INT.fullmatch(text):
-                if len(text) > bounds.MOST_DIGITS:
-                    what = f"a whole number of {len(text):,} digits; at most {bounds.MOST_DIGITS} are allowed"
+                if (num := len(text.lstrip("+-"))) > bounds.MOST_DIGITS:
+                    what = f"a whole number of {num:,} digits; at most {bounds.MOST_DIGITS} are allowed"
                     raise self.error(node, what)
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             case "float" if _FLOAT.fullmatch(text):

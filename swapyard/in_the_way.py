@@ -58,6 +58,10 @@ def check() -> None:
     Raises:
         ImportError: one is in the way.
     """
+    if _ROOT not in (Path(path).resolve() for path in sys.path if path):
+        # An editable install finds our packages in a way of its own, but only after the path: there a mere
+        # folder of one of their names would count as the package.
+        sys.path.append(str(_ROOT))
     for name in _OURS:
         file = _file_of(name)
         if file is not None and not file.is_relative_to(_ROOT / name):

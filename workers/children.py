@@ -80,10 +80,11 @@ def _search_path() -> list[str]:
     script = Path(sys.argv[0]).resolve().parent if sys.argv and sys.argv[0] else root
     theirs = {Path.cwd().resolve(), script} - {root}
     found = {path: Path(path or os.curdir).resolve() for path in sys.path}
+    # What is no file is a hook of an editable install, which a child makes for itself.
     return [
-        str(folder) if path in ("", os.curdir) else path
+        path if Path(path).is_absolute() else str(folder)
         for path, folder in found.items()
-        if folder not in theirs
+        if folder not in theirs and folder.exists()
     ]
 
 

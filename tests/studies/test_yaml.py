@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studies.bounds import MOST_DIGITS
 from studies.yaml import dump_yaml, read_all_yaml, read_yaml
 from workers.errors import StudyError
 
@@ -97,8 +98,10 @@ def test_documents_are_read_in_order() -> None:
     assert [text.data for text in read_all_yaml("a: 1\n---\nb: 2")] == [{"a": 1}, {"b": 2}]
 
 
+_LARGEST = 10**MOST_DIGITS - 1
+
 _plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers(-_LARGEST, _LARGEST) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
