@@ -45,7 +45,7 @@ def test_a_child_imports_nothing_from_the_folder_that_its_parent_stands_in(
         monkeypatch.setattr("sys.path", [first, *sys.path])
     done = run("site")
     assert "sys.path = [" in done.stdout and "theirs was run" not in done.stdout + done.stderr
-    assert str(tmp_path) not in done.stdout.partition("USER_BASE")[0]
+    assert f"'{tmp_path}'," not in done.stdout.partition("USER_BASE")[0]
 
 
 @pytest.mark.parametrize("root", ["/a/site-packages", "/a/checkout"])

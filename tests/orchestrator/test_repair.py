@@ -296,50 +296,6 @@ def test_what_a_killed_driver_left_is_added_once_and_where_jobs_are_done_it_stay
     assert not history.store.locate(twin).exists() and history.seen() == history.expected()
 
 
-def test_what_was_acknowledged_does_not_give_way_to_what_a_killed_driver_left(tmp_path: Path) -> None:
-    """Of the parts beyond a hole in the log those that commits name come before all others."""
-    history = History.begin(tmp_path)
-    first = history.add(0, 0, 3)
-    twin = left_by_a_killed_driver(history, 5)
-    history.driver = history.store.open_driver()
-    named = history.add(0, 5, 9)
-    history.add(0, 12, 13)
-    history.driver.close()
-    (seq,) = (
-        number
-        for number in numbers(history.store.root)
-        if first.path.encode() in (history.store.root / commit_name(number)).read_bytes()
-    )
-    lose(history.store.root, seq)
-    assert "the log is made again" in repair(history.store.root).lines[0]
-    assert named.path in history.store.state().files and twin not in history.store.state().files
-    assert history.seen() == history.expected()
-
-
-def test_what_a_later_commit_dropped_is_not_taken_for_acknowledged(tmp_path: Path) -> None:
-    """A part that was dropped and came back gives way to the one that has its jobs now."""
-    history = History.begin(tmp_path)
-    first = history.add(0, 0, 3)
-    lost = history.add(0, 5, 9)
-    history.driver.close()
-    kept = history.store.locate(lost.path).read_bytes()
-    history.store.locate(lost.path).unlink()
-    repair(history.store.root)
-    history.driver = history.store.open_driver()
-    again = history.add(0, 5, 9)
-    history.driver.close()
-    history.store.locate(lost.path).write_bytes(kept)
-    (seq,) = (
-        number
-        for number in numbers(history.store.root)
-        if first.path.encode() in (history.store.root / commit_name(number)).read_bytes()
-    )
-    lose(history.store.root, seq)
-    repair(history.store.root)
-    assert again.path in history.store.state().files and lost.path not in history.store.state().files
-    assert history.seen() == history.expected()
-
-
 def test_a_part_of_another_study_or_with_a_flipped_bit_is_never_added(tmp_path: Path) -> None:
     history, other = (History.begin(tmp_path / name) for name in ("one", "two"))
     strange = left_by_a_killed_driver(other, 5)
