@@ -251,26 +251,30 @@ def _pace(one: StudyStatus, rates: Mapping[str, float]) -> list[str]:
 
 
 def show(found: Sequence[StudyStatus], rates: Mapping[str, float] | None = None) -> str:
-    """A table for people, with `rates` where studies are watched."""
-    rows = [
-        [
-            one.study,
-            *_done(one),
-            f"{one.num_failed:,}",
-            f"{one.num_parts:,}",
-            f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "",
-            _tier(one),
-            one.activity,
-            *([f"{rates[one.study]:,.0f}/s" if one.study in rates else ""] if rates is not None else []),
-            left_text(one.left_s) if one.is_running else "",
+    """A table for people; with `rates`, where studies are watched, what changes stands first."""
+    columns: dict[str, list[str]] = {
+        "study": [one.study for one in found],
+        "jobs done": [_done(one)[0] for one in found],
+        "share": [_done(one)[1] for one in found],
+        "failed": [f"{one.num_failed:,}" for one in found],
+        "parts": [f"{one.num_parts:,}" for one in found],
+        "last commit": [
+            f"{one.age_s:,.0f} s ago" if one.num_jobs or one.num_estimates else "" for one in found
+        ],
+        "tier": [_tier(one) for one in found],
+        "driver": [one.activity for one in found],
+        "left": [left_text(one.left_s) if one.is_running else "" for one in found],
+    }
+    if not any(columns["left"]):
+        del columns["left"]
+    if rates is not None:
+        columns["rate"] = [f"{rates[one.study]:,.0f}/s" if one.study in rates else "" for one in found]
+        first = [
+            name for name in ("study", "jobs done", "share", "rate", "left", "driver") if name in columns
         ]
-        for one in found
-    ]
-    names = ["study", "jobs done", "", "failed", "parts", "last commit", "tier", "driver"]
-    names += [] if rates is None else ["rate"]
-    if any(row[-1] for row in rows):
-        return table([*names, ""], rows)
-    return table(names, [row[:-1] for row in rows])
+        columns = {name: columns[name] for name in dict.fromkeys((*first, *columns))}
+    names = ["" if name in ("share", "left") else name for name in columns]
+    return table(names, [list(row) for row in zip(*columns.values(), strict=True)])
 
 
 def _done(one: StudyStatus) -> tuple[str, str]:
