@@ -14,27 +14,22 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.sandbox import End, in_fork
 from tests.odd_folders import change
 
 MOST_CPU_S = 10.0
 MOST_MB = {"plan": 1000.0, "load": 1500.0}
-_MOST_WALL_S = 120.0
 _KINDS = ("llama", "gpt2", "gpt_neox", "bloom")
-_REFUSED, _ESCAPED = 1, 99
+_REFUSED = 1
 
 _STUDY = """study: small
 model: ./model
@@ -58,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _all(root: Path, options: argparse.Namespace) -> int:
-    counts: dict[str, int] = {}
+    num_faults = 0
     work = _planned if options.what == "plan" else _loaded
     for number in range(options.first, options.first + options.num):
         draw = random.Random(f"{options.seed}/{number}")
@@ -66,27 +61,27 @@ def _all(root: Path, options: argparse.Namespace) -> int:
         shutil.copytree(root / draw.choice(_KINDS), case / "model")
         told = [change(draw, case / "model") for _ in range(draw.choice((1, 1, 1, 2, 3)))]
         (case / "study.yaml").write_text(_STUDY)
-        code, said, cpu_s, peak_mb = _forked(work, case)
-        lines = [line for line in said.splitlines() if line.strip()]
-        fault = _fault(code, said, cpu_s, peak_mb, options.what)
-        counts[fault or ("taken" if code == 0 else "refused")] = counts.get(fault or str(code), 0) + 1
-        if fault is not None:
-            print(f"{number} {'; '.join(told)}: {fault}: {' '.join(lines[-1:])[:300]}", flush=True)
-        elif options.verbose:
-            print(f"{number} {'; '.join(told)}: {code}: {' '.join(lines[-1:])[:300]}", flush=True)
-        counts["all"] = counts.get("all", 0) + 1
-        counts["faults"] = counts.get("faults", 0) + (fault is not None)
+        end = in_fork(work, case, (root,))
+        lines = [line for line in end.said.splitlines() if line.strip()]
+        fault = _fault(end, options.what)
+        num_faults += fault is not None
+        if fault is not None or options.verbose:
+            print(
+                f"{number} {'; '.join(told)}: {fault or end.code}: {' '.join(lines[-1:])[:300]}", flush=True
+            )
         shutil.rmtree(case)
-    print(f"{options.what}: {counts.get('all', 0)} folders, {counts.get('faults', 0)} faults", flush=True)
-    return counts.get("faults", 0)
+    print(f"{options.what}: {options.num} folders, {num_faults} faults", flush=True)
+    return num_faults
 
 
-def _fault(code: int, said: str, cpu_s: float, peak_mb: float, what: str) -> str | None:
-    if "Traceback" in said or code not in (0, _REFUSED):
-        return f"a traceback, or exit {code}"
-    if cpu_s > MOST_CPU_S:
-        return f"{cpu_s:.0f} s"
-    return f"{peak_mb:.0f} MB" if peak_mb > MOST_MB[what] else None
+def _fault(end: End, what: str) -> str | None:
+    if "Traceback" in end.said or end.code not in (0, _REFUSED):
+        return f"a traceback, or exit {end.code}"
+    if end.touched:
+        return end.touched[0]
+    if end.cpu_s > MOST_CPU_S:
+        return f"{end.cpu_s:.0f} s"
+    return f"{end.peak_mb:.0f} MB" if end.peak_mb > MOST_MB[what] else None
 
 
 # How it is tried
@@ -99,10 +94,11 @@ def _settle(root: Path, what: str) -> None:
         _save_models(root)
         os._exit(0)
     os.waitpid(child, 0)
-    for name in ("home", "cache"):
+    for name in ("home", "cache", "temporary"):
         (root / name).mkdir()
     own = {"HOME": str(root / "home"), "XDG_CONFIG_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     os.environ |= {**own, "SWAPYARD_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ["TMPDIR"] = tempfile.tempdir = str(root / "temporary")
     import orchestrator.overview  # noqa: F401
     import studies  # noqa: F401
 
@@ -164,45 +160,6 @@ def _loaded() -> None:
     except SwapyardError as error:
         print(f"Error: {error}")
         raise SystemExit(_REFUSED) from None
-
-
-def _forked(work: Callable[[], None], folder: Path) -> tuple[int, str, float, float]:
-    """Exit code, what was said, CPU seconds and peak memory in MB of `work` in a fork, in `folder`."""
-    said = folder.parent / "said"
-    child = os.fork()
-    if child == 0:
-        _be_child(work, folder, said)
-    end = time.monotonic() + _MOST_WALL_S
-    done = 0
-    while not done:
-        done, status, used = os.wait4(child, os.WNOHANG)
-        if not done and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0 if done else 0.005)
-    text = said.read_text("utf-8", "replace")
-    return os.waitstatus_to_exitcode(status), text, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-
-
-def _be_child(work: Callable[[], None], folder: Path, said: Path) -> None:
-    code = _ESCAPED
-    try:
-        out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for stream in (1, 2):
-            os.dup2(out, stream)
-        os.chdir(folder)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        try:
-            work()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        except BaseException:
-            traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
