@@ -1,15 +1,12 @@
 """Models whose folders hold Python code: whoever runs a study says whether it may run, and no file does."""
 
-__all__ = ["FLAG", "remote_code", "trusting_models"]
+__all__ = ["remote_code", "trusting_models"]
 
 from typing import Any
 
 from studies.blocks import Settings
 from studies.models import ModelSpec
 from studies.spec import Study
-
-FLAG = "--trust-remote-code"
-"""The option by which the command line says it; ``trust_remote_code=True`` in Python."""
 
 
 def remote_code(study: Study) -> frozenset[str]:
