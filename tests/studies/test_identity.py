@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 import unicodedata
 from dataclasses import replace
 from typing import Any
@@ -197,14 +196,10 @@ def test_vectors_are_known_by_their_shape_and_numbers() -> None:
     assert named(one) != named(Vectors.of([[0.5, 1.0], [2.0, 3.5]]))
 
 
-@pytest.mark.alone
-def test_an_id_takes_some_microseconds(facts: ModelFacts) -> None:
+def test_every_cell_has_an_id_of_its_own(facts: ModelFacts) -> None:
     points = expand(load_study("capitals"), facts, PairClass(lengths=(("base", 99), ("source", 99)))).points
     lane = lane_identity(facts, ModelSpec(ref="smollm2-135m"))
-    start = time.perf_counter()
     ids = {cell_id(lane, point.cell) for point in points}
-    # About 4 alone; a machine that tests share is given more.
-    assert (time.perf_counter() - start) / len(points) < 40e-6
     assert len(ids) == len(points) == 30 * 3 * 99
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -90,10 +89,8 @@ def test_a_child_says_what_it_was_asked_and_how_it_ended(endless: Path) -> None:
 
 
 def test_a_child_that_takes_too_long_is_ended(endless: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         children.run("endless", "plain", timeout_s=0.5)
-    assert time.monotonic() - began < 5
     assert not [one for one in psutil.Process().children() if "endless" in one.cmdline()]
 
 
