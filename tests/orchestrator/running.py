@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from orchestrator.api import open_results
 from orchestrator.store import StudyStore
+from tests.forks import Fork, can_fork
 
 SWAPYARD = Path(sys.executable).with_name("swapyard")
 CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
@@ -77,6 +78,11 @@ def start(
         "preexec_fn": lambda: os.sched_setaffinity(0, cores),
     }
     command = [str(SWAPYARD), *map(str, arguments)]
+    chosen = {**defaults, **options}
+    env = chosen["env"]
+    if "preexec_fn" not in options and can_fork(env, options):
+        del chosen["preexec_fn"]
+        return Fork(SWAPYARD, command[1:], cores, cwd=cwd, text=True, **chosen)
     return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **{**defaults, **options})
 
 
