@@ -16,6 +16,7 @@ from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.zoo import gru
 from workers.zoo.build import make
 
@@ -158,13 +159,13 @@ def sharpened() -> LoadedModel:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.5).add_(0.05)
-    return LoadedModel.wrap(module, zoo("zoo:gpt").facts)
+    return probed(LoadedModel.wrap(module, zoo("zoo:gpt").facts))
 
 
 def test_a_gpt_is_gpt2_at_every_site() -> None:
     ours = sharpened()
     twin = gpt2_twin(ours.module)
-    theirs = LoadedModel.wrap(twin, facts_of(twin, "gpt2"))
+    theirs = probed(LoadedModel.wrap(twin, facts_of(twin, "gpt2")))
     ids = torch.arange(24).reshape(2, 12)
     torch.testing.assert_close(ours.module(ids).logits, twin(ids).logits, rtol=1e-5, atol=1e-5)
     assert ours.is_causal

@@ -18,6 +18,7 @@ from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place, Unit
 from workers.zoo import gru
 from workers.zoo.build import make
@@ -35,7 +36,7 @@ def both() -> tuple[LoadedModel, nn.GRU]:
     for parameter in theirs.parameters():
         parameter.mul_(2)
     module.copy_weights(theirs)
-    return LoadedModel.wrap(module, zoo("zoo:gru").facts), theirs
+    return probed(LoadedModel.wrap(module, zoo("zoo:gru").facts)), theirs
 
 
 def swap(site: str, layer: int, to: Sequence[int], at: Sequence[int]) -> Cell:

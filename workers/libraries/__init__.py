@@ -26,6 +26,9 @@ LIBRARIES = ("transformers", "torch", "gguf", *_WITHOUT_TORCH)
 """Libraries that the project leans on by more than their documented calls; each has a file here, and what
 does not fit into it stands in one that begins with its name."""
 
+_BESIDE = {"transformers": ("workers.replay.probe",)}
+"""Modules of ours with places that nothing less than their own code can try, by library; loaded by name."""
+
 _PACKAGES = {"yaml": "PyYAML"}
 """What packages are called where the module is called otherwise."""
 
@@ -61,31 +64,35 @@ class Outcome:
 
 def all_places() -> tuple[Place, ...]:
     """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
-    return tuple(place for _, file in _files() for place in _places(file))
+    return tuple(place for module in _modules() for place in _places(module))
 
 
 def outcomes() -> list[Outcome]:
     """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
     found: list[Outcome] = []
-    for library, file in _files():
+    for module, library in _modules().items():
         try:
-            places = _places(file)
+            places = _places(module)
         except Exception as error:
-            name = f"what workers/libraries/{file}.py needs of it"
+            name = f"what {module.replace('.', '/')}.py needs of it"
             found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
         else:
             found += [tried(place) for place in places]
     return found
 
 
-def _files() -> list[tuple[str, str]]:
-    """Each library with each of its files, without their ending."""
+def _modules() -> dict[str, str]:
+    """Modules with places, each with its library."""
     stems = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
-    return [(one, stem) for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
+    found: dict[str, str] = {}
+    for one in LIBRARIES:
+        own = [f"{__name__}.{stem}" for stem in stems if stem == one or stem.startswith(f"{one}_")]
+        found |= dict.fromkeys((*own, *_BESIDE.get(one, ())), one)
+    return found
 
 
-def _places(file: str) -> tuple[Place, ...]:
-    return tuple(getattr(importlib.import_module(f"workers.libraries.{file}"), "PLACES", ()))
+def _places(module: str) -> tuple[Place, ...]:
+    return tuple(getattr(importlib.import_module(module), "PLACES", ()))
 
 
 def tried(place: Place) -> Outcome:

@@ -15,6 +15,7 @@ from workers.libraries import Place
 from workers.libraries.transformers import (
     attention_of,
     cache_class,
+    find_keywords,
     hidden_keyword,
     layer_class,
     logits_of,
@@ -48,16 +49,21 @@ def tiny() -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _loaded() -> Any:
-    from workers.model.loading import LoadedModel, facts_of
+def _cache(filled: Callable[[], None]) -> Any:
+    """Cache of the library's own classes, which calls `filled` as soon as keys reach it."""
+    kind: Any = layer_class()
 
-    module = tiny()
-    return LoadedModel.wrap(module, facts_of(module))
+    class Layer(kind):  # type: ignore[misc]
+        def update(self, *states: Any, **more: Any) -> Any:
+            filled()
+            return super().update(*states, **more)
+
+    return cache_class()(layers=[Layer(), Layer()])
 
 
 def _keyword_probe(names: tuple[str, ...], kind: str, lost: str) -> Callable[[], str | None]:
     def probe() -> str | None:
-        found = getattr(_loaded().keywords, kind)
+        found = getattr(find_keywords(tiny(), torch.tensor([[0, 1]]), 16, _cache), kind)
         return None if found in names else f"{lost} (found: {found})"
 
     return probe
@@ -69,12 +75,6 @@ def _probe_classes() -> str | None:
     if not (cache_class().__module__ == layer_class().__module__ == _CACHE_MODULE):
         return "no class does what they did: nothing is resumed"
     return f"{', '.join(gone)} found by what it does" if gone else None
-
-
-def _probe_resumed() -> str | None:
-    capability = _loaded().capability
-    lost = [f"{one.name}: {one.reason}" for one in capability.abilities if not one.has]
-    return "; ".join(lost) or None
 
 
 def _probe_hidden() -> str | None:
@@ -160,13 +160,6 @@ PLACES = (
         without="classes are found by what they do; where none is, nothing is resumed, and the run says so",
         marks=("cache_utils", "DynamicLayer"),
         probe=_probe_classes,
-    ),
-    _place(
-        name="blocks that return what their own `forward` returns, and mask and rotary tables of one row",
-        used_for="skipping the blocks before a job's first changed one; rows that begin at different blocks",
-        without="models run from one block, or hooked, as the check at load finds, and say so",
-        marks=(),
-        probe=_probe_resumed,
     ),
     _place(
         name="forward(hidden_states=…) of modules inside a block",

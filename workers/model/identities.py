@@ -7,13 +7,13 @@ few tokens.
 Shapes: R rows, T tokens, E width of an input vector, W width of the residual stream.
 """
 
-__all__ = ["Run", "find_identities", "with_identities"]
+__all__ = ["Run", "find_identities"]
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,8 @@ from workers.libraries.torch import is_of_machine
 from workers.model.hooks import Tap, Visit, Visits
 from workers.model.identity_checks import ABOUT, CHECKS, CLEAN, NOTHING, Held, Row, returning
 from workers.model.layout import Target
+from workers.model.places import Places
 from workers.replay.bounds import AGREEMENT, IN_BLOCK
-
-if TYPE_CHECKING:
-    from workers.model.loading import LoadedModel
-    from workers.model.places import Places
-
-_Model = TypeVar("_Model", bound="LoadedModel")
 
 Run = Callable[[Tensor, Sequence[tuple[Tap, Visit]]], Visits]
 """Runs prompts, token ids [B, T] or vectors [B, T, E], and shows their tensors to visits."""
@@ -45,19 +40,8 @@ _LOUD = 8.0
 _log = logging.getLogger("swapyard.model")
 
 
-def with_identities(model: _Model) -> _Model:
-    """A loaded model with the report on its named sites, which refuses those that fail."""
-
-    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
-        reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
-        return model.forward(prompts, reads, visits)[1]
-
-    found = find_identities(model.places, run)
-    return replace(model, identities=found, places=replace(model.places, identities=lambda: found))
-
-
 @torch.no_grad()
-def find_identities(places: "Places", run: Run) -> Identities:
+def find_identities(places: Places, run: Run) -> Identities:
     """Which identities of a model's named sites hold, and which sites are refused for it.
 
     Args:
@@ -99,7 +83,7 @@ class _Kept:
 class _Trial:
     """The forward, and what is read off it."""
 
-    def __init__(self, places: "Places", facts: ModelFacts, family: Family) -> None:
+    def __init__(self, places: Places, facts: ModelFacts, family: Family) -> None:
         self._places, self._facts = places, facts
         blocks = places.module.get_submodule(places.blocks)
         self._blocks = _some_of_each_make(blocks)
