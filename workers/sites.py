@@ -18,18 +18,21 @@ module returns, ``transformer.h.3.ln_2:input`` what it is given.
 
 __all__ = [
     "SITES",
+    "BoxPart",
     "Heads",
     "Side",
     "Site",
+    "box_parts",
     "check_site",
     "is_module_path",
     "num_heads",
     "order",
     "split_path",
     "width_of",
+    "written_box",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -166,3 +169,23 @@ def order(site: str, layer: int | None) -> tuple[int, int, str]:
     if layer is None:
         return (-1, 0, site)
     return (layer, _RANK[site], site)
+
+
+BoxPart = int | tuple[int, int | None]
+"""An index in one dimension of a tensor, or a half-open range; an end that is None is the dimension's own."""
+
+
+def written_box(parts: Sequence[BoxPart]) -> str:
+    """A rectangle of an example's tensor, one part for each of its first dimensions, in its one spelling."""
+    given = list(parts)
+    while len(given) > 1 and given[-1] == (0, None):
+        given.pop()
+    return ", ".join(
+        str(p) if isinstance(p, int) else f"{p[0]}:{'' if p[1] is None else p[1]}" for p in given
+    )
+
+
+def box_parts(written: str) -> tuple[BoxPart, ...]:
+    """The parts of what `written_box` wrote."""
+    ends = (part.partition(":") for part in written.split(", "))
+    return tuple((int(lo), int(hi) if hi else None) if colon else int(lo) for lo, colon, hi in ends)

@@ -43,7 +43,7 @@ Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
 
 Region = str | tuple[str, str]
-"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.boxes`), or the names of a
+"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.sites`), or the names of a
 getter and a setter, each ``module:function``."""
 
 Span = tuple[int, int]

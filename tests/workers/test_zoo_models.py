@@ -12,12 +12,12 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from zoo import GPT, GRU, MLP, vectors, zoo
 
+import workers.zoo.mlp as zoo_modules
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
 from workers.replay.probe import probed
-from workers.zoo import gru
 from workers.zoo.build import make
 
 
@@ -72,9 +72,9 @@ def test_padding_on_either_side_is_as_if_it_were_not_there(
     torch.testing.assert_close(there, alone, rtol=0, atol=1e-6)
 
 
-def gru_and_torchs(**more: Any) -> tuple[gru.GRU, nn.GRU]:
+def gru_and_torchs(**more: Any) -> tuple[zoo_modules.GRU, nn.GRU]:
     model = make("gru", **GRU | more)
-    assert isinstance(model, gru.GRU)
+    assert isinstance(model, zoo_modules.GRU)
     torch.manual_seed(0)
     theirs = nn.GRU(4, 4, num_layers=2, batch_first=True)
     with torch.no_grad():

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from workers.autoencoders.files import TensorFacts
-from workers.autoencoders.kinds import ROLES, Activation, Kind, Tensors, tensors_of
+from workers.autoencoders.kinds import ROLES, Activation, Kind, TensorFacts, Tensors, tensors_of, words
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, wrong
-from workers.autoencoders.words import words
 
 
 @dataclass(frozen=True, slots=True)

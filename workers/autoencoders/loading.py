@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workers.autoencoders.files import TensorFacts, form_of
-from workers.autoencoders.kinds import PLAIN, ROLES, Kind, check_shapes, named, old_form
+from workers.autoencoders.files import form_of
+from workers.autoencoders.kinds import PLAIN, ROLES, Kind, TensorFacts, check_shapes, named, old_form
 from workers.autoencoders.pickles import load_pickle
 from workers.errors import StudyError
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.autoencoders.files import TensorFacts
-from workers.autoencoders.kinds import Kind, Tensors
-from workers.autoencoders.words import is_said_in_training
+from workers.autoencoders.kinds import Kind, TensorFacts, Tensors, is_said_in_training
 from workers.errors import StudyError
 
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from workers.autoencoders.kinds import ROLES, Activation, Kind, Normalization, Tensors, tensors_of
+from workers.autoencoders.kinds import ROLES, Activation, Kind, Normalization, Tensors, tensors_of, words
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, flag, wrong
-from workers.autoencoders.words import words
 
 _ARCHITECTURES: Mapping[str, Activation] = {
     "standard": "relu",

@@ -4,11 +4,14 @@ them (`workers.replay.probe`), not here.
 Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
 
-__all__ = ["LoadedModel", "facts_of", "load", "load_module"]
+__all__ = ["LoadedModel", "LogitReader", "facts_of", "head_logits", "load", "load_module", "module_paths"]
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,6 @@ from workers.families import Family, family_of
 from workers.identities import Identities
 from workers.libraries.transformers import NO_KEYWORDS, Keywords, logits_of
 from workers.model.checkpoint import read_checkpoint
-from workers.model.head import LogitReader
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
@@ -30,6 +32,53 @@ from workers.vocabulary import ModelSpec
 from workers.zoo.base import ZooModel
 from workers.zoo.build import build
 from workers.zoo.configs import config_of, is_zoo, zoo_name
+
+
+class LogitReader:
+    """Reader of the logits at each row's `reads` in one forward.
+
+    Args:
+        head: the unembedding.
+        tap: its input.
+        reads: [B, R], tokens of those that run.
+        ids: [K], whose logits are wanted; None where all are.
+        visits: what else is done in the forward.
+        is_plain: whether the head does nothing but multiply and add.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        tap: Tap,
+        reads: Tensor,
+        ids: Tensor | None,
+        visits: Sequence[tuple[Tap, Visit]] = (),
+        *,
+        is_plain: bool,
+    ) -> None:
+        self._head = head
+        self._rows = torch.arange(len(reads), device=reads.device)[:, None]
+        self._reads = reads
+        self._ids = ids
+        # What the head returns cannot be changed, nor seen, where it is given nothing.
+        is_seen = any(one.module == tap.module and one.side == "output" for one, _ in visits)
+        self._is_short = ids is not None and is_plain and not is_seen
+        self._given: Tensor | None = None
+        self.visit: tuple[Tap, Visit] = (tap, self._gather)
+        """Visit of the head's input, to come after all others."""
+
+    def logits(self, made: Tensor) -> Tensor:
+        """[B, R, V] or [B, R, K], from what the model's forward returned."""
+        if self._given is not None:
+            return head_logits(self._head, self._given, self._ids)
+        return made if self._ids is None else made[..., self._ids]
+
+    def _gather(self, hidden: Tensor, _: int) -> Tensor:
+        read = hidden[self._rows, self._reads]  # [B, R, W]
+        if not self._is_short:
+            return read
+        self._given = read
+        return read[:, :0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,3 +313,42 @@ def _head_path(module: nn.Module) -> str:
     if not paths:
         raise ModelError(f"{type(module).__name__} has no unembedding: only language models can be read")
     return paths[0]
+
+
+def head_logits(head: nn.Module, given: Tensor, ids: Tensor | None) -> Tensor:
+    """Logits of `ids` that a plain head makes of its input [B, R, W]."""
+    weight, bias = cast(Tensor, head.weight), cast(Tensor | None, getattr(head, "bias", None))
+    return nn.functional.linear(given, weight[ids], None if bias is None else bias[ids])
+
+
+def module_paths(spec: ModelSpec, folder: Path | None) -> list[str]:
+    """Every path by which a module of the model is reached, the model itself (the empty path) first.
+
+    Args:
+        spec: which model.
+        folder: where its config lies; None for a built-in model.
+
+    Raises:
+        Exception: whatever the library says of a config that it cannot make a model of.
+    """
+    module = build(config_of(zoo_name(spec.ref), spec.options)) if is_zoo(spec.ref) else _bare(spec, folder)
+    return [path for path, _ in module.named_modules(remove_duplicate=False)]
+
+
+def _bare(spec: ModelSpec, folder: Path | None) -> nn.Module:
+    """A model of the transformers library, without memory for its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    assert folder is not None
+    library: Any = AutoModelForCausalLM
+    trust = spec.trust_remote_code
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    with torch.device("meta"):
+        made: nn.Module = library.from_config(config, trust_remote_code=trust)
+    return made
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    found = module_paths(ModelSpec(**asked["spec"]), asked["folder"] and Path(asked["folder"]))
+    json.dump(found, sys.stdout)

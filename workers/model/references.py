@@ -21,9 +21,9 @@ from workers.model.cache import content_hash, models_folder
 from workers.model.config_checks import check_config
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
+from workers.model.headers import INDEXES, shards_of
 from workers.model.pinned import check_pinned
 from workers.model.shapes import facts_of_config
-from workers.model.shards import INDEXES, shards_of
 from workers.model.weight_checks import check_weights
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 

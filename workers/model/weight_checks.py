@@ -14,8 +14,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.families import FAMILIES, Family
-from workers.model.headers import HeaderError, Stored, odd_ones, tensors_of
-from workers.model.shards import shards_of
+from workers.model.headers import HeaderError, Stored, odd_ones, shards_of, tensors_of
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

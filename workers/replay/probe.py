@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from workers.capability import Ability, Capability
 from workers.libraries import Place, transformers_places
 from workers.libraries.transformers import NO_KEYWORDS, Keywords, attention_of, find_keywords, logits_of
-from workers.model.head import head_logits
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.identities import find_identities
-from workers.model.loading import LoadedModel, facts_of
+from workers.model.loading import LoadedModel, facts_of, head_logits
 from workers.replay.families import last_seen
 from workers.replay.layers import RunCache
 from workers.replay.verify import find_resume
