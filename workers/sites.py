@@ -41,7 +41,7 @@ from workers.errors import ModelError, nearest
 from workers.facts import ModelFacts
 
 Heads = Literal["query", "key"]
-"""Which head count a site has: that of the queries, or that of the keys and values."""
+"""Head count of a site: that of the queries, or that of the keys and values."""
 
 Side = Literal["input", "output"]
 """Whether a place is what a module is given or what it returns."""
@@ -53,7 +53,7 @@ class Site:
 
     name: str
     about: str
-    """What it holds, in one line for users."""
+    """Content, in one line for users."""
     heads: Heads | None = None
     """None where the site has no heads."""
     stays: bool = True
@@ -143,7 +143,7 @@ def check_site(name: str) -> None:
 
 
 def num_heads(site: str, facts: ModelFacts) -> int | None:
-    """How many heads `site` has in the model; None where it has none (module paths never do)."""
+    """Number of heads of `site` in the model; None where it has none (module paths never do)."""
     known = SITES.get(site)
     if known is None or known.heads is None:
         return None
@@ -151,7 +151,7 @@ def num_heads(site: str, facts: ModelFacts) -> int | None:
 
 
 def width_of(site: str, facts: ModelFacts, *, of_head: bool = False) -> int | None:
-    """How many dimensions `site` has in the model, or each of its heads has.
+    """Number of dimensions of `site` in the model, or of each of its heads.
 
     None where only the loaded model tells: of module paths always.
     """

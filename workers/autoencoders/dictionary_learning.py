@@ -22,7 +22,7 @@ class _Class:
     activation: Activation
     is_centered: bool
     beside: tuple[str, ...] = ()
-    """What it may hold besides the tensors of its activation."""
+    """Tensors that it may hold besides the tensors of its activation."""
 
 
 _CLASSES: Mapping[str, _Class] = MappingProxyType(
@@ -47,7 +47,7 @@ _TRAINERS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("JumpReluTrainer", "TrainerJumpRelu"), "JumpReluAutoEncoder"),
     }
 )
-"""What each trains, for configs from before ``dict_class`` was written."""
+"""Class that each trains, for configs from before ``dict_class`` was written."""
 
 _USED = words("activation_dim dict_class dict_size group_sizes k trainer_class")
 _UNUSED = words(
@@ -57,14 +57,14 @@ _UNUSED = words(
     sparsity_queue_length sparsity_warmup_steps steps steps_before_annealing submodule_name target_l0
     threshold_beta threshold_start_step top_k_aux wandb_name warmup_steps weights_temperature"""
 )
-"""What some release writes of the training."""
+"""Keys that some release writes of the training."""
 _OF_BUFFER = words("ctx_len d_submodule device io n_ctxs out_batch_size refresh_batch_size")
 _TWO_PLACES = "in_and_out"
 """The activations of what is trained from one place to another."""
 
 
 def read_dictionary_learning(config: Config) -> Reading:
-    """How the features of the tensors beside a config are computed.
+    """Kind and tensors of an autoencoder, as the config beside its file says.
 
     Raises:
         StudyError: naming the key that is not known, contradicts the tensors, or needs what is not stored.

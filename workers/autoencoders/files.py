@@ -1,4 +1,4 @@
-"""What a file of tensors holds, without torch: names, shapes, and the range of what is small.
+"""Tensors in a file, told without torch: names, shapes, and the range of what is small.
 
 Three forms are told apart by their bytes: safetensors, numpy's ``.npz``, and torch's pickles, which are
 opened by ``torch.load(weights_only=True)`` alone, in a child process where this one has no torch.
@@ -23,7 +23,7 @@ from workers.errors import StudyError
 Form = Literal["safetensors", "npz", "pickle"]
 
 _MOST_HEADER_BYTES = 100_000_000
-"""What the safetensors format allows."""
+"""Limit of the safetensors format."""
 _DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
     **{
@@ -48,7 +48,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     EOFError,
 )
-"""What a file of another form, or half of one, gives rise to."""
+"""Exceptions that a file of another form, or half of one, gives rise to."""
 
 
 def form_of(path: Path) -> Form:

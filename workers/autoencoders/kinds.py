@@ -1,4 +1,4 @@
-"""Kinds of sparse autoencoders, and which tensor is what in one of them. No torch here.
+"""Kinds of sparse autoencoders, and the roles of the tensors in one of them. No torch here.
 
 Shapes: W width of the place, K features.
 """
@@ -103,14 +103,14 @@ class TensorFacts:
 
     @property
     def num_numbers(self) -> int:
-        """How many numbers it has."""
+        """Number of its elements."""
         return math.prod(self.shape)
 
 
 Activation = Literal["relu", "jumprelu", "topk", "batchtopk", "gated"]
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
 Role = str
-"""What a tensor is: ``encoder``, ``decoder``, ``encoder_bias``, ``decoder_bias``; ``threshold`` or its
+"""Role of a tensor: ``encoder``, ``decoder``, ``encoder_bias``, ``decoder_bias``; ``threshold`` or its
 logarithm, ``log_threshold``; of gated ones ``gate_bias``, ``magnitude_bias`` and ``log_magnitude``, the
 logarithm of how many times the gate's encoder that of the magnitudes is; ``factor`` of each feature before
 decoding."""
@@ -118,7 +118,7 @@ decoding."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How features are computed from the tensors, and decoded: all that differs between autoencoders."""
+    """Computation of features from the tensors, and back: all that differs between autoencoders."""
 
     activation: Activation = "relu"
     k: int | None = None
@@ -126,7 +126,7 @@ class Kind:
     normalization: Normalization = "none"
     """Of each activation, before it is encoded; undone by its own numbers after decoding."""
     input_scale: float | None = None
-    """What activations are multiplied by before they are encoded, and divided by after decoding."""
+    """Factor that activations are multiplied by before they are encoded, and divided by after decoding."""
     is_rescaled: bool = False
     """Whether features are multiplied by the norms of their decoder rows, and divided before decoding."""
     is_finetuned: bool = False
@@ -140,7 +140,7 @@ class Kind:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(**data)
 
 
@@ -170,7 +170,7 @@ FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """The names that plain files have."""
 
 FACTORS = ("scaling_factor", "finetuning_scaling_factor")
-"""What SAELens calls the factors of features before decoding."""
+"""Names that SAELens has for the factors of features before decoding."""
 
 _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
@@ -186,7 +186,7 @@ _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "factor": FACTORS,
     }
 )
-"""What libraries call each tensor."""
+"""Names of each tensor in the libraries."""
 
 _LAYERS: tuple[Role, ...] = ("encoder", "decoder", "encoder_bias", "decoder_bias")
 _LINEAR = frozenset(("encoder.weight", "decoder.weight"))
@@ -204,7 +204,7 @@ ROLES: Mapping[Activation, tuple[Role, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """Which tensor of a file is what."""
+    """Roles of the tensors of a file, and their sizes."""
 
     names: Mapping[Role, str]
     width: int

@@ -1,4 +1,4 @@
-"""How the features of a file are to be computed, as its tensors and a config beside it say."""
+"""Description of a file's autoencoder by its tensors and a config beside it, and checks of such configs."""
 
 __all__ = ["Config", "Reading", "check_k", "check_keys", "check_sizes", "flag", "wrong"]
 
@@ -20,7 +20,7 @@ class Reading:
     centered: bool | None
     """Whether the decoder's bias is taken off before encoding; None where nothing says it."""
     centered_by: str = ""
-    """What says it, for errors."""
+    """Source of that, for errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ _ACTIVATION_KEYS = ("activation_fn_str", "activation_fn")
 _TRANSCODERS = ("d_out", "hook_name_out", "hook_point_out", "is_transcoder")
 """Keys of what writes another place than it reads."""
 _SCALER = "activation_scaler.json"
-"""Where a checkpoint of version 6 keeps the factor of expected-average normalisation."""
+"""File in which a checkpoint of version 6 keeps the factor of expected-average normalisation."""
 
 _USED = words(
     """activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_sae
@@ -63,11 +63,11 @@ _UNUSED = words(
     use_cached_activations use_chat_formatting use_error_term use_ghost_grads use_matryoshka_aux_loss
     use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project"""
 )
-"""What some version writes and no feature hangs on: the data, the training, and how it was run."""
+"""Keys that some version writes and no feature hangs on: the data, the training, and how it was run."""
 
 
 def read_sae_lens(config: Config) -> Reading:
-    """How the features of the tensors beside a config are computed.
+    """Kind and tensors of an autoencoder, as the config beside its file says.
 
     Raises:
         StudyError: naming the key that is not known, contradicts the tensors, or needs what is not stored.
@@ -140,7 +140,7 @@ def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
 
 
 def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, Any]:
-    """What is done to the encoder's output, and the ``k`` that it was trained with, after its key."""
+    """Activation of the features, and the ``k`` that it was trained with, after its key."""
     name = data.get("architecture", "standard")
     function, arguments = _function(where, data)
     given = {
@@ -203,7 +203,7 @@ def _tensors(config: Config, activation: Activation) -> Tensors:
 
 
 def _normalization(config: Config) -> tuple[Normalization, float | None]:
-    """How activations are normalised, and the factor where it is the same for all of them."""
+    """Normalisation of activations, and the factor where it is the same for all of them."""
     key = "normalize_activations"
     found = config.data.get(key)
     if found is None or isinstance(found, bool):  # as versions before 3 wrote it

@@ -1,4 +1,4 @@
-"""The file of a sparse autoencoder: what it holds, how its features are computed, and what makes it the same.
+"""Files of sparse autoencoders: their tensors, the computation of their features, and their identity.
 
 A file is read by the config that lies beside it, where one does: SAELens' ``cfg.json``, ``config.json`` of
 dictionary_learning; otherwise by its tensors alone. No torch here.
@@ -34,7 +34,7 @@ from workers.autoencoders.sae_lens import read_sae_lens
 from workers.errors import StudyError
 
 _IN_FOLDERS = ("sae_weights.safetensors", "ae.pt", "ae.safetensors", "params.npz", "sae.safetensors")
-"""What libraries call the file of tensors in an autoencoder's folder."""
+"""Names of the file of tensors in an autoencoder's folder."""
 _OWN_CONFIGS = ("{}_cfg.json", "{}.cfg.json", "{}_config.json", "{}.config.json", "{}.json")
 """Configs of one file, by its name without the suffix; where there is one, the folder's say nothing."""
 _CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
@@ -52,12 +52,12 @@ class WeightsFile:
     sha256: str
     """Of its bytes, hex."""
     kind: Kind | None
-    """How its features are computed; None where it is read as it always was, by its names and `centered`."""
+    """Computation of its features; None where it is read as it always was, by its names and `centered`."""
     tensors: Tensors
     centered: bool | None
     """Whether the decoder's bias is taken off before encoding; None where nothing says it."""
     centered_by: str
-    """What says it."""
+    """Source of that, for errors."""
 
     @property
     def width(self) -> int:
@@ -114,7 +114,7 @@ def files_beside(path: Path) -> list[Path]:
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """What a file says of its autoencoder; of large tensors the numbers are hashed, not looked at.
+    """Read what a file says of its autoencoder; of large tensors the numbers are hashed, not looked at.
 
     Args:
         path: of the file of tensors; see `weights_path`.
@@ -177,7 +177,7 @@ def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) 
 
 
 def _config_of(path: Path, facts: Mapping[str, TensorFacts]) -> Reading | None:
-    """What the config beside a file says; None where there is none.
+    """Description by the config beside a file; None where there is none.
 
     Raises:
         StudyError: it cannot be followed, or there are two.
@@ -229,7 +229,10 @@ _BIASES: tuple[Role, ...] = ("encoder_bias", "decoder_bias")
 
 
 def read_bare(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
-    """How the features of a file are computed, as far as its tensors tell.
+    """Description of a file without a config, as far as the names of its tensors tell.
+
+    One that could be of two kinds, or needs what only a config has, is refused; none is read as a plain ReLU
+    for want of one.
 
     Raises:
         StudyError: it holds no autoencoder, or not enough to know which.

@@ -33,7 +33,7 @@ Mechanism = Callable[..., Any] | tuple[Sequence[str], Callable[..., Any]]
 function without such names, parents and function: ``(("x", "y"), np.add)``."""
 
 MOST_ROWS = 2_000_000
-"""How many combinations of values are written out at most."""
+"""Most combinations of values that are written out."""
 
 
 class CausalModel:
@@ -111,7 +111,7 @@ class CausalModel:
         return self.run(base, {name: runs[id(source)][name] for name, source in sources.items()})
 
     def compute(self, name: str, *parents: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What the mechanism of `name` makes of its parents' values.
+        """Value that the mechanism of `name` makes of its parents' values.
 
         Raises:
             StudyError: it fails, or what it returns is not as many whole numbers.

@@ -1,4 +1,5 @@
-"""A causal model by its name: a bundled one, or ``module:name`` in a user's own file, or a package's."""
+"""Causal models by name: the bundled ones (sums of digits, hierarchical equality, addition with carry,
+circuits), and ``module:name`` in a user's own file or in an installed package."""
 
 __all__ = [
     "BUNDLED",

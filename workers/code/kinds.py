@@ -1,4 +1,7 @@
-"""What a function of a study must be: a function of one's own, that takes what it will be given."""
+"""Kinds of functions that a study can name, and whether a file or an object has one of that kind.
+
+A file is read and not run: so much can be told before its folder is trusted.
+"""
 
 __all__ = ["GETTER", "MODEL", "OPERATION", "SETTER", "Kind", "imported_files", "why_not", "why_not_there"]
 
@@ -17,14 +20,14 @@ from workers.errors import StudyError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is wanted at one place of a study."""
+    """Kind of function that is wanted at one place of a study."""
 
     role: str
-    """What a study calls it: ``intervention``."""
+    """Word that a study has for it: ``intervention``."""
     wanted: str
-    """What is wanted there, as the end of a sentence."""
+    """Description of it, as the end of a sentence."""
     num_given: int | None = None
-    """How many values it is called with; None for options by their names."""
+    """Number of values that it is called with; None for options by their names."""
     is_object: bool = False
     """Whether an object of one's own does too, instead of a function."""
 

@@ -1,4 +1,9 @@
-"""What ``module:function`` stands for: looked for, checked, and only then loaded."""
+"""Functions by name, ``module:function``: looked for, checked, and only then loaded.
+
+A folder of research may hold ``json.py``, ``workers.py`` or ``studies/``: they are nobody's but the study's.
+Its modules have names here that no other module has. They are loaded from the files where they lie, never
+looked up by name, and what they import is looked for beside them first, as a script's imports are.
+"""
 
 __all__ = ["check_named", "files_of", "load_module", "module_name", "named"]
 
@@ -97,7 +102,7 @@ class _Loader(SourceFileLoader):
 
 
 def _imports(package: str, folder: Path) -> Callable[..., Any]:
-    """What ``import`` does in the files of a folder."""
+    """Function that ``import`` calls in the files of a folder."""
 
     def imported(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
@@ -144,7 +149,7 @@ def files_of(name: str, code: Code) -> list[Path]:
 
 
 def named(name: str, kind: Kind, code: Code) -> Any:
-    """What `name` stands for: of the study's own files, or offered by an installed package.
+    """Load what `name` stands for: of the study's own files, or offered by an installed package.
 
     Raises:
         UntrustedError: it is a file's, and nobody has said that the folder's code may be run.

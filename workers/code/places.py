@@ -1,4 +1,4 @@
-"""Where the functions of a study may lie: in Python files below some folders, and nowhere above them."""
+"""Places of a study's functions: Python files below some folders, and entry points of installed packages."""
 
 __all__ = ["GROUP", "NO_CODE", "Code", "caller_code", "offered", "own_file"]
 
@@ -28,7 +28,7 @@ class Code:
     """``FILE:LINE`` at which the study names a function."""
 
     def at(self, name: str) -> str:
-        """Where a function is named, as the beginning of a message."""
+        """Position at which a function is named, as the beginning of a message."""
         return f"{self.lines[name]}: " if name in self.lines else ""
 
     def file_of(self, module: str) -> Path | None:
@@ -42,7 +42,7 @@ class Code:
 
 
 NO_CODE = Code()
-"""What can name functions of installed packages alone."""
+"""Code of a study without a folder: it can name functions of installed packages alone."""
 
 
 def own_file(folder: Path, module: str) -> Path | None:

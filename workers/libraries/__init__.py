@@ -30,7 +30,7 @@ _BESIDE = {"transformers": ("workers.replay.probe",)}
 """Modules of ours with places that nothing less than their own code can try, by library; loaded by name."""
 
 _PACKAGES = {"yaml": "PyYAML"}
-"""What packages are called where the module is called otherwise."""
+"""Names of packages whose module is called otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Place:
     seen_with: str
     """Versions that it was seen to work with."""
     without: str
-    """What happens where it is not there: what is lost, or what the user is told."""
+    """Consequence where it is not there: what is lost, or what the user is told."""
     marks: tuple[str, ...]
     """Texts by which its use is recognised in source code: they stand in the library's file alone."""
     probe: Callable[[], str | None]
@@ -53,13 +53,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a place fared with the versions at hand."""
+    """Result of trying one place with the versions at hand."""
 
     library: str
     name: str
     state: Literal["ok", "degraded", "error"]
     told: str
-    """What is lost, or the exception's type and first line; empty where all is well."""
+    """Loss, or the exception's type and first line; empty where all is well."""
 
 
 def all_places() -> tuple[Place, ...]:
@@ -68,7 +68,7 @@ def all_places() -> tuple[Place, ...]:
 
 
 def outcomes() -> list[Outcome]:
-    """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
+    """Try every place; no exception escapes, also where a library cannot be imported at all."""
     found: list[Outcome] = []
     for module, library in _modules().items():
         try:
@@ -96,7 +96,7 @@ def _places(module: str) -> tuple[Place, ...]:
 
 
 def tried(place: Place) -> Outcome:
-    """How the place fares now; no exception escapes."""
+    """Try one place; no exception escapes."""
     try:
         lost = place.probe()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What click does that may move: an interrupt that it wraps."""
+"""Behaviour of click that may move: an interrupt that it wraps."""
 
 __all__ = ["PLACES", "interrupt_of"]
 

@@ -48,7 +48,7 @@ _DEEPEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expression:
-    """What one expression of SQL says."""
+    """Reading of one expression of SQL."""
 
     problem: str = ""
     """DuckDB's words, where it is none."""
@@ -57,11 +57,11 @@ class Expression:
     texts: tuple[str, ...] = ()
     """Constants of text."""
     refused: tuple[str, ...] = ()
-    """What in it may give another answer another time, or asks for more than one row, in words."""
+    """Parts of it that may give another answer another time, or ask for more than one row, in words."""
 
 
 def expression(connection: Connection, text: str) -> Expression:
-    """What `text` says as one expression over the columns of a table.
+    """Read `text` as one expression over the columns of a table.
 
     Raises:
         QueryError: this DuckDB gives no tree, or one in a form that is not known.
@@ -107,7 +107,7 @@ def _is_one(statements: Any) -> bool:
 
 
 def _refused(connection: Connection, node: Mapping[str, Any]) -> Iterator[str]:
-    """What a part of an expression does that one may not do."""
+    """Reason why a part of an expression is not allowed."""
     kind = node.get("class")
     if kind in _ELSEWHERE:
         name = node.get("function_name")

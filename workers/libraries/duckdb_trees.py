@@ -46,7 +46,7 @@ _EXPLAIN = re.compile(
     r"(?:\s*,\s*(?:analy[sz]e|format\s+[a-z]+))*\s*\)\s*)?",
     re.IGNORECASE,
 )
-"""How a statement begins that only shows how another would be answered, or was."""
+"""Beginnings of statements that only show how another would be answered, or was."""
 _OPEN = (
     "FROM t",
     "SELECT t.* FROM t",
@@ -65,24 +65,24 @@ _NAMING = "WITH w AS (SELECT c FROM t) SELECT f(a) FROM w JOIN u USING (b) ORDER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What the tree of one query shows."""
+    """Effects of one query, by its tree."""
 
     problem: str = ""
     """DuckDB's words, where it has no tree of the query."""
     writing: tuple[str, ...] = ()
-    """What in it does more than read, as its users call it: ``COPY``."""
+    """Part of it that does more than read, as its users call it: ``COPY``."""
     functions: tuple[str, ...] = ()
     """Table functions that it calls, in small letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the tree of one query names; all in small letters."""
+    """Names in the tree of one query; all in small letters."""
 
     tables: frozenset[str]
     """Tables and views, and whatever it calls its own by ``WITH``."""
     own: frozenset[str]
-    """Those that it defines by ``WITH``."""
+    """Names that it defines by ``WITH``."""
     words: frozenset[str] | None
     """All names and texts in it, columns among them; None where columns need no name to be asked for."""
     calls: frozenset[str]
@@ -105,7 +105,7 @@ def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
 
 
 def asked(connection: Connection, query: str) -> Asked | None:
-    """What a SELECT asks for, by its tree; None where that cannot be told: then it may be anything.
+    """Names that a SELECT asks for, by its tree; None where that cannot be told: then it may be anything.
 
     Whether trees are of the form that is known is tried each time: of a star in another form a query would be
     answered without its columns.
@@ -191,7 +191,7 @@ def _spoken(kind: str) -> str:
 
 
 def parsed(connection: Connection, query: str) -> Parsed:
-    """What a SELECT does, by its tree.
+    """Effects of a SELECT, by its tree.
 
     Raises:
         QueryError: this DuckDB gives no tree, or one in a form that is not known.

@@ -1,4 +1,4 @@
-"""What the cache of the hub's client is like: a snapshot's folder bears the name of its commit."""
+"""Layout of the cache of the hub's client: a snapshot's folder bears the name of its commit."""
 
 __all__ = ["PLACES", "blobs_of", "commit_of"]
 

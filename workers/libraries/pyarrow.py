@@ -23,7 +23,7 @@ _WRITE_CHECKSUM, _COMPLIANT, _SPLIT = (
     "use_byte_stream_split",
 )
 _ITEM = ".list.element"
-"""How a Parquet file calls what is in a list, where nested types are compliant."""
+"""Name of a list's elements in a Parquet file, where nested types are compliant."""
 
 
 def open_parquet(source: "Path | BinaryIO", *, checked: bool = False) -> "pq.ParquetFile":
@@ -80,7 +80,7 @@ def _float_paths(path: str, kind: Any) -> list[str]:
 
 
 def _known(function: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function of this pyarrow takes."""
+    """Arguments among these that a function of this pyarrow takes."""
     takes = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in takes}
 

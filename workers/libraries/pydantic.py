@@ -45,7 +45,7 @@ _WORDS: Mapping[str, str] = {
     "a valid number": "a number",
     "a valid boolean": "true, false",
 }
-"""What is wanted, in the words of study files; what is not here is told in pydantic's."""
+"""Words of study files for what is wanted; what is not here is told in pydantic's."""
 _RAISED = "Value error, "
 _CHOICE = re.compile(r"'([^']*)'")
 
@@ -59,7 +59,7 @@ class CarryingError(PydanticCustomError):
 
     @property
     def load(self) -> Any:
-        """What it carries; None where pydantic has lost it."""
+        """Content; None where pydantic has lost it."""
         return (getattr(self, "context", None) or {}).get(_LOAD)
 
 
@@ -74,11 +74,12 @@ class Fault:
     """As pydantic calls the kind, or as whoever raised the error does."""
     given: Any
     wanted: str
-    """What would be right, in pydantic's words: "greater than 0"; or what was said by whoever raised it."""
+    """Description of what would be right, in pydantic's words: "greater than 0"; or what was said by whoever
+    raised it."""
     choices: tuple[str, ...]
     """The texts that would be right, where there are some."""
     load: Any
-    """What a `CarryingError` carries."""
+    """Content of a `CarryingError`."""
 
 
 def faults(error: ValidationError) -> list[Fault]:

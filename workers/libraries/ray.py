@@ -61,7 +61,8 @@ def environment(token: str, folder: Path) -> dict[str, str]:
 
 
 def own_options(folder: Path, num_cpus: int, *, is_plain: bool) -> dict[str, Any]:
-    """How a Ray of our own is started; `is_plain` without options that Ray hides, for where they are gone."""
+    """Options by which a Ray of our own is started; `is_plain` without options that Ray hides, for where they
+    are gone."""
     hidden = {} if is_plain else {_FOLDER: str(folder)}
     return {
         # Without it Ray would join any cluster that it finds.
@@ -108,7 +109,7 @@ def _job() -> dict[str, Any]:
 
 
 def servers(children: Iterable[psutil.Process]) -> dict[str, psutil.Process]:
-    """Those of our own processes that Ray cannot go on without, by what they are called.
+    """Processes of our own that Ray cannot go on without, by their names.
 
     One that is not found is not watched: its end shows only by that of all workers.
     """
@@ -148,7 +149,7 @@ def _is_local(address: str) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What was raised in the worker, of which Ray's error tells; None where Ray does not say."""
+    """Exception raised in the worker, of which Ray's error tells; None where Ray does not say."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error.__cause__
 
@@ -188,7 +189,7 @@ def _probe_token() -> str | None:
 
 @cache
 def _started() -> Mapping[str, Any]:
-    """What a Ray of our own shows, in a process of its own: Ray reads its variables when it is imported."""
+    """Settings of a Ray of our own, in a process of its own: Ray reads its variables when it is imported."""
     done = run("workers.libraries.ray", timeout_s=120)
     if done.returncode != 0:
         raise RuntimeError(f"a local Ray does not start: {(done.stderr.splitlines() or ['?'])[-1]}")

@@ -1,5 +1,5 @@
-"""How vocabularies write the bytes of a token that is no whole text, what they lack, and how the library
-fails."""
+"""Vocabularies: how they write the bytes of a token that is no whole text, what they lack, and how the
+library fails."""
 
 __all__ = ["PLACES", "LibraryFailedError", "calling_library", "raw_bytes", "unknown_id"]
 

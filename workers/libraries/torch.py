@@ -142,7 +142,7 @@ _DIRECTIONS = ((0.535, -0.1699), (-0.7564, 0.3402), (-0.3765, -0.9249))
 
 @cache
 def _other_stream() -> str | None:
-    """What is drawn otherwise from a seed than it used to be; None where all is as it was."""
+    """Description of what is drawn otherwise from a seed than it used to be; None where all is as it was."""
 
     def fresh() -> torch.Generator:
         return torch.Generator().manual_seed(0)

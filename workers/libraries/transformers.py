@@ -137,7 +137,7 @@ def hidden_keyword(arguments: Mapping[str, Any]) -> str | None:
 
 
 class _NoCache:
-    """What stands in where the library has no cache with layers: no model fills it, so none is resumed."""
+    """Stand-in where the library has no cache with layers: no model fills it, so none is resumed."""
 
     def __init__(self, layers: Any) -> None:
         self.layers = layers

@@ -1,4 +1,5 @@
-"""How the transformers library loads a folder: keywords of `from_pretrained`, and what it says was amiss."""
+"""Loading of folders by the transformers library: keywords of `from_pretrained`, and what it says was
+amiss."""
 
 __all__ = ["PLACES", "not_put_together"]
 
@@ -30,7 +31,7 @@ _AMISS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def _loaded(change: Callable[[dict[str, Any]], None] = lambda tensors: None, **options: Any) -> Any:
-    """What a folder gives, its tensors changed before."""
+    """Model of a folder, its tensors changed before."""
     from transformers import AutoModelForCausalLM
 
     library: Any = AutoModelForCausalLM

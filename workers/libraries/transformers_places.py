@@ -27,7 +27,7 @@ _CACHE, _USE_CACHE, _POSITIONS, _VECTORS = (
     *(("cache", "past_key_values"), ("use_cache",)),
     *(("position_ids",), ("inputs_embeds",)),
 )
-"""What each is called, by the versions seen."""
+"""Names of each, by the versions seen."""
 _HIDDEN = "hidden_states"
 
 

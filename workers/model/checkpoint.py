@@ -33,8 +33,9 @@ _CONSTANTS = re.compile(
     r"|(^|\.)position_ids$"
     r"|(^|\.)embed_positions\.(weights|_float_tensor)$"
 )
-"""What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
-numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each family."""
+"""Tensors that older releases of the library saved and newer ones compute: causal masks, rotary frequencies,
+position numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each
+family."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Differences:
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """How many of each kind, and the first of them by name."""
+        """Number of each kind, and the first of them by name."""
         shapes = [f"{name} ({list(has)}, the model's {list(is_)})" for name, has, is_ in self.mismatched]
         kinds = [
             (self.missing, "missing in the checkpoint"),
@@ -142,8 +143,9 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
 
 
 def _apart(folder: Path, said: Sequence[str]) -> str:
-    """Which of the model's tensors could not be put together from a file's, as those of all experts are, and
-    which of the file's stand out; the library says it only in its log, and without it the second is left."""
+    """Text on tensors of the model that could not be put together from a file's, as those of all experts are,
+    and which of the file's stand out; the library says it only in its log, and without it the second is
+    left."""
     names = not_put_together("\n".join(said))
     try:
         odd = odd_ones(stored_tensors(folder))
@@ -227,7 +229,12 @@ _CHUNK = 1 << 20
 
 
 class Steps(DispatchMode):  # type: ignore[misc]
-    """Every operation in place on a tensor in memory, in order, while this is the context.
+    """Record of every operation in place on a tensor in memory, in order, while this is the context.
+
+    A model's class decides how a tensor begins (a normal draw of some width, ones, zeros in one row): the
+    library's steps are watched while it loads, and then done again on a tensor in float32, with numbers drawn
+    from the seed and the tensor's name. So neither the order in which a release of the library visits
+    modules, nor what else is missing, nor threads, nor the dtype of the lane change what is drawn.
 
     The tensors are kept, so that no later one takes the memory of one that was let go.
     """
@@ -249,7 +256,7 @@ class Steps(DispatchMode):  # type: ignore[misc]
         return func(*args, **given)
 
     def again(self, like: Tensor, generator: Generator) -> Tensor | None:
-        """What the steps on `like` make of a new tensor of its shape, in float32, with draws of `generator`.
+        """New tensor of the shape of `like`, in float32, after the same steps with draws of `generator`.
 
         None where there was none: nobody gave the tensor a value.
         """

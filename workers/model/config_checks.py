@@ -1,4 +1,4 @@
-"""What is wrong with a model's config, told before anything is loaded. No torch here.
+"""Checks of a model's config, before anything is loaded. No torch here.
 
 Each refusal names the folder, the key, its value and what to do. What is known of a type alone decides: of
 types that nobody here knows no more is asked than that their numbers are numbers.

@@ -56,7 +56,7 @@ _known: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
 
 def why_not_finite(module: nn.Module) -> str:
-    """What to say of a module whose logits are NaN or infinite; its weights are looked through once."""
+    """Explanation for a module whose logits are NaN or infinite; its weights are looked through once."""
     if module not in _known:
         _known[module] = _told(module)
     return _known[module]

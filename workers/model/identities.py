@@ -1,4 +1,4 @@
-"""Whether the named sites of a loaded model hold what their names promise: tried in one small forward.
+"""Probing of whether a loaded model's named sites hold what their names promise: tried in one small forward.
 
 A few blocks of each make are given several rows of one prompt. In each row one thing is changed there, and
 the block after is given the first row alone, the clean one: all of it costs little more than one forward of a
@@ -42,7 +42,7 @@ _log = logging.getLogger("swapyard.model")
 
 @torch.no_grad()
 def find_identities(places: Places, run: Run) -> Identities:
-    """Which identities of a model's named sites hold, and which sites are refused for it.
+    """Report on the identities of a model's named sites, and on the sites that are refused for it.
 
     Args:
         places: of the model; without a table of its family nothing is tried.
@@ -73,7 +73,7 @@ def find_identities(places: Places, run: Run) -> Identities:
 
 @dataclass(slots=True)
 class _Kept:
-    """What was kept of one block so far; see `Held`."""
+    """Tensors kept of one block so far; see `ProbedBlock`."""
 
     sites: dict[str, Tensor] = field(default_factory=dict)
     children: dict[str, Tensor] = field(default_factory=dict)
@@ -197,7 +197,7 @@ class _Trial:
         return [CLEAN, *heads, NOTHING, *map(Row, reversed(first.values()))]
 
     def _visits(self, block: int, kept: _Kept, grow_by: int) -> list[tuple[Tap, Visit]]:
-        """What is changed in a block, and what is then kept of it, in this order at each tensor."""
+        """Changes in a block, then the visits that keep its tensors, in this order at each tensor."""
         path = f"{self._places.blocks}.{block}"
         generator = torch.Generator().manual_seed(block)
 
@@ -267,7 +267,7 @@ def _some_of_each_make(blocks: nn.Module) -> tuple[int, ...]:
 
 
 def _make(block: nn.Module) -> tuple[Any, ...]:
-    """What a block is made of: the kinds of its modules, and numbers of its own, such as multipliers."""
+    """Make of a block: the kinds of its modules, and numbers of its own, such as multipliers."""
     numbers = sorted((name, value) for name, value in vars(block).items() if isinstance(value, float))
     return (tuple(numbers), *((name, type(module)) for name, module in block.named_modules()))
 
@@ -277,7 +277,7 @@ def _has(blocks: nn.Module, block: int, path: str) -> bool:
 
 
 def _bound(blocks: nn.Module) -> float:
-    """How much rounding may make of a number: that of the coarsest dtype of the weights."""
+    """Largest share of a number that rounding may make: that of the coarsest dtype of the weights."""
     dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in blocks.parameters()}
     # Weights in whole numbers, or in eight bits: each product is rounded by a scale of its own.
     return max(IN_BLOCK.get(dtype, max(AGREEMENT.values())) for dtype in dtypes)

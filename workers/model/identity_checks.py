@@ -42,7 +42,7 @@ NOTHING = Row("nothing")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What one block held."""
+    """Tensors of one block in the forward that tries identities."""
 
     places: "Places"
     block: int
@@ -52,13 +52,13 @@ class Held:
     sites: Mapping[str, Tensor]
     """By site the tensor of its module [R, T, …], multiplied where the site is a product."""
     noise: Tensor
-    """What a part of the block was set to add, [T, W]."""
+    """Noise that a part of the block was set to add, [T, W]."""
     children: Mapping[str, Tensor]
-    """What modules right inside the block return, by name, in all rows."""
+    """Outputs of modules right inside the block, by name, in all rows."""
 
     @property
     def left(self) -> Tensor:
-        """What leaves the block, [R, T, W]."""
+        """Output of the block, [R, T, W]."""
         return self.sites["block_output"]
 
     def clean(self, site: str) -> Tensor:
@@ -70,11 +70,11 @@ class Held:
         return self.places.locate(site, self.block, None if head is None else (head,), None)
 
     def tap(self, site: str) -> Tap:
-        """Where a site is."""
+        """Hook point of a site."""
         return self.target(site).tap
 
     def made_by(self, site: str, given: Tensor) -> Tensor:
-        """What the module of a site returns for `given`, in float32."""
+        """Output of the module of a site for `given`, in float32."""
         output: Any = self.places.module.get_submodule(self.tap(site).module)(given)
         found: Tensor = output if isinstance(output, Tensor) else output[0]
         return found.float()
@@ -88,7 +88,8 @@ class Held:
         return next(number for number, row in enumerate(self.rows) if row.head is None and row.site in same)
 
     def gained(self, site: str) -> tuple[Tensor, Tensor]:
-        """How much more leaves the block [T, W] where the site adds noise than where nothing is added.
+        """Difference of the block's output [T, W] between where the site adds noise and where nothing is
+        added.
 
         And the size of the numbers that this is a difference of.
         """
@@ -97,13 +98,13 @@ class Held:
 
 
 class Verdict(NamedTuple):
-    """What came of a check."""
+    """Result of one check."""
 
     deviation: float
     """Largest one, as a share of what it is compared with."""
     holds: bool
     said: str
-    """How it fails, in words."""
+    """Words on how it fails."""
 
 
 def returning(held: Held, site: str) -> set[str]:
@@ -160,7 +161,7 @@ def _heads(held: Held, site: str) -> Verdict:
 
 
 def _by_head(held: Held, moved: Tensor, clean: Tensor) -> Iterator[float]:
-    """How much each query head's part of `moved` [H · D] is, as a share of the largest number of `clean`."""
+    """Size of each query head's part of `moved` [H · D], as a share of the largest number of `clean`."""
     for head in range(held.target(MIXED).layout.num_heads):
         columns = held.target(MIXED, head).columns(len(moved), moved.device)
         yield _of_largest(moved[columns], clean)

@@ -251,7 +251,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def facts_of(module: nn.Module) -> ModelFacts:
-    """What is known of a module in memory: a model of the transformers library, or a built-in one.
+    """Facts of a module in memory: a model of the transformers library, or a built-in one.
 
     Its ``ref`` is the name of its class and its ``revision`` is empty: what a study needs to name it is not
     known.

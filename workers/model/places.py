@@ -119,7 +119,7 @@ class Places:
 
 
 def blocks_path(module: nn.Module, family: Family) -> str | None:
-    """Where the family's list of blocks lies in a module: with its head, without it, or wrapped; or None.
+    """Path of the family's list of blocks in a module: with its head, without it, or wrapped; or None.
 
     ``transformer.h`` of a GPT-2 with a head is ``h`` of one without.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, told from its headers and the config, before a weight is read. No torch.
+"""Checks of a checkpoint by its headers and the config, before a weight is read. No torch here.
 
 Only what is sure is refused here: loading compares every tensor once more. A folder without any weights
 passes, for it can be planned for.
@@ -26,7 +26,7 @@ _QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|SCB|weight_scale|weight_scale_inv|weight_format|weight_packed|absmax|quant_map)$"
     r"|\.weight\.(absmax|quant_map|quant_state\.\w+|nested_absmax)$"
 )
-"""What GPTQ, AWQ, bitsandbytes, fp8 and compressed-tensors keep beside, or in the place of, a weight."""
+"""Tensors that GPTQ, AWQ, bitsandbytes, fp8 and compressed-tensors keep beside a weight, or in its place."""
 _WHOLE_NUMBERS = frozenset({"I8", "U8", "I32", "U32"})
 _OTHER_HEADS = re.compile(r"^(score|classifier|qa_outputs|v_head|summary|reward_head|value_head)\b")
 _HEADS = ("lm_head.weight", "embed_out.weight")
@@ -36,7 +36,7 @@ _BESIDE_BLOCKS = re.compile(
     r"\.(weight|bias)$|rotary|rope|position|masked_bias"
 )
 _COMPUTED = re.compile(r"rotary|rope|masked_bias|causal_mask|(attn|attention)\.bias$")
-"""What older releases of the library saved in each block, or in some, and newer ones compute."""
+"""Tensors that older releases of the library saved in each block, or in some, and newer ones compute."""
 _NORMS = ("norm.weight", "ln_f.weight", "final_layer_norm.weight")
 _UNTIED = frozenset({"gpt_neox", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "stablelm"})
 """Types whose head is a tensor of its own where the config says nothing."""
@@ -218,7 +218,7 @@ def _layers(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
 
 
 def _uneven(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
-    """What some blocks have and others lack."""
+    """Tensors that some blocks have and others lack."""
     blocks: dict[int, set[str]] = {}
     for layer, name in _in_layers(tensors, family):
         blocks.setdefault(layer, set())
@@ -321,7 +321,7 @@ def _ends(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[
 
 
 def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
-    """What lies beside the blocks and is no part of a language model."""
+    """Tensors that lie beside the blocks and are no part of a language model."""
     last = family.blocks.rpartition(".")[2]
     found = [
         name

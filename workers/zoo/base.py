@@ -1,4 +1,4 @@
-"""What the built-in models share: how they are called, and what they return.
+"""Base of the built-in models: the way they are called, and their outputs.
 
 Shapes: B rows, T tokens or time steps, E width of an input vector, C classes or words of the vocabulary.
 """
@@ -18,7 +18,7 @@ from workers.zoo.configs import LOGITS, HeadConfig, ZooConfig
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a built-in model returns."""
+    """Output of a built-in model."""
 
     logits: Tensor
     """[B, T, C] where each token or step is read; [B, 1, C] where the run is read as a whole. Those of the
@@ -38,7 +38,7 @@ class Heads(nn.ModuleDict):
 
     @property
     def out_features(self) -> int:
-        """How many classes the first one tells apart."""
+        """Number of classes of the first one."""
         first: nn.Linear = next(iter(self.values()))  # type: ignore[assignment]
         return first.out_features
 
@@ -61,7 +61,7 @@ class ZooModel(nn.Module):
     """A built-in model, called as the models of the transformers library are."""
 
     input_dims: ClassVar[tuple[int, ...]] = (3,)
-    """How many dimensions a tensor of vectors may have."""
+    """Numbers of dimensions that a tensor of vectors may have."""
 
     config: ZooConfig
     embed: nn.Embedding | None

@@ -187,7 +187,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(config.width, config.width)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """What each token takes from itself and the tokens before it, where `mask` [B, 1, T, T] lets it."""
+        """Mix of the values of each token and the tokens before it, where `mask` [B, 1, T, T] lets it."""
         query, key, value = (
             layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -273,7 +273,7 @@ class GPT(ZooModel):
 
 
 def _mask(own: Tensor) -> Tensor:
-    """Which tokens each token sees [B, 1, T, T]: its example's own up to itself.
+    """Mask of the tokens that each token sees [B, 1, T, T]: its example's own up to itself.
 
     Padding sees itself: a token that sees none would have no weights, and give NaN.
     """
