@@ -13,9 +13,9 @@ __all__ = [
     "MADE",
     "PROJECTED",
     "TOTAL",
-    "Finding",
     "Identities",
     "Refusal",
+    "SiteFinding",
     "known_refusals",
     "may_refuse",
     "promised",
@@ -58,7 +58,7 @@ _POST_NORM = {"attention_output": "attention_post_norm_output", "mlp_output": "m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class SiteFinding:
     """One identity of one site, as it was tried on a loaded model."""
 
     site: str
@@ -95,7 +95,7 @@ class Refusal:
 class Identities:
     """Report on the named sites of one loaded model: which identities hold, and what is refused."""
 
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[SiteFinding, ...] = ()
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By site."""
     untried: str = ""
@@ -106,7 +106,7 @@ class Identities:
         cls,
         facts: ModelFacts,
         family: Family,
-        findings: Sequence[Finding] = (),
+        findings: Sequence[SiteFinding] = (),
         *,
         untried: str = "",
         returned: Mapping[str, str] | None = None,
@@ -184,7 +184,7 @@ class Identities:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
-        findings = (Finding(**{**one, "blocks": tuple(one["blocks"])}) for one in data["findings"])
+        findings = (SiteFinding(**{**one, "blocks": tuple(one["blocks"])}) for one in data["findings"])
         refusals = {site: Refusal(**one) for site, one in data["refusals"].items()}
         return cls(findings=tuple(findings), refusals=refusals, untried=data["untried"])
 

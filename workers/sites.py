@@ -19,7 +19,7 @@ module returns, ``transformer.h.3.ln_2:input`` what it is given.
 __all__ = [
     "SITES",
     "BoxPart",
-    "Heads",
+    "HeadCount",
     "Side",
     "Site",
     "box_parts",
@@ -40,7 +40,7 @@ from typing import Literal, get_args
 from workers.errors import ModelError, nearest
 from workers.facts import ModelFacts
 
-Heads = Literal["query", "key"]
+HeadCount = Literal["query", "key"]
 """Head count of a site: that of the queries, or that of the keys and values."""
 
 Side = Literal["input", "output"]
@@ -54,7 +54,7 @@ class Site:
     name: str
     about: str
     """Content, in one line for users."""
-    heads: Heads | None = None
+    heads: HeadCount | None = None
     """None where the site has no heads."""
     stays: bool = True
     """Whether a change at one token reaches, inside the same block, no other token: the site lies past

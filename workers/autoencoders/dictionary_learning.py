@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from workers.autoencoders.kinds import ROLES, Activation, Kind, TensorFacts, Tensors, tensors_of, words
+from workers.autoencoders.kinds import (
+    ROLES,
+    Activation,
+    AutoencoderKind,
+    TensorFacts,
+    Tensors,
+    tensors_of,
+    words,
+)
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, wrong
 
 
@@ -72,7 +80,7 @@ def read_dictionary_learning(config: Config) -> Reading:
     where = config.path
     trainer, prefix = _trainer(config)
     name, its = _class(where, trainer, prefix)
-    kind = Kind(activation=its.activation)
+    kind = AutoencoderKind(activation=its.activation)
     tensors = tensors_of(
         str(config.weights),
         config.facts,
@@ -89,7 +97,7 @@ def read_dictionary_learning(config: Config) -> Reading:
     if its.activation == "topk":
         if k is None:
             raise wrong(where, f"{prefix}k", f"is missing, and the class {name} needs it")
-        kind = Kind(activation="topk", k=k)
+        kind = AutoencoderKind(activation="topk", k=k)
     if its.activation == "batchtopk":
         check_threshold(config.weights, config.facts, tensors)
     said = f"the class {name} of {where}"

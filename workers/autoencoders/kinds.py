@@ -8,7 +8,7 @@ __all__ = [
     "FORMS",
     "PLAIN",
     "ROLES",
-    "Kind",
+    "AutoencoderKind",
     "Role",
     "TensorFacts",
     "Tensors",
@@ -117,7 +117,7 @@ decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class AutoencoderKind:
     """Computation of features from the tensors, and back: all that differs between autoencoders."""
 
     activation: Activation = "relu"
@@ -134,7 +134,7 @@ class Kind:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data: the activation, and what else is not as usual."""
-        usual = Kind()
+        usual = AutoencoderKind()
         found = {name: getattr(self, name) for name in self.__slots__}
         return {k: v for k, v in found.items() if k == "activation" or v != getattr(usual, k)}
 
@@ -144,7 +144,7 @@ class Kind:
         return cls(**data)
 
 
-PLAIN = Kind()
+PLAIN = AutoencoderKind()
 """ReLU, or JumpReLU where there is a threshold for each feature: all that versions before this one knew."""
 
 FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(

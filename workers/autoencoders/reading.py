@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.autoencoders.kinds import Kind, TensorFacts, Tensors, is_said_in_training
+from workers.autoencoders.kinds import AutoencoderKind, TensorFacts, Tensors, is_said_in_training
 from workers.errors import StudyError
 
 
@@ -15,7 +15,7 @@ from workers.errors import StudyError
 class Reading:
     """Kind and tensors of one file."""
 
-    kind: Kind
+    kind: AutoencoderKind
     tensors: Tensors
     centered: bool | None
     """Whether the decoder's bias is taken off before encoding; None where nothing says it."""

@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from workers.autoencoders.kinds import ROLES, Activation, Kind, Normalization, Tensors, tensors_of, words
+from workers.autoencoders.kinds import (
+    ROLES,
+    Activation,
+    AutoencoderKind,
+    Normalization,
+    Tensors,
+    tensors_of,
+    words,
+)
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, flag, wrong
 
 _ARCHITECTURES: Mapping[str, Activation] = {
@@ -92,7 +100,7 @@ def read_sae_lens(config: Config) -> Reading:
     if k is not None:
         check_k(where, key, k, tensors.num_features, is_whole=activation == "topk")
     normalization, scale = _normalization(config)
-    kind = Kind(
+    kind = AutoencoderKind(
         activation=activation,
         k=int(k) if k is not None and activation == "topk" else None,
         normalization=normalization,

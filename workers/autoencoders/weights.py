@@ -20,7 +20,7 @@ from workers.autoencoders.kinds import (
     PLAIN,
     ROLES,
     Activation,
-    Kind,
+    AutoencoderKind,
     Role,
     TensorFacts,
     Tensors,
@@ -51,7 +51,7 @@ class WeightsFile:
     path: Path
     sha256: str
     """Of its bytes, hex."""
-    kind: Kind | None
+    kind: AutoencoderKind | None
     """Computation of its features; None where it is read as it always was, by its names and `centered`."""
     tensors: Tensors
     centered: bool | None
@@ -158,7 +158,7 @@ def _unreadable(path: Path, error: OSError) -> StudyError:
     return StudyError(f"{path}: the weights cannot be read: {error.strerror}; correct the path")
 
 
-def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> Kind | None:
+def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> AutoencoderKind | None:
     """The kind; None where the features are those that names alone always gave."""
     kind, names = reading.kind, dict(reading.tensors.names)
     threshold = facts[names["threshold"]] if "threshold" in names else None
@@ -171,7 +171,7 @@ def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) 
     if kind == PLAIN and (is_bare or threshold is None):
         return None
     # Both libraries take the ReLU as well: below 0 a threshold does nothing there.
-    if kind == Kind(activation="jumprelu") and threshold and threshold.least >= 0:
+    if kind == AutoencoderKind(activation="jumprelu") and threshold and threshold.least >= 0:
         return None
     return kind
 
@@ -241,7 +241,7 @@ def read_bare(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
         tensors = tensors_of(where, facts, ROLES["gated"], what="a gated autoencoder")
         is_said = any(name in facts for name in _GATED_CENTERED)
         return Reading(
-            kind=Kind(activation="gated"),
+            kind=AutoencoderKind(activation="gated"),
             tensors=tensors,
             centered=True if is_said else None,
             centered_by=f"{_GATED_CENTERED[0]} in {where}",
@@ -283,7 +283,7 @@ def _plain(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
 def _of(activation: Activation, where: str, facts: Mapping[str, TensorFacts], what: str) -> Reading:
     roles = [role for role in ROLES[activation] if role not in _BIASES]
     tensors = tensors_of(where, facts, roles, what=what, optional=_BIASES)
-    return Reading(kind=Kind(activation=activation), tensors=tensors, centered=None)
+    return Reading(kind=AutoencoderKind(activation=activation), tensors=tensors, centered=None)
 
 
 def _dictionary(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
@@ -302,7 +302,7 @@ def _matryoshka(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
     )
     check_threshold(where, facts, tensors)
     return Reading(
-        kind=Kind(activation="batchtopk"),
+        kind=AutoencoderKind(activation="batchtopk"),
         tensors=tensors,
         centered=True,
         centered_by=f"group_sizes in {where}",

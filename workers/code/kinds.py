@@ -3,7 +3,16 @@
 A file is read and not run: so much can be told before its folder is trusted.
 """
 
-__all__ = ["GETTER", "MODEL", "OPERATION", "SETTER", "Kind", "imported_files", "why_not", "why_not_there"]
+__all__ = [
+    "GETTER",
+    "MODEL",
+    "OPERATION",
+    "SETTER",
+    "FunctionKind",
+    "imported_files",
+    "why_not",
+    "why_not_there",
+]
 
 import ast
 import functools
@@ -19,7 +28,7 @@ from workers.errors import StudyError, nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FunctionKind:
     """Kind of function that is wanted at one place of a study."""
 
     role: str
@@ -32,13 +41,15 @@ class Kind:
     """Whether an object of one's own does too, instead of a function."""
 
 
-OPERATION = Kind("intervention", "a function of the old and the other value, def f(old, other)", 2)
-GETTER = Kind("coordinates", "a function of the module's tensor, def get(tensor)", 1)
-SETTER = Kind("coordinates", "a function of the module's tensor and the values, def set(tensor, values)", 2)
-MODEL = Kind("causal model", "a CausalModel, or a function that returns one", None, is_object=True)
+OPERATION = FunctionKind("intervention", "a function of the old and the other value, def f(old, other)", 2)
+GETTER = FunctionKind("coordinates", "a function of the module's tensor, def get(tensor)", 1)
+SETTER = FunctionKind(
+    "coordinates", "a function of the module's tensor and the values, def set(tensor, values)", 2
+)
+MODEL = FunctionKind("causal model", "a CausalModel, or a function that returns one", None, is_object=True)
 
 
-def why_not(found: Any, kind: Kind, code: Code, package: str | None = None) -> str | None:
+def why_not(found: Any, kind: FunctionKind, code: Code, package: str | None = None) -> str | None:
     """Why what was found is not of the kind, as the end of a sentence; None where it is.
 
     Args:
@@ -101,7 +112,7 @@ _DYNAMIC = {"globals", "exec", "setattr", "vars", "locals", "__getattr__", "eval
 _Made = tuple[ast.AST, ast.alias | None]
 
 
-def why_not_there(file: Path, name: str, kind: Kind, folder: Path) -> str | None:
+def why_not_there(file: Path, name: str, kind: FunctionKind, folder: Path) -> str | None:
     """Why the file has nothing of this name and kind, as the end of a sentence; None where it may have.
 
     Args:
@@ -129,7 +140,7 @@ def why_not_there(file: Path, name: str, kind: Kind, folder: Path) -> str | None
     return _why_not_kind(found[0][0], name, kind) if len(found) == 1 else None
 
 
-def _why_not_kind(node: ast.AST, name: str, kind: Kind) -> str | None:
+def _why_not_kind(node: ast.AST, name: str, kind: FunctionKind) -> str | None:
     if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant):
         return f"has {name} = {ast.unparse(node.value)} (line {node.lineno}), which is no function"
     if kind.num_given is None:

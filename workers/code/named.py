@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from workers.code.kinds import Kind, imported_files, why_not, why_not_there
+from workers.code.kinds import FunctionKind, imported_files, why_not, why_not_there
 from workers.code.places import Code, offered, own_file
 from workers.errors import StudyError, UntrustedError, nearest
 
@@ -123,7 +123,7 @@ def _is_own(folder: Path, top: str) -> bool:
     return (folder / top).is_dir() and top not in sys.modules and importlib.util.find_spec(top) is None
 
 
-def check_named(name: str, kind: Kind, code: Code) -> None:
+def check_named(name: str, kind: FunctionKind, code: Code) -> None:
     """Accept what `name` may stand for, as far as that can be told without running anything.
 
     Raises:
@@ -148,7 +148,7 @@ def files_of(name: str, code: Code) -> list[Path]:
     return [] if file is None or folder is None else imported_files(file, folder)
 
 
-def named(name: str, kind: Kind, code: Code) -> Any:
+def named(name: str, kind: FunctionKind, code: Code) -> Any:
     """Load what `name` stands for: of the study's own files, or offered by an installed package.
 
     Raises:
@@ -180,7 +180,7 @@ def named(name: str, kind: Kind, code: Code) -> Any:
 _MISSING = object()
 
 
-def _folder_of(name: str, kind: Kind, code: Code) -> Path | None:
+def _folder_of(name: str, kind: FunctionKind, code: Code) -> Path | None:
     """The folder whose file has the module of `name`; None where none has."""
     module = name.partition(":")[0]
     try:
@@ -192,7 +192,7 @@ def _folder_of(name: str, kind: Kind, code: Code) -> Path | None:
     return next(folder for folder in code.folders if file.is_relative_to(folder.resolve()))
 
 
-def _loaded(name: str, kind: Kind, code: Code, load: Any, module: str) -> Any:
+def _loaded(name: str, kind: FunctionKind, code: Code, load: Any, module: str) -> Any:
     importlib.invalidate_caches()
     try:
         return load()
@@ -202,7 +202,7 @@ def _loaded(name: str, kind: Kind, code: Code, load: Any, module: str) -> Any:
         raise StudyError(f"{code.at(name)}{kind.role} {name!r}: {said}; correct the module") from error
 
 
-def _refused(name: str, kind: Kind, code: Code, problem: str) -> StudyError:
+def _refused(name: str, kind: FunctionKind, code: Code, problem: str) -> StudyError:
     return StudyError(f"{code.at(name)}{kind.role} {name!r}: {problem}; wanted: {kind.wanted}")
 
 

@@ -1,11 +1,20 @@
-"""Unstable names of other libraries: one file for each library, one `Place` for each name. No torch here.
+"""Unstable names of other libraries: one file for each library, one `LibraryPlace` for each name. No torch.
 
 Nothing else in the project leans on a private name, a keyword, the text of an error or a default that another
 library may change in its next version. Where a name is gone, the functions of these files find its place by
 trying, or say what is lost; `python -m workers.libraries` tries every place with the versions at hand.
 """
 
-__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
+__all__ = [
+    "LIBRARIES",
+    "TORCH_FREE",
+    "LibraryPlace",
+    "PlaceOutcome",
+    "all_places",
+    "outcomes",
+    "tried",
+    "versions",
+]
 
 import importlib
 import sys
@@ -34,7 +43,7 @@ _PACKAGES = {"yaml": "PyYAML"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LibraryPlace:
     """One name of another library that the project leans on."""
 
     library: str
@@ -52,7 +61,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PlaceOutcome:
     """Result of trying one place with the versions at hand."""
 
     library: str
@@ -62,20 +71,20 @@ class Outcome:
     """Loss, or the exception's type and first line; empty where all is well."""
 
 
-def all_places() -> tuple[Place, ...]:
+def all_places() -> tuple[LibraryPlace, ...]:
     """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
     return tuple(place for module in _modules() for place in _places(module))
 
 
-def outcomes() -> list[Outcome]:
+def outcomes() -> list[PlaceOutcome]:
     """Try every place; no exception escapes, also where a library cannot be imported at all."""
-    found: list[Outcome] = []
+    found: list[PlaceOutcome] = []
     for module, library in _modules().items():
         try:
             places = _places(module)
         except Exception as error:
             name = f"what {module.replace('.', '/')}.py needs of it"
-            found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
+            found.append(PlaceOutcome(library=library, name=name, state="error", told=_told(error)))
         else:
             found += [tried(place) for place in places]
     return found
@@ -91,18 +100,18 @@ def _modules() -> dict[str, str]:
     return found
 
 
-def _places(module: str) -> tuple[Place, ...]:
+def _places(module: str) -> tuple[LibraryPlace, ...]:
     return tuple(getattr(importlib.import_module(module), "PLACES", ()))
 
 
-def tried(place: Place) -> Outcome:
+def tried(place: LibraryPlace) -> PlaceOutcome:
     """Try one place; no exception escapes."""
     try:
         lost = place.probe()
     except Exception as error:
-        return Outcome(library=place.library, name=place.name, state="error", told=_told(error))
+        return PlaceOutcome(library=place.library, name=place.name, state="error", told=_told(error))
     state: Literal["ok", "degraded"] = "ok" if lost is None else "degraded"
-    return Outcome(library=place.library, name=place.name, state=state, told=lost or "")
+    return PlaceOutcome(library=place.library, name=place.name, state=state, told=lost or "")
 
 
 def _told(error: Exception) -> str:

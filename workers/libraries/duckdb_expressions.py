@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -206,7 +206,7 @@ def _probe_expression() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="duckdb_functions() with function_type, stability and macro_definition",
         used_for="refusing conditions that may give another answer another time",

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -285,7 +285,7 @@ def _probe_explain() -> str | None:
 _SEEN = "2.0.0 to 2.0.1"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="json_serialize_sql, and the kinds in its tree",
         used_for="refusing queries that do more than read",
@@ -294,7 +294,7 @@ PLACES = (
         marks=("json_serialize_sql", "SELECT_NODE", '"function_name"', "SHOW_REF"),
         probe=_probe_tree,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="extract_statements, StatementType and the names of its kinds",
         used_for="refusing all but one SELECT",
@@ -303,7 +303,7 @@ PLACES = (
         marks=("extract_statements", "StatementType", '"MULTI"'),
         probe=_probe_kinds,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="how an EXPLAIN begins",
         used_for="letting an EXPLAIN of a query through, and nothing else",

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +136,7 @@ def _probe_paths() -> str | None:
 _SEEN = "24.0.0 to 26.0.1"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="ParquetFile(pre_buffer=False) and read(use_threads=False)",
         used_for="reading on the calling thread: pyarrow's own abort a process that ends right after",
@@ -145,7 +145,7 @@ PLACES = (
         marks=(_PRE_BUFFER, "ParquetFile("),
         probe=_probe_threads,
     ),
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="write_page_checksum and page_checksum_verification",
         used_for="finding flipped bits, in files of pairs that others wrote too",
@@ -154,7 +154,7 @@ PLACES = (
         marks=(_WRITE_CHECKSUM, _VERIFY),
         probe=_probe_checksums,
     ),
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="paths such as v.list.element.vector, and their encoding by bytes",
         used_for="small files of collected vectors",

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
@@ -128,11 +128,11 @@ class _Inner(BaseModel):
     some: list[int] = Field(default=[1], min_length=1)
 
 
-class _Checked(BaseModel):
+class _Sample(BaseModel):
     number: int
 
     @model_validator(mode="after")
-    def _check(self) -> "_Checked":
+    def _check(self) -> "_Sample":
         if self.number == 1:
             raise ValueError("not this one")
         raise CarryingError("carried", [self.number])
@@ -151,10 +151,10 @@ def _probe_kinds() -> str | None:
         (_Inner, {}, "missing"),
         (_Inner, {"number": 1, "other": 2}, "unknown"),
         (_Inner, {"number": 1, "some": []}, "empty"),
-        (_Checked, {"number": 1}, "raised"),
+        (_Sample, {"number": 1}, "raised"),
     ]
     lost: list[str] = [kind for model, data, kind in wanted if _found(model, data).kind != kind]
-    if _found(_Checked, {"number": 1}).wanted != "not this one":
+    if _found(_Sample, {"number": 1}).wanted != "not this one":
         lost.append("what a check says")
     return f"told in pydantic's own words: {', '.join(lost)}" if lost else None
 
@@ -167,7 +167,7 @@ def _probe_texts() -> str | None:
 
 
 def _probe_carried() -> str | None:
-    return None if _found(_Checked, {"number": 2}).load == [2] else "only the first problem of a part is told"
+    return None if _found(_Sample, {"number": 2}).load == [2] else "only the first problem of a part is told"
 
 
 def _probe_outermost() -> str | None:
@@ -189,7 +189,7 @@ def _probe_outermost() -> str | None:
 _SEEN = "2.12.0 to 2.14.4"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="kinds of errors: missing, extra_forbidden, too_short, value_error with ctx.error",
         used_for="saying in our words what is wrong with a study or with a built-in model's options",
@@ -198,7 +198,7 @@ PLACES = (
         marks=("extra_forbidden", '"too_short"', '"value_error"', '"ctx"', '["ctx"]'),
         probe=_probe_kinds,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="the texts 'Input should be …', and ctx.expected",
         used_for="saying what is allowed, and the nearest spelling",
@@ -207,7 +207,7 @@ PLACES = (
         marks=("Input should be", '"expected"'),
         probe=_probe_texts,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="PydanticCustomError, whose context comes out with the place",
         used_for="all problems of a part at once, each with its own line",
@@ -216,7 +216,7 @@ PLACES = (
         marks=("PydanticCustomError", "pydantic_core"),
         probe=_probe_carried,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="__pydantic_base_init__",
         used_for="building nested parts without their own __init__, so that all problems are found at once",

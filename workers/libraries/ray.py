@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from workers.children import run
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -300,7 +300,7 @@ def _probe_niceness() -> str | None:
 _SEEN = "2.55.0 to 2.60.0"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="ray",
         name="variables that switch off reports, changes of CUDA_VISIBLE_DEVICES and the hook for uv",
         used_for="a quiet Ray, whose workers see the GPUs that they should",
@@ -309,7 +309,7 @@ PLACES = (
         marks=tuple(_QUIET),
         probe=_probe_quiet,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, which binds all ports to the loopback",
         used_for="a Ray of our own that no other machine reaches",
@@ -318,7 +318,7 @@ PLACES = (
         marks=tuple(_LOOPBACK),
         probe=_probe_loopback,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_AUTH_MODE and RAY_AUTH_TOKEN",
         used_for="a Ray of our own that no other user of this machine can use",
@@ -327,7 +327,7 @@ PLACES = (
         marks=(_AUTH_MODE, _AUTH_TOKEN),
         probe=_probe_token,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_worker_niceness=0, which its processes read when they start",
         used_for="workers of a Ray of our own that run as their driver does",
@@ -336,7 +336,7 @@ PLACES = (
         marks=tuple(_NICENESS),
         probe=_probe_niceness,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="the hidden option _temp_dir of init",
         used_for="a folder for its sockets and logs that is removed with it",
@@ -345,7 +345,7 @@ PLACES = (
         marks=(_FOLDER, _FOLDER_VARIABLE),
         probe=_probe_folder,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="names of its processes: raylet, gcs_server",
         used_for="noticing at once that Ray is gone, and resuming those that somebody stopped",
@@ -354,7 +354,7 @@ PLACES = (
         marks=("gcs_server",),
         probe=_probe_servers,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="JobConfig's _py_driver_sys_path, to which Ray adds the folders of the driver",
         used_for="workers that take no module of the user's folder for ours",
@@ -363,7 +363,7 @@ PLACES = (
         marks=(_SEARCH_PATH,),
         probe=_probe_imports,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RayTaskError.cause, and a trace whose last line is the error itself",
         used_for="ending a run with our own errors of a worker, in their own words",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -104,7 +104,7 @@ def _probe_bytes() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="the alphabet of byte-level vocabularies, and <0xE2> for a byte",
         used_for="showing a token that is no whole text by its bytes",
@@ -113,7 +113,7 @@ PLACES = (
         marks=("<0x", "0xA1, 0xAD"),
         probe=_probe_bytes,
     ),
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="model.unk_token, and unk_id in a Unigram tokeniser's JSON",
         used_for="refusing prompts and labels whose words become <unk>",
@@ -122,7 +122,7 @@ PLACES = (
         marks=("unk_token", "unk_id"),
         probe=_probe_unknown,
     ),
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="errors: plain Exception, and PanicException beside it",
         used_for="naming the file or the text that the library cannot take",

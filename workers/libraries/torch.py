@@ -22,7 +22,7 @@ import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 
 from workers.errors import RunError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 try:
     from torch.utils._python_dispatch import TorchDispatchMode as _Dispatch
@@ -222,20 +222,20 @@ _SEEN = "2.13.0"
 
 
 def _probe_dispatch() -> str | None:
-    class Watch(DispatchMode):  # type: ignore[misc]
+    class Counting(DispatchMode):  # type: ignore[misc]
         seen = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            Watch.seen += "normal_" in str(func)
+            Counting.seen += "normal_" in str(func)
             return func(*args, **(kwargs or {}))
 
-    with Watch():
+    with Counting():
         torch.empty(2).normal_()
-    return None if Watch.seen == 1 else "missing weights cannot be drawn from a seed"
+    return None if Counting.seen == 1 else "missing weights cannot be drawn from a seed"
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="torch",
         name="TorchDispatchMode, and the names of operations in place",
         used_for="drawing missing weights as the model's class begins them, from a seed",
@@ -244,7 +244,7 @@ PLACES = (
         marks=("TorchDispatchMode", "_python_dispatch"),
         probe=_probe_dispatch,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="text of an out-of-memory error on a CPU",
         used_for="trying a smaller batch instead of failing jobs",
@@ -253,7 +253,7 @@ PLACES = (
         marks=_MEMORY_TEXTS,
         probe=_probe_memory,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="AcceleratorError, or the text of a device error",
         used_for="ending a worker whose device is broken, instead of blaming its jobs",
@@ -262,7 +262,7 @@ PLACES = (
         marks=(*_DEVICE_TEXTS, "AcceleratorError"),
         probe=_probe_device,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="_C._autograd._top_saved_tensors_default_hooks, and the name of a checkpoint's hook",
         used_for="refusing changes inside gradient checkpointing, which would run again without them",
@@ -271,7 +271,7 @@ PLACES = (
         marks=("_top_saved_tensors_default_hooks", "_checkpoint_hook"),
         probe=_probe_checkpointing,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="Module._apply, through which all moves of a module go",
         used_for="learned coordinates that stay float32 beside a model in another dtype",
@@ -280,7 +280,7 @@ PLACES = (
         marks=("_apply(",),
         probe=_probe_dtype,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="numbers that a seeded generator draws on a CPU, and orthogonal_ makes of them",
         used_for="noise, built-in models, rotations, orders of training: identities name the seed alone",

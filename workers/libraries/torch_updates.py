@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from workers.errors import StoreError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.torch import is_of_machine
 
 _BETAS = (0.9, 0.999)
@@ -184,7 +184,7 @@ def _taken_up(parameter: nn.Parameter, optimizer: Any, schedule: Any) -> tuple[A
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="torch",
         name="defaults of the optimizers and schedules",
         used_for="trainings and fits that do not say them all: they decide what is learned",
@@ -193,7 +193,7 @@ PLACES = (
         marks=("initial_accumulator_value", "ns_coefficients", "final_div_factor"),
         probe=_probe_defaults,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="state_dict of an optimizer and a schedule, kept in a training's checkpoints",
         used_for="going on with a training that was stopped, bit for bit",

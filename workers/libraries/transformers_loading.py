@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.transformers import quiet
 from workers.libraries.transformers_places import tiny
 
@@ -117,7 +117,7 @@ def _probe_bare() -> str | None:
 _SEEN = "5.20.0 to 5.24.0"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="transformers",
         name="from_pretrained(dtype=…, attn_implementation=…, use_safetensors=…, local_files_only=…)",
         used_for="loading a model as its spec says, from this machine alone",
@@ -126,7 +126,7 @@ PLACES = (
         marks=(),
         probe=_probe_keywords,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="output_loading_info: missing, unexpected and mismatched keys",
         used_for="refusing a checkpoint that has not the weights of its config's model",
@@ -135,7 +135,7 @@ PLACES = (
         marks=(),
         probe=_probe_amiss,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="the report of a load: rows of CONVERSION",
         used_for="naming tensors that could not be put together, such as those of all experts",
@@ -144,7 +144,7 @@ PLACES = (
         marks=("CONVERSION",),
         probe=_probe_report,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="from_config on the meta device",
         used_for="the paths of a model's modules, while a study is planned",

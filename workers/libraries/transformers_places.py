@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.transformers import (
     attention_of,
     cache_class,
@@ -123,7 +123,7 @@ def _probe_quiet() -> str | None:
     return None if changed and library.get_verbosity() == before else "its warnings are shown"
 
 
-_place = partial(Place, library="transformers", seen_with="5.20.0 to 5.24.0")
+_place = partial(LibraryPlace, library="transformers", seen_with="5.20.0 to 5.24.0")
 
 PLACES = (
     _place(

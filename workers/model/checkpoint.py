@@ -199,7 +199,7 @@ def _quiet(said: list[str]) -> Iterator[None]:
     library: Any = library_logging
     logger, bars = logging.getLogger("transformers"), library.is_progress_bar_enabled()
     handlers, level, propagate = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [_Kept(said, handlers)], False
+    logger.handlers, logger.propagate = [_WarningsKeeper(said, handlers)], False
     logger.setLevel(logging.WARNING)
     library.disable_progress_bar()
     try:
@@ -211,7 +211,7 @@ def _quiet(said: list[str]) -> Iterator[None]:
             library.enable_progress_bar()
 
 
-class _Kept(logging.Handler):
+class _WarningsKeeper(logging.Handler):
     """Keeps warnings; errors go where they went."""
 
     def __init__(self, said: list[str], others: Sequence[logging.Handler]) -> None:

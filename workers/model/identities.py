@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from workers.facts import ModelFacts
 from workers.families import Family
-from workers.identities import ADDED, HEADS, Finding, Identities, promised
+from workers.identities import ADDED, HEADS, Identities, SiteFinding, promised
 from workers.libraries.torch import is_of_machine
 from workers.model.hooks import Tap, Visit, Visits
-from workers.model.identity_checks import ABOUT, CHECKS, CLEAN, NOTHING, Held, Row, returning
+from workers.model.identity_checks import ABOUT, CHECKS, CLEAN, NOTHING, ProbedBlock, Row, returning
 from workers.model.layout import Target
 from workers.model.places import Places
 from workers.replay.bounds import AGREEMENT, IN_BLOCK
@@ -59,7 +59,7 @@ def find_identities(places: Places, run: Run) -> Identities:
     for is_grown in (True, False):
         try:
             with _full_precision(places.module):
-                trial = _Trial(places, facts, family)
+                trial = _SiteProbe(places, facts, family)
                 trial.run(run, is_grown=is_grown)
                 return Identities.of(facts, family, trial.findings(), returned=trial.returned())
         except Exception as error:
@@ -72,7 +72,7 @@ def find_identities(places: Places, run: Run) -> Identities:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _BlockTensors:
     """Tensors kept of one block so far; see `ProbedBlock`."""
 
     sites: dict[str, Tensor] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class _Kept:
     noise: Tensor | None = None
 
 
-class _Trial:
+class _SiteProbe:
     """The forward, and what is read off it."""
 
     def __init__(self, places: Places, facts: ModelFacts, family: Family) -> None:
@@ -95,7 +95,7 @@ class _Trial:
         }
         self._added = [site for site, names in self._promised.items() if ADDED in names]
         self._rows = self._make_rows()
-        self._held: list[Held] = []
+        self._held: list[ProbedBlock] = []
 
     def run(self, run: Run, *, is_grown: bool) -> None:
         """Do the forward.
@@ -108,7 +108,7 @@ class _Trial:
             Exception: whatever it failed of.
         """
         prompt, num_rows = self._prompt(), 1 if is_grown else len(self._rows)
-        kept = {block: _Kept() for block in self._blocks}
+        kept = {block: _BlockTensors() for block in self._blocks}
         visits = [
             visit
             for block, found in kept.items()
@@ -121,7 +121,7 @@ class _Trial:
         }
         self._promised = {site: names for site, names in self._promised.items() if site not in dumb}
         self._held = [
-            Held(
+            ProbedBlock(
                 places=self._places,
                 block=block,
                 rows=self._rows,
@@ -134,9 +134,9 @@ class _Trial:
             if found.noise is not None and _is_finite(found)
         ]
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[SiteFinding]:
         """Each identity of each site, at its worst in the blocks that were tried."""
-        worst: dict[tuple[str, str], Finding] = {}
+        worst: dict[tuple[str, str], SiteFinding] = {}
         for one in self._each():
             known = worst.setdefault((one.site, one.identity), one)
             if (one.holds, -one.deviation) < (known.holds, -known.deviation):
@@ -153,14 +153,14 @@ class _Trial:
                 found |= {site: min(names)} if names else {}
         return found
 
-    def _each(self) -> Iterator[Finding]:
+    def _each(self) -> Iterator[SiteFinding]:
         for held in self._held:
             for site, names in self._promised.items():
                 for name in names:
                     if not self._promised.keys() >= ABOUT[name]:
                         continue
                     verdict = CHECKS[name](held, site)
-                    yield Finding(
+                    yield SiteFinding(
                         site=site,
                         identity=name,
                         holds=verdict.holds,
@@ -196,7 +196,7 @@ class _Trial:
         first = {self._at(site, 0).tap: site for site in reversed(self._added)}
         return [CLEAN, *heads, NOTHING, *map(Row, reversed(first.values()))]
 
-    def _visits(self, block: int, kept: _Kept, grow_by: int) -> list[tuple[Tap, Visit]]:
+    def _visits(self, block: int, kept: _BlockTensors, grow_by: int) -> list[tuple[Tap, Visit]]:
         """Changes in a block, then the visits that keep its tensors, in this order at each tensor."""
         path = f"{self._places.blocks}.{block}"
         generator = torch.Generator().manual_seed(block)
@@ -237,7 +237,7 @@ class _Trial:
 
             yield self._at(site, block).tap, shout
 
-    def _additions(self, block: int, kept: _Kept) -> Iterator[tuple[Tap, Visit]]:
+    def _additions(self, block: int, kept: _BlockTensors) -> Iterator[tuple[Tap, Visit]]:
         """Set what a part of the block adds: to noise in its own row, to nothing in the other rows."""
         taps = {row.site: self._at(row.site, block).tap for row in self._rows if row.site in self._added}
         numbers = {number: row.site for number, row in enumerate(self._rows) if row.site in taps}
@@ -297,7 +297,7 @@ def _keeper(kept: dict[str, Tensor], name: str) -> Visit:
     return keep
 
 
-def _is_finite(kept: _Kept) -> bool:
+def _is_finite(kept: _BlockTensors) -> bool:
     """Whether a block's clean row holds numbers: of infinities nothing can be told."""
     return all(bool(tensor[0].isfinite().all()) for tensor in kept.sites.values())
 

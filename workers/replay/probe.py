@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.capability import Ability, Capability
-from workers.libraries import Place, transformers_places
+from workers.libraries import LibraryPlace, transformers_places
 from workers.libraries.transformers import NO_KEYWORDS, Keywords, attention_of, find_keywords, logits_of
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.identities import find_identities
@@ -157,7 +157,7 @@ def _probe_resumed() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="transformers",
         name="blocks that return what their own `forward` returns, and mask and rotary tables of one row",
         used_for="skipping the blocks before a job's first changed one; rows that begin at different blocks",

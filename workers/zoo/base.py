@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens or time steps, E width of an input vector, C classes or words of the vocabulary.
 """
 
-__all__ = ["Heads", "Output", "ZooModel", "head_of"]
+__all__ = ["Output", "OutputHeads", "ZooModel", "head_of"]
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Output:
     """The logits of each head; a single one is called ``logits``."""
 
 
-class Heads(nn.ModuleDict):
+class OutputHeads(nn.ModuleDict):
     """Several classifiers of one state, or of a node of one layer's."""
 
     def __init__(self, width: int, heads: Mapping[str, HeadConfig]) -> None:
@@ -52,9 +52,9 @@ class Heads(nn.ModuleDict):
         return found
 
 
-def head_of(width: int, outputs: int | Mapping[str, HeadConfig]) -> "nn.Linear | Heads":
+def head_of(width: int, outputs: int | Mapping[str, HeadConfig]) -> "nn.Linear | OutputHeads":
     """The head of a classifier, or several."""
-    return nn.Linear(width, outputs) if isinstance(outputs, int) else Heads(width, outputs)
+    return nn.Linear(width, outputs) if isinstance(outputs, int) else OutputHeads(width, outputs)
 
 
 class ZooModel(nn.Module):
@@ -65,7 +65,7 @@ class ZooModel(nn.Module):
 
     config: ZooConfig
     embed: nn.Embedding | None
-    head: nn.Linear | Heads
+    head: nn.Linear | OutputHeads
     """The unembedding, or the classifiers."""
 
     def forward(
@@ -100,7 +100,9 @@ class ZooModel(nn.Module):
 
     def _read(self, hidden: Tensor, layers: Sequence[Tensor] = ()) -> Mapping[str, Tensor]:
         """The logits of each head, [B, T, C] of states [B, T, W], [B, 1, C] of [B, W]."""
-        found = self.head(hidden, layers) if isinstance(self.head, Heads) else {LOGITS: self.head(hidden)}
+        found = (
+            self.head(hidden, layers) if isinstance(self.head, OutputHeads) else {LOGITS: self.head(hidden)}
+        )
         return {name: logits if hidden.dim() == 3 else logits[:, None] for name, logits in found.items()}
 
     def _vectors(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
