@@ -1,4 +1,4 @@
-"""The named places of a block at which a run can be read or changed. No torch here.
+"""Named hook points of a block, at which a run can be read or changed. No torch here.
 
 In a block, from its input to its output::
 

@@ -1,4 +1,4 @@
-"""The words that planner and workers share: places, units, cells, pairs. No torch here.
+"""Words that planner and workers share: places, units, cells, pairs. No torch here.
 
 A *cell* of a plan is fully resolved: every layer and head is a number and every position is a token
 index or the name of a span. A worker needs nothing else than a model, cells and pairs.
@@ -192,7 +192,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The vectors of a run that is no token ids: one for each token or time step.
+    """Vectors of a run that is no token ids: one for each token or time step.
 
     As bytes they are equal where every number is, and hash fast: Python remembers the hash of bytes.
     """

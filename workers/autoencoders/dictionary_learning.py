@@ -25,7 +25,7 @@ from workers.autoencoders.reading import Config, Reading, check_k, check_keys, c
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """A class of dictionaries."""
+    """Class of dictionaries in that library."""
 
     activation: Activation
     is_centered: bool

@@ -225,7 +225,7 @@ class _Table:
 
 
 class _Tables:
-    """The tables of a model's variables, each made once."""
+    """Tables of a model's variables, each made once."""
 
     def __init__(self, model: CausalModel) -> None:
         self._model = model

@@ -18,7 +18,7 @@ INSTALLED = frozenset(("site-packages", "dist-packages"))
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The files that a study's functions may lie in, and whether they may be run."""
+    """Files that a study's functions may lie in, and whether they may be run."""
 
     folders: tuple[Path, ...] = ()
     """Whole, without links; of two that have a module the first."""

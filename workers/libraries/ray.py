@@ -84,7 +84,7 @@ def connect(options: Mapping[str, Any]) -> None:
 
 
 class _Only(list[str]):
-    """The folders that workers import from before all others: Ray adds the driver's and the current one."""
+    """Folders that workers import from before all others: Ray adds the driver's and the current one."""
 
     def __bool__(self) -> bool:
         """Also where there are none: Ray would make a list of its own."""

@@ -28,7 +28,7 @@ def raw_bytes(raw: str) -> bytes | None:
 
 
 class LibraryFailedError(Exception):
-    """The library could not do what it was asked; the text says why, in its own words."""
+    """Failure of the library to do what it was asked; the text says why, in its own words."""
 
 
 @contextmanager

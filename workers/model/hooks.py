@@ -32,7 +32,7 @@ from workers.sites import Side
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """One tensor of a forward pass: what a module is given, or what it returns."""
+    """Hook point: one tensor of a forward pass, the input or the output of a module."""
 
     module: str
     """Path of the module from the model."""

@@ -81,7 +81,7 @@ class _BlockTensors:
 
 
 class _SiteProbe:
-    """The forward, and what is read off it."""
+    """Forward that tries the identities of a model's sites, and the findings read off it."""
 
     def __init__(self, places: Places, facts: ModelFacts, family: Family) -> None:
         self._places, self._facts = places, facts

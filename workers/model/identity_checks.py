@@ -1,4 +1,4 @@
-"""The identities of named sites, each as a check on what one block held in the forward that tries them.
+"""Identities of named sites, each as a check on the tensors of one block in the forward that tries them.
 
 Shapes: R rows, T tokens, W width of the residual stream, H query heads, D width of a head.
 """

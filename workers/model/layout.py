@@ -62,7 +62,7 @@ def _share(heads: int, part: Part, fusion: Fusion | None, facts: ModelFacts) -> 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The columns of one tap that a unit writes, or takes its value from."""
+    """Columns of one tap that a unit writes, or takes its value from."""
 
     tap: Tap
     layout: Layout

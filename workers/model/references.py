@@ -1,4 +1,4 @@
-"""From the name of a model in a study to what is known of it, without its weights. No torch here.
+"""References of models: the name in a study resolved to a folder and the model's facts. No torch here.
 
 A reference is a built-in model (``zoo:NAME``, made from the spec's options), an alias, a local folder or a
 hub id, tried in this order (``artifact:NAME`` is not there yet). What lies on this machine is taken before

@@ -1,4 +1,4 @@
-"""From a model's config, in the words of the transformers library, to its shape. No torch here."""
+"""Facts of a model, read from its config in the words of the transformers library. No torch here."""
 
 __all__ = ["facts_of_config"]
 

@@ -1,4 +1,4 @@
-"""From a config to a built-in model with its weights, the same on every machine."""
+"""Building of a built-in model from its config: its weights are the same on every machine."""
 
 __all__ = ["build", "make"]
 
