@@ -39,7 +39,7 @@ class MLPLayer(nn.Module):
 
 
 class MLP(ZooModel):
-    """Classifier of tokens whose vectors lie side by side in its first layer's input: each layer has one position.
+    """Classifier of tokens whose vectors lie side by side in its first layer's input, at one position.
 
     Where the config has a vocabulary, an id becomes ``width / num_inputs`` dimensions of that input:
     token ``t`` is the dimensions ``[t · E, (t + 1) · E)`` of ``block_input`` at layer 0.
