@@ -67,7 +67,7 @@ class Place:
     """None at all where there are `coordinates`."""
     coordinates: Region | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON; what is not used is not there."""
         region = self.coordinates
         return {
@@ -118,7 +118,7 @@ class Unit:
     seed: int | None = None
     """Of ``noise``: with the pair and the place it says what is drawn."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON; what is not used is not there."""
         more = {"fit": self.fit, "value_fit": self.value_fit, "scale": self.scale, "seed": self.seed}
         return {
@@ -172,9 +172,9 @@ class Cell:
             yield from run.units
         yield from self.units
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON."""
-        found: dict[str, Any] = {"units": [u.to_json() for u in self.units], "read": self.read}
+        found: dict[str, object] = {"units": [u.to_json() for u in self.units], "read": self.read}
         if self.runs:
             found["runs"] = [[run.name, [u.to_json() for u in run.units]] for run in self.runs]
         return found
@@ -222,7 +222,7 @@ class Vectors:
         num_tokens, width = max(0, stop - start), self.shape[1]
         return Vectors((num_tokens, width), self.data[4 * width * start : 4 * width * (start + num_tokens)])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, exact."""
         return {"shape": list(self.shape), "data": base64.b64encode(self.data).decode()}
 

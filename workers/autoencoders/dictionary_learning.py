@@ -119,7 +119,7 @@ def check_threshold(where: object, facts: Mapping[str, TensorFacts], tensors: Te
         )
 
 
-def _trainer(config: Config) -> tuple[Mapping[str, Any], str]:
+def _trainer(config: Config) -> tuple[Mapping[str, object], str]:
     """The keys of the trainer, and how errors call where they stand."""
     data = config.data
     if "trainer" not in data:
@@ -148,7 +148,7 @@ def _check_buffer(config: Config) -> None:
         )
 
 
-def _class(where: object, trainer: Mapping[str, Any], prefix: str) -> tuple[str, _Class]:
+def _class(where: object, trainer: Mapping[str, object], prefix: str) -> tuple[str, _Class]:
     name = trainer.get("dict_class")
     if name is None:
         by = trainer.get("trainer_class")
@@ -178,7 +178,7 @@ def _k(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors
     return k
 
 
-def _check_groups(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors) -> None:
+def _check_groups(config: Config, trainer: Mapping[str, object], prefix: str, tensors: Tensors) -> None:
     """The groups of a Matryoshka have to be all of the features, which all are used."""
     said, stored = trainer.get("group_sizes"), config.facts.get("group_sizes")
     if said is not None and (

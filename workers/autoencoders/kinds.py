@@ -132,7 +132,7 @@ class AutoencoderKind:
     is_finetuned: bool = False
     """Whether features are multiplied by a factor of their own before decoding."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain data: the activation, and what else is not as usual."""
         usual = AutoencoderKind()
         found = {name: getattr(self, name) for name in self.__slots__}
@@ -309,7 +309,7 @@ def check_shapes(
     encoder = facts[names["encoder"]].shape
     is_matrix = len(encoder) == 2
     width, count = (encoder[::-1] if names["encoder"] in _LINEAR else encoder) if is_matrix else (0, 0)
-    wanted: dict[Role, tuple[Any, ...]] = {
+    wanted: dict[Role, tuple[object, ...]] = {
         "encoder": encoder if is_matrix else ("two", "dimensions"),
         "decoder": (width, count) if names["decoder"] in _LINEAR else (count, width),
         "decoder_bias": (width,),

@@ -5,7 +5,6 @@ __all__ = ["Config", "Reading", "check_k", "check_keys", "check_sizes", "flag", 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workers.autoencoders.kinds import AutoencoderKind, TensorFacts, Tensors, is_said_in_training
 from workers.errors import StudyError
@@ -28,7 +27,7 @@ class Config:
     """A config beside a file of tensors."""
 
     path: Path
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
     weights: Path
     facts: Mapping[str, TensorFacts]
     """Of the tensors of `weights`."""
@@ -41,7 +40,7 @@ def wrong(where: object, key: str, why: str) -> StudyError:
 
 def check_keys(
     where: object,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     *,
     used: Collection[str],
     unused: Collection[str],
@@ -62,7 +61,7 @@ def check_keys(
             )
 
 
-def check_sizes(where: object, data: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def check_sizes(where: object, data: Mapping[str, object], sizes: Mapping[str, int]) -> None:
     """Refuse sizes other than those of the tensors.
 
     Raises:
@@ -89,7 +88,7 @@ def check_k(where: object, key: str, k: object, num_features: int, *, is_whole: 
         )
 
 
-def flag(where: object, data: Mapping[str, Any], key: str, *, missing: bool) -> bool:
+def flag(where: object, data: Mapping[str, object], key: str, *, missing: bool) -> bool:
     """A key that is true or false.
 
     Raises:

@@ -113,7 +113,7 @@ def read_sae_lens(config: Config) -> Reading:
     return Reading(kind=kind, tensors=tensors, centered=centered, centered_by=said)
 
 
-def _check_architecture(where: Path, data: Mapping[str, Any]) -> None:
+def _check_architecture(where: Path, data: Mapping[str, object]) -> None:
     name = data.get("architecture", "standard")
     if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise wrong(where, "architecture", f"{name!r} is not known; known are {', '.join(_ARCHITECTURES)}")
@@ -140,7 +140,7 @@ def _check_metadata(where: Path, data: Mapping[str, Any]) -> None:
             )
 
 
-def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
+def _check_reshape(where: Path, data: Mapping[str, object]) -> None:
     """``hook_z`` lays the heads side by side, as a place of all heads has them anyway."""
     found = data.get("reshape_activations", "none")
     if found not in ("none", "hook_z"):
@@ -171,7 +171,7 @@ def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, 
     return (activation, *next(iter(given.items()), ("k", None)))
 
 
-def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping[str, object]]:
     """The activation function that configs before version 6 name, and its arguments."""
     named = {key: data[key] for key in _ACTIVATION_KEYS if data.get(key) is not None}
     for key, value in named.items():

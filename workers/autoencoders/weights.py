@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from workers.autoencoders.dictionary_learning import check_threshold, read_dictionary_learning
 from workers.autoencoders.files import tensor_facts
@@ -212,7 +211,7 @@ def _read(path: Path, weights: Path, facts: Mapping[str, TensorFacts]) -> Config
 
 
 def _followed(config: Config) -> Reading | None:
-    data: Mapping[str, Any] = config.data
+    data: Mapping[str, object] = config.data
     if any(key in data for key in ("trainer", "dict_class", "trainer_class")):
         return read_dictionary_learning(config)
     if any(key in data for key in ("architecture", "d_sae", "apply_b_dec_to_input", "activation_fn_str")):

@@ -14,7 +14,6 @@ __all__ = [
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -88,7 +87,7 @@ def two_digit_addition() -> CausalModel:
     )
 
 
-_GATES: Mapping[str, Callable[..., Any]] = MappingProxyType(
+_GATES: Mapping[str, Callable[..., object]] = MappingProxyType(
     {
         "and": lambda *bits: np.logical_and.reduce(bits),
         "or": lambda *bits: np.logical_or.reduce(bits),
@@ -124,7 +123,7 @@ def boolean_circuit(
     return CausalModel(inputs=dict.fromkeys(inputs, (0, 1)), mechanisms=mechanisms)
 
 
-def _check_count(name: str, value: Any, *, least: int) -> None:
+def _check_count(name: str, value: object, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise StudyError(f"{name} {value!r}; give a whole number from {least}")
 
@@ -135,7 +134,7 @@ BUNDLED: Mapping[str, Callable[..., CausalModel]] = MappingProxyType(
 """The bundled causal models by name."""
 
 
-def causal_model(name: str, options: Mapping[str, Any] | None = None, code: Code = NO_CODE) -> CausalModel:
+def causal_model(name: str, options: Mapping[str, object] | None = None, code: Code = NO_CODE) -> CausalModel:
     """The causal model `name`, made with its options.
 
     Args:
@@ -189,7 +188,7 @@ def option_names(name: str) -> tuple[str, ...]:
     return () if isinstance(found, CausalModel) else tuple(inspect.signature(found).parameters)
 
 
-def _find(name: str, code: Code) -> CausalModel | Callable[..., Any]:
+def _find(name: str, code: Code) -> CausalModel | Callable[..., object]:
     if name in BUNDLED:
         return BUNDLED[name]
     if not is_function(name):
@@ -205,5 +204,5 @@ def _find(name: str, code: Code) -> CausalModel | Callable[..., Any]:
             f"{code.at(name)}causal model {name!r}: it is {article(type(found).__name__)};"
             f" wanted: {MODEL.wanted}"
         )
-    made: Callable[..., Any] = found
+    made: Callable[..., object] = found
     return made

@@ -25,7 +25,7 @@ _MOST_WAITING = 256
 """Rounds that examples may be ahead of the rarest combination of values."""
 _TEST_BITS = 2**53
 
-Where = Callable[..., Any]
+Where = Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Sampler:
             if fruitless == _MOST_FRUITLESS:
                 raise StudyError(self._gave_up(waiting[0], source))
 
-    def in_test(self, inputs: Any) -> NDArray[np.bool_]:
+    def in_test(self, inputs: object) -> NDArray[np.bool_]:
         """Whether each of the inputs [..., I] belongs to ``test``."""
         mixed = _mixed(np.uint64(self.split_seed % 2**64))
         for at in range(len(self.model.inputs)):

@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workers.code.places import INSTALLED, Code, own_file
 from workers.errors import StudyError, nearest
@@ -49,7 +48,7 @@ SETTER = FunctionKind(
 MODEL = FunctionKind("causal model", "a CausalModel, or a function that returns one", None, is_object=True)
 
 
-def why_not(found: Any, kind: FunctionKind, code: Code, package: str | None = None) -> str | None:
+def why_not(found: object, kind: FunctionKind, code: Code, package: str | None = None) -> str | None:
     """Why what was found is not of the kind, as the end of a sentence; None where it is.
 
     Args:
@@ -83,7 +82,7 @@ def why_not(found: Any, kind: FunctionKind, code: Code, package: str | None = No
 _PLAIN = (str, bytes, int, float, complex, list, tuple, dict, set, frozenset, type(None), type(sys))
 
 
-def _home(found: Any) -> str:
+def _home(found: object) -> str:
     while isinstance(found, functools.partial):
         found = found.func
     return str(getattr(found, "__module__", None))
@@ -99,7 +98,7 @@ def _is_own(home: str, code: Code, package: str | None) -> bool:
     return any(Path(file).resolve().is_relative_to(folder.resolve()) for folder in code.folders)
 
 
-def _shown(found: Any) -> str:
+def _shown(found: object) -> str:
     if callable(found):
         return f"{getattr(found, '__name__', type(found).__name__)!r}"
     text = repr(found)

@@ -101,12 +101,12 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
 
-def _imports(package: str, folder: Path) -> Callable[..., Any]:
+def _imports(package: str, folder: Path) -> Callable[..., object]:
     """Function that ``import`` calls in the files of a folder."""
 
     def imported(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
-    ) -> Any:
+    ) -> object:
         top = name.partition(".")[0]
         if level or not _is_own(folder, top):
             return builtins.__import__(name, globals, locals, fromlist, level)
@@ -192,7 +192,7 @@ def _folder_of(name: str, kind: FunctionKind, code: Code) -> Path | None:
     return next(folder for folder in code.folders if file.is_relative_to(folder.resolve()))
 
 
-def _loaded(name: str, kind: FunctionKind, code: Code, load: Any, module: str) -> Any:
+def _loaded(name: str, kind: FunctionKind, code: Code, load: Any, module: str) -> object:
     importlib.invalidate_caches()
     try:
         return load()

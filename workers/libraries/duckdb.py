@@ -18,7 +18,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import duckdb
 
@@ -78,14 +77,14 @@ def confine(connection: Connection) -> None:
         raise _unlocked("it reads other files")
 
 
-def _set(connection: Connection, statement: str, values: Sequence[Any] = ()) -> None:
+def _set(connection: Connection, statement: str, values: Sequence[object] = ()) -> None:
     try:
         connection.execute(statement, list(values))
     except duckdb.Error as error:
         raise _unlocked(str(error).splitlines()[0]) from error
 
 
-def _succeeds(connection: Connection, statement: str, values: Sequence[Any] = ()) -> bool:
+def _succeeds(connection: Connection, statement: str, values: Sequence[object] = ()) -> bool:
     try:
         connection.execute(statement, list(values))
     except duckdb.Error:

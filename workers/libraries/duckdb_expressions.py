@@ -165,14 +165,14 @@ def _unstable_macro(connection: Connection, definition: str, depth: int) -> str:
     return ""
 
 
-def _texts(nodes: list[Mapping[str, Any]]) -> Iterator[str]:
+def _texts(nodes: list[Mapping[str, object]]) -> Iterator[str]:
     for node in nodes:
         literal = node.get("literal")
         if node.get("class") == "CONSTANT" and isinstance(literal, Mapping) and literal["kind"] == "STRING":
             yield str(literal["text"])
 
 
-def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
+def _parts(tree: object) -> Iterator[Mapping[str, Any]]:
     """Everything in a tree that has a class or a kind; a stack, for trees may be deep."""
     waiting = [tree]
     while waiting:

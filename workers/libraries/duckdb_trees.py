@@ -148,12 +148,12 @@ def _takes_all(node: Mapping[str, Any], names: set[str]) -> bool:
     return path is not None and _lower(path[-1]) in names
 
 
-def _texts(node: Mapping[str, Any]) -> Iterator[str]:
+def _texts(node: Mapping[str, object]) -> Iterator[str]:
     for value in node.values():
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
 
 
-def _all_nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _all_nodes(tree: object) -> Iterator[dict[str, Any]]:
     """Every part of a tree; but the star of ``ORDER BY ALL``, which is no column that is not named."""
     if isinstance(tree, dict):
         yield tree
@@ -168,7 +168,7 @@ def _is_all(order: Mapping[str, Any]) -> bool:
     return "null_order" in order and star.get("class") == "STAR" and star["query_location_length"] == 0
 
 
-def _lower(name: Any) -> str:
+def _lower(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name")
     return name.casefold()
@@ -229,7 +229,7 @@ def _said(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _nodes(tree: object) -> Iterator[dict[str, object]]:
     """Everything in a tree that has a kind, but for expressions."""
     if isinstance(tree, dict):
         if isinstance(tree.get("type"), str) and "class" not in tree:

@@ -79,7 +79,7 @@ def _float_paths(path: str, kind: Any) -> list[str]:
     return []
 
 
-def _known(function: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+def _known(function: Any, wanted: dict[str, Any]) -> dict[str, object]:
     """Arguments among these that a function of this pyarrow takes."""
     takes = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in takes}

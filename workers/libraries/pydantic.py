@@ -53,7 +53,7 @@ _CHOICE = re.compile(r"'([^']*)'")
 class CarryingError(PydanticCustomError):
     """An error for validators, whose `load` comes out of pydantic with the place where it was raised."""
 
-    def __new__(cls, text: str, load: Any) -> "CarryingError":
+    def __new__(cls, text: str, load: object) -> "CarryingError":
         """With `text` for whoever sees no load."""
         return super().__new__(cls, _CARRIED, "{text}", {"text": text, _LOAD: load})
 
@@ -72,7 +72,7 @@ class Fault:
     kind: Kind
     type: str
     """As pydantic calls the kind, or as whoever raised the error does."""
-    given: Any
+    given: object
     wanted: str
     """Description of what would be right, in pydantic's words: "greater than 0"; or what was said by whoever
     raised it."""
@@ -138,7 +138,7 @@ class _Sample(BaseModel):
         raise CarryingError("carried", [self.number])
 
 
-def _found(model: type[BaseModel], data: Mapping[str, Any]) -> Fault:
+def _found(model: type[BaseModel], data: Mapping[str, object]) -> Fault:
     try:
         model.model_validate(data)
     except ValidationError as error:
@@ -147,7 +147,7 @@ def _found(model: type[BaseModel], data: Mapping[str, Any]) -> Fault:
 
 
 def _probe_kinds() -> str | None:
-    wanted: list[tuple[type[BaseModel], Mapping[str, Any], Kind]] = [
+    wanted: list[tuple[type[BaseModel], Mapping[str, object], Kind]] = [
         (_Inner, {}, "missing"),
         (_Inner, {"number": 1, "other": 2}, "unknown"),
         (_Inner, {"number": 1, "some": []}, "empty"),
@@ -175,7 +175,7 @@ def _probe_outermost() -> str | None:
 
     class Inner(BaseModel):
         @outermost_only
-        def __init__(self, **data: Any) -> None:
+        def __init__(self, **data: object) -> None:
             made.append("inner")
             super().__init__(**data)
 

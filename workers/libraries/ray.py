@@ -60,7 +60,7 @@ def environment(token: str, folder: Path) -> dict[str, str]:
     }
 
 
-def own_options(folder: Path, num_cpus: int, *, is_plain: bool) -> dict[str, Any]:
+def own_options(folder: Path, num_cpus: int, *, is_plain: bool) -> dict[str, object]:
     """Options by which a Ray of our own is started; `is_plain` without options that Ray hides, for where they
     are gone."""
     hidden = {} if is_plain else {_FOLDER: str(folder)}
@@ -193,7 +193,7 @@ def _started() -> Mapping[str, Any]:
     done = run("workers.libraries.ray", timeout_s=120)
     if done.returncode != 0:
         raise RuntimeError(f"a local Ray does not start: {(done.stderr.splitlines() or ['?'])[-1]}")
-    found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: Mapping[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

@@ -61,7 +61,7 @@ def is_of_machine(error: BaseException) -> bool:
 class _Blind:
     """Sees no operation: whoever has to see them all is refused."""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         raise RunError(
             "this torch shows nobody the operations on tensors, without which weights cannot be drawn from a"
             " seed; give a checkpoint that has all weights, or install a torch that does"
@@ -111,7 +111,7 @@ def _is_called_by(file: str) -> bool:
 class KeepsDtype(nn.Module):
     """Module whose tensors stay float32: a move to another dtype moves the device only."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> object:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
@@ -201,7 +201,7 @@ def _probe_checkpointing() -> str | None:
         noted(values)
     if seen != [False, True, False]:
         raise LookupError(f"a checkpoint is not told from other forwards: {seen}")
-    graph: Any = getattr(torch._C, "_autograd", None)
+    graph: object = getattr(torch._C, "_autograd", None)
     has_hooks = hasattr(graph, "_top_saved_tensors_default_hooks")
     return None if has_hooks else "checkpoints are found among the functions that are being called"
 
@@ -225,7 +225,7 @@ def _probe_dispatch() -> str | None:
     class Counting(DispatchMode):  # type: ignore[misc]
         seen = 0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
             Counting.seen += "normal_" in str(func)
             return func(*args, **(kwargs or {}))
 

@@ -30,7 +30,7 @@ def not_put_together(report: str) -> list[str]:
 _AMISS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
-def _loaded(change: Callable[[dict[str, Any]], None] = lambda tensors: None, **options: Any) -> Any:
+def _loaded(change: Callable[[dict[str, Any]], None] = lambda tensors: None, **options: object) -> Any:
     """Model of a folder, its tensors changed before."""
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +53,7 @@ def _probe_keywords() -> str | None:
 
 
 def _probe_amiss() -> str | None:
-    def change(tensors: dict[str, Any]) -> None:
+    def change(tensors: dict[str, object]) -> None:
         name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
         tensors["other"] = tensors.pop(name)
         norm = next(name for name in tensors if name.endswith("input_layernorm.weight"))
@@ -99,7 +99,7 @@ def _probe_report() -> str | None:
     return None if found else "experts that cannot be put together are told from the file's headers alone"
 
 
-def _listed(info: Any, name: str) -> bool:
+def _listed(info: object, name: str) -> bool:
     found = info.get(name) if isinstance(info, Mapping) else getattr(info, name, None)
     return bool(found)
 

@@ -49,12 +49,12 @@ def tiny() -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _cache(filled: Callable[[], None]) -> Any:
+def _cache(filled: Callable[[], None]) -> object:
     """Cache of the library's own classes, which calls `filled` as soon as keys reach it."""
     kind: Any = layer_class()
 
     class Layer(kind):  # type: ignore[misc]
-        def update(self, *states: Any, **more: Any) -> Any:
+        def update(self, *states: object, **more: object) -> object:
             filled()
             return super().update(*states, **more)
 
@@ -80,7 +80,7 @@ def _probe_classes() -> str | None:
 def _probe_hidden() -> str | None:
     seen: list[str | None] = []
 
-    def look(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+    def look(_: nn.Module, __: object, given: dict[str, object]) -> None:
         seen.append(hidden_keyword(given))
 
     module = tiny()

@@ -58,7 +58,7 @@ def dumper(scalars: Scalars) -> type[yaml.SafeDumper]:
     class Dumper(yaml.SafeDumper):
         yaml_implicit_resolvers = {None: [(tag, pattern) for tag, pattern in scalars]}  # noqa: RUF012
 
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     knows = _knows(Dumper)

@@ -241,11 +241,11 @@ class Steps(DispatchMode):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._steps: dict[int, list[tuple[Any, Tensor, tuple[Any, ...], Mapping[str, Any]]]] = {}
+        self._steps: dict[int, list[tuple[object, Tensor, tuple[object, ...], Mapping[str, object]]]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self, func: Any, types: Sequence[type], args: tuple[object, ...] = (), kwargs: Any = None
+    ) -> object:
         """Do the operation; raises what it raises."""
         given = kwargs or {}
         first = args[0] if args else None
@@ -303,7 +303,7 @@ def _generator(seed: int, name: str) -> Generator:
 
 
 def _step(
-    func: Any, part: Tensor, args: tuple[Any, ...], given: Mapping[str, Any], source: Generator
+    func: Any, part: Tensor, args: tuple[object, ...], given: Mapping[str, object], source: Generator
 ) -> None:
     """Do one step on `part`; what is drawn comes from `source`."""
     options = dict(given)
@@ -319,7 +319,7 @@ def _step(
         func(part, *args, **options)
 
 
-def _two(args: Sequence[Any], given: Mapping[str, Any], first: str, second: str) -> tuple[float, float]:
+def _two(args: Sequence[object], given: Mapping[str, Any], first: str, second: str) -> tuple[float, float]:
     """The two numbers of a draw, which are 0 and 1 where they are not said."""
     low, high = (*args, *(0.0, 1.0)[len(args) :])[:2]
     return float(given.get(first, low)), float(given.get(second, high))

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workers.children import run
 from workers.errors import ModelError
@@ -253,7 +252,7 @@ def convert(gguf: Path, folder: Path) -> None:
 def _drop_keys(file: Path, keys: Sequence[str]) -> None:
     if not file.is_file():
         return
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    content: dict[str, object] = json.loads(file.read_text("utf-8"))
     kept = {key: value for key, value in content.items() if key not in keys}
     file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
 

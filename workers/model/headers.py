@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from workers.errors import ModelError
 from workers.libraries.huggingface_hub import blobs_of
@@ -117,7 +117,7 @@ def odd_ones(tensors: Mapping[str, Stored]) -> list[str]:
     return found
 
 
-def _parsed(written: bytes) -> Mapping[str, Any]:
+def _parsed(written: bytes) -> Mapping[str, object]:
     try:
         header = json.loads(written)
     except (ValueError, RecursionError) as error:
@@ -127,7 +127,7 @@ def _parsed(written: bytes) -> Mapping[str, Any]:
     return header
 
 
-def _entries(file: Path, header: Mapping[str, Any], start: int) -> Iterator[tuple[str, Stored]]:
+def _entries(file: Path, header: Mapping[str, object], start: int) -> Iterator[tuple[str, Stored]]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -144,7 +144,7 @@ def _entries(file: Path, header: Mapping[str, Any], start: int) -> Iterator[tupl
         yield name, Stored(file, start + offsets[0], num_bytes, dtype, tuple(shape))
 
 
-def _are_counts(value: Any) -> TypeGuard[list[int]]:
+def _are_counts(value: object) -> TypeGuard[list[int]]:
     if not isinstance(value, list) or len(value) > _MOST_DIMS:
         return False
     return all(type(one) is int and 0 <= one < 1 << 63 for one in value)

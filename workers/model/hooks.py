@@ -147,7 +147,7 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         # Numbers that no visit changed stay as they were to the last bit, and gradients pass at them too.
         return torch.where(now == shown, tensor + (now - shown) / tap.scale, now / tap.scale)
 
-    def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def on_input(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> tuple[object, Any]:
         if _CURRENT.get() is not counts:
             return args, kwargs
         if args and isinstance(args[0], Tensor):
@@ -157,7 +157,7 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         counts.without_tensor.add(tap)
         return args, kwargs
 
-    def on_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def on_output(_: nn.Module, __: tuple[object, ...], output: object) -> object:
         if _CURRENT.get() is not counts:
             return output
         if isinstance(output, Tensor):

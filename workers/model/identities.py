@@ -176,7 +176,7 @@ class _SiteProbe:
     def _prompt(self) -> Tensor:
         """[1, T], or vectors [1, T, E]."""
         module, facts = self._places.module, self._facts
-        config: Any = getattr(module, "config", None)
+        config: object = getattr(module, "config", None)
         device = next(module.parameters()).device
         longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_tokens", None)
         num_tokens = min(_TOKENS, longest) if isinstance(longest, int) and longest > 0 else _TOKENS
@@ -259,14 +259,14 @@ class _SiteProbe:
 
 def _some_of_each_make(blocks: nn.Module) -> tuple[int, ...]:
     """Numbers of the first, a middle and the last block of each make, in order."""
-    makes: dict[Any, list[int]] = {}
+    makes: dict[object, list[int]] = {}
     for number, block in enumerate(blocks.children()):
         makes.setdefault(_make(block), []).append(number)
     some = {one for made in makes.values() for one in (made[0], made[len(made) // 2], made[-1])}
     return tuple(sorted(some))
 
 
-def _make(block: nn.Module) -> tuple[Any, ...]:
+def _make(block: nn.Module) -> tuple[object, ...]:
     """Make of a block: the kinds of its modules, and numbers of its own, such as multipliers."""
     numbers = sorted((name, value) for name, value in vars(block).items() if isinstance(value, float))
     return (tuple(numbers), *((name, type(module)) for name, module in block.named_modules()))
@@ -302,7 +302,7 @@ def _is_finite(kept: _BlockTensors) -> bool:
     return all(bool(tensor[0].isfinite().all()) for tensor in kept.sites.values())
 
 
-def _full_precision(module: nn.Module) -> AbstractContextManager[Any]:
+def _full_precision(module: nn.Module) -> AbstractContextManager[object]:
     """Without automatic casts to a coarser dtype, which a caller may have asked for."""
     kind = next(module.parameters()).device.type
     return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else nullcontext()

@@ -148,7 +148,7 @@ class LoadedModel:
         *,
         ids: Tensor | None = None,
         gradients: bool = False,
-        cache: Any = None,
+        cache: object = None,
         first: int = 0,
     ) -> tuple[Tensor, Visits]:
         """Run `prompts`, token ids [B, T] or vectors [B, T, E], and take the logits at each row's `reads`.
@@ -185,7 +185,7 @@ class LoadedModel:
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
 
-    def inputs(self, prompts: Tensor) -> dict[str, Any]:
+    def inputs(self, prompts: Tensor) -> dict[str, object]:
         """Arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
         if not prompts.is_floating_point():
             return {"input_ids": prompts, **self.keywords.without_cache()}
@@ -263,7 +263,7 @@ def facts_of(module: nn.Module) -> ModelFacts:
     dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
     if isinstance(module, ZooModel):
         return module.config.facts(dtype=dtype)
-    config: Any = getattr(module, "config", None)
+    config: object = getattr(module, "config", None)
     if not hasattr(config, "to_dict"):
         raise ModelError(f"{name} has no config of the transformers library: name its sites as module paths")
     facts = facts_of_config(

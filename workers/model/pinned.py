@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from workers.errors import ModelError
 from workers.model.cache import content_hash, is_known, keep_known
@@ -45,7 +44,7 @@ class Pin:
     """`tensors_digest` of its weights."""
     tokenizer: str
     """`tokenizer_digest` of its tokeniser."""
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     """Keys of ``config.json`` that decide what is computed; those of rotary embeddings may lie one deeper."""
     seen_with: str
     """Releases that were seen to make it."""
@@ -152,7 +151,7 @@ def _hash_numbers(tensor: Stored) -> str:
     return digest.hexdigest()
 
 
-def _config_numbers(file: Path, pinned: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _config_numbers(file: Path, pinned: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
     """Values under each pinned key: its description, what `file` says, and what it should say."""
     written = json.loads(file.read_text("utf-8"))
     # Rotary embeddings have their own mapping in newer releases; in older ones their base lay at the top, and
@@ -170,6 +169,6 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
@@ -303,7 +303,7 @@ def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, object]:
     file = folder / "config.json"
     if not file.is_file():
         if (folder / "adapter_config.json").is_file():
@@ -319,7 +319,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return _read_json(file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, object]:
     try:
         if (size := file.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, and no more than {_MOST_BYTES:,} are read")

@@ -49,7 +49,7 @@ _EVEN = frozenset({*_GATED, "gpt2", "gpt_neox", "phi3", "starcoder2"})
 """Types whose blocks are alike."""
 
 
-def check_weights(folder: Path, config: Mapping[str, Any], ref: str, *, may_lack: bool = False) -> None:
+def check_weights(folder: Path, config: Mapping[str, object], ref: str, *, may_lack: bool = False) -> None:
     """Refuse weights that are not whole, not those of the config, or quantised.
 
     Args:
@@ -158,7 +158,7 @@ def _quantised(tensors: Mapping[str, Stored]) -> Iterator[str]:
         )
 
 
-def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, Any]) -> Iterator[str]:
+def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, object]) -> Iterator[str]:
     """In what the weights differ from what a config of a known type says."""
     kind = outer.get("model_type")
     family = next((one for one in FAMILIES if kind in one.model_types), None)
@@ -193,7 +193,7 @@ def _in_layers(tensors: Mapping[str, Stored], family: Family) -> Iterator[tuple[
             yield int(match[1]), match[2]
 
 
-def _other_head(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[str]:
+def _other_head(tensors: Mapping[str, Stored], config: Mapping[str, object]) -> Iterator[str]:
     others = [name for name in tensors if _OTHER_HEADS.match(name)]
     if others and not any(name.endswith(_HEADS) for name in tensors):
         yield (
@@ -235,7 +235,7 @@ def _uneven(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
         yield f"{len(lacking)} missing in the checkpoint: {_some(lacking)}"
 
 
-def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Family) -> Iterator[str]:
+def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, object], family: Family) -> Iterator[str]:
     expected = _expected(config)
     blocks: dict[int, set[str]] = {}
     for layer, name in _in_layers(tensors, family):
@@ -258,7 +258,7 @@ def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
         yield f"{len(wrong)} mismatched in shape: {_some(wrong)}"
 
 
-def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     """Weights of each block by their name there, with their shapes, as far as the config says all of it."""
     kind = config.get("model_type")
     width = _int(config, "hidden_size", "n_embd")
@@ -296,7 +296,7 @@ def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return found | {"self_attn.v_proj.weight": keys, "self_attn.o_proj.weight": (width, heads * head)}
 
 
-def _ends(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[str]:
+def _ends(tensors: Mapping[str, Stored], config: Mapping[str, object]) -> Iterator[str]:
     """The embedding and the head."""
     size = (_int(config, "vocab_size"), _int(config, "hidden_size", "n_embd"))
     tables = [name for name in tensors if name.endswith(_EMBEDDINGS)]
@@ -332,7 +332,7 @@ def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
         yield f"{len(found)} unexpected, without a place in the model: {_some(found)}"
 
 
-def _int(config: Mapping[str, Any], *keys: str) -> int | None:
+def _int(config: Mapping[str, object], *keys: str) -> int | None:
     return next((value for key in keys if type(value := config.get(key)) is int), None)
 
 

@@ -3,7 +3,6 @@
 __all__ = ["build", "make"]
 
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +13,7 @@ from workers.zoo.configs import GPTConfig, GRUConfig, MLPConfig, ZooConfig, conf
 from workers.zoo.mlp import GPT, GRU, MLP
 
 
-def make(name: str, **options: Any) -> ZooModel:
+def make(name: str, **options: object) -> ZooModel:
     """A built-in model by name and options, as in ``make("mlp", width=32, num_layers=1, outputs=2, seed=0)``.
 
     `workers.zoo.configs` says which options there are. The model is in float32, on the CPU and in

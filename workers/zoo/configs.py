@@ -25,7 +25,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -67,7 +67,7 @@ class HeadConfig(BaseModel):
     """The only node that it sees; None for the whole last state."""
 
 
-def _form(outputs: Any) -> str:
+def _form(outputs: object) -> str:
     return "heads" if isinstance(outputs, Mapping) else "number"
 
 
@@ -335,7 +335,7 @@ def zoo_name(ref: str) -> str:
     return ref.removeprefix(_SCHEME)
 
 
-def config_of(name: str, options: Mapping[str, Any]) -> ZooConfig:
+def config_of(name: str, options: Mapping[str, object]) -> ZooConfig:
     """The config of the built-in model `name` with these options, checked.
 
     Raises:
