@@ -41,7 +41,7 @@ class FitSpec:
     centered: bool = False
     """Whether its decoder's bias is taken off before encoding."""
     kind: Mapping[str, Any] | None = None
-    """How its features are computed, as `AutoencoderKind` is written; None where it is as the
+    """How its features are computed, as `workers.autoencoders.kinds.Kind` is written; None where it is as the
     names of the file's tensors alone say."""
 
     @classmethod
