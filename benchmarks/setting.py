@@ -18,6 +18,7 @@ from workers.engine.batch import Batch, Outcome
 from workers.engine.engine import Engine
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, ModelSpec, Pair, Place, Unit
 
 Where = tuple[str, int, int]
@@ -95,7 +96,7 @@ def _make(name: str, folder: Path) -> None:
 def load_folder(folder: Path, device: str = "cpu") -> LoadedModel:
     """The model of a folder, as a worker has it."""
     spec = ModelSpec(ref=str(folder), device=device)
-    return load(spec, resolve(spec))
+    return probed(load(spec, resolve(spec)))
 
 
 def random_pairs(num_pairs: int, num_tokens: int, vocab_size: int, seed: int) -> list[Pair]:

@@ -99,6 +99,7 @@ class Engines:
 
     def _model(self, lane: Lane) -> "LoadedModel":
         from workers.model.loading import load
+        from workers.replay.probe import probed
 
         if lane.training is not None:
             assert self.root is not None, "whoever asks for a trained model says in which study"
@@ -110,7 +111,7 @@ class Engines:
             raise ModelError(
                 f"the plan was made for {planned}, which this machine does not have: {error}"
             ) from None
-        return load(lane.spec.trusting(self.remote_code), facts)
+        return probed(load(lane.spec.trusting(self.remote_code), facts))
 
     def _fit(self, fit: str, model: "LoadedModel") -> "Subspace | Tensor":
         """A fit by its identity, made on `model` where it is not there yet."""

@@ -24,11 +24,12 @@ def examine_model(name: str) -> Iterator[Finding]:
     import torch
 
     from workers.model.loading import load
+    from workers.replay.probe import probed
 
     torch.set_num_threads(num_cores())
     spec = ModelSpec(ref=name)
     try:
-        model = load(spec, resolve(spec, fetch=False))
+        model = probed(load(spec, resolve(spec, fetch=False)))
     except ModelError as error:
         yield Finding("problem", str(error))
         return

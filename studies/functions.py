@@ -11,13 +11,13 @@ from studies.forms import references
 from studies.scope import values_of
 from studies.spec import Study
 from studies.tasks.causal import CAUSAL, model_name
-from workers.code.kinds import GETTER, MODEL, OPERATION, SETTER, Kind
+from workers.code.kinds import GETTER, MODEL, OPERATION, SETTER, FunctionKind
 from workers.code.named import check_named
 from workers.code.places import Code, own_file
 from workers.errors import StudyError
 from workers.vocabulary import Cell, is_function
 
-Function = tuple[str, Kind]
+Function = tuple[str, FunctionKind]
 """A name, and what is wanted of it."""
 
 

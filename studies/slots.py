@@ -32,8 +32,8 @@ from studies.forms import (
     substitute,
 )
 from studies.problems import shown
-from workers.boxes import BoxPart, written_box
 from workers.errors import StudyError
+from workers.sites import BoxPart, written_box
 from workers.vocabulary import Region, is_function
 
 Axes = Mapping[str, frozenset[str]]

@@ -105,7 +105,7 @@ def _settle(root: Path, what: str) -> None:
     if what == "load":
         import torch
 
-        import workers.model.loading  # noqa: F401
+        import workers.replay.probe  # noqa: F401
 
         torch.set_num_threads(1)
         for kind in _KINDS:
@@ -151,12 +151,13 @@ def _loaded() -> None:
     from workers.model.loading import load
     from workers.model.references import resolve
     from workers.modelspec import ModelSpec
+    from workers.replay.probe import probed
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             spec = ModelSpec(ref="./model")
-            load(spec, resolve(spec), device="cpu")
+            probed(load(spec, resolve(spec), device="cpu"))
     except SwapyardError as error:
         print(f"Error: {error}")
         raise SystemExit(_REFUSED) from None

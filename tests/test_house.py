@@ -5,7 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import swapyard
@@ -22,13 +22,25 @@ MAY_IMPORT = {
     "orchestrator": {"orchestrator", "studies", "workers"},
 }
 VOCABULARY = [
-    f"workers.{name}"
-    for name in (
-        *("boxes", "capability", "causal", "code", "errors", "facts", "libraries", "metrics", "sites"),
-        "vocabulary",
-    )
+    *("workers.capability", "workers.errors", "workers.facts", "workers.metrics", "workers.sites"),
+    *("workers.causal", "workers.code", "workers.libraries", "workers.vocabulary"),
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
+LAYERS = (
+    ("workers.errors", "workers.limits", "workers.children", "workers.metrics"),
+    ("workers.libraries",),
+    (
+        *("workers.vocabulary", "workers.modelspec", "workers.capability", "workers.facts", "workers.sites"),
+        *("workers.families", "workers.identities", "workers.code", "workers.autoencoders"),
+    ),
+    ("workers.causal", "workers.zoo"),
+    ("workers.model", "workers.replay.resume", "workers.replay.bounds"),
+    ("workers.change", "workers.wrapper", "workers.model.identities", "workers.model.identity_checks"),
+    ("workers.replay",),
+    ("workers.engine",),
+    ("workers.fits", "workers.train"),
+)
+"""Modules and folders, each layer above those that it may import; a module counts by its longest name."""
 HEAVY = {"torch", "transformers", "ray"}
 MOST_LINES = 400
 PUBLIC = [
@@ -78,6 +90,17 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
+def is_in(module: str, folders: Iterable[str]) -> bool:
+    """Whether a module, or a name in it, is one of these or lies in one."""
+    return any(module == folder or module.startswith(f"{folder}.") for folder in folders)
+
+
+def layer_of(module: str) -> int | None:
+    """The number of a module's layer; None where it is in none."""
+    names = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    return names[max(found, key=len)] if (found := [one for one in names if is_in(module, [one])]) else None
+
+
 def imported(path: Path) -> Iterator[list[str]]:
     """The parts of the name of everything that a file imports, in functions too."""
     for node in ast.walk(parsed(path)):
@@ -108,12 +131,44 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
+def test_layers_of_workers_import_downwards() -> None:
+    """Among them: loading a model imports nothing of what runs jobs on it."""
+    files = {module_name(path): path for path in FILES["workers"]}
+    unplaced = [module for module in files if layer_of(module) is None and module != "workers"]
+    wrong = [
+        f"{module} imports {'.'.join(name)}"
+        for module, path in files.items()
+        for name in imported(path)
+        if (theirs := layer_of(".".join(name))) is not None and theirs > (layer_of(module) or 0)
+    ]
+    assert (unplaced, wrong) == ([], [])
+
+
+def test_modules_import_in_no_circle() -> None:
+    """Also inside functions, and where only types are checked."""
+    files = {module_name(path): path for path in FILES["workers"]}
+    below = {
+        module: {
+            found
+            for name in imported(path)
+            for found in (".".join(name), ".".join(name[:-1]))
+            if found in files and found != module
+        }
+        for module, path in files.items()
+    }
+    # What imports nothing that is left goes, again and again: a circle stays.
+    while free := [module for module, found in below.items() if not found & below.keys()]:
+        for module in free:
+            del below[module]
+    assert sorted(below) == []
+
+
 def test_studies_know_only_the_vocabulary_of_workers() -> None:
     wrong = [
         f"{name_of(path)} imports {'.'.join(name)}"
         for path in FILES["studies"]
         for name in imported(path)
-        if (name[0] == "workers" and ".".join(name[:2]) not in VOCABULARY)
+        if (name[0] == "workers" and not is_in(".".join(name), VOCABULARY))
         or (name[:2] == ["workers", "libraries"] and name[2] not in TORCH_FREE)
     ]
     assert wrong == []

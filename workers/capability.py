@@ -22,7 +22,7 @@ ABILITIES: Mapping[str, str] = MappingProxyType(
         "unchanged": "jobs that cannot change anything are filled from the base's clean run",
     }
 )
-"""What makes jobs cheaper, by the name that reports and ``--require`` use."""
+"""Things that make jobs cheaper, by the name that reports and ``--require`` use."""
 
 REQUIRABLE = tuple(ABILITIES)
 
@@ -41,7 +41,7 @@ class Ability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capability:
-    """What a loaded model can do, on the machine and with the libraries that loaded it."""
+    """Report of what a loaded model can do, on the machine and with the libraries that loaded it."""
 
     abilities: tuple[Ability, ...] = ()
     attention: str = ""
@@ -63,12 +63,12 @@ class Capability:
         return next((one for one in self.abilities if one.name == name), unknown)
 
     def lacking(self, required: Sequence[str]) -> tuple[Ability, ...]:
-        """Those of the required abilities that it does not have."""
+        """Abilities among the required ones that it does not have."""
         return tuple(one for name in required if not (one := self.ability(name)).has)
 
     @property
     def tier(self) -> str:
-        """How its jobs run and why: ``resumed, checked at load``, or ``hooked: `` and a reason."""
+        """Tier in which its jobs run, and why: ``resumed, checked at load``, or ``hooked: `` and a reason."""
         resumed = self.ability("resumed")
         if not resumed.has:
             return f"hooked: {resumed.reason}"
@@ -113,7 +113,7 @@ class Capability:
 
     @classmethod
     def from_json(cls, text: str) -> "Capability":
-        """What `to_json` wrote; keys that are not known are left out."""
+        """Read what `to_json` wrote; keys that are not known are left out."""
         data: dict[str, Any] = json.loads(text)
         abilities = tuple(
             Ability(name=name, has=True) if said is True else Ability(name=name, has=False, **said)

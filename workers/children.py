@@ -74,8 +74,8 @@ def run(
 
 
 def _search_path() -> list[str]:
-    """Where this process imports from, but for the folder that it stands in and that of a user's script:
-    their modules are nobody's but the user's, unless this package lies there."""
+    """Folders that this process imports from, but for the folder that it stands in and that of a user's
+    script: their modules are nobody's but the user's, unless this package lies there."""
     root = Path(__file__).resolve().parents[1]
     script = Path(sys.argv[0]).resolve().parent if sys.argv and sys.argv[0] else root
     theirs = {Path.cwd().resolve(), script} - {root}

@@ -99,7 +99,7 @@ class JobsFailedError(RunError):
     def __init__(self, text: str, *, num_failed: int = 0, query: str = "") -> None:
         super().__init__(text)
         self.num_failed = num_failed
-        """How many jobs of the study failed, in this run or before."""
+        """Number of the study's jobs that failed, in this run or before."""
         self.query = query
         """The SQL that shows them."""
 
@@ -110,7 +110,7 @@ class DivergedError(RunError):
     def __init__(self, text: str, *, step: int) -> None:
         super().__init__(text)
         self.step = step
-        """How many steps were done before."""
+        """Number of steps that were done before."""
 
 
 class QueryError(SwapyardError):

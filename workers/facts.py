@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are read. No torch here."""
+"""Facts of a model that are known before its weights are read. No torch here."""
 
 __all__ = ["ModelFacts", "Reads"]
 
@@ -27,7 +27,7 @@ class ModelFacts:
     """A hub commit, or for local files the hash of their contents."""
     dtype: str
     folder: Path | None
-    """Where ``config.json``, the tokeniser and (once fetched) the weights lie; None for a built-in model,
+    """Folder of ``config.json``, the tokeniser and (once fetched) the weights; None for a built-in model,
     which has none of them: its pairs are given as token ids or as vectors."""
     model_type: str
     """The family's name in the transformers library, such as ``llama``; ``zoo:NAME`` of a built-in model."""
@@ -38,11 +38,11 @@ class ModelFacts:
     width: int
     """Size of the residual stream."""
     vocab_size: int | None
-    """How many token ids the model knows; None where it is given vectors only."""
+    """Number of token ids; None where it is given vectors only."""
     num_parameters: int
     """Estimated from the shape; used for costs and memory only."""
     num_classes: int | None = None
-    """How many classes a classifier tells apart; None for a language model."""
+    """Number of classes of a classifier; None for a language model."""
     reads: Reads = "token"
     head_width: int | None = None
     """Size of a head of the attention; None where only the loaded model tells."""
@@ -51,21 +51,21 @@ class ModelFacts:
     input_width: int | None = None
     """Size of the vectors that may take the place of tokens; None where only the loaded model tells."""
     residual_multiplier: float = 1.0
-    """What a block multiplies the outputs of its attention and its MLP by before it adds them, as far as the
-    config says."""
+    """Factor by which a block multiplies the outputs of its attention and its MLP before it adds them, as far
+    as the config says."""
     depends_on_length: bool = False
     """Whether what a token makes depends on how long its prompt is, as with rotary embeddings that are
     scaled by it: then equal beginnings make equal values in prompts of one length only."""
 
     max_positions: int | None = None
-    """How many tokens a prompt may have, or, without a table of them, was trained to have; None where the
+    """Most tokens that a prompt may have, or, without a table of them, was trained to have; None where the
     config does not say."""
     has_position_table: bool = False
     """Whether positions are rows of a table, so that a longer prompt cannot run at all."""
 
     @property
     def num_logits(self) -> int:
-        """How many classes, or tokens of the vocabulary, a prediction is chosen from: labels are below it."""
+        """Number of classes, or of tokens, that a prediction is chosen from: labels are below it."""
         num_logits = self.num_classes or self.vocab_size
         assert num_logits is not None, "a language model has a vocabulary"
         return num_logits

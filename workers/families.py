@@ -1,4 +1,4 @@
-"""Where each family of models keeps the named sites: one small table a family. No torch here.
+"""Families of models: for each the modules that hold the named sites, in one small table. No torch here.
 
 A family is a kind of block, not a model type: ``llama`` and ``qwen3`` name their modules alike. What
 differs between members (biases, norms of queries, windows, scales) is the library's business.
@@ -31,29 +31,30 @@ Part = Literal["query", "key", "value"]
 """A share of a projection that makes queries, keys and values at once."""
 
 Fusion = Literal["concatenated", "interleaved"]
-"""How they lie in it: all queries, then all keys, then all values; or the three of each head in turn."""
+"""Layout of queries, keys and values in it: all queries, then all keys, then all values; or the three of each
+head in turn."""
 
 Positions = Literal["token", "step", "run"]
-"""What the positions of a family's sites are: tokens; time steps, each of which is a run of the module; or
+"""Meaning of a position at a family's sites: tokens; time steps, each of which is a run of the module; or
 one for the whole run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a site is found in a block."""
+    """Hook point of a site in a block: a module, and its input or output."""
 
     module: str
     """Path of the module inside the block; empty for the block itself."""
     side: Side
     part: Part | None = None
-    """Which share of a fused projection; None for the whole width."""
+    """Share of a fused projection; None for the whole width."""
     times: str | None = None
     """Attribute of the block that the tensor is multiplied by before it goes on; None where by nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How the models of one family name their modules."""
+    """Names that the models of one family have for their modules."""
 
     name: str
     model_types: tuple[str, ...]
@@ -62,12 +63,12 @@ class Family:
     """Path of the list of blocks."""
     sites: Mapping[str, Spot]
     fusion: Fusion | None = None
-    """How queries, keys and values share one projection; None where each has its own."""
+    """Layout of queries, keys and values that share one projection; None where each has its own."""
     positions: Positions = "token"
     norm_of_heads: Mapping[str, str] = field(default_factory=dict)
     """Sites that a norm over all heads at once follows, each with the site after the norm."""
     note: str = ""
-    """What a user must know of its blocks."""
+    """Remark on its blocks, for users."""
 
 
 def _block_sites(
@@ -272,7 +273,7 @@ def sites_of(facts: ModelFacts) -> dict[str, int | None]:
 
 
 def num_positions(site: str, facts: ModelFacts, num_tokens: int) -> int:
-    """How many positions `site` has in a run of `num_tokens`: as many, or one for the whole run.
+    """Number of positions that `site` has in a run of `num_tokens`: as many, or one for the whole run.
 
     Of a module path nobody knows before the model runs: it counts as having as many as there are tokens, and
     naming all of them stands for the one that there may be.

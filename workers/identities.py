@@ -1,4 +1,4 @@
-"""What the names of sites promise, and which sites of a model are refused. No torch here.
+"""Promises of the names of sites, and refusal of sites that do not keep them. No torch here.
 
 A name promises an identity, such as that what ``attention_added`` holds is what the block adds to its
 residual stream. `workers.model.identities` tries each identity on the loaded model. A site whose identity
@@ -13,9 +13,9 @@ __all__ = [
     "MADE",
     "PROJECTED",
     "TOTAL",
-    "Finding",
     "Identities",
     "Refusal",
+    "SiteFinding",
     "known_refusals",
     "may_refuse",
     "promised",
@@ -58,7 +58,7 @@ _POST_NORM = {"attention_output": "attention_post_norm_output", "mlp_output": "m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class SiteFinding:
     """One identity of one site, as it was tried on a loaded model."""
 
     site: str
@@ -68,11 +68,11 @@ class Finding:
     deviation: float
     """Largest one, as a share of the largest number that it is compared with."""
     bound: float
-    """How much rounding in the model's dtype may make of it."""
+    """Largest deviation that rounding in the model's dtype may make."""
     blocks: tuple[int, ...]
     """Blocks in which it was tried."""
     said: str = ""
-    """How it fails, in words; empty where it holds."""
+    """Words on how it fails; empty where it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Refusal:
     site: str
     reason: str
     advice: str
-    """What to write instead."""
+    """Hint at what to write instead."""
     single_heads: bool = False
     """Whether changes of single heads alone are refused: the whole site may be changed, and heads read."""
 
@@ -95,7 +95,7 @@ class Refusal:
 class Identities:
     """Report on the named sites of one loaded model: which identities hold, and what is refused."""
 
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[SiteFinding, ...] = ()
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By site."""
     untried: str = ""
@@ -106,7 +106,7 @@ class Identities:
         cls,
         facts: ModelFacts,
         family: Family,
-        findings: Sequence[Finding] = (),
+        findings: Sequence[SiteFinding] = (),
         *,
         untried: str = "",
         returned: Mapping[str, str] | None = None,
@@ -154,7 +154,7 @@ class Identities:
         return found if changes and not is_whole else None
 
     def shown(self, site: str) -> str:
-        """What is known of a site, in a few words: the identities that hold, and those that fail."""
+        """Short text on a site: the identities that hold, and those that fail."""
         own = [one for one in self.findings if one.site == site]
         words = [
             one.identity if one.holds else f"NOT {one.identity} ({_share(one.deviation)})" for one in own
@@ -164,7 +164,7 @@ class Identities:
         return ", ".join(words)
 
     def lines(self, dtype: str) -> list[str]:
-        """What the words of `shown` mean, how they were found, and what is refused, for people."""
+        """Lines for people: the words of `shown` explained, how they were found, and the refusals."""
         words = dict.fromkeys(one.identity for one in self.findings)
         lines = [str(refusal) for refusal in self.refusals.values()]
         lines += [f"{word}: {IDENTITIES[word]}" for word in IDENTITIES if word in words]
@@ -182,9 +182,9 @@ class Identities:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
-        findings = (Finding(**{**one, "blocks": tuple(one["blocks"])}) for one in data["findings"])
+        findings = (SiteFinding(**{**one, "blocks": tuple(one["blocks"])}) for one in data["findings"])
         refusals = {site: Refusal(**one) for site, one in data["refusals"].items()}
         return cls(findings=tuple(findings), refusals=refusals, untried=data["untried"])
 
@@ -254,7 +254,7 @@ def _has_own_module(family: Family, site: str) -> bool:
 def _advice(
     site: str, family: Family, good: Collection[str], returned: Mapping[str, str], *, heads: bool
 ) -> str:
-    """What to name instead, of the sites that are `good`; a module's path promises nothing."""
+    """Hint at what to name instead, of the sites that are `good`; a module's path promises nothing."""
     spot = family.sites[site]
     if heads and _has_own_module(family, site):
         better = family.norm_of_heads.get(site)

@@ -52,7 +52,7 @@ class Reached:
 
     kind: Kind
     line: str
-    """What it was and what to do, for people."""
+    """Line for people: what it was and what to do."""
 
     @property
     def exit_code(self) -> int:
@@ -137,7 +137,7 @@ def _detail(error: BaseException) -> str:
 
 
 def _line(kind: Kind, detail: str) -> str:
-    """What was reached, what the limit is, and what to do."""
+    """Line on what was reached, the limit, and what to do."""
     if kind == "memory":
         size_bytes = _soft(resource.RLIMIT_AS)
         if size_bytes is None:

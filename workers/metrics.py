@@ -81,9 +81,9 @@ class Metric:
     family: str | None = None
     """The family that holds what it is made of; None where nothing measured is."""
     study_name: str | None = None
-    """What a study may ask for under ``metrics``; None where it may not."""
+    """Name under which a study may ask for it, in ``metrics``; None where it may not."""
     title: str | None = None
-    """What pictures call it; None for its name."""
+    """Title in pictures; None for its name."""
 
 
 def _or_null(raw: str) -> str:
@@ -132,7 +132,7 @@ OBSERVED = (
     ),
     Metric("generated", "NULL::VARCHAR", "generated text; NULL so far", None, "generated"),
 )
-"""What was seen, in the order of the view."""
+"""Metrics that were seen, in the order of the view."""
 
 DERIVED = (
     Metric(
@@ -183,7 +183,7 @@ DERIVED = (
         study_name="base_prob",
     ),
 )
-"""What is worked out of it, as doubles, so that means are exact; in the order of the view."""
+"""Metrics worked out of them, as doubles, so that means are exact; in the order of the view."""
 
 RUN_VALUES: Mapping[str, str] = MappingProxyType(
     {
@@ -200,7 +200,7 @@ RUN_VALUES: Mapping[str, str] = MappingProxyType(
 MEASURABLE: Mapping[str, str] = MappingProxyType(
     {one.study_name: one.family or LOGITS for one in (*DERIVED, *OBSERVED) if one.study_name is not None}
 )
-"""What a study may ask for by name, and the family that holds it."""
+"""Names that a study may ask for, each with the family that holds it."""
 
 
 def families_in(families: Iterable[str]) -> frozenset[str]:

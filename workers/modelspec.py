@@ -1,4 +1,4 @@
-"""Which model a study means, and how it is loaded. No torch here."""
+"""Specification of a study's model: its reference, and the way it is loaded. No torch here."""
 
 __all__ = ["ModelSpec"]
 
@@ -19,7 +19,7 @@ from workers.libraries.pydantic import CarryingError
 
 
 class ModelSpec(BaseModel):
-    """Which model, and how it is loaded.
+    """Model of a study, and the way it is loaded.
 
     Identity: ``ref``, ``revision``, ``dtype``, ``options``, and where they are given ``missing_weights`` and
     ``seed``.
@@ -45,7 +45,7 @@ class ModelSpec(BaseModel):
     seed: int | None = Field(default=None, ge=0)
     """Of ``missing_weights``; that of a built-in model is one of its options."""
     options: Mapping[str, Any] = Field(default_factory=dict)
-    """What a built-in model is made of (``width``, ``num_layers``, ``seed``, …)."""
+    """Options of a built-in model (``width``, ``num_layers``, ``seed``, …)."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -74,7 +74,8 @@ class ModelSpec(BaseModel):
 
     @property
     def title(self) -> str:
-        """What tells it from others in views: the reference, with options ``zoo:mlp(seed=0, width=8)``."""
+        """Name that tells it from others in views: the reference, with options ``zoo:mlp(seed=0,
+        width=8)``."""
         drawn = {} if self.missing_weights is None else {"missing_weights": "initialise", "seed": self.seed}
         said = {**self.options, **drawn}
         options = ", ".join(f"{name}={json.dumps(said[name])}" for name in sorted(said))
@@ -82,7 +83,7 @@ class ModelSpec(BaseModel):
 
 
 def _why_not_drawn(ref: str, missing_weights: str | None, seed: int | None) -> str | None:
-    """What is wrong with these keys of a model; None where nothing is."""
+    """Fault of these keys of a model; None where there is none."""
     made = {"zoo": "a built-in model", "artifact": "a trained model"}.get(ref.partition(":")[0])
     if missing_weights is None and seed is None:
         return None

@@ -1,4 +1,4 @@
-"""The named places of a block at which a run can be read or changed. No torch here.
+"""Named hook points of a block, at which a run can be read or changed. No torch here.
 
 In a block, from its input to its output::
 
@@ -18,18 +18,21 @@ module returns, ``transformer.h.3.ln_2:input`` what it is given.
 
 __all__ = [
     "SITES",
-    "Heads",
+    "BoxPart",
+    "HeadCount",
     "Side",
     "Site",
+    "box_parts",
     "check_site",
     "is_module_path",
     "num_heads",
     "order",
     "split_path",
     "width_of",
+    "written_box",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -37,8 +40,8 @@ from typing import Literal, get_args
 from workers.errors import ModelError, nearest
 from workers.facts import ModelFacts
 
-Heads = Literal["query", "key"]
-"""Which head count a site has: that of the queries, or that of the keys and values."""
+HeadCount = Literal["query", "key"]
+"""Head count of a site: that of the queries, or that of the keys and values."""
 
 Side = Literal["input", "output"]
 """Whether a place is what a module is given or what it returns."""
@@ -50,8 +53,8 @@ class Site:
 
     name: str
     about: str
-    """What it holds, in one line for users."""
-    heads: Heads | None = None
+    """Content, in one line for users."""
+    heads: HeadCount | None = None
     """None where the site has no heads."""
     stays: bool = True
     """Whether a change at one token reaches, inside the same block, no other token: the site lies past
@@ -140,7 +143,7 @@ def check_site(name: str) -> None:
 
 
 def num_heads(site: str, facts: ModelFacts) -> int | None:
-    """How many heads `site` has in the model; None where it has none (module paths never do)."""
+    """Number of heads of `site` in the model; None where it has none (module paths never do)."""
     known = SITES.get(site)
     if known is None or known.heads is None:
         return None
@@ -148,7 +151,7 @@ def num_heads(site: str, facts: ModelFacts) -> int | None:
 
 
 def width_of(site: str, facts: ModelFacts, *, of_head: bool = False) -> int | None:
-    """How many dimensions `site` has in the model, or each of its heads has.
+    """Number of dimensions of `site` in the model, or of each of its heads.
 
     None where only the loaded model tells: of module paths always.
     """
@@ -166,3 +169,23 @@ def order(site: str, layer: int | None) -> tuple[int, int, str]:
     if layer is None:
         return (-1, 0, site)
     return (layer, _RANK[site], site)
+
+
+BoxPart = int | tuple[int, int | None]
+"""An index in one dimension of a tensor, or a half-open range; an end that is None is the dimension's own."""
+
+
+def written_box(parts: Sequence[BoxPart]) -> str:
+    """A rectangle of an example's tensor, one part for each of its first dimensions, in its one spelling."""
+    given = list(parts)
+    while len(given) > 1 and given[-1] == (0, None):
+        given.pop()
+    return ", ".join(
+        str(p) if isinstance(p, int) else f"{p[0]}:{'' if p[1] is None else p[1]}" for p in given
+    )
+
+
+def box_parts(written: str) -> tuple[BoxPart, ...]:
+    """The parts of what `written_box` wrote."""
+    ends = (part.partition(":") for part in written.split(", "))
+    return tuple((int(lo), int(hi) if hi else None) if colon else int(lo) for lo, colon, hi in ends)

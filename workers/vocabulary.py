@@ -1,4 +1,4 @@
-"""The words that planner and workers share: places, units, cells, pairs. No torch here.
+"""Words that planner and workers share: places, units, cells, pairs. No torch here.
 
 A *cell* of a plan is fully resolved: every layer and head is a number and every position is a token
 index or the name of a span. A worker needs nothing else than a model, cells and pairs.
@@ -43,8 +43,8 @@ Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
 
 Region = str | tuple[str, str]
-"""What is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.boxes`), or the names of a
-getter and a setter, each ``module:function``."""
+"""Part of a run that is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.sites`), or the
+names of a getter and a setter, each ``module:function``."""
 
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
@@ -55,7 +55,7 @@ _SPAN = re.compile(r"(?P<name>.+?)(?:\.(?P<part>first|last|mean)|\[(?P<index>-?\
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a run: a site, at a layer, in some heads, at some token positions."""
+    """Place in a run: a site, at a layer, in some heads, at some token positions."""
 
     site: str
     """A name of ``workers.sites.SITES``, or a module path ``a.b.c`` (its output) or ``a.b.c:input``."""
@@ -67,7 +67,7 @@ class Place:
     """None at all where there are `coordinates`."""
     coordinates: Region | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON; what is not used is not there."""
         region = self.coordinates
         return {
@@ -82,7 +82,7 @@ class Place:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         heads, region = data["heads"], data.get("coordinates")
         return cls(
             site=data["site"],
@@ -107,8 +107,8 @@ class Unit:
     """Whose value: ``source``, ``source_2`` …, ``base`` (its own clean run), the name of one of the cell's
     ``runs``, ``zero``, ``noise`` or ``fit``."""
     origin: Place | None
-    """Where the value is taken; None for ``zero``, ``noise`` and ``fit``. As many positions as ``place`` has,
-    or one pooled."""
+    """Place where the value is taken; None for ``zero``, ``noise`` and ``fit``. As many positions as
+    ``place`` has, or one pooled."""
     fit: str | None = None
     """The identity of the fit whose coordinates these are; None for the dimensions as they are."""
     value_fit: str | None = None
@@ -118,7 +118,7 @@ class Unit:
     seed: int | None = None
     """Of ``noise``: with the pair and the place it says what is drawn."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON; what is not used is not there."""
         more = {"fit": self.fit, "value_fit": self.value_fit, "scale": self.scale, "seed": self.seed}
         return {
@@ -132,7 +132,7 @@ class Unit:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         dims, origin = data["dims"], data["origin"]
         return cls(
             place=Place.from_json(data["place"]),
@@ -172,16 +172,16 @@ class Cell:
             yield from run.units
         yield from self.units
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, for canonical JSON."""
-        found: dict[str, Any] = {"units": [u.to_json() for u in self.units], "read": self.read}
+        found: dict[str, object] = {"units": [u.to_json() for u in self.units], "read": self.read}
         if self.runs:
             found["runs"] = [[run.name, [u.to_json() for u in run.units]] for run in self.runs]
         return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         runs = data.get("runs", ())
         return cls(
             units=tuple(Unit.from_json(u) for u in data["units"]),
@@ -192,7 +192,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The vectors of a run that is no token ids: one for each token or time step.
+    """Vectors of a run that is no token ids: one for each token or time step.
 
     As bytes they are equal where every number is, and hash fast: Python remembers the hash of bytes.
     """
@@ -222,19 +222,19 @@ class Vectors:
         num_tokens, width = max(0, stop - start), self.shape[1]
         return Vectors((num_tokens, width), self.data[4 * width * start : 4 * width * (start + num_tokens)])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, exact."""
         return {"shape": list(self.shape), "data": base64.b64encode(self.data).decode()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         num_tokens, width = data["shape"]
         return cls((num_tokens, width), base64.b64decode(data["data"]))
 
 
 Prompt = tuple[int, ...] | Vectors
-"""What a run is given: token ids, or vectors in their place."""
+"""Input of a run: token ids, or vectors in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class Pair:
     pair: int
     """The number that rows carry."""
     tokens: Mapping[str, Prompt]
-    """What each run is given: ``base``, and ``source``, ``source_2`` … where there are any."""
+    """Input of each run: ``base``, and ``source``, ``source_2`` … where there are any."""
     spans: Mapping[str, Mapping[str, Span]]
     """For each run, its named spans."""
     label_ids: tuple[int, ...]
@@ -305,7 +305,7 @@ def is_function(operation: str) -> bool:
 
 
 def why_exact(cell: Cell) -> str | None:
-    """What keeps a cell's effect from being estimated of clean runs; None where nothing does."""
+    """Reason why a cell's effect cannot be estimated of clean runs; None where nothing does."""
     if cell.runs:
         return "a value of another intervened run"
     for unit in cell.units:

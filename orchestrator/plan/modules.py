@@ -45,7 +45,7 @@ def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
     folder = None if facts.folder is None else str(facts.folder)
     plain = {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
     asked = json.dumps({"spec": plain, "folder": folder})
-    done = run("workers.model.modules", input=asked)
+    done = run("workers.model.loading", input=asked)
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]
         if "trust_remote_code" in why:

@@ -43,6 +43,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
     from dataclasses import replace
 
     from workers.model.loading import LoadedModel, load_module
+    from workers.replay.probe import probed
     from workers.train.state import State, restore
 
     assert lane.training is not None
@@ -64,7 +65,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
     import torch
 
     module.to(getattr(torch, lane.spec.dtype))
-    return replace(LoadedModel.wrap(module, known, lane.spec), output=read)
+    return replace(probed(LoadedModel.wrap(module, known, lane.spec)), output=read)
 
 
 def _folder(root: Path, training: str) -> tuple[TrainingFolder, str]:

@@ -23,6 +23,7 @@ from workers.change.ready import example_of
 from workers.change.values import Drawn, draw
 from workers.model.loading import load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples.yaml"
@@ -226,7 +227,7 @@ def test_noise_is_what_was_drawn_for_the_pair_and_a_clean_state_undoes_a_part(
     tracing: sy.Results, tiny_folder: Path, is_restored: bool
 ) -> None:
     spec = ModelSpec(ref=str(tiny_folder), device="cpu")
-    model = load(spec, resolve(spec))
+    model = probed(load(spec, resolve(spec)))
     module, first, second = model.module, "model.layers.0", "model.layers.1"
     place = model.target("block_input", 0, None, None).tap
     deviation = 3 * float(module.get_input_embeddings().weight.std(correction=0))

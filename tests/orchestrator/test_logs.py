@@ -24,6 +24,7 @@ from workers.engine.engine import Batch, Engine
 from workers.errors import StorageFullError
 from workers.model.loading import load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, ModelSpec, Pair
 
 ROOT = Path(__file__).parents[2]
@@ -281,7 +282,7 @@ def test_the_traceback_of_a_failing_job_is_told_once(
 ) -> None:
     """One bad row among many, found by halving: the log has it once, and names the job."""
     spec = ModelSpec(ref=str(tiny_folder), dtype="float32", device="cpu")
-    model = load(spec, resolve(spec, fetch=False))
+    model = probed(load(spec, resolve(spec, fetch=False)))
     bad = 9
 
     def raise_at(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:

@@ -29,7 +29,7 @@ sweep: [{{site: block_output, layer: 0, position: 0}}]
 """
 SUMS = """
 from pathlib import Path
-from workers.causal.bundled import digit_sum
+from workers.causal.named import digit_sum
 Path(__file__).with_name("RAN").touch()
 
 def made():

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from workers.model.loading import LoadedModel, facts_of
+from workers.replay.probe import probed
 
 torch.set_num_threads(1)
 
@@ -69,7 +70,7 @@ SHORT_WINDOWS: dict[str, dict[str, Any]] = {
 def small(model_type: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> LoadedModel:
     """A random model of a family, loaded: what it does is found by running it."""
     module = small_module(model_type, dtype, **changes)
-    return LoadedModel.wrap(module, facts_of(module))
+    return probed(LoadedModel.wrap(module, facts_of(module)))
 
 
 def small_module(model_type: str, dtype: torch.dtype, **changes: Any) -> Any:

@@ -10,6 +10,7 @@ from tests.workers.zoo import vectors
 from workers.fits.spec import Example, FitSpec
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 DAS = FitSpec(
@@ -30,7 +31,7 @@ def classifier(width: int = 16) -> LoadedModel:
     """An MLP whose answer lies in one direction of its last layer: that in which its head's rows differ."""
     options = {"width": width, "num_layers": 1, "outputs": 2, "seed": 3, "activation": "tanh"}
     spec = ModelSpec(ref="zoo:mlp", options=options, device="cpu")
-    model = load(spec, resolve(spec))
+    model = probed(load(spec, resolve(spec)))
     model.module.head.weight.data *= 50  # so that the answer is worth finding
     return model
 

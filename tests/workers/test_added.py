@@ -17,6 +17,7 @@ from workers.engine.engine import Batch, Engine, Outcome
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel, facts_of
+from workers.replay.probe import probed
 
 BY = 0.22
 """What the tiny Granite multiplies by: no power of two, so that rounding would show."""
@@ -45,7 +46,7 @@ def module_of(model_type: str) -> Any:
 
 @cache
 def model_of(model_type: str) -> LoadedModel:
-    return LoadedModel.wrap(module_of(model_type), facts_of(module_of(model_type)))
+    return probed(LoadedModel.wrap(module_of(model_type), facts_of(module_of(model_type))))
 
 
 def place(model_type: str, site: str) -> tuple[str, float]:

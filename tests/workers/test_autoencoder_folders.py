@@ -16,7 +16,7 @@ from autoencoder_files import K, W, dictionary, draw, layers, matrices, refused,
 from safetensors.torch import save_file
 
 from workers.autoencoders.files import tensor_facts
-from workers.autoencoders.kinds import Kind
+from workers.autoencoders.kinds import AutoencoderKind
 from workers.autoencoders.weights import read_weights, weights_path
 from workers.change.features import SparseAutoencoder
 from workers.errors import StudyError
@@ -73,7 +73,7 @@ def test_what_changes_no_number_is_no_kind(tmp_path: Path) -> None:
     assert [read_weights(weights_path(path)).kind for path in made] == [None] * 7
     negative = {"architecture": "jumprelu", "d_in": W, "d_sae": K}
     (tmp_path / "g.json").write_text(json.dumps(negative))
-    assert read_weights(tmp_path / "g.safetensors").kind == Kind(activation="jumprelu")
+    assert read_weights(tmp_path / "g.safetensors").kind == AutoencoderKind(activation="jumprelu")
 
 
 @pytest.mark.parametrize("names", [(), ("ae.pt", "params.npz")])

@@ -23,7 +23,7 @@ from autoencoder_files import (
 )
 from safetensors.torch import save_file
 
-from workers.autoencoders.words import is_said_in_training
+from workers.autoencoders.kinds import is_said_in_training
 from workers.change.features import SparseAutoencoder
 
 SCALAR, COUNT = torch.tensor(0.5), torch.tensor(4)

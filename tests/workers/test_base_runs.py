@@ -13,6 +13,7 @@ from workers.engine import ahead
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.model.loading import LoadedModel
 from workers.replay.base_runs import Extent, Slab
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
 
 SOME, OTHERS = pairs(4), pairs(4, seed=1)
@@ -84,7 +85,7 @@ def test_rows_whose_values_do_not_fit_fail_among_those_that_resume() -> None:
         swap("block_output", 2, (2,)),
     ]
     module = tiny_module("llama")
-    outcome = run(LoadedModel.wrap(module, facts_of(module, "llama")), cells, SOME)
+    outcome = run(probed(LoadedModel.wrap(module, facts_of(module, "llama"))), cells, SOME)
     errors = [error is not None for error in outcome.columns["error"]]
     assert errors == [False] * 4 + [True] * 4 + [False] * 8
     assert outcome.tiers == {"resumed": 12, "rerun": 4}

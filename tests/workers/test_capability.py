@@ -11,6 +11,7 @@ from torch import nn
 
 from workers.capability import ABILITIES, Ability, Capability
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
@@ -21,7 +22,7 @@ OPTIONS = {"width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 9, "seed":
 
 
 def wrapped(module: Any, kind: str = "llama") -> LoadedModel:
-    return LoadedModel.wrap(module, facts_of(module, kind))
+    return probed(LoadedModel.wrap(module, facts_of(module, kind)))
 
 
 def test_a_decoder_can_do_everything_and_says_so_in_one_line() -> None:
@@ -43,8 +44,8 @@ def test_a_report_is_the_same_after_it_was_written_and_read() -> None:
 
 def test_a_model_without_a_cache_says_what_it_lacks_and_why() -> None:
     module = build(config_of("gpt", OPTIONS))
-    found = LoadedModel.wrap(
-        module, module.config.facts(dtype="float32"), ModelSpec(ref="zoo:gpt")
+    found = probed(
+        LoadedModel.wrap(module, module.config.facts(dtype="float32"), ModelSpec(ref="zoo:gpt"))
     ).capability
     (lacking,) = found.lacking(("resumed", "unchanged"))
     assert lacking == Ability(name="resumed", has=False, reason="a built-in model has no key/value cache")

@@ -13,6 +13,7 @@ from workers.engine.engine import Batch, Engine
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Place, Prompt, Vectors
 
 ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")
@@ -22,7 +23,7 @@ PROMPTS: list[Prompt] = [(4, 5, 6), (7, 8, 9), (9, 9, 3, 4), (5, 5, 5)]
 @pytest.fixture
 def model() -> LoadedModel:
     module = tiny_module("llama")
-    return LoadedModel.wrap(module, facts_of(module, "llama"))
+    return probed(LoadedModel.wrap(module, facts_of(module, "llama")))
 
 
 def needs(

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.tasks.causal import BUNDLED_MODELS
-from workers.causal.bundled import (
+from workers.causal.model import CausalModel
+from workers.causal.named import (
     BUNDLED,
     boolean_circuit,
+    causal_model,
     digit_sum,
     hierarchical_equality,
     two_digit_addition,
 )
-from workers.causal.model import CausalModel
-from workers.causal.named import causal_model
 from workers.errors import StudyError
 
 BASE, SOURCE = [3, 6, 9], [4, 4, 4]

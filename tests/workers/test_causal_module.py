@@ -7,9 +7,9 @@ from causal_models import models, some_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.causal.bundled import digit_sum
 from workers.causal.model import CausalModel
 from workers.causal.module import CausalModule
+from workers.causal.named import digit_sum
 from workers.errors import StudyError
 from workers.wrapper.intervenable import IntervenableModel
 from workers.wrapper.units import Unit

@@ -8,8 +8,8 @@ from causal_models import models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.causal.bundled import boolean_circuit, digit_sum, hierarchical_equality, two_digit_addition
 from workers.causal.model import CausalModel, Values
+from workers.causal.named import boolean_circuit, digit_sum, hierarchical_equality, two_digit_addition
 from workers.causal.sampling import Sampler
 from workers.errors import StudyError
 

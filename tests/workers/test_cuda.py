@@ -15,6 +15,7 @@ from workers.capability import ABILITIES
 from workers.engine.engine import Batch, Engine
 from workers.engine.transfers import to_host
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell
 
 CELLS = [
@@ -27,7 +28,7 @@ CELLS = [
 
 def rows(device: str, dtype: torch.dtype, cells: list[Cell] = CELLS) -> Mapping[str, Any]:
     module = tiny_module("llama").to(device, dtype)
-    engine = Engine(LoadedModel.wrap(module, facts_of(module, "llama")), capture_budget_bytes=1 << 28)
+    engine = Engine(probed(LoadedModel.wrap(module, facts_of(module, "llama"))), capture_budget_bytes=1 << 28)
     outcome = engine.run(Batch(cells=list(enumerate(cells)), pairs=pairs(8), families=("logits", "kl")))
     assert not outcome.num_failed
     return outcome.columns
@@ -84,7 +85,7 @@ PAIRS = [
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_decoder_resumes_with_all_that_makes_jobs_cheaper(kind: str, device: str) -> None:
     module = tiny_module(kind).to(device)
-    found = LoadedModel.wrap(module, facts_of(module, kind)).capability
+    found = probed(LoadedModel.wrap(module, facts_of(module, kind))).capability
     assert [one.name for one in found.abilities if not one.has] == []
     assert {one.name for one in found.abilities} == set(ABILITIES)
     assert found.device.startswith(device)
@@ -150,7 +151,7 @@ def test_a_notebook_model_is_changed_on_a_device_and_gradients_reach_its_weights
 @pytest.mark.cuda
 def test_memory_that_runs_out_on_a_device_makes_forwards_smaller() -> None:
     module = tiny_module("llama").to("cuda")
-    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    model = probed(LoadedModel.wrap(module, facts_of(module, "llama")))
     sizes: list[int] = []
 
     def take(_: Any, args: tuple[Any, ...]) -> None:

@@ -16,6 +16,7 @@ from workers.engine.engine import Batch, Engine, Outcome
 from workers.errors import RunError
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, CleanRun, Pair, Place
 
 KINDS = tuple(reference.NETWORKS)
@@ -278,7 +279,7 @@ def test_pairs_of_different_lengths_are_refused() -> None:
 
 def test_metrics_are_float32_under_a_bfloat16_model() -> None:
     module = tiny_module("llama").to(torch.bfloat16)
-    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    model = probed(LoadedModel.wrap(module, facts_of(module, "llama")))
     some = pairs(2)
     batch = Batch(cells=[(0, swap("block_output", 2, (4,)))], pairs=some, families=("logits", "kl"))
     columns = Engine(model, capture_budget_bytes=1 << 20).run(batch).columns

@@ -13,6 +13,7 @@ from tiny import LAYERS, facts_of, pairs, swap, tiny_module, unit
 
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
 
 GOOD = swap("block_output", 1, (2,))
@@ -24,7 +25,7 @@ NEURONS = Place("mlp_activation", 1, None, (2,))
 def model() -> LoadedModel:
     """A model of the test's own, to which it may add hooks."""
     module = tiny_module("llama")
-    return LoadedModel.wrap(module, facts_of(module, "llama"))
+    return probed(LoadedModel.wrap(module, facts_of(module, "llama")))
 
 
 def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair]) -> Outcome:

@@ -21,6 +21,7 @@ from workers.model.hooks import visiting
 from workers.model.identities import find_identities
 from workers.model.loading import LoadedModel, facts_of
 from workers.model.places import Places
+from workers.replay.probe import probed
 from workers.wrapper.intervenable import places_of
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
@@ -103,7 +104,7 @@ def test_what_a_multiplier_follows_is_refused_for_what_is_added() -> None:
 
 
 def test_a_multiplier_that_the_config_does_not_tell_is_found_all_the_same() -> None:
-    model = LoadedModel.wrap(multiplied(), replace(facts_of(multiplied()), residual_multiplier=1.0))
+    model = probed(LoadedModel.wrap(multiplied(), replace(facts_of(multiplied()), residual_multiplier=1.0)))
     with pytest.raises(
         ModelError, match=r"mlp_output is refused: the block adds 0.22 times mlp_output; take"
     ):

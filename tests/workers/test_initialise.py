@@ -12,7 +12,7 @@ from tiny import facts_of, tiny_module
 from torch import nn
 
 from workers.errors import ModelError
-from workers.model.initialise import Steps, draw
+from workers.model.checkpoint import Steps, draw
 from workers.model.loading import load_module
 from workers.vocabulary import ModelSpec
 

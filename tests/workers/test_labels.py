@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place, Unit
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ def model_of(kind: str) -> LoadedModel:
     module = tiny_module(kind, **CHANGES[kind])
     if kind == "gpt2":
         module.lm_head.bias = nn.Parameter(torch.randn(VOCAB))
-    return LoadedModel.wrap(module, facts_of(module, kind))
+    return probed(LoadedModel.wrap(module, facts_of(module, kind)))
 
 
 def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], family: str, **more: Any) -> Outcome:
@@ -82,12 +83,12 @@ def test_the_head_is_given_nothing_for_labels_alone(more: dict[str, Any]) -> Non
 
 def test_a_softcap_shows_however_small_the_logits_of_a_model_are() -> None:
     module = tiny_module("gemma2", final_logit_softcapping=50.0, initializer_range=0.001)
-    assert not LoadedModel.wrap(module, facts_of(module, "gemma2")).has_plain_head
+    assert not probed(LoadedModel.wrap(module, facts_of(module, "gemma2"))).has_plain_head
 
 
 def test_half_precision_takes_the_rows_too() -> None:
     module = tiny_module("llama").to(torch.bfloat16)
-    assert LoadedModel.wrap(module, facts_of(module, "llama")).has_plain_head
+    assert probed(LoadedModel.wrap(module, facts_of(module, "llama"))).has_plain_head
 
 
 def test_a_change_of_the_head_itself_is_seen() -> None:

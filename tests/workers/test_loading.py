@@ -14,6 +14,7 @@ from workers.errors import ModelError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel, facts_of, load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions
@@ -30,7 +31,7 @@ def test_a_folder_is_loaded_as_the_spec_says_and_nothing_is_printed(
 ) -> None:
     facts = tiny_facts(tiny_module("llama"), "llama", folder)
     capfd.readouterr()
-    model = load(ModelSpec(ref="m", dtype="bfloat16", attention="eager", device="cpu"), facts)
+    model = probed(load(ModelSpec(ref="m", dtype="bfloat16", attention="eager", device="cpu"), facts))
     assert capfd.readouterr() == ("", "")
     assert next(model.module.parameters()).dtype == torch.bfloat16
     assert model.module.config._attn_implementation == "eager"
@@ -42,7 +43,7 @@ def test_a_folder_is_loaded_as_the_spec_says_and_nothing_is_printed(
 
 def test_loading_gives_the_saved_weights_and_reads_only_where_asked(folder: Path) -> None:
     saved = tiny_module("llama")
-    model = load(ModelSpec(ref="m"), tiny_facts(saved, "llama", folder), device="cpu")
+    model = probed(load(ModelSpec(ref="m"), tiny_facts(saved, "llama", folder), device="cpu"))
     tokens = torch.tensor([[4, 5, 6], [9, 8, 7]])
     logits, seen = model.forward(tokens, torch.tensor([[2], [0]]))
     assert logits.shape == (2, 1, saved.config.vocab_size)
@@ -53,26 +54,26 @@ def test_loading_gives_the_saved_weights_and_reads_only_where_asked(folder: Path
 
 def test_a_folder_without_weights_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"cannot be loaded from {tmp_path}"):
-        load(ModelSpec(ref="m"), tiny_facts(tiny_module("llama"), "llama", tmp_path), device="cpu")
+        probed(load(ModelSpec(ref="m"), tiny_facts(tiny_module("llama"), "llama", tmp_path), device="cpu"))
 
 
 def test_blocks_that_are_not_as_the_config_says_are_an_error() -> None:
     module = tiny_module("llama")
     with pytest.raises(ModelError, match="has 3 blocks, but its config says 4"):
-        LoadedModel.wrap(module, replace(tiny_facts(module, "llama"), num_layers=4))
+        probed(LoadedModel.wrap(module, replace(tiny_facts(module, "llama"), num_layers=4)))
     with pytest.raises(ModelError, match=r"is a gpt2, but has no blocks at 'transformer\.h'"):
-        LoadedModel.wrap(module, tiny_facts(module, "gpt2"))
+        probed(LoadedModel.wrap(module, tiny_facts(module, "gpt2")))
 
 
 def test_a_model_without_an_unembedding_is_refused() -> None:
     module = tiny_module("llama")
     with pytest.raises(ModelError, match="Linear has no unembedding"):
-        LoadedModel.wrap(nn.Linear(2, 2), replace(tiny_facts(module, "llama"), model_type="mine"))
+        probed(LoadedModel.wrap(nn.Linear(2, 2), replace(tiny_facts(module, "llama"), model_type="mine")))
 
 
 def test_a_type_without_a_table_has_module_paths_and_no_names() -> None:
     module = tiny_module("llama")
-    model = LoadedModel.wrap(module, tiny_facts(module, "mine"))
+    model = probed(LoadedModel.wrap(module, tiny_facts(module, "mine")))
     assert model.places.family is None
     assert model.is_causal
     assert model.target("model.layers.1.mlp:input", None, None, None).tap == Tap(
@@ -90,16 +91,16 @@ def test_damaged_weights_and_impossible_devices_are_one_message(tmp_path: Path) 
     module.save_pretrained(folder)
     facts = tiny_facts(module, "llama", folder)
     with pytest.raises(ModelError, match=r"device .nosuch. cannot be used here .*leave device out"):
-        load(ModelSpec(ref="tiny", device="nosuch"), facts)
+        probed(load(ModelSpec(ref="tiny", device="nosuch"), facts))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded from"):
-        load(ModelSpec(ref="tiny"), facts)
+        probed(load(ModelSpec(ref="tiny"), facts))
 
 
 def test_vectors_may_take_the_place_of_token_ids() -> None:
     module = tiny_module("gpt2")
-    model = LoadedModel.wrap(module, tiny_facts(module, "gpt2"))
+    model = probed(LoadedModel.wrap(module, tiny_facts(module, "gpt2")))
     ids, reads = torch.tensor([[4, 5, 6], [9, 8, 7]]), torch.tensor([[2], [0]])
     found, _ = model.forward(module.transformer.wte(ids).double(), reads)
     torch.testing.assert_close(found, model.forward(ids, reads)[0])
@@ -109,7 +110,7 @@ def test_a_built_in_model_is_made_as_the_spec_says() -> None:
     spec = ModelSpec(
         ref="zoo:gru", dtype="bfloat16", options={"width": 4, "num_layers": 1, "outputs": 2, "seed": 0}
     )
-    model = load(spec, resolve(spec), device="cpu")
+    model = probed(load(spec, resolve(spec), device="cpu"))
     assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
     assert model.places.family is not None and model.places.family.positions == "step"
     assert not any(parameter.requires_grad for parameter in model.module.parameters())

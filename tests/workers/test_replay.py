@@ -22,6 +22,7 @@ from workers.engine import ahead
 from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
 
@@ -185,7 +186,7 @@ def test_any_cells_in_any_order_and_packing_equal_the_hooked_tier(
 def own() -> LoadedModel:
     """A model of the test's own, to which it may add hooks."""
     module = tiny_module("llama")
-    return LoadedModel.wrap(module, facts_of(module, "llama"))
+    return probed(LoadedModel.wrap(module, facts_of(module, "llama")))
 
 
 CELLS_OF_TWO_BLOCKS = [swap("mlp_output", 2, (3,)), swap("attention_output", 1, (2,))]

@@ -12,10 +12,11 @@ import torch
 torch.set_num_threads(1)
 from workers.model.loading import load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 spec = ModelSpec(ref="smollm2-135m")
-model = load(spec, resolve(spec))
+model = probed(load(spec, resolve(spec)))
 model.forward(torch.arange(5)[None], torch.tensor([[4]]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -15,6 +15,7 @@ from workers.engine.engine import Batch, Engine, Outcome
 from workers.families import family_of, sites_of
 from workers.model.loading import LoadedModel
 from workers.model.loading import facts_of as known_facts
+from workers.replay.probe import probed
 from workers.sites import SITES
 from workers.vocabulary import Cell, Pair, Place
 
@@ -141,7 +142,7 @@ def test_a_model_that_is_not_causal_is_never_given_the_shortcut() -> None:
         block.self_attn.register_forward_pre_hook(
             lambda _, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True
         )
-    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    model = probed(LoadedModel.wrap(module, facts_of(module, "llama")))
     assert not model.is_causal
     engine = Engine(model, capture_budget_bytes=1 << 30)
     batch = Batch(cells=[(0, swap("block_output", 1, (4,), read=3))], pairs=alike(), families=("kl",))
@@ -157,7 +158,7 @@ def scaled_by_length(kind: str) -> LoadedModel:
     if kind == "longrope":
         rotary |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
     module = tiny_module("llama", max_position_embeddings=8, rope_parameters=rotary)
-    return LoadedModel.wrap(module, known_facts(module))
+    return probed(LoadedModel.wrap(module, known_facts(module)))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

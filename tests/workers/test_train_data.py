@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.workers.trainings import ALIGNMENT, CAUSAL, DATA, MLP, SPEC, TASKS, VALUES, data, swap, trainer
-from workers.causal.bundled import digit_sum
+from workers.causal.named import digit_sum
 from workers.errors import ModelError, RunError, StudyError, SwapyardError
 from workers.train.data import Data, Examples, Labels, one_hot, token_ids
 from workers.train.spec import Chosen, Draw, LossTerm, Node, TrainSpec

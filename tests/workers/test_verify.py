@@ -10,6 +10,7 @@ from tiny import LAYERS, facts_of, pairs, swap, tiny_module
 from torch import Tensor, nn
 
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.versions
 
 
 def wrapped(module: Any) -> LoadedModel:
-    return LoadedModel.wrap(module, facts_of(module, "llama"))
+    return probed(LoadedModel.wrap(module, facts_of(module, "llama")))
 
 
 def marks(module: nn.Module) -> list[tuple[int, int, bool]]:
@@ -111,7 +112,7 @@ def test_a_built_in_model_says_that_it_has_no_cache() -> None:
         config_of("gpt", {"width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 9, "seed": 0})
     )
     facts = module.config.facts(dtype="float32")
-    model = LoadedModel.wrap(module, facts, ModelSpec(ref="zoo:gpt"))
+    model = probed(LoadedModel.wrap(module, facts, ModelSpec(ref="zoo:gpt")))
     assert (model.resume, model.tier_reason) == (None, "hooked: a built-in model has no key/value cache")
 
 
@@ -138,7 +139,7 @@ def test_a_module_whose_tokens_lie_elsewhere_is_left_to_the_hooked_tier() -> Non
 @pytest.mark.parametrize("window", [3, 5, 20])
 def test_a_sliding_window_shorter_than_the_prompt_resumes(window: int) -> None:
     module = tiny_module("mistral", sliding_window=window)
-    model = LoadedModel.wrap(module, facts_of(module, "mistral"))
+    model = probed(LoadedModel.wrap(module, facts_of(module, "mistral")))
     assert model.tier_reason == "resumed, checked at load"
     cells = [
         swap("attention_output", layer, (token,), read=11) for layer in range(LAYERS) for token in (1, 7)
@@ -149,5 +150,5 @@ def test_a_sliding_window_shorter_than_the_prompt_resumes(window: int) -> None:
 
 def test_in_bfloat16_a_model_resumes_within_its_wider_bound() -> None:
     module = tiny_module("llama").to(torch.bfloat16)
-    model = LoadedModel.wrap(module, facts_of(module, "llama"))
+    model = probed(LoadedModel.wrap(module, facts_of(module, "llama")))
     assert model.tier_reason == "resumed, checked at load"

@@ -8,6 +8,7 @@ import torch
 
 from workers.errors import ModelError
 from workers.model.loading import LoadedModel, facts_of
+from workers.replay.probe import probed
 from workers.wrapper.intervenable import IntervenableModel
 from workers.wrapper.units import Unit
 from workers.zoo.base import ZooModel
@@ -40,7 +41,7 @@ def test_each_head_has_its_logits_and_the_first_ones_are_the_logits(name: str) -
     facts = facts_of(model)
     assert (facts.num_classes, facts.num_logits) == (7, model.head.out_features)
     assert facts.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert LoadedModel.wrap(model, facts).facts == facts
+    assert probed(LoadedModel.wrap(model, facts)).facts == facts
 
 
 def test_heads_of_each_step_are_read_at_each_step() -> None:

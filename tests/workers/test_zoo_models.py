@@ -12,11 +12,12 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from zoo import GPT, GRU, MLP, vectors, zoo
 
+import workers.zoo.mlp as zoo_modules
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
-from workers.zoo import gru
+from workers.replay.probe import probed
 from workers.zoo.build import make
 
 
@@ -71,9 +72,9 @@ def test_padding_on_either_side_is_as_if_it_were_not_there(
     torch.testing.assert_close(there, alone, rtol=0, atol=1e-6)
 
 
-def gru_and_torchs(**more: Any) -> tuple[gru.GRU, nn.GRU]:
+def gru_and_torchs(**more: Any) -> tuple[zoo_modules.GRU, nn.GRU]:
     model = make("gru", **GRU | more)
-    assert isinstance(model, gru.GRU)
+    assert isinstance(model, zoo_modules.GRU)
     torch.manual_seed(0)
     theirs = nn.GRU(4, 4, num_layers=2, batch_first=True)
     with torch.no_grad():
@@ -158,13 +159,13 @@ def sharpened() -> LoadedModel:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.5).add_(0.05)
-    return LoadedModel.wrap(module, zoo("zoo:gpt").facts)
+    return probed(LoadedModel.wrap(module, zoo("zoo:gpt").facts))
 
 
 def test_a_gpt_is_gpt2_at_every_site() -> None:
     ours = sharpened()
     twin = gpt2_twin(ours.module)
-    theirs = LoadedModel.wrap(twin, facts_of(twin, "gpt2"))
+    theirs = probed(LoadedModel.wrap(twin, facts_of(twin, "gpt2")))
     ids = torch.arange(24).reshape(2, 12)
     torch.testing.assert_close(ours.module(ids).logits, twin(ids).logits, rtol=1e-5, atol=1e-5)
     assert ours.is_causal

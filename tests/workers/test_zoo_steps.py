@@ -12,14 +12,15 @@ from plain_gru import SITES
 from torch import Tensor, nn
 from zoo import GRU, as_prompt, vector_pairs, vectors, zoo
 
+import workers.zoo.mlp as zoo_modules
 from workers.engine.captures import Captures, Need
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place, Unit
-from workers.zoo import gru
 from workers.zoo.build import make
 
 STEPS = 10
@@ -29,13 +30,13 @@ STEPS = 10
 def both() -> tuple[LoadedModel, nn.GRU]:
     """The built-in model and torch's with the same weights, large enough that old states show."""
     module = make("gru", **GRU)
-    assert isinstance(module, gru.GRU)
+    assert isinstance(module, zoo_modules.GRU)
     torch.manual_seed(0)
     theirs = nn.GRU(4, 4, num_layers=2, batch_first=True).requires_grad_(False)
     for parameter in theirs.parameters():
         parameter.mul_(2)
     module.copy_weights(theirs)
-    return LoadedModel.wrap(module, zoo("zoo:gru").facts), theirs
+    return probed(LoadedModel.wrap(module, zoo("zoo:gru").facts)), theirs
 
 
 def swap(site: str, layer: int, to: Sequence[int], at: Sequence[int]) -> Cell:

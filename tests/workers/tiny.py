@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.facts import ModelFacts
 from workers.model.loading import LoadedModel
+from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place, Position, Unit
 
 torch.set_num_threads(1)  # threads that wait for each other make tiny models slower, not faster
@@ -61,7 +62,7 @@ def facts_of(module: Any, model_type: str, folder: Path = Path()) -> ModelFacts:
 def tiny(model_type: str) -> LoadedModel:
     """A tiny model, made once for all tests: leave it as it is."""
     module = tiny_module(model_type)
-    return LoadedModel.wrap(module, facts_of(module, model_type))
+    return probed(LoadedModel.wrap(module, facts_of(module, model_type)))
 
 
 def unit(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from workers.causal.bundled import digit_sum
+from workers.causal.named import digit_sum
 from workers.causal.sampling import Sampler
 from workers.train.data import Data, token_ids
 from workers.train.spec import Chosen, Draw, LossTerm, Node, TrainSpec

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 torch.set_num_threads(1)
@@ -22,7 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"zoo:mlp": MLP, "zoo:gru": GRU, "zoo:gpt":
 def zoo(ref: str, **more: Any) -> LoadedModel:
     """A built-in model, made once for all tests: leave it as it is."""
     spec = ModelSpec(ref=ref, options=OPTIONS[ref] | more, device="cpu")
-    return load(spec, resolve(spec))
+    return probed(load(spec, resolve(spec)))
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:

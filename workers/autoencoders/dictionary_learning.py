@@ -11,20 +11,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from workers.autoencoders.files import TensorFacts
-from workers.autoencoders.kinds import ROLES, Activation, Kind, Tensors, tensors_of
+from workers.autoencoders.kinds import (
+    ROLES,
+    Activation,
+    AutoencoderKind,
+    TensorFacts,
+    Tensors,
+    tensors_of,
+    words,
+)
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, wrong
-from workers.autoencoders.words import words
 
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """A class of dictionaries."""
+    """Class of dictionaries in that library."""
 
     activation: Activation
     is_centered: bool
     beside: tuple[str, ...] = ()
-    """What it may hold besides the tensors of its activation."""
+    """Tensors that it may hold besides the tensors of its activation."""
 
 
 _CLASSES: Mapping[str, _Class] = MappingProxyType(
@@ -49,7 +55,7 @@ _TRAINERS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("JumpReluTrainer", "TrainerJumpRelu"), "JumpReluAutoEncoder"),
     }
 )
-"""What each trains, for configs from before ``dict_class`` was written."""
+"""Class that each trains, for configs from before ``dict_class`` was written."""
 
 _USED = words("activation_dim dict_class dict_size group_sizes k trainer_class")
 _UNUSED = words(
@@ -59,14 +65,14 @@ _UNUSED = words(
     sparsity_queue_length sparsity_warmup_steps steps steps_before_annealing submodule_name target_l0
     threshold_beta threshold_start_step top_k_aux wandb_name warmup_steps weights_temperature"""
 )
-"""What some release writes of the training."""
+"""Keys that some release writes of the training."""
 _OF_BUFFER = words("ctx_len d_submodule device io n_ctxs out_batch_size refresh_batch_size")
 _TWO_PLACES = "in_and_out"
 """The activations of what is trained from one place to another."""
 
 
 def read_dictionary_learning(config: Config) -> Reading:
-    """How the features of the tensors beside a config are computed.
+    """Kind and tensors of an autoencoder, as the config beside its file says.
 
     Raises:
         StudyError: naming the key that is not known, contradicts the tensors, or needs what is not stored.
@@ -74,7 +80,7 @@ def read_dictionary_learning(config: Config) -> Reading:
     where = config.path
     trainer, prefix = _trainer(config)
     name, its = _class(where, trainer, prefix)
-    kind = Kind(activation=its.activation)
+    kind = AutoencoderKind(activation=its.activation)
     tensors = tensors_of(
         str(config.weights),
         config.facts,
@@ -91,7 +97,7 @@ def read_dictionary_learning(config: Config) -> Reading:
     if its.activation == "topk":
         if k is None:
             raise wrong(where, f"{prefix}k", f"is missing, and the class {name} needs it")
-        kind = Kind(activation="topk", k=k)
+        kind = AutoencoderKind(activation="topk", k=k)
     if its.activation == "batchtopk":
         check_threshold(config.weights, config.facts, tensors)
     said = f"the class {name} of {where}"
@@ -113,7 +119,7 @@ def check_threshold(where: object, facts: Mapping[str, TensorFacts], tensors: Te
         )
 
 
-def _trainer(config: Config) -> tuple[Mapping[str, Any], str]:
+def _trainer(config: Config) -> tuple[Mapping[str, object], str]:
     """The keys of the trainer, and how errors call where they stand."""
     data = config.data
     if "trainer" not in data:
@@ -142,7 +148,7 @@ def _check_buffer(config: Config) -> None:
         )
 
 
-def _class(where: object, trainer: Mapping[str, Any], prefix: str) -> tuple[str, _Class]:
+def _class(where: object, trainer: Mapping[str, object], prefix: str) -> tuple[str, _Class]:
     name = trainer.get("dict_class")
     if name is None:
         by = trainer.get("trainer_class")
@@ -172,7 +178,7 @@ def _k(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors
     return k
 
 
-def _check_groups(config: Config, trainer: Mapping[str, Any], prefix: str, tensors: Tensors) -> None:
+def _check_groups(config: Config, trainer: Mapping[str, object], prefix: str, tensors: Tensors) -> None:
     """The groups of a Matryoshka have to be all of the features, which all are used."""
     said, stored = trainer.get("group_sizes"), config.facts.get("group_sizes")
     if said is not None and (

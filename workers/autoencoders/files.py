@@ -1,30 +1,29 @@
-"""What a file of tensors holds, without torch: names, shapes, and the range of what is small.
+"""Tensors in a file, told without torch: names, shapes, and the range of what is small.
 
 Three forms are told apart by their bytes: safetensors, numpy's ``.npz``, and torch's pickles, which are
 opened by ``torch.load(weights_only=True)`` alone, in a child process where this one has no torch.
 """
 
-__all__ = ["Form", "TensorFacts", "form_of", "tensor_facts"]
+__all__ = ["Form", "form_of", "tensor_facts"]
 
 import json
 import math
 import struct
 import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from workers.autoencoders.kinds import TensorFacts
 from workers.children import run
 from workers.errors import StudyError
 
 Form = Literal["safetensors", "npz", "pickle"]
 
 _MOST_HEADER_BYTES = 100_000_000
-"""What the safetensors format allows."""
+"""Limit of the safetensors format."""
 _DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
     **{
@@ -49,39 +48,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     EOFError,
 )
-"""What a file of another form, or half of one, gives rise to."""
-
-
-_AS_GOOD_AS_1 = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """Shape of one tensor, and the range of its numbers where it has at most one dimension."""
-
-    shape: tuple[int, ...]
-    least: float = math.nan
-    greatest: float = math.nan
-    total: float = math.nan
-    """Their sum. NaN, all three, where the numbers were not looked at."""
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], numbers: npt.NDArray[Any]) -> "TensorFacts":
-        """The facts of a tensor of this shape and these numbers."""
-        if not numbers.size:
-            return cls(shape)
-        wide = numbers.astype(np.float64)
-        return cls(shape, float(wide.min()), float(wide.max()), float(wide.sum()))
-
-    @property
-    def is_ones(self) -> bool:
-        """Whether all numbers are 1, as far as SAELens tells factors from none."""
-        return max(abs(self.least - 1), abs(self.greatest - 1)) <= _AS_GOOD_AS_1
-
-    @property
-    def num_numbers(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
+"""Exceptions that a file of another form, or half of one, gives rise to."""
 
 
 def form_of(path: Path) -> Form:

@@ -1,4 +1,4 @@
-"""Kinds of sparse autoencoders, and which tensor is what in one of them. No torch here.
+"""Kinds of sparse autoencoders, and the roles of the tensors in one of them. No torch here.
 
 Shapes: W width of the place, K features.
 """
@@ -8,36 +8,117 @@ __all__ = [
     "FORMS",
     "PLAIN",
     "ROLES",
-    "Kind",
+    "AutoencoderKind",
     "Role",
+    "TensorFacts",
     "Tensors",
     "check_shapes",
+    "is_said_in_training",
     "named",
     "old_form",
     "tensors_of",
+    "words",
 ]
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from workers.autoencoders.files import TensorFacts
-from workers.autoencoders.words import is_said_in_training
+import numpy as np
+import numpy.typing as npt
+
 from workers.errors import StudyError
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+_TRAINING = words(
+    """adam adamw alive amp args arxiv author aux auxk batch batches beta1 beta2 betas bf16 bibtex buffer
+    cached checkpoint checkpoints citation coeff coefficient command comment comments commit
+    compile context corpus cpu created ctx cuda dataset date ddp dead decay density description device
+    distributed doi duration elapsed ema email entity epoch epochs eval evals evaluation every finetuning
+    fp16 freq frequency fvu ghost git gpu gpus gradient hash hf history hook hours huggingface id info
+    interval iteration l0 l1 layer len license lm log logger logging loss losses lp lr metrics minutes
+    model momentum mse name neuronpedia note notes optim optimizer organization owner paper parallel path
+    penalty precision pretrained project prompts recovered release repo resample revision run samples
+    schedule scheduler score scores seconds seed shard shards shuffle sparsity split start step steps
+    stream streaming tags time tokenizer tokens train trained trainer training url verbose version wandb
+    warm warmup window world"""
+)
+"""Words of names that tell where an autoencoder comes from."""
+_FORWARD = words(
+    """abs act activation activations acts b basis bias biases bound bounds center centered centre centred
+    clamp clip d dec decoder decoders dim dims dropout dtype enc encoder encoders eps epsilon error exp
+    factor factors feature features fn func function gain gate gated gelu group groups in input inputs
+    jumprelu k latent latents linear log2 mag mean median mu multi noise norm normalisation normalise
+    normalised normalization normalize normalized norms offset out output outputs pca post power pre
+    project projected projection quantization quantize quantized relu rescale rescaled residual rotate
+    rotation scale scaled scaler scales scaling shift sigma sigmoid sign signed size skip softmax softplus
+    sqrt square squared std sub subtract tanh temperature threshold thresholds tied top topk transcode
+    transcoder transform var variance w whiten whitening width zero"""
+)
+"""Words of names that may tell how features are computed."""
+
+
+def is_said_in_training(name: str) -> bool:
+    """Whether a key or a tensor that no library is known to write is about training alone, by its words.
+
+    Some word is of training, and none of computing features: ``wandb_url`` is, ``input_scale`` and ``foo``
+    are not. The value plays no part.
+    """
+    parts = set(name.lower().replace(".", "_").replace("-", "_").split("_"))
+    return bool(parts & _TRAINING) and not parts & _FORWARD
+
+
+_AS_GOOD_AS_1 = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """Shape of one tensor, and the range of its numbers where it has at most one dimension."""
+
+    shape: tuple[int, ...]
+    least: float = math.nan
+    greatest: float = math.nan
+    total: float = math.nan
+    """Their sum. NaN, all three, where the numbers were not looked at."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], numbers: npt.NDArray[Any]) -> "TensorFacts":
+        """The facts of a tensor of this shape and these numbers."""
+        if not numbers.size:
+            return cls(shape)
+        wide = numbers.astype(np.float64)
+        return cls(shape, float(wide.min()), float(wide.max()), float(wide.sum()))
+
+    @property
+    def is_ones(self) -> bool:
+        """Whether all numbers are 1, as far as SAELens tells factors from none."""
+        return max(abs(self.least - 1), abs(self.greatest - 1)) <= _AS_GOOD_AS_1
+
+    @property
+    def num_numbers(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)
+
 
 Activation = Literal["relu", "jumprelu", "topk", "batchtopk", "gated"]
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
 Role = str
-"""What a tensor is: ``encoder``, ``decoder``, ``encoder_bias``, ``decoder_bias``; ``threshold`` or its
+"""Role of a tensor: ``encoder``, ``decoder``, ``encoder_bias``, ``decoder_bias``; ``threshold`` or its
 logarithm, ``log_threshold``; of gated ones ``gate_bias``, ``magnitude_bias`` and ``log_magnitude``, the
 logarithm of how many times the gate's encoder that of the magnitudes is; ``factor`` of each feature before
 decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """How features are computed from the tensors, and decoded: all that differs between autoencoders."""
+class AutoencoderKind:
+    """Computation of features from the tensors, and back: all that differs between autoencoders."""
 
     activation: Activation = "relu"
     k: int | None = None
@@ -45,25 +126,25 @@ class Kind:
     normalization: Normalization = "none"
     """Of each activation, before it is encoded; undone by its own numbers after decoding."""
     input_scale: float | None = None
-    """What activations are multiplied by before they are encoded, and divided by after decoding."""
+    """Factor that activations are multiplied by before they are encoded, and divided by after decoding."""
     is_rescaled: bool = False
     """Whether features are multiplied by the norms of their decoder rows, and divided before decoding."""
     is_finetuned: bool = False
     """Whether features are multiplied by a factor of their own before decoding."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain data: the activation, and what else is not as usual."""
-        usual = Kind()
+        usual = AutoencoderKind()
         found = {name: getattr(self, name) for name in self.__slots__}
         return {k: v for k, v in found.items() if k == "activation" or v != getattr(usual, k)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(**data)
 
 
-PLAIN = Kind()
+PLAIN = AutoencoderKind()
 """ReLU, or JumpReLU where there is a threshold for each feature: all that versions before this one knew."""
 
 FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -89,7 +170,7 @@ FORMS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """The names that plain files have."""
 
 FACTORS = ("scaling_factor", "finetuning_scaling_factor")
-"""What SAELens calls the factors of features before decoding."""
+"""Names that SAELens has for the factors of features before decoding."""
 
 _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
@@ -105,7 +186,7 @@ _NAMES: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "factor": FACTORS,
     }
 )
-"""What libraries call each tensor."""
+"""Names of each tensor in the libraries."""
 
 _LAYERS: tuple[Role, ...] = ("encoder", "decoder", "encoder_bias", "decoder_bias")
 _LINEAR = frozenset(("encoder.weight", "decoder.weight"))
@@ -123,7 +204,7 @@ ROLES: Mapping[Activation, tuple[Role, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """Which tensor of a file is what."""
+    """Roles of the tensors of a file, and their sizes."""
 
     names: Mapping[Role, str]
     width: int
@@ -228,7 +309,7 @@ def check_shapes(
     encoder = facts[names["encoder"]].shape
     is_matrix = len(encoder) == 2
     width, count = (encoder[::-1] if names["encoder"] in _LINEAR else encoder) if is_matrix else (0, 0)
-    wanted: dict[Role, tuple[Any, ...]] = {
+    wanted: dict[Role, tuple[object, ...]] = {
         "encoder": encoder if is_matrix else ("two", "dimensions"),
         "decoder": (width, count) if names["decoder"] in _LINEAR else (count, width),
         "decoder_bias": (width,),

@@ -13,13 +13,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workers.autoencoders.files import TensorFacts, form_of
-from workers.autoencoders.kinds import PLAIN, ROLES, Kind, check_shapes, named, old_form
+from workers.autoencoders.files import form_of
+from workers.autoencoders.kinds import (
+    PLAIN,
+    ROLES,
+    AutoencoderKind,
+    TensorFacts,
+    check_shapes,
+    named,
+    old_form,
+)
 from workers.autoencoders.pickles import load_pickle
 from workers.errors import StudyError
 
 
-def load_autoencoder(path: Path, kind: Kind | None) -> dict[str, Any]:
+def load_autoencoder(path: Path, kind: AutoencoderKind | None) -> dict[str, Any]:
     """Tensors in float32, and settings.
 
     What is the same for every activation is folded into the matrices: the scale of the input, the norms of
@@ -48,14 +56,14 @@ def load_autoencoder(path: Path, kind: Kind | None) -> dict[str, Any]:
     return {**made, "k": kind.k, "normalization": kind.normalization}
 
 
-def _roles(kind: Kind) -> set[str]:
+def _roles(kind: AutoencoderKind) -> set[str]:
     roles = set(ROLES[kind.activation]) | (
         {"log_threshold"} if "threshold" in ROLES[kind.activation] else set()
     )
     return roles | ({"factor"} if kind.is_finetuned else set())
 
 
-def _scaled(kind: Kind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _scaled(kind: AutoencoderKind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """With the scales of input and features in the matrices."""
     found = dict(tensors)
     if kind.is_rescaled:
@@ -73,7 +81,7 @@ def _scaled(kind: Kind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _folded(kind: Kind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _folded(kind: AutoencoderKind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Under the names that the class has."""
     found = dict(tensors)
     if (magnitude_bias := found.pop("magnitude_bias", None)) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workers.autoencoders.files import TensorFacts
+from workers.autoencoders.kinds import TensorFacts
 from workers.errors import StudyError, article
 
 

@@ -1,15 +1,12 @@
-"""How the features of a file are to be computed, as its tensors and a config beside it say."""
+"""Description of a file's autoencoder by its tensors and a config beside it, and checks of such configs."""
 
 __all__ = ["Config", "Reading", "check_k", "check_keys", "check_sizes", "flag", "wrong"]
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from workers.autoencoders.files import TensorFacts
-from workers.autoencoders.kinds import Kind, Tensors
-from workers.autoencoders.words import is_said_in_training
+from workers.autoencoders.kinds import AutoencoderKind, TensorFacts, Tensors, is_said_in_training
 from workers.errors import StudyError
 
 
@@ -17,12 +14,12 @@ from workers.errors import StudyError
 class Reading:
     """Kind and tensors of one file."""
 
-    kind: Kind
+    kind: AutoencoderKind
     tensors: Tensors
     centered: bool | None
     """Whether the decoder's bias is taken off before encoding; None where nothing says it."""
     centered_by: str = ""
-    """What says it, for errors."""
+    """Source of that, for errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +27,7 @@ class Config:
     """A config beside a file of tensors."""
 
     path: Path
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
     weights: Path
     facts: Mapping[str, TensorFacts]
     """Of the tensors of `weights`."""
@@ -43,7 +40,7 @@ def wrong(where: object, key: str, why: str) -> StudyError:
 
 def check_keys(
     where: object,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     *,
     used: Collection[str],
     unused: Collection[str],
@@ -64,7 +61,7 @@ def check_keys(
             )
 
 
-def check_sizes(where: object, data: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def check_sizes(where: object, data: Mapping[str, object], sizes: Mapping[str, int]) -> None:
     """Refuse sizes other than those of the tensors.
 
     Raises:
@@ -91,7 +88,7 @@ def check_k(where: object, key: str, k: object, num_features: int, *, is_whole: 
         )
 
 
-def flag(where: object, data: Mapping[str, Any], key: str, *, missing: bool) -> bool:
+def flag(where: object, data: Mapping[str, object], key: str, *, missing: bool) -> bool:
     """A key that is true or false.
 
     Raises:

@@ -13,9 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from workers.autoencoders.kinds import ROLES, Activation, Kind, Normalization, Tensors, tensors_of
+from workers.autoencoders.kinds import (
+    ROLES,
+    Activation,
+    AutoencoderKind,
+    Normalization,
+    Tensors,
+    tensors_of,
+    words,
+)
 from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, flag, wrong
-from workers.autoencoders.words import words
 
 _ARCHITECTURES: Mapping[str, Activation] = {
     "standard": "relu",
@@ -30,7 +37,7 @@ _ACTIVATION_KEYS = ("activation_fn_str", "activation_fn")
 _TRANSCODERS = ("d_out", "hook_name_out", "hook_point_out", "is_transcoder")
 """Keys of what writes another place than it reads."""
 _SCALER = "activation_scaler.json"
-"""Where a checkpoint of version 6 keeps the factor of expected-average normalisation."""
+"""File in which a checkpoint of version 6 keeps the factor of expected-average normalisation."""
 
 _USED = words(
     """activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture d_in d_sae
@@ -64,11 +71,11 @@ _UNUSED = words(
     use_cached_activations use_chat_formatting use_error_term use_ghost_grads use_matryoshka_aux_loss
     use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project"""
 )
-"""What some version writes and no feature hangs on: the data, the training, and how it was run."""
+"""Keys that some version writes and no feature hangs on: the data, the training, and how it was run."""
 
 
 def read_sae_lens(config: Config) -> Reading:
-    """How the features of the tensors beside a config are computed.
+    """Kind and tensors of an autoencoder, as the config beside its file says.
 
     Raises:
         StudyError: naming the key that is not known, contradicts the tensors, or needs what is not stored.
@@ -93,7 +100,7 @@ def read_sae_lens(config: Config) -> Reading:
     if k is not None:
         check_k(where, key, k, tensors.num_features, is_whole=activation == "topk")
     normalization, scale = _normalization(config)
-    kind = Kind(
+    kind = AutoencoderKind(
         activation=activation,
         k=int(k) if k is not None and activation == "topk" else None,
         normalization=normalization,
@@ -106,7 +113,7 @@ def read_sae_lens(config: Config) -> Reading:
     return Reading(kind=kind, tensors=tensors, centered=centered, centered_by=said)
 
 
-def _check_architecture(where: Path, data: Mapping[str, Any]) -> None:
+def _check_architecture(where: Path, data: Mapping[str, object]) -> None:
     name = data.get("architecture", "standard")
     if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise wrong(where, "architecture", f"{name!r} is not known; known are {', '.join(_ARCHITECTURES)}")
@@ -133,7 +140,7 @@ def _check_metadata(where: Path, data: Mapping[str, Any]) -> None:
             )
 
 
-def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
+def _check_reshape(where: Path, data: Mapping[str, object]) -> None:
     """``hook_z`` lays the heads side by side, as a place of all heads has them anyway."""
     found = data.get("reshape_activations", "none")
     if found not in ("none", "hook_z"):
@@ -141,7 +148,7 @@ def _check_reshape(where: Path, data: Mapping[str, Any]) -> None:
 
 
 def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, Any]:
-    """What is done to the encoder's output, and the ``k`` that it was trained with, after its key."""
+    """Activation of the features, and the ``k`` that it was trained with, after its key."""
     name = data.get("architecture", "standard")
     function, arguments = _function(where, data)
     given = {
@@ -164,7 +171,7 @@ def _activation(where: Path, data: Mapping[str, Any]) -> tuple[Activation, str, 
     return (activation, *next(iter(given.items()), ("k", None)))
 
 
-def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+def _function(where: Path, data: Mapping[str, Any]) -> tuple[str | None, Mapping[str, object]]:
     """The activation function that configs before version 6 name, and its arguments."""
     named = {key: data[key] for key in _ACTIVATION_KEYS if data.get(key) is not None}
     for key, value in named.items():
@@ -204,7 +211,7 @@ def _tensors(config: Config, activation: Activation) -> Tensors:
 
 
 def _normalization(config: Config) -> tuple[Normalization, float | None]:
-    """How activations are normalised, and the factor where it is the same for all of them."""
+    """Normalisation of activations, and the factor where it is the same for all of them."""
     key = "normalize_activations"
     found = config.data.get(key)
     if found is None or isinstance(found, bool):  # as versions before 3 wrote it

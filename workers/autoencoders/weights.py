@@ -1,28 +1,39 @@
-"""The file of a sparse autoencoder: what it holds, how its features are computed, and what makes it the same.
+"""Files of sparse autoencoders: their tensors, the computation of their features, and their identity.
 
 A file is read by the config that lies beside it, where one does: SAELens' ``cfg.json``, ``config.json`` of
 dictionary_learning; otherwise by its tensors alone. No torch here.
 """
 
-__all__ = ["WeightsFile", "digest_of", "files_beside", "read_weights", "weights_path"]
+__all__ = ["WeightsFile", "digest_of", "files_beside", "read_bare", "read_weights", "weights_path"]
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from workers.autoencoders.bare import read_bare
-from workers.autoencoders.dictionary_learning import read_dictionary_learning
-from workers.autoencoders.files import TensorFacts, tensor_facts
-from workers.autoencoders.kinds import PLAIN, Kind, Tensors, old_form
+from workers.autoencoders.dictionary_learning import check_threshold, read_dictionary_learning
+from workers.autoencoders.files import tensor_facts
+from workers.autoencoders.kinds import (
+    FACTORS,
+    PLAIN,
+    ROLES,
+    Activation,
+    AutoencoderKind,
+    Role,
+    TensorFacts,
+    Tensors,
+    check_shapes,
+    is_said_in_training,
+    old_form,
+    tensors_of,
+)
 from workers.autoencoders.reading import Config, Reading, check_keys
 from workers.autoencoders.sae_lens import read_sae_lens
 from workers.errors import StudyError
 
 _IN_FOLDERS = ("sae_weights.safetensors", "ae.pt", "ae.safetensors", "params.npz", "sae.safetensors")
-"""What libraries call the file of tensors in an autoencoder's folder."""
+"""Names of the file of tensors in an autoencoder's folder."""
 _OWN_CONFIGS = ("{}_cfg.json", "{}.cfg.json", "{}_config.json", "{}.config.json", "{}.json")
 """Configs of one file, by its name without the suffix; where there is one, the folder's say nothing."""
 _CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
@@ -39,13 +50,13 @@ class WeightsFile:
     path: Path
     sha256: str
     """Of its bytes, hex."""
-    kind: Kind | None
-    """How its features are computed; None where it is read as it always was, by its names and `centered`."""
+    kind: AutoencoderKind | None
+    """Computation of its features; None where it is read as it always was, by its names and `centered`."""
     tensors: Tensors
     centered: bool | None
     """Whether the decoder's bias is taken off before encoding; None where nothing says it."""
     centered_by: str
-    """What says it."""
+    """Source of that, for errors."""
 
     @property
     def width(self) -> int:
@@ -102,7 +113,7 @@ def files_beside(path: Path) -> list[Path]:
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """What a file says of its autoencoder; of large tensors the numbers are hashed, not looked at.
+    """Read what a file says of its autoencoder; of large tensors the numbers are hashed, not looked at.
 
     Args:
         path: of the file of tensors; see `weights_path`.
@@ -146,7 +157,7 @@ def _unreadable(path: Path, error: OSError) -> StudyError:
     return StudyError(f"{path}: the weights cannot be read: {error.strerror}; correct the path")
 
 
-def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> Kind | None:
+def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) -> AutoencoderKind | None:
     """The kind; None where the features are those that names alone always gave."""
     kind, names = reading.kind, dict(reading.tensors.names)
     threshold = facts[names["threshold"]] if "threshold" in names else None
@@ -159,13 +170,13 @@ def _kind(reading: Reading, facts: Mapping[str, TensorFacts], *, is_bare: bool) 
     if kind == PLAIN and (is_bare or threshold is None):
         return None
     # Both libraries take the ReLU as well: below 0 a threshold does nothing there.
-    if kind == Kind(activation="jumprelu") and threshold and threshold.least >= 0:
+    if kind == AutoencoderKind(activation="jumprelu") and threshold and threshold.least >= 0:
         return None
     return kind
 
 
 def _config_of(path: Path, facts: Mapping[str, TensorFacts]) -> Reading | None:
-    """What the config beside a file says; None where there is none.
+    """Description by the config beside a file; None where there is none.
 
     Raises:
         StudyError: it cannot be followed, or there are two.
@@ -200,7 +211,7 @@ def _read(path: Path, weights: Path, facts: Mapping[str, TensorFacts]) -> Config
 
 
 def _followed(config: Config) -> Reading | None:
-    data: Mapping[str, Any] = config.data
+    data: Mapping[str, object] = config.data
     if any(key in data for key in ("trainer", "dict_class", "trainer_class")):
         return read_dictionary_learning(config)
     if any(key in data for key in ("architecture", "d_sae", "apply_b_dec_to_input", "activation_fn_str")):
@@ -208,3 +219,94 @@ def _followed(config: Config) -> Reading | None:
     # Of no library that is known: nothing of it may speak of the features.
     check_keys(f"{config.path} beside {config.weights.name}", data, used=(), unused=())
     return None
+
+
+_GATED = ("r_mag", "b_gate", "b_mag", "gate_bias", "mag_bias")
+_GATED_CENTERED = ("gate_bias", "mag_bias")
+"""Of dictionary_learning, whose gated ones are always centred."""
+_BIASES: tuple[Role, ...] = ("encoder_bias", "decoder_bias")
+
+
+def read_bare(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
+    """Description of a file without a config, as far as the names of its tensors tell.
+
+    One that could be of two kinds, or needs what only a config has, is refused; none is read as a plain ReLU
+    for want of one.
+
+    Raises:
+        StudyError: it holds no autoencoder, or not enough to know which.
+    """
+    if any(name in facts for name in _GATED):
+        tensors = tensors_of(where, facts, ROLES["gated"], what="a gated autoencoder")
+        is_said = any(name in facts for name in _GATED_CENTERED)
+        return Reading(
+            kind=AutoencoderKind(activation="gated"),
+            tensors=tensors,
+            centered=True if is_said else None,
+            centered_by=f"{_GATED_CENTERED[0]} in {where}",
+        )
+    if "k" in facts:
+        return _matryoshka(where, facts)
+    if "topk_threshold" in facts:
+        raise _needs_config(where, "topk_threshold", "a BatchTopK of SAELens", "cfg.json")
+    if "bias" in facts and "encoder.weight" in facts:
+        return _dictionary(where, facts)
+    if "log_threshold" in facts:
+        return _of("jumprelu", where, facts, "a JumpReLU")
+    if "b_dec" in facts and "encoder.weight" in facts:
+        raise _needs_config(where, "b_dec beside encoder.weight", "a TopK or BatchTopK", "config.json")
+    return _plain(where, facts)
+
+
+def _plain(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
+    names = old_form(facts)
+    if names is None:
+        held = ", ".join(sorted(facts)[:8]) or "nothing"
+        raise StudyError(
+            f"{where} holds {held}; a sparse autoencoder is encoder.weight [features, width] and"
+            " decoder.weight [width, features], or W_enc [width, features] and W_dec [features, width]"
+        )
+    if "threshold" in names and facts["threshold"].shape == ():
+        raise _needs_config(where, "threshold, of no dimension,", "a BatchTopK", "config.json")
+    for name in facts:
+        # Early versions of SAELens wrote factors of 1 always.
+        is_nothing = is_said_in_training(name) or (name in FACTORS and facts[name].is_ones)
+        if name not in names.values() and not is_nothing:
+            raise StudyError(
+                f"{where} holds {name!r}, which this version does not know and the features may hang on;"
+                " put the config of the autoencoder beside it, or save it without"
+            )
+    return Reading(kind=PLAIN, tensors=check_shapes(where, facts, names), centered=None)
+
+
+def _of(activation: Activation, where: str, facts: Mapping[str, TensorFacts], what: str) -> Reading:
+    roles = [role for role in ROLES[activation] if role not in _BIASES]
+    tensors = tensors_of(where, facts, roles, what=what, optional=_BIASES)
+    return Reading(kind=AutoencoderKind(activation=activation), tensors=tensors, centered=None)
+
+
+def _dictionary(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
+    """The plain class of dictionary_learning, whose ``bias`` is taken off before encoding and added after."""
+    tensors = tensors_of(where, facts, ROLES["relu"], what="an AutoEncoder of dictionary_learning")
+    return Reading(kind=PLAIN, tensors=tensors, centered=True, centered_by=f"bias in {where}")
+
+
+def _matryoshka(where: str, facts: Mapping[str, TensorFacts]) -> Reading:
+    """Of the classes that store their ``k`` only this one has groups."""
+    if "group_sizes" not in facts:
+        raise _needs_config(where, "k", "a TopK or a BatchTopK", "config.json")
+    beside = ("k", "group_sizes", "group_indices")
+    tensors = tensors_of(
+        where, facts, ROLES["batchtopk"], what="a Matryoshka BatchTopK", beside=beside, is_one_threshold=True
+    )
+    check_threshold(where, facts, tensors)
+    return Reading(
+        kind=AutoencoderKind(activation="batchtopk"),
+        tensors=tensors,
+        centered=True,
+        centered_by=f"group_sizes in {where}",
+    )
+
+
+def _needs_config(where: str, tensor: str, what: str, config: str) -> StudyError:
+    return StudyError(f"{where} holds {tensor} as {what} does, which needs its {config}; put that beside it")

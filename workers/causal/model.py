@@ -10,7 +10,7 @@
 Values are whole numbers. Shapes: ... any leading shape, the examples; I inputs.
 """
 
-__all__ = ["MOST_ROWS", "CausalModel", "Mechanism", "Values"]
+__all__ = ["MOST_ROWS", "CausalModel", "Inputs", "Mechanism", "Values"]
 
 import inspect
 import itertools
@@ -28,12 +28,15 @@ from workers.errors import StudyError, nearest
 Values = Mapping[str, NDArray[np.int64]]
 """The value of each variable [...]."""
 
-Mechanism = Callable[..., Any] | tuple[Sequence[str], Callable[..., Any]]
+Inputs = ArrayLike | Mapping[str, ArrayLike]
+"""Inputs of a model: an array [..., I] in the model's order, or each input's values [...] by name."""
+
+Mechanism = Callable[..., object] | tuple[Sequence[str], Callable[..., object]]
 """A numpy function of the parents' values, arrays of one shape: its parameters are the parents' names. For a
 function without such names, parents and function: ``(("x", "y"), np.add)``."""
 
 MOST_ROWS = 2_000_000
-"""How many combinations of values are written out at most."""
+"""Most combinations of values that are written out."""
 
 
 class CausalModel:
@@ -68,7 +71,7 @@ class CausalModel:
         """All of them, each after its parents."""
         self.outputs = self._checked(self._leaves() if outputs is None else outputs)
 
-    def run(self, inputs: Any, fixed: Mapping[str, ArrayLike] | None = None) -> Values:
+    def run(self, inputs: Inputs, fixed: Mapping[str, ArrayLike] | None = None) -> Values:
         """The value of every variable.
 
         Args:
@@ -94,7 +97,7 @@ class CausalModel:
             found[name] = np.broadcast_to(value, shape) if value.shape != shape else value
         return found
 
-    def interchange(self, base: Any, sources: Mapping[str, Any]) -> Values:
+    def interchange(self, base: Inputs, sources: Mapping[str, Inputs]) -> Values:
         """The value of every variable in `base` after an interchange.
 
         Args:
@@ -111,7 +114,7 @@ class CausalModel:
         return self.run(base, {name: runs[id(source)][name] for name, source in sources.items()})
 
     def compute(self, name: str, *parents: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What the mechanism of `name` makes of its parents' values.
+        """Value that the mechanism of `name` makes of its parents' values.
 
         Raises:
             StudyError: it fails, or what it returns is not as many whole numbers.
@@ -162,7 +165,7 @@ class CausalModel:
         return {name: values.ravel() for name, values in zip(domains, grid, strict=True)}
 
     def classes(
-        self, variables: str | Sequence[str], inputs: Any = None
+        self, variables: str | Sequence[str], inputs: Inputs | None = None
     ) -> Mapping[tuple[int, ...], NDArray[np.intp]]:
         """The inputs in classes: two are in one where `variables` have the same values in both.
 
@@ -199,7 +202,7 @@ class CausalModel:
         used = set(itertools.chain(*self.parents.values()))
         return tuple(name for name in self.variables if name not in used)
 
-    def columns(self, inputs: Any) -> dict[str, NDArray[np.int64]]:
+    def columns(self, inputs: Inputs) -> dict[str, NDArray[np.int64]]:
         """The values [...] of each input, checked; see `run`."""
         if isinstance(inputs, Mapping):
             missing = [name for name in self.inputs if name not in inputs]
@@ -255,7 +258,7 @@ def _domain(name: str, values: Iterable[int]) -> NDArray[np.int64]:
     return np.unique(listed.astype(np.int64))
 
 
-def _read_mechanism(name: str, mechanism: Mechanism) -> tuple[tuple[str, ...], Callable[..., Any]]:
+def _read_mechanism(name: str, mechanism: Mechanism) -> tuple[tuple[str, ...], Callable[..., object]]:
     """A mechanism's parents and its function."""
     if isinstance(mechanism, tuple) and len(mechanism) == 2 and callable(mechanism[1]):
         return tuple(mechanism[0]), mechanism[1]
@@ -267,7 +270,7 @@ def _read_mechanism(name: str, mechanism: Mechanism) -> tuple[tuple[str, ...], C
     return tuple(inspect.signature(mechanism).parameters), mechanism
 
 
-def _check_names(inputs: Sequence[str], functions: Mapping[str, tuple[tuple[str, ...], Any]]) -> None:
+def _check_names(inputs: Sequence[str], functions: Mapping[str, tuple[tuple[str, ...], object]]) -> None:
     known = [*inputs, *functions]
     for name in known:
         if not isinstance(name, str) or not name.isidentifier():
@@ -289,7 +292,7 @@ def _check_names(inputs: Sequence[str], functions: Mapping[str, tuple[tuple[str,
 
 
 def _in_order(
-    inputs: Sequence[str], functions: Mapping[str, tuple[tuple[str, ...], Any]]
+    inputs: Sequence[str], functions: Mapping[str, tuple[tuple[str, ...], object]]
 ) -> dict[str, tuple[str, ...]]:
     """The parents of each variable, those that come first being listed first."""
     found: dict[str, tuple[str, ...]] = {}

@@ -18,14 +18,14 @@ from workers.errors import StudyError
 SPLITS = ("train", "test")
 
 _CHUNK = 8192
-"""How many examples are drawn at once: fixed, so that asking for more only adds to what there was."""
+"""Examples that are drawn at once: fixed, so that asking for more only adds to what there was."""
 _MOST_FRUITLESS = 500
-"""How many chunks in a row may add nothing before a sampler gives up."""
+"""Chunks in a row that may add nothing before a sampler gives up."""
 _MOST_WAITING = 256
-"""How many rounds examples may be ahead of the rarest combination of values."""
+"""Rounds that examples may be ahead of the rarest combination of values."""
 _TEST_BITS = 2**53
 
-Where = Callable[..., Any]
+Where = Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,12 @@ class Sampler:
     """Variables whose combinations of values come equally often. Of pairs the bases are balanced exactly, and
     the sources on average, before `where` chooses; within a combination every input is equally likely."""
     where: Where | None = None
-    """Which are kept: a function of the values of all variables by name, in the base and in each source, that
-    says true or false for each."""
+    """Filter of examples: a function of the values of all variables by name, in the base and in each source,
+    that says true or false for each."""
     split: str | None = None
     """``train`` or ``test``; None draws from both."""
     test_share: float = 0.2
-    """How much of the inputs is in ``test``."""
+    """Share of the inputs that is in ``test``."""
     split_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -104,15 +104,15 @@ class Sampler:
             if fruitless == _MOST_FRUITLESS:
                 raise StudyError(self._gave_up(waiting[0], source))
 
-    def in_test(self, inputs: Any) -> NDArray[np.bool_]:
-        """Which inputs [..., I] belong to ``test``."""
+    def in_test(self, inputs: object) -> NDArray[np.bool_]:
+        """Whether each of the inputs [..., I] belongs to ``test``."""
         mixed = _mixed(np.uint64(self.split_seed % 2**64))
         for at in range(len(self.model.inputs)):
             mixed = _mixed(mixed ^ np.asarray(inputs)[..., at].astype(np.int64).view(np.uint64))
         return np.asarray((mixed >> np.uint64(11)) < np.uint64(round(self.test_share * _TEST_BITS)))
 
     def _own(self, inputs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the split."""
+        """Inputs of the split."""
         return inputs if self.split is None else inputs[self.in_test(inputs) == (self.split == "test")]
 
     def _passing(self, runs: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
@@ -173,7 +173,7 @@ class _Drawn:
         return np.stack([found[name] for name in self._model.inputs], -1)
 
     def classes_of(self, inputs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which combination of values each input [N, I] has: its row in `values`."""
+        """Combination of values of each input [N, I]: its row in `values`."""
         ran = self._model.run(inputs)
         return self._top.numbers(np.stack([ran[name] for name in self._targets], -1))
 
@@ -192,8 +192,8 @@ class _Drawn:
 
 
 class _Table:
-    """What independent variables make of `targets`: each combination of their values, and how many inputs
-    there are of it."""
+    """Values that independent variables make of `targets`: each combination of their values, and how many
+    inputs there are of it."""
 
     def __init__(self, rows: Values, made: NDArray[np.int64], counts: NDArray[np.float64]) -> None:
         self.names = tuple(rows)
@@ -225,7 +225,7 @@ class _Table:
 
 
 class _Tables:
-    """The tables of a model's variables, each made once."""
+    """Tables of a model's variables, each made once."""
 
     def __init__(self, model: CausalModel) -> None:
         self._model = model
@@ -258,7 +258,7 @@ class _Tables:
         return _Table(rows, made, np.prod([self._counts(name, rows[name]) for name in names], axis=0))
 
     def _counts(self, name: str, values: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How many values of the inputs give the variable each of `values`."""
+        """Number of values of the inputs that give the variable each of `values`."""
         if name in self._model.inputs:
             return np.ones(len(values))
         table = self.of((name,))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.boxes import box_parts
 from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap
+from workers.sites import box_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
-"""Where the functions of a study may lie: in Python files below some folders, and nowhere above them."""
+"""Places of a study's functions: Python files below some folders, and entry points of installed packages."""
 
-__all__ = ["NO_CODE", "Code", "caller_code", "own_file"]
+__all__ = ["GROUP", "NO_CODE", "Code", "caller_code", "offered", "own_file"]
 
 import os
 import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 from workers.errors import StudyError
@@ -17,7 +18,7 @@ INSTALLED = frozenset(("site-packages", "dist-packages"))
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The files that a study's functions may lie in, and whether they may be run."""
+    """Files that a study's functions may lie in, and whether they may be run."""
 
     folders: tuple[Path, ...] = ()
     """Whole, without links; of two that have a module the first."""
@@ -27,7 +28,7 @@ class Code:
     """``FILE:LINE`` at which the study names a function."""
 
     def at(self, name: str) -> str:
-        """Where a function is named, as the beginning of a message."""
+        """Position at which a function is named, as the beginning of a message."""
         return f"{self.lines[name]}: " if name in self.lines else ""
 
     def file_of(self, module: str) -> Path | None:
@@ -41,7 +42,7 @@ class Code:
 
 
 NO_CODE = Code()
-"""What can name functions of installed packages alone."""
+"""Code of a study without a folder: it can name functions of installed packages alone."""
 
 
 def own_file(folder: Path, module: str) -> Path | None:
@@ -85,3 +86,34 @@ def _on_path() -> list[Path]:
         and not INSTALLED.intersection(folder.parts)
         and not any(folder.is_relative_to(one) for one in python)
     ]
+
+
+GROUP = "swapyard.functions"
+"""The group of entry points. One is found by its name, where that has the form ``package:function``, by the
+object that it names, and by its distribution and its name."""
+
+
+def offered(code: Code) -> dict[str, EntryPoint]:
+    """Entry points by the names that studies may write.
+
+    What looks like an installed package in the study's folder, or in the current one, is none: only folders
+    that packages are installed in count there.
+    """
+    found: dict[str, EntryPoint] = {}
+    for distribution in distributions(path=_path(code)):
+        for point in distribution.entry_points:
+            if point.group == GROUP:
+                package = str(distribution.metadata["Name"] or "").replace("-", "_")
+                for name in (point.name, point.value.partition("[")[0].strip(), f"{package}:{point.name}"):
+                    found.setdefault(name, point)
+    return found
+
+
+def _path(code: Code) -> list[str]:
+    data = {folder.resolve() for folder in (Path.cwd(), *(() if code.is_trusted else code.folders))}
+    return [path for path in sys.path if path and not _is_data(Path(path).resolve(), data)]
+
+
+def _is_data(folder: Path, data: set[Path]) -> bool:
+    """Whether a folder lies where a study's files lie, and is none that packages are installed in."""
+    return not INSTALLED.intersection(folder.parts) and any(folder.is_relative_to(one) for one in data)

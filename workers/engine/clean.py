@@ -13,7 +13,7 @@ from workers.engine.attempts import error_json
 from workers.engine.captures import Captures, Need
 from workers.engine.scorer import NON_FINITE, is_finite
 from workers.engine.scoring import Labels, empty_columns, score
-from workers.model.finite import why_not_finite
+from workers.model.embeddings import why_not_finite
 from workers.model.loading import LoadedModel
 from workers.vocabulary import CleanRun, Prompt, Vectors
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from workers.autoencoders.kinds import Kind
+from workers.autoencoders.kinds import AutoencoderKind
 from workers.autoencoders.loading import load_autoencoder
 from workers.autoencoders.weights import digest_of
 from workers.change.edits import Edits
@@ -205,7 +205,7 @@ def _sae(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Se
     if digest_of(file) != spec.sha256:
         raise StudyError(f"{file} is not the file that the study was planned with; plan the study anew")
     # What a config beside the file says is in the plan, and is not read again.
-    kind = None if spec.kind is None else Kind.from_json(spec.kind)
+    kind = None if spec.kind is None else AutoencoderKind.from_json(spec.kind)
     space = SparseAutoencoder(**load_autoencoder(file, kind), centered=spec.centered)
     width = place.head_width(examples)
     if space.width != width:

@@ -1,11 +1,20 @@
-"""Unstable names of other libraries: one file for each library, one `Place` for each name. No torch here.
+"""Unstable names of other libraries: one file for each library, one `LibraryPlace` for each name. No torch.
 
 Nothing else in the project leans on a private name, a keyword, the text of an error or a default that another
 library may change in its next version. Where a name is gone, the functions of these files find its place by
 trying, or say what is lost; `python -m workers.libraries` tries every place with the versions at hand.
 """
 
-__all__ = ["LIBRARIES", "TORCH_FREE", "Outcome", "Place", "all_places", "outcomes", "tried", "versions"]
+__all__ = [
+    "LIBRARIES",
+    "TORCH_FREE",
+    "LibraryPlace",
+    "PlaceOutcome",
+    "all_places",
+    "outcomes",
+    "tried",
+    "versions",
+]
 
 import importlib
 import sys
@@ -26,12 +35,15 @@ LIBRARIES = ("transformers", "torch", "gguf", *_WITHOUT_TORCH)
 """Libraries that the project leans on by more than their documented calls; each has a file here, and what
 does not fit into it stands in one that begins with its name."""
 
+_BESIDE = {"transformers": ("workers.replay.probe",)}
+"""Modules of ours with places that nothing less than their own code can try, by library; loaded by name."""
+
 _PACKAGES = {"yaml": "PyYAML"}
-"""What packages are called where the module is called otherwise."""
+"""Names of packages whose module is called otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LibraryPlace:
     """One name of another library that the project leans on."""
 
     library: str
@@ -41,7 +53,7 @@ class Place:
     seen_with: str
     """Versions that it was seen to work with."""
     without: str
-    """What happens where it is not there: what is lost, or what the user is told."""
+    """Consequence where it is not there: what is lost, or what the user is told."""
     marks: tuple[str, ...]
     """Texts by which its use is recognised in source code: they stand in the library's file alone."""
     probe: Callable[[], str | None]
@@ -49,53 +61,57 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a place fared with the versions at hand."""
+class PlaceOutcome:
+    """Result of trying one place with the versions at hand."""
 
     library: str
     name: str
     state: Literal["ok", "degraded", "error"]
     told: str
-    """What is lost, or the exception's type and first line; empty where all is well."""
+    """Loss, or the exception's type and first line; empty where all is well."""
 
 
-def all_places() -> tuple[Place, ...]:
+def all_places() -> tuple[LibraryPlace, ...]:
     """Every place of every library, in the order of `LIBRARIES`; this imports the libraries."""
-    return tuple(place for _, file in _files() for place in _places(file))
+    return tuple(place for module in _modules() for place in _places(module))
 
 
-def outcomes() -> list[Outcome]:
-    """How every place fares now; no exception escapes, also where a library cannot be imported at all."""
-    found: list[Outcome] = []
-    for library, file in _files():
+def outcomes() -> list[PlaceOutcome]:
+    """Try every place; no exception escapes, also where a library cannot be imported at all."""
+    found: list[PlaceOutcome] = []
+    for module, library in _modules().items():
         try:
-            places = _places(file)
+            places = _places(module)
         except Exception as error:
-            name = f"what workers/libraries/{file}.py needs of it"
-            found.append(Outcome(library=library, name=name, state="error", told=_told(error)))
+            name = f"what {module.replace('.', '/')}.py needs of it"
+            found.append(PlaceOutcome(library=library, name=name, state="error", told=_told(error)))
         else:
             found += [tried(place) for place in places]
     return found
 
 
-def _files() -> list[tuple[str, str]]:
-    """Each library with each of its files, without their ending."""
+def _modules() -> dict[str, str]:
+    """Modules with places, each with its library."""
     stems = sorted(file.stem for file in Path(__file__).parent.glob("*.py"))
-    return [(one, stem) for one in LIBRARIES for stem in stems if stem == one or stem.startswith(f"{one}_")]
+    found: dict[str, str] = {}
+    for one in LIBRARIES:
+        own = [f"{__name__}.{stem}" for stem in stems if stem == one or stem.startswith(f"{one}_")]
+        found |= dict.fromkeys((*own, *_BESIDE.get(one, ())), one)
+    return found
 
 
-def _places(file: str) -> tuple[Place, ...]:
-    return tuple(getattr(importlib.import_module(f"workers.libraries.{file}"), "PLACES", ()))
+def _places(module: str) -> tuple[LibraryPlace, ...]:
+    return tuple(getattr(importlib.import_module(module), "PLACES", ()))
 
 
-def tried(place: Place) -> Outcome:
-    """How the place fares now; no exception escapes."""
+def tried(place: LibraryPlace) -> PlaceOutcome:
+    """Try one place; no exception escapes."""
     try:
         lost = place.probe()
     except Exception as error:
-        return Outcome(library=place.library, name=place.name, state="error", told=_told(error))
+        return PlaceOutcome(library=place.library, name=place.name, state="error", told=_told(error))
     state: Literal["ok", "degraded"] = "ok" if lost is None else "degraded"
-    return Outcome(library=place.library, name=place.name, state=state, told=lost or "")
+    return PlaceOutcome(library=place.library, name=place.name, state=state, told=lost or "")
 
 
 def _told(error: Exception) -> str:

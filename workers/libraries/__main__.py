@@ -1,4 +1,4 @@
-"""Tries every place with the versions at hand: a JSON object on stdout, versions and outcomes."""
+"""Trial of every place with the versions at hand: a JSON object on stdout, versions and outcomes."""
 
 __all__ = ["main"]
 

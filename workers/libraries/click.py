@@ -1,10 +1,10 @@
-"""What click does that may move: an interrupt that it wraps."""
+"""Behaviour of click that may move: an interrupt that it wraps."""
 
 __all__ = ["PLACES", "interrupt_of"]
 
 import click
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 
 def interrupt_of(stop: BaseException) -> BaseException:
@@ -29,7 +29,7 @@ def _probe_interrupt() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="click",
         name="Abort, raised from the KeyboardInterrupt",
         used_for="the command that goes on, told after Ctrl-C",

@@ -18,12 +18,11 @@ import re
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -78,14 +77,14 @@ def confine(connection: Connection) -> None:
         raise _unlocked("it reads other files")
 
 
-def _set(connection: Connection, statement: str, values: Sequence[Any] = ()) -> None:
+def _set(connection: Connection, statement: str, values: Sequence[object] = ()) -> None:
     try:
         connection.execute(statement, list(values))
     except duckdb.Error as error:
         raise _unlocked(str(error).splitlines()[0]) from error
 
 
-def _succeeds(connection: Connection, statement: str, values: Sequence[Any] = ()) -> bool:
+def _succeeds(connection: Connection, statement: str, values: Sequence[object] = ()) -> bool:
     try:
         connection.execute(statement, list(values))
     except duckdb.Error:
@@ -221,7 +220,7 @@ def _probe_passed_on() -> str | None:
 _SEEN = "2.0.0 to 2.0.1"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="allowed_directories, enable_external_access, lock_configuration",
         used_for="a connection that reaches the studies' rows and nothing else",
@@ -230,7 +229,7 @@ PLACES = (
         marks=("allowed_directories", "enable_external_access", "lock_configuration"),
         probe=_probe_settings,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="memory_limit, temp_directory",
         used_for="a query that takes no more memory than it may",
@@ -239,7 +238,7 @@ PLACES = (
         marks=("memory_limit", "temp_directory"),
         probe=_probe_limit,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="InterruptException, and its text where Arrow passes it on",
         used_for="a query that takes no longer than it may",
@@ -248,7 +247,7 @@ PLACES = (
         marks=("InterruptException", "INTERRUPT Error"),
         probe=_probe_interruption,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="file_index, which tells of which file a row is",
         used_for="reading many studies as one",
@@ -257,7 +256,7 @@ PLACES = (
         marks=("file_index",),
         probe=_probe_file_index,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="texts of errors about unknown columns and tables, and the line that points",
         used_for="the nearest spelling, and the views that have a column",
@@ -266,7 +265,7 @@ PLACES = (
         marks=("Referenced column", "Table with name", '"LINE "'),
         probe=_probe_texts,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="an OSError without a number for what fails while Arrow fetches rows",
         used_for="telling a query's error from one of the disk",

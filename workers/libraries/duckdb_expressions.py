@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -48,7 +48,7 @@ _DEEPEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expression:
-    """What one expression of SQL says."""
+    """Reading of one expression of SQL."""
 
     problem: str = ""
     """DuckDB's words, where it is none."""
@@ -57,11 +57,11 @@ class Expression:
     texts: tuple[str, ...] = ()
     """Constants of text."""
     refused: tuple[str, ...] = ()
-    """What in it may give another answer another time, or asks for more than one row, in words."""
+    """Parts of it that may give another answer another time, or ask for more than one row, in words."""
 
 
 def expression(connection: Connection, text: str) -> Expression:
-    """What `text` says as one expression over the columns of a table.
+    """Read `text` as one expression over the columns of a table.
 
     Raises:
         QueryError: this DuckDB gives no tree, or one in a form that is not known.
@@ -107,7 +107,7 @@ def _is_one(statements: Any) -> bool:
 
 
 def _refused(connection: Connection, node: Mapping[str, Any]) -> Iterator[str]:
-    """What a part of an expression does that one may not do."""
+    """Reason why a part of an expression is not allowed."""
     kind = node.get("class")
     if kind in _ELSEWHERE:
         name = node.get("function_name")
@@ -165,14 +165,14 @@ def _unstable_macro(connection: Connection, definition: str, depth: int) -> str:
     return ""
 
 
-def _texts(nodes: list[Mapping[str, Any]]) -> Iterator[str]:
+def _texts(nodes: list[Mapping[str, object]]) -> Iterator[str]:
     for node in nodes:
         literal = node.get("literal")
         if node.get("class") == "CONSTANT" and isinstance(literal, Mapping) and literal["kind"] == "STRING":
             yield str(literal["text"])
 
 
-def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
+def _parts(tree: object) -> Iterator[Mapping[str, Any]]:
     """Everything in a tree that has a class or a kind; a stack, for trees may be deep."""
     waiting = [tree]
     while waiting:
@@ -206,7 +206,7 @@ def _probe_expression() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="duckdb_functions() with function_type, stability and macro_definition",
         used_for="refusing conditions that may give another answer another time",

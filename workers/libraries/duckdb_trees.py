@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from workers.errors import QueryError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -46,7 +46,7 @@ _EXPLAIN = re.compile(
     r"(?:\s*,\s*(?:analy[sz]e|format\s+[a-z]+))*\s*\)\s*)?",
     re.IGNORECASE,
 )
-"""How a statement begins that only shows how another would be answered, or was."""
+"""Beginnings of statements that only show how another would be answered, or was."""
 _OPEN = (
     "FROM t",
     "SELECT t.* FROM t",
@@ -65,24 +65,24 @@ _NAMING = "WITH w AS (SELECT c FROM t) SELECT f(a) FROM w JOIN u USING (b) ORDER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What the tree of one query shows."""
+    """Effects of one query, by its tree."""
 
     problem: str = ""
     """DuckDB's words, where it has no tree of the query."""
     writing: tuple[str, ...] = ()
-    """What in it does more than read, as its users call it: ``COPY``."""
+    """Part of it that does more than read, as its users call it: ``COPY``."""
     functions: tuple[str, ...] = ()
     """Table functions that it calls, in small letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the tree of one query names; all in small letters."""
+    """Names in the tree of one query; all in small letters."""
 
     tables: frozenset[str]
     """Tables and views, and whatever it calls its own by ``WITH``."""
     own: frozenset[str]
-    """Those that it defines by ``WITH``."""
+    """Names that it defines by ``WITH``."""
     words: frozenset[str] | None
     """All names and texts in it, columns among them; None where columns need no name to be asked for."""
     calls: frozenset[str]
@@ -105,7 +105,7 @@ def statements(connection: Connection, sql: str) -> list[tuple[str, str, bool]]:
 
 
 def asked(connection: Connection, query: str) -> Asked | None:
-    """What a SELECT asks for, by its tree; None where that cannot be told: then it may be anything.
+    """Names that a SELECT asks for, by its tree; None where that cannot be told: then it may be anything.
 
     Whether trees are of the form that is known is tried each time: of a star in another form a query would be
     answered without its columns.
@@ -148,12 +148,12 @@ def _takes_all(node: Mapping[str, Any], names: set[str]) -> bool:
     return path is not None and _lower(path[-1]) in names
 
 
-def _texts(node: Mapping[str, Any]) -> Iterator[str]:
+def _texts(node: Mapping[str, object]) -> Iterator[str]:
     for value in node.values():
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
 
 
-def _all_nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _all_nodes(tree: object) -> Iterator[dict[str, Any]]:
     """Every part of a tree; but the star of ``ORDER BY ALL``, which is no column that is not named."""
     if isinstance(tree, dict):
         yield tree
@@ -168,7 +168,7 @@ def _is_all(order: Mapping[str, Any]) -> bool:
     return "null_order" in order and star.get("class") == "STAR" and star["query_location_length"] == 0
 
 
-def _lower(name: Any) -> str:
+def _lower(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name")
     return name.casefold()
@@ -191,7 +191,7 @@ def _spoken(kind: str) -> str:
 
 
 def parsed(connection: Connection, query: str) -> Parsed:
-    """What a SELECT does, by its tree.
+    """Effects of a SELECT, by its tree.
 
     Raises:
         QueryError: this DuckDB gives no tree, or one in a form that is not known.
@@ -229,7 +229,7 @@ def _said(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _nodes(tree: object) -> Iterator[dict[str, object]]:
     """Everything in a tree that has a kind, but for expressions."""
     if isinstance(tree, dict):
         if isinstance(tree.get("type"), str) and "class" not in tree:
@@ -285,7 +285,7 @@ def _probe_explain() -> str | None:
 _SEEN = "2.0.0 to 2.0.1"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="json_serialize_sql, and the kinds in its tree",
         used_for="refusing queries that do more than read",
@@ -294,7 +294,7 @@ PLACES = (
         marks=("json_serialize_sql", "SELECT_NODE", '"function_name"', "SHOW_REF"),
         probe=_probe_tree,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="extract_statements, StatementType and the names of its kinds",
         used_for="refusing all but one SELECT",
@@ -303,7 +303,7 @@ PLACES = (
         marks=("extract_statements", "StatementType", '"MULTI"'),
         probe=_probe_kinds,
     ),
-    Place(
+    LibraryPlace(
         library="duckdb",
         name="how an EXPLAIN begins",
         used_for="letting an EXPLAIN of a query through, and nothing else",

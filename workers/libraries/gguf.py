@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _FILE = "gguf_file"
 _OF_MODEL, _OF_CONFIG = "hf_quantizer", "quantization_config"
@@ -138,7 +138,7 @@ def _probe_tokenizer() -> str | None:
 _SEEN = "0.17 to 0.19, read by transformers 5.20.0 to 5.24.0"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="gguf",
         name="from_pretrained(gguf_file=…), and what marks a model as quantised",
         used_for="making smollm2-135m from the package index, once",
@@ -147,7 +147,7 @@ PLACES = (
         marks=(_FILE, _OF_MODEL, _OF_CONFIG),
         probe=_probe_model,
     ),
-    Place(
+    LibraryPlace(
         library="gguf",
         name="backend_tokenizer.pre_tokenizer, which the reader of GGUF files leaves incomplete",
         used_for="the splitting of digits that SmolLM2 was trained with",

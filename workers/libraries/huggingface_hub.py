@@ -1,4 +1,4 @@
-"""What the cache of the hub's client is like: a snapshot's folder bears the name of its commit."""
+"""Layout of the cache of the hub's client: a snapshot's folder bears the name of its commit."""
 
 __all__ = ["PLACES", "blobs_of", "commit_of"]
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from workers.errors import ModelError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -49,7 +49,7 @@ def _probe_snapshot() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="huggingface_hub",
         name="models--OWNER--NAME/snapshots/COMMIT in the cache",
         used_for="the revision of a model from the hub, without asking the network",

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ _WRITE_CHECKSUM, _COMPLIANT, _SPLIT = (
     "use_byte_stream_split",
 )
 _ITEM = ".list.element"
-"""How a Parquet file calls what is in a list, where nested types are compliant."""
+"""Name of a list's elements in a Parquet file, where nested types are compliant."""
 
 
 def open_parquet(source: "Path | BinaryIO", *, checked: bool = False) -> "pq.ParquetFile":
@@ -79,8 +79,8 @@ def _float_paths(path: str, kind: Any) -> list[str]:
     return []
 
 
-def _known(function: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function of this pyarrow takes."""
+def _known(function: Any, wanted: dict[str, Any]) -> dict[str, object]:
+    """Arguments among these that a function of this pyarrow takes."""
     takes = inspect.signature(function).parameters
     return {name: value for name, value in wanted.items() if name in takes}
 
@@ -136,7 +136,7 @@ def _probe_paths() -> str | None:
 _SEEN = "24.0.0 to 26.0.1"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="ParquetFile(pre_buffer=False) and read(use_threads=False)",
         used_for="reading on the calling thread: pyarrow's own abort a process that ends right after",
@@ -145,7 +145,7 @@ PLACES = (
         marks=(_PRE_BUFFER, "ParquetFile("),
         probe=_probe_threads,
     ),
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="write_page_checksum and page_checksum_verification",
         used_for="finding flipped bits, in files of pairs that others wrote too",
@@ -154,7 +154,7 @@ PLACES = (
         marks=(_WRITE_CHECKSUM, _VERIFY),
         probe=_probe_checksums,
     ),
-    Place(
+    LibraryPlace(
         library="pyarrow",
         name="paths such as v.list.element.vector, and their encoding by bytes",
         used_for="small files of collected vectors",

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
@@ -45,7 +45,7 @@ _WORDS: Mapping[str, str] = {
     "a valid number": "a number",
     "a valid boolean": "true, false",
 }
-"""What is wanted, in the words of study files; what is not here is told in pydantic's."""
+"""Words of study files for what is wanted; what is not here is told in pydantic's."""
 _RAISED = "Value error, "
 _CHOICE = re.compile(r"'([^']*)'")
 
@@ -53,13 +53,13 @@ _CHOICE = re.compile(r"'([^']*)'")
 class CarryingError(PydanticCustomError):
     """An error for validators, whose `load` comes out of pydantic with the place where it was raised."""
 
-    def __new__(cls, text: str, load: Any) -> "CarryingError":
+    def __new__(cls, text: str, load: object) -> "CarryingError":
         """With `text` for whoever sees no load."""
         return super().__new__(cls, _CARRIED, "{text}", {"text": text, _LOAD: load})
 
     @property
     def load(self) -> Any:
-        """What it carries; None where pydantic has lost it."""
+        """Content; None where pydantic has lost it."""
         return (getattr(self, "context", None) or {}).get(_LOAD)
 
 
@@ -72,13 +72,14 @@ class Fault:
     kind: Kind
     type: str
     """As pydantic calls the kind, or as whoever raised the error does."""
-    given: Any
+    given: object
     wanted: str
-    """What would be right, in pydantic's words: "greater than 0"; or what was said by whoever raised it."""
+    """Description of what would be right, in pydantic's words: "greater than 0"; or what was said by whoever
+    raised it."""
     choices: tuple[str, ...]
     """The texts that would be right, where there are some."""
     load: Any
-    """What a `CarryingError` carries."""
+    """Content of a `CarryingError`."""
 
 
 def faults(error: ValidationError) -> list[Fault]:
@@ -127,17 +128,17 @@ class _Inner(BaseModel):
     some: list[int] = Field(default=[1], min_length=1)
 
 
-class _Checked(BaseModel):
+class _Sample(BaseModel):
     number: int
 
     @model_validator(mode="after")
-    def _check(self) -> "_Checked":
+    def _check(self) -> "_Sample":
         if self.number == 1:
             raise ValueError("not this one")
         raise CarryingError("carried", [self.number])
 
 
-def _found(model: type[BaseModel], data: Mapping[str, Any]) -> Fault:
+def _found(model: type[BaseModel], data: Mapping[str, object]) -> Fault:
     try:
         model.model_validate(data)
     except ValidationError as error:
@@ -146,14 +147,14 @@ def _found(model: type[BaseModel], data: Mapping[str, Any]) -> Fault:
 
 
 def _probe_kinds() -> str | None:
-    wanted: list[tuple[type[BaseModel], Mapping[str, Any], Kind]] = [
+    wanted: list[tuple[type[BaseModel], Mapping[str, object], Kind]] = [
         (_Inner, {}, "missing"),
         (_Inner, {"number": 1, "other": 2}, "unknown"),
         (_Inner, {"number": 1, "some": []}, "empty"),
-        (_Checked, {"number": 1}, "raised"),
+        (_Sample, {"number": 1}, "raised"),
     ]
     lost: list[str] = [kind for model, data, kind in wanted if _found(model, data).kind != kind]
-    if _found(_Checked, {"number": 1}).wanted != "not this one":
+    if _found(_Sample, {"number": 1}).wanted != "not this one":
         lost.append("what a check says")
     return f"told in pydantic's own words: {', '.join(lost)}" if lost else None
 
@@ -166,7 +167,7 @@ def _probe_texts() -> str | None:
 
 
 def _probe_carried() -> str | None:
-    return None if _found(_Checked, {"number": 2}).load == [2] else "only the first problem of a part is told"
+    return None if _found(_Sample, {"number": 2}).load == [2] else "only the first problem of a part is told"
 
 
 def _probe_outermost() -> str | None:
@@ -174,7 +175,7 @@ def _probe_outermost() -> str | None:
 
     class Inner(BaseModel):
         @outermost_only
-        def __init__(self, **data: Any) -> None:
+        def __init__(self, **data: object) -> None:
             made.append("inner")
             super().__init__(**data)
 
@@ -188,7 +189,7 @@ def _probe_outermost() -> str | None:
 _SEEN = "2.12.0 to 2.14.4"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="kinds of errors: missing, extra_forbidden, too_short, value_error with ctx.error",
         used_for="saying in our words what is wrong with a study or with a built-in model's options",
@@ -197,7 +198,7 @@ PLACES = (
         marks=("extra_forbidden", '"too_short"', '"value_error"', '"ctx"', '["ctx"]'),
         probe=_probe_kinds,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="the texts 'Input should be …', and ctx.expected",
         used_for="saying what is allowed, and the nearest spelling",
@@ -206,7 +207,7 @@ PLACES = (
         marks=("Input should be", '"expected"'),
         probe=_probe_texts,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="PydanticCustomError, whose context comes out with the place",
         used_for="all problems of a part at once, each with its own line",
@@ -215,7 +216,7 @@ PLACES = (
         marks=("PydanticCustomError", "pydantic_core"),
         probe=_probe_carried,
     ),
-    Place(
+    LibraryPlace(
         library="pydantic",
         name="__pydantic_base_init__",
         used_for="building nested parts without their own __init__, so that all problems are found at once",

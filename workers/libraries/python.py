@@ -5,7 +5,7 @@ __all__ = ["PLACES", "run_exit_functions"]
 import atexit
 import random
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 
 def run_exit_functions() -> bool:
@@ -38,7 +38,7 @@ def _probe_choices() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="python",
         name="atexit._run_exitfuncs",
         used_for="ending a command before the interpreter clears up, of which extensions complain",
@@ -47,7 +47,7 @@ PLACES = (
         marks=("_run_exitfuncs",),
         probe=_probe_exit,
     ),
-    Place(
+    LibraryPlace(
         library="python",
         name="what random.Random's shuffle, sample and choice choose with a seed",
         used_for="pairs of tasks, samples of a screening: those of one seed are the same everywhere",

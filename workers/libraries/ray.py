@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from workers.children import run
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,8 +60,9 @@ def environment(token: str, folder: Path) -> dict[str, str]:
     }
 
 
-def own_options(folder: Path, num_cpus: int, *, is_plain: bool) -> dict[str, Any]:
-    """How a Ray of our own is started; `is_plain` without options that Ray hides, for where they are gone."""
+def own_options(folder: Path, num_cpus: int, *, is_plain: bool) -> dict[str, object]:
+    """Options by which a Ray of our own is started; `is_plain` without options that Ray hides, for where they
+    are gone."""
     hidden = {} if is_plain else {_FOLDER: str(folder)}
     return {
         # Without it Ray would join any cluster that it finds.
@@ -83,7 +84,7 @@ def connect(options: Mapping[str, Any]) -> None:
 
 
 class _Only(list[str]):
-    """The folders that workers import from before all others: Ray adds the driver's and the current one."""
+    """Folders that workers import from before all others: Ray adds the driver's and the current one."""
 
     def __bool__(self) -> bool:
         """Also where there are none: Ray would make a list of its own."""
@@ -108,7 +109,7 @@ def _job() -> dict[str, Any]:
 
 
 def servers(children: Iterable[psutil.Process]) -> dict[str, psutil.Process]:
-    """Those of our own processes that Ray cannot go on without, by what they are called.
+    """Processes of our own that Ray cannot go on without, by their names.
 
     One that is not found is not watched: its end shows only by that of all workers.
     """
@@ -148,7 +149,7 @@ def _is_local(address: str) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What was raised in the worker, of which Ray's error tells; None where Ray does not say."""
+    """Exception raised in the worker, of which Ray's error tells; None where Ray does not say."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error.__cause__
 
@@ -188,11 +189,11 @@ def _probe_token() -> str | None:
 
 @cache
 def _started() -> Mapping[str, Any]:
-    """What a Ray of our own shows, in a process of its own: Ray reads its variables when it is imported."""
+    """Settings of a Ray of our own, in a process of its own: Ray reads its variables when it is imported."""
     done = run("workers.libraries.ray", timeout_s=120)
     if done.returncode != 0:
         raise RuntimeError(f"a local Ray does not start: {(done.stderr.splitlines() or ['?'])[-1]}")
-    found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: Mapping[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -299,7 +300,7 @@ def _probe_niceness() -> str | None:
 _SEEN = "2.55.0 to 2.60.0"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="ray",
         name="variables that switch off reports, changes of CUDA_VISIBLE_DEVICES and the hook for uv",
         used_for="a quiet Ray, whose workers see the GPUs that they should",
@@ -308,7 +309,7 @@ PLACES = (
         marks=tuple(_QUIET),
         probe=_probe_quiet,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, which binds all ports to the loopback",
         used_for="a Ray of our own that no other machine reaches",
@@ -317,7 +318,7 @@ PLACES = (
         marks=tuple(_LOOPBACK),
         probe=_probe_loopback,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_AUTH_MODE and RAY_AUTH_TOKEN",
         used_for="a Ray of our own that no other user of this machine can use",
@@ -326,7 +327,7 @@ PLACES = (
         marks=(_AUTH_MODE, _AUTH_TOKEN),
         probe=_probe_token,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RAY_worker_niceness=0, which its processes read when they start",
         used_for="workers of a Ray of our own that run as their driver does",
@@ -335,7 +336,7 @@ PLACES = (
         marks=tuple(_NICENESS),
         probe=_probe_niceness,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="the hidden option _temp_dir of init",
         used_for="a folder for its sockets and logs that is removed with it",
@@ -344,7 +345,7 @@ PLACES = (
         marks=(_FOLDER, _FOLDER_VARIABLE),
         probe=_probe_folder,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="names of its processes: raylet, gcs_server",
         used_for="noticing at once that Ray is gone, and resuming those that somebody stopped",
@@ -353,7 +354,7 @@ PLACES = (
         marks=("gcs_server",),
         probe=_probe_servers,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="JobConfig's _py_driver_sys_path, to which Ray adds the folders of the driver",
         used_for="workers that take no module of the user's folder for ours",
@@ -362,7 +363,7 @@ PLACES = (
         marks=(_SEARCH_PATH,),
         probe=_probe_imports,
     ),
-    Place(
+    LibraryPlace(
         library="ray",
         name="RayTaskError.cause, and a trace whose last line is the error itself",
         used_for="ending a run with our own errors of a worker, in their own words",

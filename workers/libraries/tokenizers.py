@@ -1,5 +1,5 @@
-"""How vocabularies write the bytes of a token that is no whole text, what they lack, and how the library
-fails."""
+"""Vocabularies: how they write the bytes of a token that is no whole text, what they lack, and how the
+library fails."""
 
 __all__ = ["PLACES", "LibraryFailedError", "calling_library", "raw_bytes", "unknown_id"]
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -28,7 +28,7 @@ def raw_bytes(raw: str) -> bytes | None:
 
 
 class LibraryFailedError(Exception):
-    """The library could not do what it was asked; the text says why, in its own words."""
+    """Failure of the library to do what it was asked; the text says why, in its own words."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _probe_bytes() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="the alphabet of byte-level vocabularies, and <0xE2> for a byte",
         used_for="showing a token that is no whole text by its bytes",
@@ -113,7 +113,7 @@ PLACES = (
         marks=("<0x", "0xA1, 0xAD"),
         probe=_probe_bytes,
     ),
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="model.unk_token, and unk_id in a Unigram tokeniser's JSON",
         used_for="refusing prompts and labels whose words become <unk>",
@@ -122,7 +122,7 @@ PLACES = (
         marks=("unk_token", "unk_id"),
         probe=_probe_unknown,
     ),
-    Place(
+    LibraryPlace(
         library="tokenizers",
         name="errors: plain Exception, and PanicException beside it",
         used_for="naming the file or the text that the library cannot take",

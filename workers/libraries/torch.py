@@ -22,7 +22,7 @@ import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 
 from workers.errors import RunError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 try:
     from torch.utils._python_dispatch import TorchDispatchMode as _Dispatch
@@ -61,7 +61,7 @@ def is_of_machine(error: BaseException) -> bool:
 class _Blind:
     """Sees no operation: whoever has to see them all is refused."""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         raise RunError(
             "this torch shows nobody the operations on tensors, without which weights cannot be drawn from a"
             " seed; give a checkpoint that has all weights, or install a torch that does"
@@ -111,7 +111,7 @@ def _is_called_by(file: str) -> bool:
 class KeepsDtype(nn.Module):
     """Module whose tensors stay float32: a move to another dtype moves the device only."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> object:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
@@ -142,7 +142,7 @@ _DIRECTIONS = ((0.535, -0.1699), (-0.7564, 0.3402), (-0.3765, -0.9249))
 
 @cache
 def _other_stream() -> str | None:
-    """What is drawn otherwise from a seed than it used to be; None where all is as it was."""
+    """Description of what is drawn otherwise from a seed than it used to be; None where all is as it was."""
 
     def fresh() -> torch.Generator:
         return torch.Generator().manual_seed(0)
@@ -201,7 +201,7 @@ def _probe_checkpointing() -> str | None:
         noted(values)
     if seen != [False, True, False]:
         raise LookupError(f"a checkpoint is not told from other forwards: {seen}")
-    graph: Any = getattr(torch._C, "_autograd", None)
+    graph: object = getattr(torch._C, "_autograd", None)
     has_hooks = hasattr(graph, "_top_saved_tensors_default_hooks")
     return None if has_hooks else "checkpoints are found among the functions that are being called"
 
@@ -222,20 +222,20 @@ _SEEN = "2.13.0"
 
 
 def _probe_dispatch() -> str | None:
-    class Watch(DispatchMode):  # type: ignore[misc]
+    class Counting(DispatchMode):  # type: ignore[misc]
         seen = 0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            Watch.seen += "normal_" in str(func)
+        def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+            Counting.seen += "normal_" in str(func)
             return func(*args, **(kwargs or {}))
 
-    with Watch():
+    with Counting():
         torch.empty(2).normal_()
-    return None if Watch.seen == 1 else "missing weights cannot be drawn from a seed"
+    return None if Counting.seen == 1 else "missing weights cannot be drawn from a seed"
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="torch",
         name="TorchDispatchMode, and the names of operations in place",
         used_for="drawing missing weights as the model's class begins them, from a seed",
@@ -244,7 +244,7 @@ PLACES = (
         marks=("TorchDispatchMode", "_python_dispatch"),
         probe=_probe_dispatch,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="text of an out-of-memory error on a CPU",
         used_for="trying a smaller batch instead of failing jobs",
@@ -253,7 +253,7 @@ PLACES = (
         marks=_MEMORY_TEXTS,
         probe=_probe_memory,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="AcceleratorError, or the text of a device error",
         used_for="ending a worker whose device is broken, instead of blaming its jobs",
@@ -262,7 +262,7 @@ PLACES = (
         marks=(*_DEVICE_TEXTS, "AcceleratorError"),
         probe=_probe_device,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="_C._autograd._top_saved_tensors_default_hooks, and the name of a checkpoint's hook",
         used_for="refusing changes inside gradient checkpointing, which would run again without them",
@@ -271,7 +271,7 @@ PLACES = (
         marks=("_top_saved_tensors_default_hooks", "_checkpoint_hook"),
         probe=_probe_checkpointing,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="Module._apply, through which all moves of a module go",
         used_for="learned coordinates that stay float32 beside a model in another dtype",
@@ -280,7 +280,7 @@ PLACES = (
         marks=("_apply(",),
         probe=_probe_dtype,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="numbers that a seeded generator draws on a CPU, and orthogonal_ makes of them",
         used_for="noise, built-in models, rotations, orders of training: identities name the seed alone",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from workers.errors import RunError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _NAME = "weight"
 _ORIGINAL = "parametrizations.weight.original"
@@ -173,7 +173,7 @@ def _probe_names() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="torch",
         name="parametrizations.orthogonal: its default map and trivialisation",
         used_for="learning rotations: the map decides what a fit learns",
@@ -182,7 +182,7 @@ PLACES = (
         marks=(_MAP, _TRIVIALISED, _SQUARE, _TALL),
         probe=_probe_map,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="parametrizations.weight.original and .0.base in a state_dict",
         used_for="reading fits and units of format 1; since then files hold plain matrices with our names",

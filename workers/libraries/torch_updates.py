@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from workers.errors import StoreError
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.torch import is_of_machine
 
 _BETAS = (0.9, 0.999)
 _ADAM = {"lr": 1e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
 
-_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
+_OPTIMIZERS: Mapping[str, Mapping[str, object]] = {
     "ASGD": {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0},
     "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0},
     "Adafactor": {"lr": 0.01, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "weight_decay": 0.0},
@@ -67,7 +67,7 @@ _OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "SparseAdam": {"lr": 1e-3, "betas": _BETAS, "eps": 1e-8},
 }
 
-_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+_SCHEDULES: Mapping[str, Mapping[str, object]] = {
     "ConstantLR": {"factor": 1 / 3, "total_iters": 5},
     "CosineAnnealingLR": {"eta_min": 0.0},
     "CosineAnnealingWarmRestarts": {"T_mult": 1, "eta_min": 0.0},
@@ -97,24 +97,24 @@ _SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def optimizer_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def optimizer_options(name: str, options: Mapping[str, object]) -> dict[str, Any]:
     """Options of the optimizer `name` of torch, those that nobody said as they were when trainings began."""
     return _with_defaults(_OPTIMIZERS, torch.optim, name, options)
 
 
-def schedule_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def schedule_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
     """Options of the schedule `name` of torch, likewise."""
     return _with_defaults(_SCHEDULES, torch.optim.lr_scheduler, name, options)
 
 
 def _with_defaults(
-    known: Mapping[str, Mapping[str, Any]], module: Any, name: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
+    known: Mapping[str, Mapping[str, object]], module: object, name: str, options: Mapping[str, object]
+) -> dict[str, object]:
     takes = inspect.signature(getattr(module, name)).parameters
     return {key: value for key, value in known.get(name, {}).items() if key in takes} | dict(options)
 
 
-def take_up(what: str, part: Any, state: Mapping[str, Any], written_with: str | None) -> None:
+def take_up(what: str, part: Any, state: Mapping[str, object], written_with: str | None) -> None:
     """Put the state that an optimizer or a schedule was kept with back into `part`.
 
     Args:
@@ -139,7 +139,7 @@ def take_up(what: str, part: Any, state: Mapping[str, Any], written_with: str | 
         ) from error
 
 
-def _changed(known: Mapping[str, Mapping[str, Any]], module: Any) -> list[str]:
+def _changed(known: Mapping[str, Mapping[str, object]], module: object) -> list[str]:
     """Defaults of torch's that are others by now."""
     found: list[str] = []
     for name, pinned in known.items():
@@ -174,17 +174,17 @@ def _probe_states() -> str | None:
     return None
 
 
-def _taken_up(parameter: nn.Parameter, optimizer: Any, schedule: Any) -> tuple[Any, Any]:
+def _taken_up(parameter: nn.Parameter, optimizer: Any, schedule: Any) -> tuple[object, object]:
     """New ones that go on where these are."""
     other: Any = torch.optim.Adam([parameter], lr=0.1)
-    later: Any = torch.optim.lr_scheduler.StepLR(other, 2, 0.5)
+    later = torch.optim.lr_scheduler.StepLR(other, 2, 0.5)
     take_up("optimizer", other, optimizer.state_dict(), None)
     take_up("schedule", later, schedule.state_dict(), None)
     return other, later
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="torch",
         name="defaults of the optimizers and schedules",
         used_for="trainings and fits that do not say them all: they decide what is learned",
@@ -193,7 +193,7 @@ PLACES = (
         marks=("initial_accumulator_value", "ns_coefficients", "final_div_factor"),
         probe=_probe_defaults,
     ),
-    Place(
+    LibraryPlace(
         library="torch",
         name="state_dict of an optimizer and a schedule, kept in a training's checkpoints",
         used_for="going on with a training that was stopped, bit for bit",

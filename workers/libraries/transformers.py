@@ -54,16 +54,16 @@ class Keywords:
     vectors: str | None = None
     """Of vectors in the place of token ids."""
 
-    def without_cache(self) -> dict[str, Any]:
+    def without_cache(self) -> dict[str, object]:
         """Arguments of a run that makes no key/value cache."""
         return {} if self.use_cache is None else {self.use_cache: False}
 
-    def with_cache(self, cache: Any) -> dict[str, Any]:
+    def with_cache(self, cache: object) -> dict[str, object]:
         """Arguments of a run that goes on from `cache`, or fills it."""
         assert self.cache is not None, "only asked of a model whose forward takes a cache"
         return {self.cache: cache} | ({} if self.use_cache is None else {self.use_cache: True})
 
-    def at(self, positions: Tensor) -> dict[str, Any]:
+    def at(self, positions: Tensor) -> dict[str, object]:
         """Arguments that tell the tokens' positions [B, T]; none where the model counts them itself."""
         return {} if self.positions is None else {self.positions: positions}
 
@@ -73,7 +73,7 @@ NO_KEYWORDS = Keywords()
 
 
 def find_keywords(
-    module: nn.Module, tokens: Tensor, width: int | None, make_cache: Callable[[Callable[[], None]], Any]
+    module: nn.Module, tokens: Tensor, width: int | None, make_cache: Callable[[Callable[[], None]], object]
 ) -> Keywords:
     """Keywords of a decoder's forward, found by calling it.
 
@@ -88,7 +88,7 @@ def find_keywords(
     """
     named = list(inspect.signature(module.forward).parameters)
 
-    def works(**arguments: Any) -> bool:
+    def works(**arguments: object) -> bool:
         try:
             with torch.inference_mode(), silent():
                 module(**arguments)
@@ -98,7 +98,7 @@ def find_keywords(
             return False
         return True
 
-    def fills(name: str, others: Mapping[str, Any]) -> bool:
+    def fills(name: str, others: Mapping[str, object]) -> bool:
         filled: list[bool] = []
         return works(**{_IDS: tokens, name: make_cache(lambda: filled.append(True)), **others}) and bool(
             filled
@@ -121,7 +121,7 @@ def find_keywords(
     )
 
 
-def hidden_keyword(arguments: Mapping[str, Any]) -> str | None:
+def hidden_keyword(arguments: Mapping[str, object]) -> str | None:
     """Name of the argument that is a block's hidden state, among those given by keyword; None where none is.
 
     ``hidden_states`` in every model seen; elsewhere the only activations [B, T, W] there are.
@@ -137,9 +137,9 @@ def hidden_keyword(arguments: Mapping[str, Any]) -> str | None:
 
 
 class _NoCache:
-    """What stands in where the library has no cache with layers: no model fills it, so none is resumed."""
+    """Stand-in where the library has no cache with layers: no model fills it, so none is resumed."""
 
-    def __init__(self, layers: Any) -> None:
+    def __init__(self, layers: object) -> None:
         self.layers = layers
 
 
@@ -170,7 +170,7 @@ def _is_layer(kind: Any) -> bool:
 
 def _by_name_or_role(name: str, fits: Callable[[Any], bool]) -> type:
     module = importlib.import_module(_CACHE_MODULE)
-    found: Any = getattr(module, name, None)
+    found: object = getattr(module, name, None)
     if isinstance(found, type):
         return found
     own = [
@@ -184,7 +184,7 @@ def _by_name_or_role(name: str, fits: Callable[[Any], bool]) -> type:
     return roots[0]
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: object) -> Tensor:
     """Logits [B, T, V] in what a language model's forward returned.
 
     Raises:
@@ -200,7 +200,7 @@ def logits_of(output: Any) -> Tensor:
     raise AttributeError(f"a {type(output).__name__} has no logits")
 
 
-def text_config(config: Any) -> Any:
+def text_config(config: object) -> object:
     """Config of the text model, which models of text and images keep one level down."""
     find = getattr(config, "get_text_config", None)
     return find() if callable(find) else getattr(config, "text_config", None) or config
@@ -242,7 +242,9 @@ def quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def with_positions(module: nn.Module, given: Mapping[str, Any], positions: Tensor) -> dict[str, Any] | None:
+def with_positions(
+    module: nn.Module, given: Mapping[str, object], positions: Tensor
+) -> dict[str, object] | None:
     """Arguments of a forward with the positions [B, T] of its tokens, unless `given` has some; None where the
     forward takes none."""
     if given.get(_POSITIONS) is not None:

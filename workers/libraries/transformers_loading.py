@@ -1,4 +1,5 @@
-"""How the transformers library loads a folder: keywords of `from_pretrained`, and what it says was amiss."""
+"""Loading of folders by the transformers library: keywords of `from_pretrained`, and what it says was
+amiss."""
 
 __all__ = ["PLACES", "not_put_together"]
 
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.transformers import quiet
 from workers.libraries.transformers_places import tiny
 
@@ -29,8 +30,8 @@ def not_put_together(report: str) -> list[str]:
 _AMISS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
-def _loaded(change: Callable[[dict[str, Any]], None] = lambda tensors: None, **options: Any) -> Any:
-    """What a folder gives, its tensors changed before."""
+def _loaded(change: Callable[[dict[str, Any]], None] = lambda tensors: None, **options: object) -> Any:
+    """Model of a folder, its tensors changed before."""
     from transformers import AutoModelForCausalLM
 
     library: Any = AutoModelForCausalLM
@@ -52,7 +53,7 @@ def _probe_keywords() -> str | None:
 
 
 def _probe_amiss() -> str | None:
-    def change(tensors: dict[str, Any]) -> None:
+    def change(tensors: dict[str, object]) -> None:
         name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
         tensors["other"] = tensors.pop(name)
         norm = next(name for name in tensors if name.endswith("input_layernorm.weight"))
@@ -98,7 +99,7 @@ def _probe_report() -> str | None:
     return None if found else "experts that cannot be put together are told from the file's headers alone"
 
 
-def _listed(info: Any, name: str) -> bool:
+def _listed(info: object, name: str) -> bool:
     found = info.get(name) if isinstance(info, Mapping) else getattr(info, name, None)
     return bool(found)
 
@@ -116,7 +117,7 @@ def _probe_bare() -> str | None:
 _SEEN = "5.20.0 to 5.24.0"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="transformers",
         name="from_pretrained(dtype=…, attn_implementation=…, use_safetensors=…, local_files_only=…)",
         used_for="loading a model as its spec says, from this machine alone",
@@ -125,7 +126,7 @@ PLACES = (
         marks=(),
         probe=_probe_keywords,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="output_loading_info: missing, unexpected and mismatched keys",
         used_for="refusing a checkpoint that has not the weights of its config's model",
@@ -134,7 +135,7 @@ PLACES = (
         marks=(),
         probe=_probe_amiss,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="the report of a load: rows of CONVERSION",
         used_for="naming tensors that could not be put together, such as those of all experts",
@@ -143,7 +144,7 @@ PLACES = (
         marks=("CONVERSION",),
         probe=_probe_report,
     ),
-    Place(
+    LibraryPlace(
         library="transformers",
         name="from_config on the meta device",
         used_for="the paths of a model's modules, while a study is planned",

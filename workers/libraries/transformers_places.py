@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 from workers.libraries.transformers import (
     attention_of,
     cache_class,
+    find_keywords,
     hidden_keyword,
     layer_class,
     logits_of,
@@ -26,7 +27,7 @@ _CACHE, _USE_CACHE, _POSITIONS, _VECTORS = (
     *(("cache", "past_key_values"), ("use_cache",)),
     *(("position_ids",), ("inputs_embeds",)),
 )
-"""What each is called, by the versions seen."""
+"""Names of each, by the versions seen."""
 _HIDDEN = "hidden_states"
 
 
@@ -48,16 +49,21 @@ def tiny() -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _loaded() -> Any:
-    from workers.model.loading import LoadedModel, facts_of
+def _cache(filled: Callable[[], None]) -> object:
+    """Cache of the library's own classes, which calls `filled` as soon as keys reach it."""
+    kind: Any = layer_class()
 
-    module = tiny()
-    return LoadedModel.wrap(module, facts_of(module))
+    class Layer(kind):  # type: ignore[misc]
+        def update(self, *states: object, **more: object) -> object:
+            filled()
+            return super().update(*states, **more)
+
+    return cache_class()(layers=[Layer(), Layer()])
 
 
 def _keyword_probe(names: tuple[str, ...], kind: str, lost: str) -> Callable[[], str | None]:
     def probe() -> str | None:
-        found = getattr(_loaded().keywords, kind)
+        found = getattr(find_keywords(tiny(), torch.tensor([[0, 1]]), 16, _cache), kind)
         return None if found in names else f"{lost} (found: {found})"
 
     return probe
@@ -71,16 +77,10 @@ def _probe_classes() -> str | None:
     return f"{', '.join(gone)} found by what it does" if gone else None
 
 
-def _probe_resumed() -> str | None:
-    capability = _loaded().capability
-    lost = [f"{one.name}: {one.reason}" for one in capability.abilities if not one.has]
-    return "; ".join(lost) or None
-
-
 def _probe_hidden() -> str | None:
     seen: list[str | None] = []
 
-    def look(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+    def look(_: nn.Module, __: object, given: dict[str, object]) -> None:
         seen.append(hidden_keyword(given))
 
     module = tiny()
@@ -123,7 +123,7 @@ def _probe_quiet() -> str | None:
     return None if changed and library.get_verbosity() == before else "its warnings are shown"
 
 
-_place = partial(Place, library="transformers", seen_with="5.20.0 to 5.24.0")
+_place = partial(LibraryPlace, library="transformers", seen_with="5.20.0 to 5.24.0")
 
 PLACES = (
     _place(
@@ -160,13 +160,6 @@ PLACES = (
         without="classes are found by what they do; where none is, nothing is resumed, and the run says so",
         marks=("cache_utils", "DynamicLayer"),
         probe=_probe_classes,
-    ),
-    _place(
-        name="blocks that return what their own `forward` returns, and mask and rotary tables of one row",
-        used_for="skipping the blocks before a job's first changed one; rows that begin at different blocks",
-        without="models run from one block, or hooked, as the check at load finds, and say so",
-        marks=(),
-        probe=_probe_resumed,
     ),
     _place(
         name="forward(hidden_states=…) of modules inside a block",

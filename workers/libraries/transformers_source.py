@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 QUANTISED_KEYS = ("quantization_config", "compression_config")
 """Keys of a config that say that weights are quantised."""
@@ -97,7 +97,7 @@ def _probe() -> str | None:
 
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="transformers",
         name="tables in its source: causal and other types, activations, kinds of rotary embeddings",
         used_for="telling while a study is planned what a config has that the library does not know",

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from yaml.nodes import ScalarNode
 
-from workers.libraries import Place
+from workers.libraries import LibraryPlace
 
 _TEXT = "tag:yaml.org,2002:str"
 
@@ -58,7 +58,7 @@ def dumper(scalars: Scalars) -> type[yaml.SafeDumper]:
     class Dumper(yaml.SafeDumper):
         yaml_implicit_resolvers = {None: [(tag, pattern) for tag, pattern in scalars]}  # noqa: RUF012
 
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     knows = _knows(Dumper)
@@ -122,7 +122,7 @@ def _probe_fast() -> str | None:
 _SEEN = "6.0.4"
 
 PLACES = (
-    Place(
+    LibraryPlace(
         library="yaml",
         name="yaml_implicit_resolvers, the table of a loader and a dumper",
         used_for="scalars of YAML 1.2, the same when they are read and when they are written",
@@ -131,7 +131,7 @@ PLACES = (
         marks=("yaml_implicit_resolvers", "add_implicit_resolver"),
         probe=_probe_table,
     ),
-    Place(
+    LibraryPlace(
         library="yaml",
         name="problem_mark and problem of its errors",
         used_for="the line of a study file that is no YAML",
@@ -140,7 +140,7 @@ PLACES = (
         marks=("problem_mark",),
         probe=_probe_where,
     ),
-    Place(
+    LibraryPlace(
         library="yaml",
         name="CBaseLoader, and the marks of its events",
         used_for="counting what a study file holds before anything is built, and reading large ones",

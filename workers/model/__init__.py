@@ -1,1 +1,1 @@
-"""A model on this machine: fetched, loaded, and what its modules hold where."""
+"""Models on this machine: fetched, checked, loaded, and the hook points in their modules."""

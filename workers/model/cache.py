@@ -32,7 +32,7 @@ _MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", 
 
 
 def cache_folder() -> Path:
-    """Where the cache lies; it need not exist yet."""
+    """Folder of the cache; it need not exist yet."""
     if given := os.environ.get("SWAPYARD_CACHE"):
         return Path(given).expanduser().absolute()
     import platformdirs
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def models_folder() -> Path:
-    """Where fetched models lie, one folder for each; it need not exist yet."""
+    """Folder of fetched models, one folder for each; it need not exist yet."""
     return cache_folder() / "models"
 
 
@@ -117,7 +117,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
-    """What changes when a file's contents do; ctime catches a copy that kept the old file's times."""
+    """Numbers that change when a file's contents do; ctime catches a copy that kept the old file's times."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

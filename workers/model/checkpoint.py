@@ -1,25 +1,26 @@
 """A checkpoint's weights in the model that its config describes: every tensor of it has its place, or it is
 refused with a list; what a checkpoint lacks is drawn from a seed only where the model's spec says so."""
 
-__all__ = ["Differences", "read_checkpoint"]
+__all__ = ["Differences", "Steps", "draw", "read_checkpoint"]
 
+import hashlib
 import json
 import logging
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from workers.errors import ModelError
+from workers.libraries.torch import DispatchMode
 from workers.libraries.transformers_loading import not_put_together
 from workers.model.headers import odd_ones, stored_tensors
-from workers.model.initialise import Steps, draw
 from workers.model.weight_checks import weight_files
 from workers.vocabulary import ModelSpec
 
@@ -32,8 +33,9 @@ _CONSTANTS = re.compile(
     r"|(^|\.)position_ids$"
     r"|(^|\.)embed_positions\.(weights|_float_tensor)$"
 )
-"""What older releases of the library saved and newer ones compute: causal masks, rotary frequencies, position
-numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each family."""
+"""Tensors that older releases of the library saved and newer ones compute: causal masks, rotary frequencies,
+position numbers, sinusoidal embeddings. The library leaves most of them out of its lists, but not for each
+family."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class Differences:
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """How many of each kind, and the first of them by name."""
+        """Number of each kind, and the first of them by name."""
         shapes = [f"{name} ({list(has)}, the model's {list(is_)})" for name, has, is_ in self.mismatched]
         kinds = [
             (self.missing, "missing in the checkpoint"),
@@ -141,8 +143,9 @@ def _load(folder: Path, spec: ModelSpec) -> tuple[nn.Module, Differences]:
 
 
 def _apart(folder: Path, said: Sequence[str]) -> str:
-    """Which of the model's tensors could not be put together from a file's, as those of all experts are, and
-    which of the file's stand out; the library says it only in its log, and without it the second is left."""
+    """Text on tensors of the model that could not be put together from a file's, as those of all experts are,
+    and which of the file's stand out; the library says it only in its log, and without it the second is
+    left."""
     names = not_put_together("\n".join(said))
     try:
         odd = odd_ones(stored_tensors(folder))
@@ -196,7 +199,7 @@ def _quiet(said: list[str]) -> Iterator[None]:
     library: Any = library_logging
     logger, bars = logging.getLogger("transformers"), library.is_progress_bar_enabled()
     handlers, level, propagate = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [_Kept(said, handlers)], False
+    logger.handlers, logger.propagate = [_WarningsKeeper(said, handlers)], False
     logger.setLevel(logging.WARNING)
     library.disable_progress_bar()
     try:
@@ -208,7 +211,7 @@ def _quiet(said: list[str]) -> Iterator[None]:
             library.enable_progress_bar()
 
 
-class _Kept(logging.Handler):
+class _WarningsKeeper(logging.Handler):
     """Keeps warnings; errors go where they went."""
 
     def __init__(self, said: list[str], others: Sequence[logging.Handler]) -> None:
@@ -219,3 +222,113 @@ class _Kept(logging.Handler):
         self._said.append(record.getMessage())
         for handler in self._others if record.levelno >= logging.ERROR else ():
             handler.handle(record)
+
+
+_CHUNK = 1 << 20
+"""Numbers that are drawn at once, in float64."""
+
+
+class Steps(DispatchMode):  # type: ignore[misc]
+    """Record of every operation in place on a tensor in memory, in order, while this is the context.
+
+    A model's class decides how a tensor begins (a normal draw of some width, ones, zeros in one row): the
+    library's steps are watched while it loads, and then done again on a tensor in float32, with numbers drawn
+    from the seed and the tensor's name. So neither the order in which a release of the library visits
+    modules, nor what else is missing, nor threads, nor the dtype of the lane change what is drawn.
+
+    The tensors are kept, so that no later one takes the memory of one that was let go.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps: dict[int, list[tuple[object, Tensor, tuple[object, ...], Mapping[str, object]]]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[object, ...] = (), kwargs: Any = None
+    ) -> object:
+        """Do the operation; raises what it raises."""
+        given = kwargs or {}
+        first = args[0] if args else None
+        is_in_place = func.__name__.partition(".")[0].endswith("_")
+        if is_in_place and isinstance(first, Tensor) and not first.is_meta:
+            step = (func, first, args[1:], given)
+            self._steps.setdefault(first.untyped_storage().data_ptr(), []).append(step)
+        return func(*args, **given)
+
+    def again(self, like: Tensor, generator: Generator) -> Tensor | None:
+        """New tensor of the shape of `like`, in float32, after the same steps with draws of `generator`.
+
+        None where there was none: nobody gave the tensor a value.
+        """
+        steps = self._steps.get(like.untyped_storage().data_ptr(), ())
+        if not steps:
+            return None
+        made = torch.zeros(like.shape, dtype=torch.float32)
+        start = like.storage_offset()
+        for func, seen, args, given in steps:
+            part = made.as_strided(seen.shape, seen.stride(), seen.storage_offset() - start)
+            _step(func, part, args, given, generator)
+        return made
+
+
+@torch.no_grad()
+def draw(module: nn.Module, names: Iterable[str], steps: Steps, seed: int) -> None:
+    """Give the parameters and buffers `names` of `module`, which lie on the CPU, their values from `seed`.
+
+    Tensors that share their numbers are one, drawn under the first of their names.
+
+    Raises:
+        ModelError: the model's class leaves one of them without a value.
+    """
+    known: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
+    known.update(module.named_parameters(remove_duplicate=False))
+    done: set[int] = set()
+    for name in sorted(names):
+        tensor = known[name]
+        if tensor.data_ptr() in done:
+            continue
+        done.add(tensor.data_ptr())
+        made = steps.again(tensor, _generator(seed, name))
+        if made is None:
+            raise ModelError(
+                f"{name} is missing, and {type(module).__name__} does not say how it begins: it cannot be"
+                " initialised; give a checkpoint that has it"
+            )
+        tensor.copy_(made)
+
+
+def _generator(seed: int, name: str) -> Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def _step(
+    func: Any, part: Tensor, args: tuple[object, ...], given: Mapping[str, object], source: Generator
+) -> None:
+    """Do one step on `part`; what is drawn comes from `source`."""
+    options = dict(given)
+    if func is torch.ops.aten.normal_.default:
+        mean, std = _two(args, options, "mean", "std")
+        _fill(part, lambda numbers: numbers.normal_(mean, std, generator=source))
+    elif func is torch.ops.aten.uniform_.default:
+        low, high = _two(args, options, "from", "to")
+        _fill(part, lambda numbers: numbers.uniform_(low, high, generator=source))
+    else:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            options["generator"] = source
+        func(part, *args, **options)
+
+
+def _two(args: Sequence[object], given: Mapping[str, Any], first: str, second: str) -> tuple[float, float]:
+    """The two numbers of a draw, which are 0 and 1 where they are not said."""
+    low, high = (*args, *(0.0, 1.0)[len(args) :])[:2]
+    return float(given.get(first, low)), float(given.get(second, high))
+
+
+def _fill(part: Tensor, drawn: Any) -> None:
+    """Fill `part` with numbers drawn in float64: in float32 a draw hangs on the processor's vector
+    instructions in its last digit, which rounding hides here."""
+    numbers = torch.empty(part.numel(), dtype=torch.float32)
+    for chunk in torch.split(numbers, _CHUNK):
+        chunk.copy_(drawn(torch.empty(chunk.shape, dtype=torch.float64)))
+    part.copy_(numbers.view(part.shape))

@@ -1,4 +1,4 @@
-"""What is wrong with a model's config, told before anything is loaded. No torch here.
+"""Checks of a model's config, before anything is loaded. No torch here.
 
 Each refusal names the folder, the key, its value and what to do. What is known of a type alone decides: of
 types that nobody here knows no more is asked than that their numbers are numbers.
@@ -7,7 +7,6 @@ types that nobody here knows no more is asked than that their numbers are number
 __all__ = ["check_config"]
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from workers.errors import ModelError, nearest
 from workers.families import FAMILIES
@@ -55,7 +54,7 @@ _MOST_SHOWN = 60
 
 
 def check_config(
-    config: Mapping[str, Any], where: str, ref: str, *, has_own_code: bool = False, may_lack: bool = False
+    config: Mapping[str, object], where: str, ref: str, *, has_own_code: bool = False, may_lack: bool = False
 ) -> None:
     """Refuse a config that no model here can be made of.
 
@@ -74,7 +73,7 @@ def check_config(
         raise ModelError(f"{ref} cannot be used: {where}: {problem}")
 
 
-def _problems(config: Mapping[str, Any], *, has_own_code: bool, may_lack: bool) -> Iterator[str]:
+def _problems(config: Mapping[str, object], *, has_own_code: bool, may_lack: bool) -> Iterator[str]:
     yield from _quantised(config)
     if not has_own_code:
         yield from _type(config)
@@ -90,7 +89,7 @@ def _problems(config: Mapping[str, Any], *, has_own_code: bool, may_lack: bool) 
         yield from _words(inner)
 
 
-def _quantised(config: Mapping[str, Any]) -> Iterator[str]:
+def _quantised(config: Mapping[str, object]) -> Iterator[str]:
     for key in QUANTISED_KEYS:
         found = config.get(key)
         if found is None:
@@ -105,7 +104,7 @@ def _quantised(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _type(config: Mapping[str, Any]) -> Iterator[str]:
+def _type(config: Mapping[str, object]) -> Iterator[str]:
     kind = config.get("model_type")
     if kind is None:
         yield (
@@ -118,7 +117,7 @@ def _type(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"models of type {_shown(kind)} are not supported: {why}; {_SUPPORTED}"
 
 
-def _unsupported(kind: str, config: Mapping[str, Any]) -> str | None:
+def _unsupported(kind: str, config: Mapping[str, object]) -> str | None:
     """Why models of a type cannot be used; None where they can, or nobody knows."""
     if kind in _KNOWN_HERE:
         return None
@@ -144,7 +143,7 @@ _SUPPORTED = (
 )
 
 
-def _other_head(config: Mapping[str, Any], *, may_lack: bool) -> Iterator[str]:
+def _other_head(config: Mapping[str, object], *, may_lack: bool) -> Iterator[str]:
     names = config.get("architectures")
     saved = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     if saved and not may_lack and all(any(part in name for part in _OTHER_HEADS) for name in saved):
@@ -157,7 +156,7 @@ def _other_head(config: Mapping[str, Any], *, may_lack: bool) -> Iterator[str]:
         )
 
 
-def _numbers(config: Mapping[str, Any]) -> Iterator[str]:
+def _numbers(config: Mapping[str, object]) -> Iterator[str]:
     for key, most in _MOST.items():
         value = config.get(key)
         if value is None or (type(value) is int and 0 < value <= most):
@@ -174,7 +173,7 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _division(config: Mapping[str, Any]) -> Iterator[str]:
+def _division(config: Mapping[str, object]) -> Iterator[str]:
     if config.get("model_type") not in _KNOWN_HERE:
         return
     heads_key, heads = _first(config, _HEADS)
@@ -193,14 +192,14 @@ def _division(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key} {shared} does not divide {heads_key} {heads}; correct one, as the weights have it"
 
 
-def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, int | None]:
+def _first(config: Mapping[str, object], keys: tuple[str, ...]) -> tuple[str, int | None]:
     for key in keys:
         if type(value := config.get(key)) is int:
             return key, value
     return keys[0], None
 
 
-def _words(config: Mapping[str, Any]) -> Iterator[str]:
+def _words(config: Mapping[str, object]) -> Iterator[str]:
     """Words that the library does not know, in configs of types whose words are known."""
     if config.get("model_type") not in _KNOWN_HERE:
         return
@@ -212,7 +211,7 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path} is {_shown(value)}; allowed: {_listed(known)}{nearest(str(value), known)}"
 
 
-def _rope_kinds(said: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _rope_kinds(said: object, path: str) -> Iterator[tuple[str, object]]:
     """The kinds of rotary embeddings that a config names, also for each kind of layer."""
     if not isinstance(said, Mapping):
         return
@@ -229,6 +228,6 @@ def _listed(known: frozenset[str]) -> str:
     return ", ".join(sorted(known))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

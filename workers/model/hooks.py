@@ -1,4 +1,4 @@
-"""Looking at, and changing, what modules are given and return while a model runs.
+"""Hooks: reading and changing the inputs and outputs of modules while a model runs.
 
 The contract, for whoever visits a tap (`Edits`, `Captures`, the wrapper):
 
@@ -32,7 +32,7 @@ from workers.sites import Side
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """One tensor of a forward pass: what a module is given, or what it returns."""
+    """Hook point: one tensor of a forward pass, the input or the output of a module."""
 
     module: str
     """Path of the module from the model."""
@@ -40,7 +40,7 @@ class Tap:
     per_step: bool = False
     """Whether the module runs once for each time step."""
     scale: float = 1.0
-    """What the model multiplies the tensor by before it goes on: visits see the product, and what they
+    """Factor that the model multiplies the tensor by before it goes on: visits see the product, and what they
     return is divided by it again."""
 
     @property
@@ -59,11 +59,11 @@ it returns takes the tensor's place, None leaves it."""
 
 @dataclass(slots=True)
 class Visits:
-    """What became of each tap during the forward."""
+    """Calls of each tap during one forward."""
 
     num_calls: dict[Tap, int]
     num_steps: int
-    """How often the module of a tap with ``per_step`` has to run; any other runs once."""
+    """Number of times that the module of a tap with ``per_step`` has to run; any other runs once."""
     without_tensor: set[Tap] = field(default_factory=set)
 
     def faults(self) -> dict[Tap, ModelError]:
@@ -87,7 +87,7 @@ class Visits:
 
 
 _CURRENT: ContextVar[Visits | None] = ContextVar("visits", default=None)
-"""Those of the innermost ``with``: a forward that a visit starts, or another thread, has its own."""
+"""Visits of the innermost ``with``: a forward that a visit starts, or another thread, has its own."""
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         # Numbers that no visit changed stay as they were to the last bit, and gradients pass at them too.
         return torch.where(now == shown, tensor + (now - shown) / tap.scale, now / tap.scale)
 
-    def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def on_input(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> tuple[object, Any]:
         if _CURRENT.get() is not counts:
             return args, kwargs
         if args and isinstance(args[0], Tensor):
@@ -157,7 +157,7 @@ def _attach(module: nn.Module, tap: Tap, visits: list[Visit], counts: Visits) ->
         counts.without_tensor.add(tap)
         return args, kwargs
 
-    def on_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def on_output(_: nn.Module, __: tuple[object, ...], output: object) -> object:
         if _CURRENT.get() is not counts:
             return output
         if isinstance(output, Tensor):

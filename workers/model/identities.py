@@ -1,4 +1,4 @@
-"""Whether the named sites of a loaded model hold what their names promise: tried in one small forward.
+"""Probing of whether a loaded model's named sites hold what their names promise: tried in one small forward.
 
 A few blocks of each make are given several rows of one prompt. In each row one thing is changed there, and
 the block after is given the first row alone, the clean one: all of it costs little more than one forward of a
@@ -7,31 +7,26 @@ few tokens.
 Shapes: R rows, T tokens, E width of an input vector, W width of the residual stream.
 """
 
-__all__ = ["Run", "find_identities", "with_identities"]
+__all__ = ["Run", "find_identities"]
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workers.facts import ModelFacts
 from workers.families import Family
-from workers.identities import ADDED, HEADS, Finding, Identities, promised
+from workers.identities import ADDED, HEADS, Identities, SiteFinding, promised
 from workers.libraries.torch import is_of_machine
 from workers.model.hooks import Tap, Visit, Visits
-from workers.model.identity_checks import ABOUT, CHECKS, CLEAN, NOTHING, Held, Row, returning
+from workers.model.identity_checks import ABOUT, CHECKS, CLEAN, NOTHING, ProbedBlock, Row, returning
 from workers.model.layout import Target
+from workers.model.places import Places
 from workers.replay.bounds import AGREEMENT, IN_BLOCK
-
-if TYPE_CHECKING:
-    from workers.model.loading import LoadedModel
-    from workers.model.places import Places
-
-_Model = TypeVar("_Model", bound="LoadedModel")
 
 Run = Callable[[Tensor, Sequence[tuple[Tap, Visit]]], Visits]
 """Runs prompts, token ids [B, T] or vectors [B, T, E], and shows their tensors to visits."""
@@ -45,20 +40,9 @@ _LOUD = 8.0
 _log = logging.getLogger("swapyard.model")
 
 
-def with_identities(model: _Model) -> _Model:
-    """A loaded model with the report on its named sites, which refuses those that fail."""
-
-    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
-        reads = torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
-        return model.forward(prompts, reads, visits)[1]
-
-    found = find_identities(model.places, run)
-    return replace(model, identities=found, places=replace(model.places, identities=lambda: found))
-
-
 @torch.no_grad()
-def find_identities(places: "Places", run: Run) -> Identities:
-    """Which identities of a model's named sites hold, and which sites are refused for it.
+def find_identities(places: Places, run: Run) -> Identities:
+    """Report on the identities of a model's named sites, and on the sites that are refused for it.
 
     Args:
         places: of the model; without a table of its family nothing is tried.
@@ -75,7 +59,7 @@ def find_identities(places: "Places", run: Run) -> Identities:
     for is_grown in (True, False):
         try:
             with _full_precision(places.module):
-                trial = _Trial(places, facts, family)
+                trial = _SiteProbe(places, facts, family)
                 trial.run(run, is_grown=is_grown)
                 return Identities.of(facts, family, trial.findings(), returned=trial.returned())
         except Exception as error:
@@ -88,18 +72,18 @@ def find_identities(places: "Places", run: Run) -> Identities:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """What was kept of one block so far; see `Held`."""
+class _BlockTensors:
+    """Tensors kept of one block so far; see `ProbedBlock`."""
 
     sites: dict[str, Tensor] = field(default_factory=dict)
     children: dict[str, Tensor] = field(default_factory=dict)
     noise: Tensor | None = None
 
 
-class _Trial:
-    """The forward, and what is read off it."""
+class _SiteProbe:
+    """Forward that tries the identities of a model's sites, and the findings read off it."""
 
-    def __init__(self, places: "Places", facts: ModelFacts, family: Family) -> None:
+    def __init__(self, places: Places, facts: ModelFacts, family: Family) -> None:
         self._places, self._facts = places, facts
         blocks = places.module.get_submodule(places.blocks)
         self._blocks = _some_of_each_make(blocks)
@@ -111,7 +95,7 @@ class _Trial:
         }
         self._added = [site for site, names in self._promised.items() if ADDED in names]
         self._rows = self._make_rows()
-        self._held: list[Held] = []
+        self._held: list[ProbedBlock] = []
 
     def run(self, run: Run, *, is_grown: bool) -> None:
         """Do the forward.
@@ -124,7 +108,7 @@ class _Trial:
             Exception: whatever it failed of.
         """
         prompt, num_rows = self._prompt(), 1 if is_grown else len(self._rows)
-        kept = {block: _Kept() for block in self._blocks}
+        kept = {block: _BlockTensors() for block in self._blocks}
         visits = [
             visit
             for block, found in kept.items()
@@ -137,7 +121,7 @@ class _Trial:
         }
         self._promised = {site: names for site, names in self._promised.items() if site not in dumb}
         self._held = [
-            Held(
+            ProbedBlock(
                 places=self._places,
                 block=block,
                 rows=self._rows,
@@ -150,9 +134,9 @@ class _Trial:
             if found.noise is not None and _is_finite(found)
         ]
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[SiteFinding]:
         """Each identity of each site, at its worst in the blocks that were tried."""
-        worst: dict[tuple[str, str], Finding] = {}
+        worst: dict[tuple[str, str], SiteFinding] = {}
         for one in self._each():
             known = worst.setdefault((one.site, one.identity), one)
             if (one.holds, -one.deviation) < (known.holds, -known.deviation):
@@ -169,14 +153,14 @@ class _Trial:
                 found |= {site: min(names)} if names else {}
         return found
 
-    def _each(self) -> Iterator[Finding]:
+    def _each(self) -> Iterator[SiteFinding]:
         for held in self._held:
             for site, names in self._promised.items():
                 for name in names:
                     if not self._promised.keys() >= ABOUT[name]:
                         continue
                     verdict = CHECKS[name](held, site)
-                    yield Finding(
+                    yield SiteFinding(
                         site=site,
                         identity=name,
                         holds=verdict.holds,
@@ -192,7 +176,7 @@ class _Trial:
     def _prompt(self) -> Tensor:
         """[1, T], or vectors [1, T, E]."""
         module, facts = self._places.module, self._facts
-        config: Any = getattr(module, "config", None)
+        config: object = getattr(module, "config", None)
         device = next(module.parameters()).device
         longest = getattr(config, "max_position_embeddings", None) or getattr(config, "max_tokens", None)
         num_tokens = min(_TOKENS, longest) if isinstance(longest, int) and longest > 0 else _TOKENS
@@ -212,8 +196,8 @@ class _Trial:
         first = {self._at(site, 0).tap: site for site in reversed(self._added)}
         return [CLEAN, *heads, NOTHING, *map(Row, reversed(first.values()))]
 
-    def _visits(self, block: int, kept: _Kept, grow_by: int) -> list[tuple[Tap, Visit]]:
-        """What is changed in a block, and what is then kept of it, in this order at each tensor."""
+    def _visits(self, block: int, kept: _BlockTensors, grow_by: int) -> list[tuple[Tap, Visit]]:
+        """Changes in a block, then the visits that keep its tensors, in this order at each tensor."""
         path = f"{self._places.blocks}.{block}"
         generator = torch.Generator().manual_seed(block)
 
@@ -253,7 +237,7 @@ class _Trial:
 
             yield self._at(site, block).tap, shout
 
-    def _additions(self, block: int, kept: _Kept) -> Iterator[tuple[Tap, Visit]]:
+    def _additions(self, block: int, kept: _BlockTensors) -> Iterator[tuple[Tap, Visit]]:
         """Set what a part of the block adds: to noise in its own row, to nothing in the other rows."""
         taps = {row.site: self._at(row.site, block).tap for row in self._rows if row.site in self._added}
         numbers = {number: row.site for number, row in enumerate(self._rows) if row.site in taps}
@@ -275,15 +259,15 @@ class _Trial:
 
 def _some_of_each_make(blocks: nn.Module) -> tuple[int, ...]:
     """Numbers of the first, a middle and the last block of each make, in order."""
-    makes: dict[Any, list[int]] = {}
+    makes: dict[object, list[int]] = {}
     for number, block in enumerate(blocks.children()):
         makes.setdefault(_make(block), []).append(number)
     some = {one for made in makes.values() for one in (made[0], made[len(made) // 2], made[-1])}
     return tuple(sorted(some))
 
 
-def _make(block: nn.Module) -> tuple[Any, ...]:
-    """What a block is made of: the kinds of its modules, and numbers of its own, such as multipliers."""
+def _make(block: nn.Module) -> tuple[object, ...]:
+    """Make of a block: the kinds of its modules, and numbers of its own, such as multipliers."""
     numbers = sorted((name, value) for name, value in vars(block).items() if isinstance(value, float))
     return (tuple(numbers), *((name, type(module)) for name, module in block.named_modules()))
 
@@ -293,7 +277,7 @@ def _has(blocks: nn.Module, block: int, path: str) -> bool:
 
 
 def _bound(blocks: nn.Module) -> float:
-    """How much rounding may make of a number: that of the coarsest dtype of the weights."""
+    """Largest share of a number that rounding may make: that of the coarsest dtype of the weights."""
     dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in blocks.parameters()}
     # Weights in whole numbers, or in eight bits: each product is rounded by a scale of its own.
     return max(IN_BLOCK.get(dtype, max(AGREEMENT.values())) for dtype in dtypes)
@@ -313,12 +297,12 @@ def _keeper(kept: dict[str, Tensor], name: str) -> Visit:
     return keep
 
 
-def _is_finite(kept: _Kept) -> bool:
+def _is_finite(kept: _BlockTensors) -> bool:
     """Whether a block's clean row holds numbers: of infinities nothing can be told."""
     return all(bool(tensor[0].isfinite().all()) for tensor in kept.sites.values())
 
 
-def _full_precision(module: nn.Module) -> AbstractContextManager[Any]:
+def _full_precision(module: nn.Module) -> AbstractContextManager[object]:
     """Without automatic casts to a coarser dtype, which a caller may have asked for."""
     kind = next(module.parameters()).device.type
     return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else nullcontext()

@@ -1,9 +1,9 @@
-"""The identities of named sites, each as a check on what one block held in the forward that tries them.
+"""Identities of named sites, each as a check on the tensors of one block in the forward that tries them.
 
 Shapes: R rows, T tokens, W width of the residual stream, H query heads, D width of a head.
 """
 
-__all__ = ["ABOUT", "CHECKS", "CLEAN", "NOTHING", "Held", "Row", "Verdict", "returning"]
+__all__ = ["ABOUT", "CHECKS", "CLEAN", "NOTHING", "ProbedBlock", "Row", "Verdict", "returning"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ NOTHING = Row("nothing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What one block held."""
+class ProbedBlock:
+    """Tensors of one block in the forward that tries identities."""
 
     places: "Places"
     block: int
@@ -52,13 +52,13 @@ class Held:
     sites: Mapping[str, Tensor]
     """By site the tensor of its module [R, T, …], multiplied where the site is a product."""
     noise: Tensor
-    """What a part of the block was set to add, [T, W]."""
+    """Noise that a part of the block was set to add, [T, W]."""
     children: Mapping[str, Tensor]
-    """What modules right inside the block return, by name, in all rows."""
+    """Outputs of modules right inside the block, by name, in all rows."""
 
     @property
     def left(self) -> Tensor:
-        """What leaves the block, [R, T, W]."""
+        """Output of the block, [R, T, W]."""
         return self.sites["block_output"]
 
     def clean(self, site: str) -> Tensor:
@@ -70,11 +70,11 @@ class Held:
         return self.places.locate(site, self.block, None if head is None else (head,), None)
 
     def tap(self, site: str) -> Tap:
-        """Where a site is."""
+        """Hook point of a site."""
         return self.target(site).tap
 
     def made_by(self, site: str, given: Tensor) -> Tensor:
-        """What the module of a site returns for `given`, in float32."""
+        """Output of the module of a site for `given`, in float32."""
         output: Any = self.places.module.get_submodule(self.tap(site).module)(given)
         found: Tensor = output if isinstance(output, Tensor) else output[0]
         return found.float()
@@ -88,7 +88,8 @@ class Held:
         return next(number for number, row in enumerate(self.rows) if row.head is None and row.site in same)
 
     def gained(self, site: str) -> tuple[Tensor, Tensor]:
-        """How much more leaves the block [T, W] where the site adds noise than where nothing is added.
+        """Difference of the block's output [T, W] between where the site adds noise and where nothing is
+        added.
 
         And the size of the numbers that this is a difference of.
         """
@@ -97,16 +98,16 @@ class Held:
 
 
 class Verdict(NamedTuple):
-    """What came of a check."""
+    """Result of one check."""
 
     deviation: float
     """Largest one, as a share of what it is compared with."""
     holds: bool
     said: str
-    """How it fails, in words."""
+    """Words on how it fails."""
 
 
-def returning(held: Held, site: str) -> set[str]:
+def returning(held: ProbedBlock, site: str) -> set[str]:
     """Modules right inside the block that return, where a site adds noise, what more leaves the block."""
     gained, scale = held.gained(site)
     row, nothing = held.row_of(site), held.rows.index(NOTHING)
@@ -120,7 +121,7 @@ def returning(held: Held, site: str) -> set[str]:
     }
 
 
-def _added(held: Held, site: str) -> Verdict:
+def _added(held: ProbedBlock, site: str) -> Verdict:
     wanted, (gained, scale) = held.noise.float(), held.gained(site)
     share = _share(gained - wanted, scale)
     if share <= held.bound:
@@ -132,7 +133,7 @@ def _added(held: Held, site: str) -> Verdict:
     return Verdict(off, False, f"the block adds something else than {site}, by {off:.0%} of it")
 
 
-def _total(held: Held, site: str) -> Verdict:
+def _total(held: ProbedBlock, site: str) -> Verdict:
     before, after = held.clean("block_input")[0].float(), held.left[0].float()
     bare = held.left[held.rows.index(NOTHING)].float()
     attention, mlp = (held.clean(name)[0].float() for name in ("attention_added", "mlp_added"))
@@ -141,7 +142,7 @@ def _total(held: Held, site: str) -> Verdict:
     return Verdict(share, share <= held.bound, "the block adds more than attention_added and mlp_added")
 
 
-def _heads(held: Held, site: str) -> Verdict:
+def _heads(held: ProbedBlock, site: str) -> Verdict:
     """Noise in a head, at the token that is looked at or at one that it sees."""
     last = held.sites[MIXED][:, -1].float()  # [R, H · D]
     num_heads = held.target(site).layout.num_heads
@@ -159,14 +160,14 @@ def _heads(held: Held, site: str) -> Verdict:
     return Verdict(worst, worst <= held.bound, said)
 
 
-def _by_head(held: Held, moved: Tensor, clean: Tensor) -> Iterator[float]:
-    """How much each query head's part of `moved` [H · D] is, as a share of the largest number of `clean`."""
+def _by_head(held: ProbedBlock, moved: Tensor, clean: Tensor) -> Iterator[float]:
+    """Size of each query head's part of `moved` [H · D], as a share of the largest number of `clean`."""
     for head in range(held.target(MIXED).layout.num_heads):
         columns = held.target(MIXED, head).columns(len(moved), moved.device)
         yield _of_largest(moved[columns], clean)
 
 
-def _projected(held: Held, site: str) -> Verdict:
+def _projected(held: ProbedBlock, site: str) -> Verdict:
     mixed, wanted = held.clean(MIXED)[0, -1], held.clean("attention_output")[0, -1].float()
     num_heads = held.target(MIXED).layout.num_heads
     each = mixed.new_zeros(num_heads + 1, 1, len(mixed))
@@ -183,7 +184,7 @@ def _projected(held: Held, site: str) -> Verdict:
     return Verdict(off, off <= held.bound, f"{what}, by {off:.0%}")
 
 
-def _made(held: Held, site: str) -> Verdict:
+def _made(held: ProbedBlock, site: str) -> Verdict:
     """Modules, given what the block held at a site, return what it held at the sites after it."""
     if site == "attention_input":
         after = ("query_output", "key_output", "value_output")
@@ -208,7 +209,7 @@ def _of_largest(error: Tensor, numbers: Tensor) -> float:
     return float((error.float().abs().max() / largest).nan_to_num(torch.inf))
 
 
-CHECKS: Mapping[str, Callable[[Held, str], Verdict]] = {
+CHECKS: Mapping[str, Callable[[ProbedBlock, str], Verdict]] = {
     ADDED: _added,
     HEADS: _heads,
     MADE: _made,

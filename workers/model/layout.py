@@ -1,4 +1,4 @@
-"""Which columns of a module's tensor a place means: heads, dimensions, and fused projections.
+"""Columns of a module's tensor that a place means: heads, dimensions, and fused projections.
 
 Shapes: W width of the module's tensor, H heads of the site, D width of a head.
 """
@@ -27,7 +27,7 @@ Heads = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a site's heads lie in the width of a tensor, counted in widths of one head.
+    """Layout of a site's heads in the width of a tensor, counted in widths of one head.
 
     The tensor is `total` heads wide, and the site's head ``h`` begins at head ``first + h * stride``.
     A site without heads is one head as wide as the tensor.
@@ -44,7 +44,7 @@ WHOLE = Layout(num_heads=1, first=0, stride=1, total=1)
 
 
 def layout_of(site: str, part: Part | None, family: Family, facts: ModelFacts) -> Layout:
-    """How `site` lies in the tensor of its module, of which it is the share `part`."""
+    """Layout of `site` in the tensor of its module, of which it is the share `part`."""
     heads = num_heads(site, facts)
     if heads is None:
         return WHOLE
@@ -62,7 +62,7 @@ def _share(heads: int, part: Part, fusion: Fusion | None, facts: ModelFacts) -> 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The columns of one tap that a unit writes, or takes its value from."""
+    """Columns of one tap that a unit writes, or takes its value from."""
 
     tap: Tap
     layout: Layout

@@ -1,92 +1,125 @@
-"""A model in memory, with what is known of it: loaded from a local folder, built in, or wrapped.
+"""Models in memory: loaded from a local folder, built in, or wrapped. What they can do is found by probing
+them (`workers.replay.probe`), not here.
 
 Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
 
-__all__ = ["LoadedModel", "facts_of", "load", "load_module"]
+__all__ = ["LoadedModel", "LogitReader", "facts_of", "head_logits", "load", "load_module", "module_paths"]
 
-from collections.abc import Callable, Sequence
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from workers.capability import Ability, Capability
+from workers.capability import Capability
 from workers.errors import ModelError
 from workers.facts import ModelFacts
 from workers.families import Family, family_of
 from workers.identities import Identities
-from workers.libraries.transformers import (
-    NO_KEYWORDS,
-    Keywords,
-    attention_of,
-    find_keywords,
-    logits_of,
-)
+from workers.libraries.transformers import NO_KEYWORDS, Keywords, logits_of
 from workers.model.checkpoint import read_checkpoint
-from workers.model.head import Reading, is_plain_head
 from workers.model.hooks import Tap, Visit, Visits, visiting
-from workers.model.identities import with_identities
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
 from workers.model.shapes import facts_of_config
-from workers.replay.families import last_seen
 from workers.replay.resume import Resume
-from workers.replay.verify import find_resume
 from workers.vocabulary import ModelSpec
 from workers.zoo.base import ZooModel
 from workers.zoo.build import build
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
-_PROBE_TOKENS = 8
-_CAUSAL_TOLERANCE = 1e-6
-"""Of the largest absolute value; equal shapes give equal floats, so a causal model shows no change."""
+
+class LogitReader:
+    """Reader of the logits at each row's `reads` in one forward.
+
+    Args:
+        head: the unembedding.
+        tap: its input.
+        reads: [B, R], tokens of those that run.
+        ids: [K], whose logits are wanted; None where all are.
+        visits: what else is done in the forward.
+        is_plain: whether the head does nothing but multiply and add.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        tap: Tap,
+        reads: Tensor,
+        ids: Tensor | None,
+        visits: Sequence[tuple[Tap, Visit]] = (),
+        *,
+        is_plain: bool,
+    ) -> None:
+        self._head = head
+        self._rows = torch.arange(len(reads), device=reads.device)[:, None]
+        self._reads = reads
+        self._ids = ids
+        # What the head returns cannot be changed, nor seen, where it is given nothing.
+        is_seen = any(one.module == tap.module and one.side == "output" for one, _ in visits)
+        self._is_short = ids is not None and is_plain and not is_seen
+        self._given: Tensor | None = None
+        self.visit: tuple[Tap, Visit] = (tap, self._gather)
+        """Visit of the head's input, to come after all others."""
+
+    def logits(self, made: Tensor) -> Tensor:
+        """[B, R, V] or [B, R, K], from what the model's forward returned."""
+        if self._given is not None:
+            return head_logits(self._head, self._given, self._ids)
+        return made if self._ids is None else made[..., self._ids]
+
+    def _gather(self, hidden: Tensor, _: int) -> Tensor:
+        read = hidden[self._rows, self._reads]  # [B, R, W]
+        if not self._is_short:
+            return read
+        self._given = read
+        return read[:, :0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model that runs in evaluation mode, without gradients."""
+    """Model that runs in evaluation mode, without gradients, and what probing it has shown."""
 
     module: nn.Module
     facts: ModelFacts
     spec: ModelSpec
     device: torch.device
     places: Places
-    """Its named sites, where a table knows them, and its modules."""
+    """Named sites, where a table knows them, and modules."""
     head: Tap
-    """What the unembedding is given."""
-    is_causal: bool
-    """Whether a run at load showed that a token changes nothing before it."""
-    identities: Identities = field(default_factory=Identities)
-    """Whether its named sites hold what their names promise, and which are refused."""
-    has_plain_head: bool = False
-    """Whether a run at load showed that the head does nothing but multiply and add."""
-    resume: Resume | None = None
-    """How its forward is resumed in the middle, where runs at load showed that this reproduces it."""
-    keywords: Keywords = NO_KEYWORDS
-    """What its forward's arguments are called, as calls at load showed."""
+    """Input of the unembedding."""
     embedding_width: int | None = None
-    """Of the vectors that its forward takes in the place of token ids; None where that is not known."""
-    capability: Capability = field(default_factory=Capability)
-    """What it can do, and what it cannot, each with its reason."""
+    """Width of the vectors that its forward takes in the place of token ids; None where that is not known."""
     output: str | None = None
-    """The output that is read, by name; None for the first, or the only one."""
+    """Output that is read, by name; None for the first, or the only one."""
+    keywords: Keywords = NO_KEYWORDS
+    """Names of its forward's arguments, as probing showed."""
+    is_causal: bool = False
+    """Whether probing showed that a token changes nothing before it."""
+    has_plain_head: bool = False
+    """Whether probing showed that the head does nothing but multiply and add."""
+    resume: Resume | None = None
+    """Resumption of its forward in the middle, where probing showed that this reproduces it."""
+    identities: Identities = field(default_factory=Identities)
+    """Report on whether named sites hold what their names promise, and which are refused."""
+    capability: Capability = field(default_factory=Capability)
+    """Report on what it can do and what it cannot, each with its reason."""
 
     @classmethod
     def wrap(cls, module: nn.Module, facts: ModelFacts, spec: ModelSpec | None = None) -> Self:
-        """A model that is in memory already; it is put into evaluation mode and left where it is.
+        """Model of a module in memory, which is put into evaluation mode and left where it is. Nothing runs.
 
         Raises:
             ModelError: it has no unembedding, or not the blocks that its family names.
         """
         module.eval().requires_grad_(False)
         family = _family(module, facts)
-        width = _embedding_width(module)
-        keywords = _keywords(module, facts, width)
-        head = Tap(_head_path(module), "input")
-        model = cls(
+        return cls(
             module=module,
             facts=facts,
             spec=spec or ModelSpec(ref=facts.ref),
@@ -98,19 +131,13 @@ class LoadedModel:
                 family=family,
                 blocks="" if family is None else family.blocks,
             ),
-            head=head,
-            is_causal=_is_causal(module, family, facts, keywords),
-            has_plain_head=_has_plain_head(module, head, facts, keywords),
-            keywords=keywords,
-            embedding_width=width,
+            head=Tap(_head_path(module), "input"),
+            embedding_width=_embedding_width(module),
         )
-        resume, abilities = find_resume(model)
-        report = _capability(model, abilities)
-        return with_identities(replace(model, resume=resume, capability=report))
 
     @property
     def tier_reason(self) -> str:
-        """Why jobs run as they do: resumed, or hooked."""
+        """Reason why jobs run as they do: resumed, or hooked."""
         return self.capability.tier
 
     def forward(
@@ -121,7 +148,7 @@ class LoadedModel:
         *,
         ids: Tensor | None = None,
         gradients: bool = False,
-        cache: Any = None,
+        cache: object = None,
         first: int = 0,
     ) -> tuple[Tensor, Visits]:
         """Run `prompts`, token ids [B, T] or vectors [B, T, E], and take the logits at each row's `reads`.
@@ -143,7 +170,7 @@ class LoadedModel:
             ModelError: a tap names a module that is not there.
         """
         is_whole = self.facts.reads == "run"
-        reading = Reading(self, reads, ids, visits)
+        reading = self.reader(reads, ids, visits)
         read_here = [] if is_whole else [reading.visit]
         with (
             torch.inference_mode(not gradients),
@@ -153,10 +180,22 @@ class LoadedModel:
             if first and self.resume is not None:
                 at = torch.arange(first, first + prompts.shape[1], device=self.device)
                 cached |= self.keywords.at(at.expand(len(prompts), -1))
-            found = self.module(**_inputs(self.module, prompts, self.keywords) | cached)
+            found = self.module(**self.inputs(prompts) | cached)
             made: Tensor = logits_of(found) if self.output is None else found.heads[self.output]
             logits = reading.logits(made)
         return logits.expand(-1, reads.shape[1], -1) if is_whole else logits, seen
+
+    def inputs(self, prompts: Tensor) -> dict[str, object]:
+        """Arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
+        if not prompts.is_floating_point():
+            return {"input_ids": prompts, **self.keywords.without_cache()}
+        vectors = prompts.to(next(self.module.parameters()).dtype)
+        return {self.keywords.vectors or "inputs_embeds": vectors, **self.keywords.without_cache()}
+
+    def reader(self, reads: Tensor, ids: Tensor | None, visits: Sequence[tuple[Tap, Visit]]) -> LogitReader:
+        """Reader of the logits of `ids` at `reads` [B, R] in a forward with these visits."""
+        head = self.module.get_submodule(self.head.module)
+        return LogitReader(head, self.head, reads, ids, visits, is_plain=self.has_plain_head)
 
     def target(
         self,
@@ -212,7 +251,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def facts_of(module: nn.Module) -> ModelFacts:
-    """What is known of a module in memory: a model of the transformers library, or a built-in one.
+    """Facts of a module in memory: a model of the transformers library, or a built-in one.
 
     Its ``ref`` is the name of its class and its ``revision`` is empty: what a study needs to name it is not
     known.
@@ -224,7 +263,7 @@ def facts_of(module: nn.Module) -> ModelFacts:
     dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
     if isinstance(module, ZooModel):
         return module.config.facts(dtype=dtype)
-    config: Any = getattr(module, "config", None)
+    config: object = getattr(module, "config", None)
     if not hasattr(config, "to_dict"):
         raise ModelError(f"{name} has no config of the transformers library: name its sites as module paths")
     facts = facts_of_config(
@@ -250,45 +289,6 @@ def _embedding_width(module: nn.Module) -> int | None:
     return weight.shape[-1] if isinstance(weight, Tensor) else None
 
 
-def _keywords(module: nn.Module, facts: ModelFacts, width: int | None) -> Keywords:
-    if isinstance(module, ZooModel) or facts.vocab_size is None:
-        return NO_KEYWORDS
-    from workers.replay.layers import RunCache
-
-    def make_cache(filled: Callable[[], None]) -> Any:
-        return RunCache(facts.num_layers, keep=lambda *_: filled())
-
-    return find_keywords(module, _two_tokens(module, facts.vocab_size), width, make_cache)
-
-
-def _capability(model: "LoadedModel", resumed: Sequence[Ability]) -> Capability:
-    """The model's report, with the abilities that the check of the resumed tier found."""
-    module, facts = model.module, model.facts
-    is_built_in = isinstance(module, ZooModel)
-    others = (
-        _ability(
-            "label_rows", model.has_plain_head, "logits are more than the head's input times its weight"
-        ),
-        _ability("unchanged", model.is_causal, "a token may change what comes before it"),
-    )
-    return Capability(
-        abilities=(*resumed, *others),
-        attention="built-in" if is_built_in else attention_of(module),
-        dtype=facts.dtype,
-        device=str(model.device),
-        weights_bytes=sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())),
-        versions={
-            "torch": version("torch"),
-            **({} if is_built_in else {"transformers": version("transformers")}),
-        },
-        last_seen=last_seen(facts.model_type),
-    )
-
-
-def _ability(name: str, has: bool, reason: str) -> Ability:
-    return Ability(name=name, has=has, reason="" if has else reason)
-
-
 def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     try:
         family = family_of(facts.model_type)
@@ -306,20 +306,6 @@ def _family(module: nn.Module, facts: ModelFacts) -> Family | None:
     return family
 
 
-def _inputs(module: nn.Module, prompts: Tensor, keywords: Keywords) -> dict[str, Any]:
-    """Arguments of the module's forward for token ids [B, T] or vectors [B, T, E]."""
-    inputs: dict[str, Any] = {"input_ids": prompts}
-    if prompts.is_floating_point():
-        vectors = prompts.to(next(module.parameters()).dtype)
-        inputs = {keywords.vectors or "inputs_embeds": vectors}
-    return inputs | keywords.without_cache()
-
-
-def _two_tokens(module: nn.Module, vocab_size: int) -> Tensor:
-    """Token ids [1, 2] to try a model with."""
-    return torch.tensor([[0, 1]], device=next(module.parameters()).device) % vocab_size
-
-
 def _head_path(module: nn.Module) -> str:
     find = getattr(module, "get_output_embeddings", None)
     head = find() if callable(find) else None
@@ -329,47 +315,40 @@ def _head_path(module: nn.Module) -> str:
     return paths[0]
 
 
-def _has_plain_head(module: nn.Module, head: Tap, facts: ModelFacts, keywords: Keywords) -> bool:
-    if facts.vocab_size is None or facts.reads == "run":
-        return False
-
-    def forward(tokens: Tensor) -> Tensor:
-        return logits_of(module(**_inputs(module, tokens, keywords)))
-
-    return is_plain_head(module, head, _two_tokens(module, facts.vocab_size), forward)
+def head_logits(head: nn.Module, given: Tensor, ids: Tensor | None) -> Tensor:
+    """Logits of `ids` that a plain head makes of its input [B, R, W]."""
+    weight, bias = cast(Tensor, head.weight), cast(Tensor | None, getattr(head, "bias", None))
+    return nn.functional.linear(given, weight[ids], None if bias is None else bias[ids])
 
 
-@torch.inference_mode()
-def _is_causal(module: nn.Module, family: Family | None, facts: ModelFacts, keywords: Keywords) -> bool:
-    """Whether two runs that differ in the last token agree before it: in every block and in the logits.
+def module_paths(spec: ModelSpec, folder: Path | None) -> list[str]:
+    """Every path by which a module of the model is reached, the model itself (the empty path) first.
 
-    Of a model that is read as a whole, or takes no token ids, it is not asked: no shortcut is for it.
+    Args:
+        spec: which model.
+        folder: where its config lies; None for a built-in model.
+
+    Raises:
+        Exception: whatever the library says of a config that it cannot make a model of.
     """
-    if facts.vocab_size is None or facts.reads == "run":
-        return False
-    device = next(module.parameters()).device
-    tokens = torch.arange(1, _PROBE_TOKENS + 1, device=device) % facts.vocab_size
-    changed = tokens.clone()
-    changed[-1] = (changed[-1] + 1) % facts.vocab_size
-    return all(
-        bool((one - other).abs().max() <= _CAUSAL_TOLERANCE * one.abs().max())
-        for one, other in zip(
-            *(_before_last(module, family, run, keywords) for run in (tokens, changed)), strict=True
-        )
-    )
+    module = build(config_of(zoo_name(spec.ref), spec.options)) if is_zoo(spec.ref) else _bare(spec, folder)
+    return [path for path, _ in module.named_modules(remove_duplicate=False)]
 
 
-def _before_last(
-    module: nn.Module, family: Family | None, tokens: Tensor, keywords: Keywords
-) -> list[Tensor]:
-    """Each block's output and the logits of one run [T], without the last token."""
-    found: list[Tensor] = []
+def _bare(spec: ModelSpec, folder: Path | None) -> nn.Module:
+    """A model of the transformers library, without memory for its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    def keep(hidden: Tensor, _: int) -> None:
-        found.append(hidden[:, :-1].clone())
+    assert folder is not None
+    library: Any = AutoModelForCausalLM
+    trust = spec.trust_remote_code
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    with torch.device("meta"):
+        made: nn.Module = library.from_config(config, trust_remote_code=trust)
+    return made
 
-    blocks = [] if family is None else module.get_submodule(family.blocks).named_children()
-    taps = [Tap(f"{family.blocks}.{name}", "output") for name, _ in blocks] if family else []
-    with visiting(module, [(tap, keep) for tap in taps]):
-        found.append(logits_of(module(**_inputs(module, tokens[None], keywords)))[:, :-1])
-    return found
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    found = module_paths(ModelSpec(**asked["spec"]), asked["folder"] and Path(asked["folder"]))
+    json.dump(found, sys.stdout)

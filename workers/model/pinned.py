@@ -1,4 +1,4 @@
-"""What a fetched model is, pinned: its tensors, its tokeniser and the numbers of its config by their content.
+"""Pins of fetched models: their tensors, tokeniser and the numbers of their config, by content.
 
 The libraries that convert a model write the files, and another release may write the same model differently:
 keys come and go, headers are ordered anew. What a model is called in results hangs on none of this; a model
@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from workers.errors import ModelError
 from workers.model.cache import content_hash, is_known, keep_known
 from workers.model.headers import Stored, stored_tensors
 
 _LIBRARIES = ("transformers", "gguf", "tokenizers", "safetensors", "torch")
-"""Those that have a say in what is written."""
+"""Libraries that have a say in what is written."""
 
 _CHUNK_BYTES = 1 << 22
 
@@ -37,15 +36,15 @@ _SAMPLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What a converted model must be, whichever releases of the libraries wrote it."""
+    """Content that a converted model must have, whichever releases of the libraries wrote it."""
 
     revision: str
-    """What results call it: the hash of the files as they were written when it was pinned."""
+    """Name of it in results: the hash of the files as they were written when it was pinned."""
     tensors: str
     """`tensors_digest` of its weights."""
     tokenizer: str
     """`tokenizer_digest` of its tokeniser."""
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     """Keys of ``config.json`` that decide what is computed; those of rotary embeddings may lie one deeper."""
     seen_with: str
     """Releases that were seen to make it."""
@@ -152,8 +151,8 @@ def _hash_numbers(tensor: Stored) -> str:
     return digest.hexdigest()
 
 
-def _config_numbers(file: Path, pinned: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What `file` says under each pinned key, and what it should say."""
+def _config_numbers(file: Path, pinned: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
+    """Values under each pinned key: its description, what `file` says, and what it should say."""
     written = json.loads(file.read_text("utf-8"))
     # Rotary embeddings have their own mapping in newer releases; in older ones their base lay at the top, and
     # what scales them in a mapping where there was any.
@@ -170,6 +169,6 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

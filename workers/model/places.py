@@ -1,4 +1,4 @@
-"""From the words for a place to the columns of a module's tensor, in any module."""
+"""Hook points of a module: a site's name, or a module path, resolved to columns of a module's tensor."""
 
 __all__ = ["Places", "blocks_path"]
 
@@ -18,7 +18,7 @@ from workers.sites import SITES, check_site, is_module_path, num_heads, split_pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """The places of a module: named sites where a table knows its family, module paths in any."""
+    """Hook points of a module: named sites where a table knows its family, module paths in any."""
 
     module: nn.Module
     name: str
@@ -119,7 +119,7 @@ class Places:
 
 
 def blocks_path(module: nn.Module, family: Family) -> str | None:
-    """Where the family's list of blocks lies in a module: with its head, without it, or wrapped; or None.
+    """Path of the family's list of blocks in a module: with its head, without it, or wrapped; or None.
 
     ``transformer.h`` of a GPT-2 with a head is ``h`` of one without.
     """

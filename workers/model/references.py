@@ -1,4 +1,4 @@
-"""From the name of a model in a study to what is known of it, without its weights. No torch here.
+"""References of models: the name in a study resolved to a folder and the model's facts. No torch here.
 
 A reference is a built-in model (``zoo:NAME``, made from the spec's options), an alias, a local folder or a
 hub id, tried in this order (``artifact:NAME`` is not there yet). What lies on this machine is taken before
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workers.errors import ModelError, NotYetError, nearest
 from workers.facts import ModelFacts
@@ -21,9 +21,9 @@ from workers.model.cache import content_hash, models_folder
 from workers.model.config_checks import check_config
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
+from workers.model.headers import INDEXES, shards_of
 from workers.model.pinned import check_pinned
 from workers.model.shapes import facts_of_config
-from workers.model.shards import INDEXES, shards_of
 from workers.model.weight_checks import check_weights
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
@@ -303,7 +303,7 @@ def _facts(spec: "ModelSpec", folder: Path, *, revision: str) -> ModelFacts:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, object]:
     file = folder / "config.json"
     if not file.is_file():
         if (folder / "adapter_config.json").is_file():
@@ -319,7 +319,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return _read_json(file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, object]:
     try:
         if (size := file.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, and no more than {_MOST_BYTES:,} are read")

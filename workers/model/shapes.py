@@ -1,4 +1,4 @@
-"""From a model's config, in the words of the transformers library, to its shape. No torch here."""
+"""Facts of a model, read from its config in the words of the transformers library. No torch here."""
 
 __all__ = ["facts_of_config"]
 
@@ -65,11 +65,11 @@ def facts_of_config(
     )
 
 
-def _residual_multiplier(said: Any) -> float:
+def _residual_multiplier(said: object) -> float:
     return float(said) if isinstance(said, int | float) and not isinstance(said, bool) else 1.0
 
 
-def _depends_on_length(rotary: Any) -> bool:
+def _depends_on_length(rotary: object) -> bool:
     """Whether rotary embeddings are scaled by a run's length; some configs say it for kinds of layers."""
     if not isinstance(rotary, Mapping):
         return False
@@ -77,7 +77,7 @@ def _depends_on_length(rotary: Any) -> bool:
     return said in _SCALED_BY_LENGTH or any(_depends_on_length(inner) for inner in rotary.values())
 
 
-def _head_width(config: Mapping[str, Any], heads: int) -> int | None:
+def _head_width(config: Mapping[str, object], heads: int) -> int | None:
     said = _optional(config, "head_dim")
     width = _optional(config, "hidden_size", "n_embd", "d_model")
     if said is not None or width is None or config.get("model_type") in _OWN_HEAD_WIDTH:
@@ -85,7 +85,7 @@ def _head_width(config: Mapping[str, Any], heads: int) -> int | None:
     return width // heads
 
 
-def _num_neurons(config: Mapping[str, Any]) -> int | None:
+def _num_neurons(config: Mapping[str, object]) -> int | None:
     said = _optional(config, "intermediate_size", "n_inner")
     width = _optional(config, "n_embd")
     if said is None and width is not None and config.get("model_type") == "gpt2":
@@ -93,7 +93,7 @@ def _num_neurons(config: Mapping[str, Any]) -> int | None:
     return said
 
 
-def _number(where: str, config: Mapping[str, Any], *names: str) -> int:
+def _number(where: str, config: Mapping[str, object], *names: str) -> int:
     """The first of `names` that the config has as a number."""
     value = _optional(config, *names)
     if value is None:
@@ -112,12 +112,12 @@ def _number(where: str, config: Mapping[str, Any], *names: str) -> int:
     return value
 
 
-def _optional(config: Mapping[str, Any], *names: str) -> int | None:
+def _optional(config: Mapping[str, object], *names: str) -> int | None:
     values = (config.get(name) for name in names)
     return next((value for value in values if type(value) is int and value > 0), None)
 
 
-def _num_kv_heads(config: Mapping[str, Any], heads: int) -> int:
+def _num_kv_heads(config: Mapping[str, object], heads: int) -> int:
     """GPT-BigCode and Falcon say ``multi_query`` for one head; Falcon's newer design does not mean it."""
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1
@@ -126,7 +126,7 @@ def _num_kv_heads(config: Mapping[str, Any], heads: int) -> int:
     return _optional(config, "num_key_value_heads", "num_kv_heads") or inner or heads
 
 
-def _num_parameters(where: str, config: Mapping[str, Any], heads: int) -> int:
+def _num_parameters(where: str, config: Mapping[str, object], heads: int) -> int:
     """Weights of embeddings, attention and MLPs; norms and biases are below one per cent."""
     family = config.get("model_type")
     width = _number(where, config, "hidden_size", "n_embd", "d_model")
@@ -140,7 +140,7 @@ def _num_parameters(where: str, config: Mapping[str, Any], heads: int) -> int:
     return width * rows + layers * (attention + _mlp_parameters(config, width, gated=family not in _UNGATED))
 
 
-def _mlp_parameters(config: Mapping[str, Any], width: int, *, gated: bool) -> int:
+def _mlp_parameters(config: Mapping[str, object], width: int, *, gated: bool) -> int:
     hidden = _optional(config, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * width
     experts = _optional(config, "num_local_experts", "num_experts", "n_routed_experts")
     if experts is not None:

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, told from its headers and the config, before a weight is read. No torch.
+"""Checks of a checkpoint by its headers and the config, before a weight is read. No torch here.
 
 Only what is sure is refused here: loading compares every tensor once more. A folder without any weights
 passes, for it can be planned for.
@@ -14,8 +14,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.families import FAMILIES, Family
-from workers.model.headers import HeaderError, Stored, odd_ones, tensors_of
-from workers.model.shards import shards_of
+from workers.model.headers import HeaderError, Stored, odd_ones, shards_of, tensors_of
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -27,7 +26,7 @@ _QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|SCB|weight_scale|weight_scale_inv|weight_format|weight_packed|absmax|quant_map)$"
     r"|\.weight\.(absmax|quant_map|quant_state\.\w+|nested_absmax)$"
 )
-"""What GPTQ, AWQ, bitsandbytes, fp8 and compressed-tensors keep beside, or in the place of, a weight."""
+"""Tensors that GPTQ, AWQ, bitsandbytes, fp8 and compressed-tensors keep beside a weight, or in its place."""
 _WHOLE_NUMBERS = frozenset({"I8", "U8", "I32", "U32"})
 _OTHER_HEADS = re.compile(r"^(score|classifier|qa_outputs|v_head|summary|reward_head|value_head)\b")
 _HEADS = ("lm_head.weight", "embed_out.weight")
@@ -37,7 +36,7 @@ _BESIDE_BLOCKS = re.compile(
     r"\.(weight|bias)$|rotary|rope|position|masked_bias"
 )
 _COMPUTED = re.compile(r"rotary|rope|masked_bias|causal_mask|(attn|attention)\.bias$")
-"""What older releases of the library saved in each block, or in some, and newer ones compute."""
+"""Tensors that older releases of the library saved in each block, or in some, and newer ones compute."""
 _NORMS = ("norm.weight", "ln_f.weight", "final_layer_norm.weight")
 _UNTIED = frozenset({"gpt_neox", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "stablelm"})
 """Types whose head is a tensor of its own where the config says nothing."""
@@ -50,7 +49,7 @@ _EVEN = frozenset({*_GATED, "gpt2", "gpt_neox", "phi3", "starcoder2"})
 """Types whose blocks are alike."""
 
 
-def check_weights(folder: Path, config: Mapping[str, Any], ref: str, *, may_lack: bool = False) -> None:
+def check_weights(folder: Path, config: Mapping[str, object], ref: str, *, may_lack: bool = False) -> None:
     """Refuse weights that are not whole, not those of the config, or quantised.
 
     Args:
@@ -159,7 +158,7 @@ def _quantised(tensors: Mapping[str, Stored]) -> Iterator[str]:
         )
 
 
-def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, Any]) -> Iterator[str]:
+def _differences(tensors: Mapping[str, Stored], outer: Mapping[str, object]) -> Iterator[str]:
     """In what the weights differ from what a config of a known type says."""
     kind = outer.get("model_type")
     family = next((one for one in FAMILIES if kind in one.model_types), None)
@@ -194,7 +193,7 @@ def _in_layers(tensors: Mapping[str, Stored], family: Family) -> Iterator[tuple[
             yield int(match[1]), match[2]
 
 
-def _other_head(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[str]:
+def _other_head(tensors: Mapping[str, Stored], config: Mapping[str, object]) -> Iterator[str]:
     others = [name for name in tensors if _OTHER_HEADS.match(name)]
     if others and not any(name.endswith(_HEADS) for name in tensors):
         yield (
@@ -219,7 +218,7 @@ def _layers(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
 
 
 def _uneven(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
-    """What some blocks have and others lack."""
+    """Tensors that some blocks have and others lack."""
     blocks: dict[int, set[str]] = {}
     for layer, name in _in_layers(tensors, family):
         blocks.setdefault(layer, set())
@@ -236,7 +235,7 @@ def _uneven(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
         yield f"{len(lacking)} missing in the checkpoint: {_some(lacking)}"
 
 
-def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Family) -> Iterator[str]:
+def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, object], family: Family) -> Iterator[str]:
     expected = _expected(config)
     blocks: dict[int, set[str]] = {}
     for layer, name in _in_layers(tensors, family):
@@ -259,7 +258,7 @@ def _shapes(tensors: Mapping[str, Stored], config: Mapping[str, Any], family: Fa
         yield f"{len(wrong)} mismatched in shape: {_some(wrong)}"
 
 
-def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     """Weights of each block by their name there, with their shapes, as far as the config says all of it."""
     kind = config.get("model_type")
     width = _int(config, "hidden_size", "n_embd")
@@ -297,7 +296,7 @@ def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return found | {"self_attn.v_proj.weight": keys, "self_attn.o_proj.weight": (width, heads * head)}
 
 
-def _ends(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[str]:
+def _ends(tensors: Mapping[str, Stored], config: Mapping[str, object]) -> Iterator[str]:
     """The embedding and the head."""
     size = (_int(config, "vocab_size"), _int(config, "hidden_size", "n_embd"))
     tables = [name for name in tensors if name.endswith(_EMBEDDINGS)]
@@ -322,7 +321,7 @@ def _ends(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> Iterator[
 
 
 def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
-    """What lies beside the blocks and is no part of a language model."""
+    """Tensors that lie beside the blocks and are no part of a language model."""
     last = family.blocks.rpartition(".")[2]
     found = [
         name
@@ -333,7 +332,7 @@ def _surplus(tensors: Mapping[str, Stored], family: Family) -> Iterator[str]:
         yield f"{len(found)} unexpected, without a place in the model: {_some(found)}"
 
 
-def _int(config: Mapping[str, Any], *keys: str) -> int | None:
+def _int(config: Mapping[str, object], *keys: str) -> int | None:
     return next((value for key in keys if type(value := config.get(key)) is int), None)
 
 

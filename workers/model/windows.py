@@ -1,4 +1,4 @@
-"""Which positions of a run one call of a module shows: its tokens, one time step, or the only one.
+"""Positions of a run that one call of a module shows: its tokens, one time step, or the only one.
 
 A unit names positions of a run (its tokens, or its time steps). What a module holds of them has one of
 three forms, told apart by the tensor and by the tap alone:
@@ -31,19 +31,20 @@ from workers.model.hooks import Tap
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one call of a module shows of a run."""
+    """Part of a run that one call of a module shows."""
 
     values: Tensor
     """[B, P, W], a view of the module's tensor."""
     first: int
     """The run's position that lies at ``values[:, 0]``: the step, or the first token that runs."""
     num_positions: int
-    """How many the whole run has there: T, or 1."""
+    """Number of positions of the whole run there: T, or 1."""
     shape: Size
     """Of the module's tensor."""
 
     def columns(self, positions: Sequence[int]) -> list[tuple[int, int]]:
-        """Those of the run's `positions` that lie in the window: (number in `positions`, column of `values`).
+        """Positions of the run that lie in the window, of `positions`: (number in `positions`, column of
+        `values`).
 
         Empty for the steps that were not asked for: then nothing is to be done.
         """
@@ -58,7 +59,7 @@ class Window:
 def window_of(
     tensor: Tensor, tap: Tap, call: int, num_rows: int, num_tokens: int | None, first: int = 0
 ) -> Window:
-    """What `tensor`, seen at the module's `call`, shows of a run of `num_rows` × `num_tokens`.
+    """Window that `tensor`, seen at the module's `call`, is of a run of `num_rows` × `num_tokens`.
 
     Args:
         tensor: as a visit is given it.
@@ -89,7 +90,7 @@ def window_of(
 
 
 def positions_at(tokens: Sequence[int], num_tokens: int, num_positions: int, tap: Tap) -> tuple[int, ...]:
-    """Where `tokens` of a run of `num_tokens` lie at a tap that holds `num_positions` of it.
+    """Positions of `tokens` of a run of `num_tokens` at a tap that holds `num_positions` of it.
 
     The same numbers where it holds them all. Where it holds one, that is position 0, and naming all
     tokens at once names it, too.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from workers.libraries.transformers import hidden_keyword, logits_of
-from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.replay.base_runs import Slab
 from workers.replay.layers import Before, RunCache
@@ -60,7 +59,7 @@ def run(
         ModelError: a tap names a module that is not there.
     """
     num_tokens = rows.bases.extent.num_tokens - rows.first
-    reading = Reading(model, rows.reads - rows.first, ids, visits)
+    reading = model.reader(rows.reads - rows.first, ids, visits)
     inputs = _inputs(model, resume, rows.bases, rows.slots, rows.first, num_tokens)
     begin = [(resume.input_of(block), _beginner(rows, block)) for block in sorted(set(rows.starts))]
     with (

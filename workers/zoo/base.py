@@ -1,9 +1,9 @@
-"""What the built-in models share: how they are called, and what they return.
+"""Base of the built-in models: the way they are called, and their outputs.
 
 Shapes: B rows, T tokens or time steps, E width of an input vector, C classes or words of the vocabulary.
 """
 
-__all__ = ["Heads", "Output", "ZooModel", "head_of"]
+__all__ = ["Output", "OutputHeads", "ZooModel", "head_of"]
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from workers.zoo.configs import LOGITS, HeadConfig, ZooConfig
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a built-in model returns."""
+    """Output of a built-in model."""
 
     logits: Tensor
     """[B, T, C] where each token or step is read; [B, 1, C] where the run is read as a whole. Those of the
@@ -27,7 +27,7 @@ class Output:
     """The logits of each head; a single one is called ``logits``."""
 
 
-class Heads(nn.ModuleDict):
+class OutputHeads(nn.ModuleDict):
     """Several classifiers of one state, or of a node of one layer's."""
 
     def __init__(self, width: int, heads: Mapping[str, HeadConfig]) -> None:
@@ -38,7 +38,7 @@ class Heads(nn.ModuleDict):
 
     @property
     def out_features(self) -> int:
-        """How many classes the first one tells apart."""
+        """Number of classes of the first one."""
         first: nn.Linear = next(iter(self.values()))  # type: ignore[assignment]
         return first.out_features
 
@@ -52,20 +52,20 @@ class Heads(nn.ModuleDict):
         return found
 
 
-def head_of(width: int, outputs: int | Mapping[str, HeadConfig]) -> "nn.Linear | Heads":
+def head_of(width: int, outputs: int | Mapping[str, HeadConfig]) -> "nn.Linear | OutputHeads":
     """The head of a classifier, or several."""
-    return nn.Linear(width, outputs) if isinstance(outputs, int) else Heads(width, outputs)
+    return nn.Linear(width, outputs) if isinstance(outputs, int) else OutputHeads(width, outputs)
 
 
 class ZooModel(nn.Module):
     """A built-in model, called as the models of the transformers library are."""
 
     input_dims: ClassVar[tuple[int, ...]] = (3,)
-    """How many dimensions a tensor of vectors may have."""
+    """Numbers of dimensions that a tensor of vectors may have."""
 
     config: ZooConfig
     embed: nn.Embedding | None
-    head: nn.Linear | Heads
+    head: nn.Linear | OutputHeads
     """The unembedding, or the classifiers."""
 
     def forward(
@@ -100,7 +100,9 @@ class ZooModel(nn.Module):
 
     def _read(self, hidden: Tensor, layers: Sequence[Tensor] = ()) -> Mapping[str, Tensor]:
         """The logits of each head, [B, T, C] of states [B, T, W], [B, 1, C] of [B, W]."""
-        found = self.head(hidden, layers) if isinstance(self.head, Heads) else {LOGITS: self.head(hidden)}
+        found = (
+            self.head(hidden, layers) if isinstance(self.head, OutputHeads) else {LOGITS: self.head(hidden)}
+        )
         return {name: logits if hidden.dim() == 3 else logits[:, None] for name, logits in found.items()}
 
     def _vectors(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

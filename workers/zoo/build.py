@@ -1,9 +1,8 @@
-"""From a config to a built-in model with its weights, the same on every machine."""
+"""Building of a built-in model from its config: its weights are the same on every machine."""
 
 __all__ = ["build", "make"]
 
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,12 +10,10 @@ from torch import Generator, Tensor, nn
 from workers.libraries.torch import require_streams
 from workers.zoo.base import ZooModel
 from workers.zoo.configs import GPTConfig, GRUConfig, MLPConfig, ZooConfig, config_of
-from workers.zoo.gpt import GPT
-from workers.zoo.gru import GRU
-from workers.zoo.mlp import MLP
+from workers.zoo.mlp import GPT, GRU, MLP
 
 
-def make(name: str, **options: Any) -> ZooModel:
+def make(name: str, **options: object) -> ZooModel:
     """A built-in model by name and options, as in ``make("mlp", width=32, num_layers=1, outputs=2, seed=0)``.
 
     `workers.zoo.configs` says which options there are. The model is in float32, on the CPU and in

@@ -1,4 +1,4 @@
-"""What a built-in model is made of, checked, and what is known of it before it is made. No torch here.
+"""Configs of the built-in models, checked, and the facts of a model before it is made. No torch here.
 
 A config is the model: the same options give the same weights on every machine, so the revision is the
 hash of the options.
@@ -25,7 +25,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
@@ -67,7 +67,7 @@ class HeadConfig(BaseModel):
     """The only node that it sees; None for the whole last state."""
 
 
-def _form(outputs: Any) -> str:
+def _form(outputs: object) -> str:
     return "heads" if isinstance(outputs, Mapping) else "number"
 
 
@@ -119,7 +119,7 @@ def _check_whole(outputs: int | Mapping[str, HeadConfig]) -> None:
 
 
 class ZooConfig(BaseModel, ABC):
-    """What all built-in models have."""
+    """Options of all built-in models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -130,7 +130,7 @@ class ZooConfig(BaseModel, ABC):
     """Size of a hidden state."""
     num_layers: Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    """Which random weights."""
+    """Seed of the random weights."""
 
     @property
     def model_type(self) -> str:
@@ -144,7 +144,7 @@ class ZooConfig(BaseModel, ABC):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def facts(self, *, dtype: str) -> ModelFacts:
-        """What planning needs to know."""
+        """Facts that planning needs."""
         return ModelFacts(
             ref=self.model_type,
             revision=self.revision,
@@ -202,9 +202,9 @@ class MLPConfig(ZooConfig):
     subspace: "0:200"}}}``, of which one may read a node only."""
     activation: Activation = "relu"
     vocab_size: Count | None = None
-    """How many token ids there are; None for a model that is given vectors only."""
+    """Number of token ids; None for a model that is given vectors only."""
     num_inputs: Count = 1
-    """How many tokens a prompt has; each fills ``width / num_inputs`` dimensions of the first layer."""
+    """Number of tokens of a prompt; each fills ``width / num_inputs`` dimensions of the first layer."""
 
     @model_validator(mode="after")
     def _check(self) -> "MLPConfig":
@@ -243,7 +243,7 @@ class GRUConfig(ZooConfig):
     per_step: bool = False
     """Whether each step has its own logits; else the last step's state is classified."""
     vocab_size: Count | None = None
-    """How many token ids there are; None for a model that is given vectors only."""
+    """Number of token ids; None for a model that is given vectors only."""
 
     @model_validator(mode="after")
     def _check(self) -> "GRUConfig":
@@ -277,7 +277,7 @@ class GPTConfig(ZooConfig):
     outputs: Outputs | None = None
     """Number of classes that the last token tells apart, or several heads; None for a language model."""
     max_tokens: Count = 128
-    """How many positions are known."""
+    """Number of positions that are known."""
 
     @model_validator(mode="after")
     def _check(self) -> "GPTConfig":
@@ -335,7 +335,7 @@ def zoo_name(ref: str) -> str:
     return ref.removeprefix(_SCHEME)
 
 
-def config_of(name: str, options: Mapping[str, Any]) -> ZooConfig:
+def config_of(name: str, options: Mapping[str, object]) -> ZooConfig:
     """The config of the built-in model `name` with these options, checked.
 
     Raises:
@@ -355,7 +355,7 @@ _FORMS = ("number", "heads")
 
 
 def _said(name: str, fault: Fault) -> str:
-    """What pydantic finds wrong, in our words."""
+    """Message on what pydantic finds wrong, in our words."""
     options = ZOO[name].model_fields
     where = f"model 'zoo:{name}'"
     key = ".".join(str(part) for part in fault.where if part not in _FORMS)

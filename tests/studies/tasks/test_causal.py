@@ -10,7 +10,7 @@ from studies.load import load_study
 from studies.pairs import check_row
 from studies.tasks import find_task
 from studies.tasks.causal import BUNDLED_MODELS
-from workers.causal.bundled import digit_sum, two_digit_addition
+from workers.causal.named import digit_sum, two_digit_addition
 from workers.code.places import caller_code
 from workers.errors import StudyError
 from workers.vocabulary import Vectors

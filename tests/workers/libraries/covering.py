@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from workers.libraries import Outcome, Place, all_places, tried
+from workers.libraries import LibraryPlace, PlaceOutcome, all_places, tried
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -11,14 +11,14 @@ COVERED: set[tuple[str, str]] = set()
 """Library and name of the places whose loss is tried."""
 
 
-def place_of(library: str, beginning: str) -> Place:
+def place_of(library: str, beginning: str) -> LibraryPlace:
     """The one place of a library whose name begins so."""
     found = [one for one in all_places() if one.library == library and one.name.startswith(beginning)]
     assert len(found) == 1, f"{library}: {[one.name for one in found]}"
     return found[0]
 
 
-def outcome(library: str, beginning: str) -> Outcome:
+def outcome(library: str, beginning: str) -> PlaceOutcome:
     """How a place fares now."""
     return tried(place_of(library, beginning))
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.versions import Tried, table
 from tests.workers.libraries.covering import COVERED, place_of
-from workers.libraries import LIBRARIES, Outcome, Place, all_places, outcomes, tried, versions
+from workers.libraries import LIBRARIES, LibraryPlace, PlaceOutcome, all_places, outcomes, tried, versions
 
 pytestmark = pytest.mark.versions
 
@@ -28,8 +28,8 @@ PLACES = all_places()
 
 @pytest.mark.versions
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place.library}: {place.name[:40]}")
-def test_every_place_is_there_with_the_versions_installed(place: Place) -> None:
-    assert tried(place) == Outcome(library=place.library, name=place.name, state="ok", told="")
+def test_every_place_is_there_with_the_versions_installed(place: LibraryPlace) -> None:
+    assert tried(place) == PlaceOutcome(library=place.library, name=place.name, state="ok", told="")
 
 
 def test_every_place_says_what_it_is_for_and_what_is_lost_without_it() -> None:

@@ -21,12 +21,13 @@ from workers.libraries import transformers_loading, transformers_places, transfo
 from workers.libraries.transformers_places import tiny
 from workers.model.loading import LoadedModel, facts_of, load_module
 from workers.model.references import resolve
+from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions
 
 TOKENS = torch.tensor([[1, 2, 3]])
-CACHE = LoadedModel.wrap(tiny(), facts_of(tiny())).keywords.cache or ""
+CACHE = probed(LoadedModel.wrap(tiny(), facts_of(tiny()))).keywords.cache or ""
 """What the installed version calls it."""
 ALL = {name: name for name in ("input_ids", "use_cache", "position_ids", "inputs_embeds")} | {CACHE: CACHE}
 
@@ -56,7 +57,7 @@ def lacking(name: str) -> Any:
 
 
 def wrapped(module: Any) -> LoadedModel:
-    return LoadedModel.wrap(module, facts_of(module))
+    return probed(LoadedModel.wrap(module, facts_of(module)))
 
 
 @pytest.fixture
