@@ -19,7 +19,7 @@ from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 from workers.change.subspaces import Rotation
 from workers.code.places import Code
 from workers.engine import ahead
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
@@ -38,13 +38,13 @@ OWN = Code((Path(__file__).parent,), is_trusted=True)
 FITS = {"whole": Rotation(32, seed=1), "head": Rotation(8, seed=2)}
 
 
-def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     settings = {"capture_budget_bytes": 1 << 30, "shortcut": False, "fits": FITS.__getitem__, **more}
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     return Engine(model, code=OWN, **settings).run(batch)
 
 
-def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     """Both tiers give the same rows; returns those of the resumed one."""
     resumed, hooked = run(model, cells, some, **more), run(model, cells, some, resume=False)
     assert set(hooked.tiers) == {"hooked"}

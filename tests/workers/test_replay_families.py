@@ -12,7 +12,7 @@ from tiny import pairs, swap
 from workers.engine import ahead
 from workers.engine.batch import HOOKED as HOOKED_ROW
 from workers.engine.batch import RESUMED as RESUMED_ROW
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.model.loading import LoadedModel
 from workers.replay.bounds import AGREEMENT
 from workers.replay.families import HOOKED, LEVEL, RESUMED
@@ -69,7 +69,7 @@ def modules_of_blocks(model: LoadedModel, blocks: str) -> list[str]:
     return [path for path, shapes in seen.items() if [shape[:-1] for shape in shapes] == [(1, TOKENS)]]
 
 
-def run(model: LoadedModel, cells: list[Cell], *, resume: bool) -> Outcome:
+def run(model: LoadedModel, cells: list[Cell], *, resume: bool) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=SOME, families=("logits", "kl"))
     engine = Engine(model, capture_budget_bytes=1 << 28, shortcut=False, resume=resume)
     outcome = engine.run(batch)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
 from workers.engine import ahead
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.families import family_of, sites_of
 from workers.model.loading import LoadedModel
 from workers.model.loading import facts_of as known_facts
@@ -31,7 +31,7 @@ def alike(count: int = 2) -> list[Pair]:
     return made
 
 
-def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], *, shortcut: bool) -> Outcome:
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], *, shortcut: bool) -> BatchResult:
     engine = Engine(tiny(kind), capture_budget_bytes=1 << 30, shortcut=shortcut)
     return engine.run(Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl")))
 
@@ -44,7 +44,7 @@ def tiers(cells: Sequence[Cell], kind: str = "llama") -> list[str]:
     return ["unchanged" if tier == "unchanged" else "run" for tier in with_it.columns["tier"]]
 
 
-def check_equal(with_it: Outcome, without: Outcome) -> None:
+def check_equal(with_it: BatchResult, without: BatchResult) -> None:
     assert set(without.tiers) <= {"resumed", "hooked"}
     scale = float(np.abs(without.columns["pred_logit"]).max())
     for name, column in without.columns.items():

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from workers.change.jobs import Change, Step
 from workers.change.operations import SKIP
-from workers.change.points import Edit, Scene, edit_of
-from workers.change.values import Held, TakenByRow
+from workers.change.points import Edit, ForwardContext, edit_of
+from workers.change.values import ActivationLookup, FromRunByRow
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap, Visit, Visits
 
@@ -33,13 +33,13 @@ class Edits:
         self,
         rows: Sequence[Sequence[Change]],
         num_tokens: int | None,
-        held: Held,
+        held: ActivationLookup,
         *,
         first: int = 0,
         num_rows: Callable[[Tap], int] | None = None,
     ) -> None:
         self._by_tap = _grouped(rows)
-        self._scene = Scene(
+        self._scene = ForwardContext(
             num_rows=num_rows or (lambda _: len(rows)), num_tokens=num_tokens, held=held, first=first
         )
         self._failed: dict[int, SwapyardError] = {}
@@ -113,7 +113,7 @@ def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
     groups: dict[tuple[int, Step, type], list[tuple[int, Change]]] = {}
     for row, changes in enumerate(rows):
         for number, change in enumerate(changes):
-            if row and isinstance(change.value, TakenByRow):
+            if row and isinstance(change.value, FromRunByRow):
                 continue  # that of the first row is that of all
             groups.setdefault((number, change.step, type(change.value)), []).append((row, change))
     by_tap: dict[Tap, list[Edit]] = {}

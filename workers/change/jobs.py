@@ -3,7 +3,7 @@
 Shapes: N changed points, C columns of a place.
 """
 
-__all__ = ["Change", "Job", "Prior", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
+__all__ = ["Change", "Job", "PriorRun", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class RunKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Prior:
+class PriorRun:
     """An intervened run of the job's base that comes before the job."""
 
     key: RunKey
@@ -110,7 +110,7 @@ class Job:
     """The token of the first source that answers to it; None where there is none."""
     changes: tuple[Change, ...]
     """In the order in which they apply."""
-    priors: tuple[Prior, ...] = ()
+    priors: tuple[PriorRun, ...] = ()
     """In the order in which they run."""
 
 

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens or steps, P positions of a window, W width of a tap; N 
 position), n of them in one row, C columns.
 """
 
-__all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "RowsEdit", "Scene", "edit_of"]
+__all__ = ["Collected", "Edit", "ForwardContext", "PointEdit", "RegionEdit", "RowsEdit", "edit_of"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.change.jobs import Change, Step
 from workers.change.operations import COLLECT, SKIP, put
 from workers.change.regions import Region
-from workers.change.values import Constant, Drawn, Held, Taken, TakenByRow, Zero, draw
+from workers.change.values import ActivationLookup, Constant, Drawn, FromRun, FromRunByRow, Zero, draw
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Target
@@ -37,14 +37,14 @@ class Collected:
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
+class ForwardContext:
     """What an edit can look at, and where it leaves what it finds, while its forward runs."""
 
     num_rows: Callable[[Tap], int]
     """How many rows a visit at a tap sees."""
     num_tokens: int | None
     """Of the whole run."""
-    held: Held
+    held: ActivationLookup
     first: int = 0
     """The token that the run begins at."""
     given: dict[Tap, Tensor] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Edit(ABC):
     """The row of the forward, and what is done in it."""
 
     @abstractmethod
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
         """What takes the place of `tensor`, seen at a module's `call`: a changed copy, or itself.
 
         Raises:
@@ -88,7 +88,7 @@ class Edit(ABC):
 
 def edit_of(number: int, step: Step, changes: Sequence[tuple[int, Change]]) -> Edit:
     """The edit that the kind of the step's place asks for."""
-    if isinstance(changes[0][1].value, TakenByRow):
+    if isinstance(changes[0][1].value, FromRunByRow):
         return RowsEdit(number, step, tuple(changes))
     kind = RegionEdit if isinstance(step.place, Region) else PointEdit
     return kind(number, step, tuple(changes))
@@ -113,7 +113,7 @@ class PointEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
         """See `Edit`. At the steps of a recurrent module that no change names, the tensor itself."""
         place = self.step.place
         assert isinstance(place, Target)
@@ -151,12 +151,12 @@ class PointEdit(Edit):
                 hits.append(_Hit(row, change, len(tokens), numbers, columns))
         return hits
 
-    def _collect(self, hits: Sequence[_Hit], old: Tensor, scene: Scene) -> None:
+    def _collect(self, hits: Sequence[_Hit], old: Tensor, scene: ForwardContext) -> None:
         sizes = [len(hit.numbers) for hit in hits]
         for hit, values in zip(hits, torch.split(self.step.seen(old), sizes), strict=True):
             scene.collect(self.number, hit.row, hit.numbers, values)
 
-    def _given(self, window: Window, call: int, scene: Scene) -> Tensor:
+    def _given(self, window: Window, call: int, scene: ForwardContext) -> Tensor:
         """What the module was given [B, P, W], for what it returns.
 
         Raises:
@@ -172,7 +172,7 @@ class PointEdit(Edit):
             )
         return scene.window(given, tap, call).values
 
-    def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: Scene) -> Tensor:
+    def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: ForwardContext) -> Tensor:
         """The values to write [N, C], for a place in a tensor of `width`."""
         kind, place = hits[0].change.value, self.step.place
         if isinstance(kind, Zero):
@@ -184,14 +184,14 @@ class PointEdit(Edit):
         assert isinstance(target, Target)
         return values[:, target.columns(values.shape[-1], values.device)]
 
-    def _value(self, hit: _Hit, width: int, scene: Scene) -> Tensor:
+    def _value(self, hit: _Hit, width: int, scene: ForwardContext) -> Tensor:
         """What one change writes in the window, before columns are chosen: [n, …].
 
         Raises:
             RunError: there are not as many values as tokens.
         """
         value = hit.change.value
-        if isinstance(value, Taken):
+        if isinstance(value, FromRun):
             assert self.step.origin is not None
             rows = value.rows(scene.held, self.step.origin.tap, is_pooled=self.step.is_pooled)
         elif isinstance(value, Drawn):
@@ -215,12 +215,12 @@ class RowsEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
         """See `Edit`."""
         place, origin, ((_, change),) = self.step.place, self.step.origin, self.changes
         assert isinstance(place, Target) and isinstance(origin, Target)
         value = change.value
-        assert isinstance(value, TakenByRow)
+        assert isinstance(value, FromRunByRow)
         window = scene.window(tensor, place.tap, call)
         found = window.columns(_checked(change.tokens, scene.num_tokens, window.num_positions, place.tap))
         if not found:
@@ -244,7 +244,7 @@ class RegionEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
         """See `Edit`."""
         place = self.step.place
         assert isinstance(place, Region)
@@ -256,7 +256,7 @@ class RegionEdit(Edit):
             return tensor
         return place.write(tensor, rows, self.step.exchanged(old, self._values(old, scene)))
 
-    def _values(self, old: Tensor, scene: Scene) -> Tensor:
+    def _values(self, old: Tensor, scene: ForwardContext) -> Tensor:
         """The values to write, of the shape of `old` [N, …].
 
         Raises:
@@ -265,10 +265,10 @@ class RegionEdit(Edit):
         values = [change.value for _, change in self.changes]
         if isinstance(values[0], Zero):
             return torch.zeros_like(old)
-        if isinstance(values[0], Taken):
+        if isinstance(values[0], FromRun):
             origin = self.step.origin
             assert isinstance(origin, Region)
-            found = [scene.held(value.run, origin).values for value in values if isinstance(value, Taken)]
+            found = [scene.held(value.run, origin).values for value in values if isinstance(value, FromRun)]
         elif isinstance(values[0], Constant):
             found = [value.rows[0] for value in values if isinstance(value, Constant)]
         else:

@@ -3,7 +3,7 @@
 Shapes: W width of a place (of one head, where heads are named), C columns of a place, T tokens.
 """
 
-__all__ = ["FitSource", "Stock", "no_fits"]
+__all__ = ["FitSource", "ModelResources", "no_fits"]
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -32,7 +32,7 @@ _MOST_HELD = 64
 """Fits held at once: cells come in the order of the layers, so few are in use at a time."""
 
 
-class Stock:
+class ModelResources:
     """The fits and the scale of one model, each found once.
 
     Args:

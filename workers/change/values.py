@@ -3,7 +3,18 @@
 Shapes: n changed tokens of one example, W width of the tensor at a place, T tokens of a run.
 """
 
-__all__ = ["ZERO", "Constant", "Drawn", "Held", "Kept", "Taken", "TakenByRow", "Value", "Zero", "draw"]
+__all__ = [
+    "ZERO",
+    "ActivationLookup",
+    "CachedActivation",
+    "Constant",
+    "Drawn",
+    "FromRun",
+    "FromRunByRow",
+    "Value",
+    "Zero",
+    "draw",
+]
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
@@ -20,7 +31,7 @@ from workers.model.windows import positions_at
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedActivation:
     """What was kept of a run of one example."""
 
     values: Tensor
@@ -36,13 +47,13 @@ class Kept:
         return self.values.shape[0] if self.length is None else self.length
 
 
-Held = Callable[[Hashable, Tap | Region], Kept]
-"""What was kept of a run, by what it is known by and the place. Of a `TakenByRow` what all its examples hold,
+ActivationLookup = Callable[[Hashable, Tap | Region], CachedActivation]
+"""What was kept of a run, by what it is known by and the place. Of a `FromRunByRow` what all its examples hold,
 [B, T, W]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class FromRun:
     """What a run of one example holds at some of its tokens."""
 
     run: Hashable
@@ -52,7 +63,7 @@ class Taken:
     num_tokens: int | None
     """T of that run; None where its inputs do not say."""
 
-    def rows(self, held: Held, tap: Tap, *, is_pooled: bool) -> Tensor:
+    def rows(self, held: ActivationLookup, tap: Tap, *, is_pooled: bool) -> Tensor:
         """The run's values at the tokens [n, W]; where they are pooled their mean [1, W]."""
         kept = held(self.run, tap)
         num_positions = kept.num_positions
@@ -62,7 +73,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenByRow:
+class FromRunByRow:
     """What a run holds at the same tokens of all its examples, for a forward of as many rows, or of any if
     it is one: a value that all rows of the forward share, and from which each takes its own."""
 
@@ -102,7 +113,7 @@ class Zero:
 
 ZERO = Zero()
 
-Value = Taken | TakenByRow | Constant | Drawn | Zero
+Value = FromRun | FromRunByRow | Constant | Drawn | Zero
 
 
 def draw(noise: Drawn, tap: Tap, width: int) -> Tensor:
@@ -121,7 +132,7 @@ def _normal(noise: Drawn, tap: Tap, token: int, width: int) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def _rows(kept: Kept, tokens: Sequence[int]) -> Tensor:
+def _rows(kept: CachedActivation, tokens: Sequence[int]) -> Tensor:
     """What is at `tokens` [n, W]; a view where they are neighbours.
 
     Raises:

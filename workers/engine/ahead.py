@@ -6,7 +6,7 @@ then begins a block later than it would.
 Shapes: n rows, W width.
 """
 
-__all__ = ["WORTH", "Ahead", "go_ahead"]
+__all__ = ["WORTH", "SingleTokenRuns", "run_single_tokens"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change
-from workers.change.values import Held
-from workers.engine.queues import Waiting
+from workers.change.values import ActivationLookup
+from workers.engine.queues import QueuedJob
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import Slab
+from workers.replay.base_runs import BaseCache
 from workers.replay.forward import through
 from workers.replay.resume import Resume
 from workers.replay.start import changes_at, changes_from
@@ -32,7 +32,7 @@ _WORTH_ELSEWHERE = 2.0**38
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class SingleTokenRuns:
     """The rows of a forward, in the order of the blocks that they begin at now."""
 
     order: list[int]
@@ -47,15 +47,15 @@ class Ahead:
     num_forwards: int
 
 
-def go_ahead(
+def run_single_tokens(
     model: LoadedModel,
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
-    waiting: Sequence[Waiting],
+    waiting: Sequence[QueuedJob],
     first: int,
-    held: Held,
-) -> Ahead:
+    held: ActivationLookup,
+) -> SingleTokenRuns:
     """Let the jobs that are confined go through their first block, where that is worth a forward.
 
     Args:
@@ -85,7 +85,7 @@ def go_ahead(
         given |= dict(zip(rows, hidden[:, 0], strict=True))
     starts = [one.start + (row in given) for row, one in enumerate(waiting)]
     order = sorted(range(len(waiting)), key=starts.__getitem__)
-    return Ahead(
+    return SingleTokenRuns(
         order=order,
         starts=[starts[row] for row in order],
         changes=[

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from workers.change.jobs import read_of
-from workers.change.ready import ReadyCell, ready_cell
-from workers.change.stock import Stock
+from workers.change.ready import CompiledCell, compile_cell
+from workers.change.stock import ModelResources
 from workers.engine.attempts import FailureLog, attempt
-from workers.engine.batch import ESTIMATED, Batch, Outcome, Sheet
+from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
 from workers.engine.captures import stacked
-from workers.engine.estimates import Clean, Estimator
+from workers.engine.estimates import BaselineRun, Estimator
 from workers.engine.scorer import NON_FINITE
 from workers.engine.scoring import Labels
 from workers.engine.traces import trace, widths
@@ -53,7 +53,7 @@ class Attribution:
     """
 
     def __init__(
-        self, model: LoadedModel, stock: Stock, batch: Batch, *, budget_bytes: int, max_tokens: int
+        self, model: LoadedModel, stock: ModelResources, batch: Batch, *, budget_bytes: int, max_tokens: int
     ) -> None:
         self._model = model
         self._stock = stock
@@ -66,7 +66,7 @@ class Attribution:
         self._num_forwards = 0
         self._capture_s = 0.0
 
-    def run(self) -> Outcome:
+    def run(self) -> BatchResult:
         """Estimate every cell on every pair; what fails is a row with an error."""
         started = time.perf_counter()
         self._sheet.columns["tier"][:] = ESTIMATED
@@ -74,7 +74,7 @@ class Attribution:
             self._run_window(cells)
         num_rows = len(self._batch.cells) * len(self._batch.pairs)
         columns = self._sheet.first(num_rows)
-        return Outcome(
+        return BatchResult(
             num_cells=len(self._batch.cells),
             columns=columns,
             tiers={ESTIMATED: num_rows},
@@ -85,24 +85,24 @@ class Attribution:
         )
 
     @cached_property
-    def _groups(self) -> Sequence[Mapping[int, ReadyCell]]:
+    def _groups(self) -> Sequence[Mapping[int, CompiledCell]]:
         """The cells by their place in the batch, those that are read at one token together."""
-        found: dict[int | str, dict[int, ReadyCell]] = {}
+        found: dict[int | str, dict[int, CompiledCell]] = {}
         for index, (_, cell) in enumerate(self._batch.cells):
             try:
                 if (why := why_exact(cell)) is not None:
                     raise RunError(f"{why} cannot be estimated; run the cell")
-                ready = ready_cell(cell, self._model, self._stock, {})
+                ready = compile_cell(cell, self._model, self._stock, {})
             except SwapyardError as error:
                 self._fail(index, range(len(self._batch.pairs)), error)
             else:
                 found.setdefault(cell.read, {})[index] = ready
         return list(found.values())
 
-    def _windows(self, groups: Sequence[Mapping[int, ReadyCell]]) -> Iterator[dict[int, ReadyCell]]:
+    def _windows(self, groups: Sequence[Mapping[int, CompiledCell]]) -> Iterator[dict[int, CompiledCell]]:
         """Cells in order, so many at once that what their places hold of one pair fits the budget."""
         for group in groups:
-            window: dict[int, ReadyCell] = {}
+            window: dict[int, CompiledCell] = {}
             held: frozenset[Tap] = frozenset()
             for index, cell in group.items():
                 more = held.union(*_taps([cell]).values())
@@ -131,7 +131,7 @@ class Attribution:
                 break
         return found
 
-    def _run_window(self, cells: Mapping[int, ReadyCell]) -> None:
+    def _run_window(self, cells: Mapping[int, CompiledCell]) -> None:
         taps = _taps(cells.values())
         fitting = self._budget_bytes // max(1, self._bytes(frozenset().union(*taps.values())))
         start = 0
@@ -140,7 +140,7 @@ class Attribution:
             self._attempt(cells, taps, range(len(self._batch.pairs))[start : start + size])
             start += size
 
-    def _attempt(self, cells: Mapping[int, ReadyCell], taps: _Taps, pairs: Sequence[int]) -> None:
+    def _attempt(self, cells: Mapping[int, CompiledCell], taps: _Taps, pairs: Sequence[int]) -> None:
         """Estimate the cells on these pairs; where it fails on halves, so that one pair spoils no other."""
         error = attempt(partial(self._estimate, cells, taps, pairs))
         if error is None:
@@ -155,7 +155,7 @@ class Attribution:
         self._attempt(cells, taps, pairs[:half])
         self._attempt(cells, taps, pairs[half:])
 
-    def _estimate(self, cells: Mapping[int, ReadyCell], taps: _Taps, pairs: Sequence[int]) -> None:
+    def _estimate(self, cells: Mapping[int, CompiledCell], taps: _Taps, pairs: Sequence[int]) -> None:
         began = time.perf_counter()
         runs = self._clean_runs(next(iter(cells.values())).read, taps, pairs)
         self._capture_s += time.perf_counter() - began
@@ -169,7 +169,7 @@ class Attribution:
                 self._put(list(rows), pairs, torch.stack(list(rows.values())), answers)
 
     def _of_cell(
-        self, estimator: Estimator, index: int, cell: ReadyCell, pairs: Sequence[int]
+        self, estimator: Estimator, index: int, cell: CompiledCell, pairs: Sequence[int]
     ) -> Tensor | None:
         """The estimates [B] of a cell; None where there are none, and its rows say why."""
         try:
@@ -193,7 +193,7 @@ class Attribution:
         for row in rows[is_bad & ~has_failed]:
             self._sheet.fail(int(row), *NON_FINITE)
 
-    def _clean_runs(self, read: int | str, taps: _Taps, pairs: Sequence[int]) -> dict[str, Clean]:
+    def _clean_runs(self, read: int | str, taps: _Taps, pairs: Sequence[int]) -> dict[str, BaselineRun]:
         """The clean runs of these pairs: of the bases with gradients, of sources once for each prompt.
 
         Raises:
@@ -212,13 +212,13 @@ class Attribution:
             ),
         )
         self._num_forwards += 1
-        runs = {"base": Clean(base, range(len(chosen)))}
+        runs = {"base": BaselineRun(base, range(len(chosen)))}
         for run in taps.keys() - {"base"}:
             if all(run in pair.tokens for pair in chosen):
                 prompts = list(dict.fromkeys(pair.tokens[run] for pair in chosen))
                 rows = {prompt: row for row, prompt in enumerate(prompts)}
                 found = trace(self._model, stacked(prompts, device), taps[run])
-                runs[run] = Clean(found, [rows[pair.tokens[run]] for pair in chosen])
+                runs[run] = BaselineRun(found, [rows[pair.tokens[run]] for pair in chosen])
                 self._num_forwards += 1
         return runs
 
@@ -231,7 +231,7 @@ class Attribution:
             self._failures.tell(self._batch.cells[index][0], number, error)
 
 
-def _taps(cells: Iterable[ReadyCell]) -> _Taps:
+def _taps(cells: Iterable[CompiledCell]) -> _Taps:
     """What these cells look at in each clean run."""
     found: dict[str, set[Tap]] = {"base": set()}
     for cell in cells:

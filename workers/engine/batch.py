@@ -3,7 +3,17 @@
 Shapes: n tokens of a unit, C columns of its place.
 """
 
-__all__ = ["ESTIMATED", "HOOKED", "RERUN", "RESUMED", "UNCHANGED", "Batch", "Found", "Outcome", "Sheet"]
+__all__ = [
+    "ESTIMATED",
+    "HOOKED",
+    "RERUN",
+    "RESUMED",
+    "UNCHANGED",
+    "Batch",
+    "BatchResult",
+    "CollectedVector",
+    "Sheet",
+]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +47,7 @@ class Batch:
     """Which metrics, of ``METRIC_FAMILIES``."""
 
 
-class Found(TypedDict):
+class CollectedVector(TypedDict):
     """One vector that a collecting unit found."""
 
     unit: int
@@ -49,13 +59,13 @@ class Found(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class BatchResult:
     """The rows of the first `num_cells` cells on every pair, in the order (cell, pair)."""
 
     num_cells: int
     columns: dict[str, NDArray[Any]]
     """``cell`` and ``pair`` (uint32), ``error`` (None or JSON text), ``tier``, ``collected`` (None or a list
-    of `Found`), and the metrics (float32 with NaN, int32 with -1, where there is no value)."""
+    of `CollectedVector`), and the metrics (float32 with NaN, int32 with -1, where there is no value)."""
     tiers: Mapping[str, int]
     """Rows by the way they were obtained."""
     num_failed: int
@@ -119,11 +129,11 @@ class Sheet:
         return {name: column[:num_rows] for name, column in self.columns.items()}
 
 
-def _found(number: int, change: Change, values: Tensor | None) -> Iterator[Found]:
+def _found(number: int, change: Change, values: Tensor | None) -> Iterator[CollectedVector]:
     """What a unit collected, `values` [n, …], vector by vector."""
     if values is None:
         return
     # A place that holds one vector for the whole run has it once, whichever tokens were named.
     tokens = change.tokens if len(change.tokens) == len(values) else [None] * len(values)
     for token, vector in zip(tokens, values.flatten(1).float().cpu().numpy(), strict=True):
-        yield Found(unit=number, token=token, vector=vector)
+        yield CollectedVector(unit=number, token=token, vector=vector)

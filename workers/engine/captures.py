@@ -3,7 +3,7 @@
 Shapes: B prompts, T tokens, E width of an input vector, R read positions, W width, V vocabulary.
 """
 
-__all__ = ["Capture", "Captures", "Need", "stacked"]
+__all__ = ["ActivationCache", "PromptActivations", "PromptNeed", "stacked"]
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from workers.change.regions import Region, tap_of
-from workers.change.values import Kept
+from workers.change.values import CachedActivation
 from workers.engine.attempts import attempt
 from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
-from workers.replay.base_runs import BaseRuns, Extent, Slab
+from workers.replay.base_runs import BaseCache, BaseCaches, BaseExtent
 from workers.replay.prefixes import Prefix, num_shared, run_prefix
 from workers.vocabulary import Prompt, Span, Vectors
 
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class Need:
+class PromptNeed:
     """What is wanted of one prompt's clean run."""
 
     taps: set[Tap | Region] = field(default_factory=set)
@@ -50,7 +50,7 @@ class Need:
 
 
 @dataclass(slots=True)
-class Capture:
+class PromptActivations:
     """What was kept of one prompt's clean run."""
 
     taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
@@ -68,17 +68,17 @@ class Capture:
         """Memory held."""
         return sum(kept.nbytes for kept in (*self.taps.values(), *self.logits.values()))
 
-    def kept(self, place: Tap | Region) -> Kept:
+    def kept(self, place: Tap | Region) -> CachedActivation:
         """What was kept at a place."""
         if place not in self.spans:
-            return Kept(self.taps[place])
-        return Kept(self.taps[place], self.spans[place][0], self.num_tokens)
+            return CachedActivation(self.taps[place])
+        return CachedActivation(self.taps[place], self.spans[place][0], self.num_tokens)
 
-    def lacks(self, need: Need) -> bool:
+    def lacks(self, need: PromptNeed) -> bool:
         """Whether something needed is not here."""
         return bool(self.lacking(need)) or not need.reads <= self.logits.keys()
 
-    def lacking(self, need: Need) -> set[Tap | Region]:
+    def lacking(self, need: PromptNeed) -> set[Tap | Region]:
         """The places of which something needed is not here."""
         return {place for place in need.taps if not self._has(place, need.spans.get(place))}
 
@@ -89,7 +89,7 @@ class Capture:
         return span is not None and low <= span[0] and span[1] <= high
 
 
-class Captures:
+class ActivationCache:
     """Captures of the prompts used last, within a budget of memory.
 
     Args:
@@ -100,11 +100,11 @@ class Captures:
     def __init__(self, model: LoadedModel, *, budget_bytes: int) -> None:
         self._model = model
         self.budget_bytes = budget_bytes
-        self._bases = BaseRuns(budget_bytes=budget_bytes // 2)
+        self._bases = BaseCaches(budget_bytes=budget_bytes // 2)
         self._prefix: Prefix | None = None
-        self.slab: Slab | None = None
+        self.slab: BaseCache | None = None
         """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
-        self._held: OrderedDict[Prompt, Capture] = OrderedDict()
+        self._held: OrderedDict[Prompt, PromptActivations] = OrderedDict()
         """What was used longest ago first."""
         self._size_bytes = 0
         """Of all that are held."""
@@ -114,7 +114,7 @@ class Captures:
         """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
         not be read, and why."""
 
-    def __getitem__(self, prompt: Prompt) -> Capture:
+    def __getitem__(self, prompt: Prompt) -> PromptActivations:
         """The capture of a prompt that `prepare` was asked for.
 
         Raises:
@@ -122,11 +122,11 @@ class Captures:
         """
         return self._held[prompt]
 
-    def get(self, prompt: Prompt) -> Capture | None:
+    def get(self, prompt: Prompt) -> PromptActivations | None:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Any], needs: Mapping[Prompt, Need]) -> float:
+    def bytes_per_token(self, taps: frozenset[Any], needs: Mapping[Prompt, PromptNeed]) -> float:
         """Size of a capture that keeps `taps`, what `needs` are of: measured once, on their prompts."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
@@ -135,7 +135,7 @@ class Captures:
         return self._bytes_per_token[taps]
 
     def prepare(
-        self, needs: Mapping[Prompt, Need], *, max_tokens: int, extent: Extent | None = None
+        self, needs: Mapping[Prompt, PromptNeed], *, max_tokens: int, extent: BaseExtent | None = None
     ) -> dict[Prompt, Exception]:
         """Run what is lacking, prompts of one length together and at most `max_tokens` tokens at once.
 
@@ -155,7 +155,7 @@ class Captures:
             self.slab = self._bases.reserve(self._model.resume, bases, extent)
         lacking: dict[int, list[Prompt]] = {}
         for prompt, need in needs.items():
-            held = self._held.setdefault(prompt, Capture())
+            held = self._held.setdefault(prompt, PromptActivations())
             self._held.move_to_end(prompt)
             if held.lacks(need) or (self.slab is not None and self.slab.awaits(prompt)):
                 lacking.setdefault(len(prompt), []).append(prompt)
@@ -172,7 +172,7 @@ class Captures:
         self._shrink(keep=needs.keys())
         return failed
 
-    def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, Need]) -> int:
+    def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, PromptNeed]) -> int:
         """How many tokens the prompts share that are run for all of them at once.
 
         None that a job may change; and where something is wanted outside the blocks, all run whole.
@@ -189,7 +189,7 @@ class Captures:
         return num_shared(prompts, min([len(prompts[0]) - 1, *reads, *firsts]))
 
     def _run(
-        self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int
+        self, prompts: list[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int
     ) -> dict[Prompt, Exception]:
         """One forward; where it fails, halves, so that one bad prompt spoils no other."""
         error = attempt(lambda: self._forward(prompts, needs, shared))
@@ -202,7 +202,7 @@ class Captures:
         half = len(prompts) // 2
         return self._run(prompts[:half], needs, 0) | self._run(prompts[half:], needs, 0)
 
-    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int) -> None:
+    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int) -> None:
         self.num_forwards += 1
         held = [self._held[prompt] for prompt in prompts]
         wanted = [needs[prompt] for prompt in prompts]

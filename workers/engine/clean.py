@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.engine.attempts import error_json
-from workers.engine.captures import Captures, Need
+from workers.engine.captures import ActivationCache, PromptNeed
 from workers.engine.scorer import NON_FINITE, is_finite
 from workers.engine.scoring import Labels, empty_columns, score
 from workers.model.finite import why_not_finite
@@ -36,9 +36,9 @@ def clean_runs(
     """
     columns = empty_columns(("logits",), len(requests))
     columns["error"] = np.full(len(requests), None, object)
-    captures = Captures(model, budget_bytes=0)
+    captures = ActivationCache(model, budget_bytes=0)
     for group in _groups(requests, columns["error"], max_tokens):
-        needs = {prompt: Need(reads={run.read for _, run in runs}) for prompt, runs in group.items()}
+        needs = {prompt: PromptNeed(reads={run.read for _, run in runs}) for prompt, runs in group.items()}
         failed = captures.prepare(needs, max_tokens=max_tokens)
         for prompt, error in failed.items():
             for row, _ in group[prompt]:
@@ -75,7 +75,9 @@ def _order(prompt: Prompt) -> tuple[Any, ...]:
 
 
 @torch.inference_mode()
-def _score(captures: Captures, runs: Sequence[Numbered], columns: dict[str, NDArray[Any]]) -> list[int]:
+def _score(
+    captures: ActivationCache, runs: Sequence[Numbered], columns: dict[str, NDArray[Any]]
+) -> list[int]:
     """Fill in the columns; the rows of logits that are not finite."""
     if not runs:
         return []

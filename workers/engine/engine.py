@@ -3,7 +3,7 @@
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
 
-__all__ = ["Batch", "Engine", "Outcome"]
+__all__ = ["Batch", "BatchResult", "Engine"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +12,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from workers.capability import Capability
-from workers.change.stock import FitSource, Stock, no_fits
+from workers.change.stock import FitSource, ModelResources, no_fits
 from workers.code.places import NO_CODE, Code
 from workers.engine.attribution import Attribution
-from workers.engine.batch import Batch, Outcome
-from workers.engine.captures import Captures
+from workers.engine.batch import Batch, BatchResult
+from workers.engine.captures import ActivationCache
 from workers.engine.clean import clean_runs
-from workers.engine.pacing import Pacer
+from workers.engine.pacing import BatchSizer
 from workers.engine.rounds import Bench, Round
 from workers.errors import RunError
 from workers.metrics import ESTIMATE
@@ -63,9 +63,9 @@ class Engine:
         tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
         self._bench = Bench(
             model=model,
-            stock=Stock(model, fits, code),
-            captures=Captures(model, budget_bytes=capture_budget_bytes),
-            pacer=Pacer(start_tokens=tokens, max_rows=max_rows, known=pace),
+            stock=ModelResources(model, fits, code),
+            captures=ActivationCache(model, budget_bytes=capture_budget_bytes),
+            pacer=BatchSizer(start_tokens=tokens, max_rows=max_rows, known=pace),
             shortcut=shortcut and model.is_causal,
             resume=model.resume if resume else None,
             capture_tokens=tokens,
@@ -88,7 +88,7 @@ class Engine:
 
     def run(
         self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()
-    ) -> Outcome:
+    ) -> BatchResult:
         """Run the jobs of a batch, as far as the deadline allows.
 
         Args:

@@ -11,7 +11,7 @@ each other as they do in a run.
 Shapes: B pairs, T tokens, P positions of a tap, W width; N changed points (pair, position), C columns.
 """
 
-__all__ = ["Clean", "Estimator"]
+__all__ = ["BaselineRun", "Estimator"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workers.change.jobs import located, zipped
 from workers.change.operations import put
-from workers.change.ready import FIT, ReadyCell, ReadyUnit
+from workers.change.ready import FIT, CompiledCell, CompiledUnit
 from workers.engine.traces import Trace
 from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap
@@ -34,7 +34,7 @@ _Index = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Clean:
+class BaselineRun:
     """The clean runs of one name: what they hold, and which row is each pair's."""
 
     trace: Trace
@@ -63,14 +63,14 @@ class Estimator:
         runs: the clean runs by name; ``base`` with gradients, a row for each pair.
     """
 
-    def __init__(self, pairs: Sequence[Pair], runs: Mapping[str, Clean]) -> None:
+    def __init__(self, pairs: Sequence[Pair], runs: Mapping[str, BaselineRun]) -> None:
         self._pairs = pairs
         self._runs = runs
         self._base = runs["base"].trace
         self._points: dict[tuple[object, ...], _Points] = {}
         self._device = next(iter(self._base.values.values())).device if self._base.values else None
 
-    def estimate(self, cell: ReadyCell) -> tuple[Tensor, dict[int, SwapyardError]]:
+    def estimate(self, cell: CompiledCell) -> tuple[Tensor, dict[int, SwapyardError]]:
         """The change [B] of each pair's answer, and the pairs of which it cannot be told.
 
         Raises:
@@ -97,14 +97,14 @@ class Estimator:
         assert total is not None
         return total, failed
 
-    def _change(self, unit: ReadyUnit, values: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
+    def _change(self, unit: CompiledUnit, values: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
         """The rows [N, W] of `values` that the unit changes, and what it makes of them."""
         rows = values[points.base]
         columns = _place(unit).columns(rows.shape[-1], rows.device)
         old = rows[:, columns]
         return rows, put(rows, columns, unit.step.exchanged(old, self._other(unit, old, points)))
 
-    def _other(self, unit: ReadyUnit, old: Tensor, points: _Points) -> Tensor:
+    def _other(self, unit: CompiledUnit, old: Tensor, points: _Points) -> Tensor:
         """The values [N, C] that the unit writes, or changes `old` by."""
         if points.origin is None:
             if unit.vector is None:
@@ -118,7 +118,7 @@ class Estimator:
             rows = _means(rows, points.pool, len(self._pairs))[points.base[0]]
         return rows[:, origin.columns(rows.shape[-1], rows.device)]
 
-    def _points_of(self, unit: ReadyUnit, values: Tensor) -> _Points:
+    def _points_of(self, unit: CompiledUnit, values: Tensor) -> _Points:
         """The points of a unit at a place with these `values` [B, P, W].
 
         Raises:
@@ -140,7 +140,9 @@ class Estimator:
             raise next(iter(found.failed.values()))
         return found
 
-    def _located(self, unit: ReadyUnit, tap: Tap, width: int, there: int | None, most: int | None) -> _Points:
+    def _located(
+        self, unit: CompiledUnit, tap: Tap, width: int, there: int | None, most: int | None
+    ) -> _Points:
         base: list[tuple[int, int]] = []
         origin: list[tuple[int, int]] = []
         pool: list[int] = []
@@ -174,7 +176,7 @@ class Estimator:
         return numbers[:, 0], numbers[:, 1]
 
 
-def _tokens(unit: ReadyUnit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _tokens(unit: CompiledUnit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens of the pair's base that the unit changes, and those that it takes values from."""
     place, origin = unit.unit.place, unit.unit.origin
     tokens = located(place.position, pair, "base")
@@ -186,7 +188,7 @@ def _tokens(unit: ReadyUnit, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ..
     return zipped(tokens, origins, unit.unit.run)
 
 
-def _check_vector(unit: ReadyUnit, tokens: Sequence[int], most: int | None) -> None:
+def _check_vector(unit: CompiledUnit, tokens: Sequence[int], most: int | None) -> None:
     """A fit with a vector for each token has one for these."""
     if unit.unit.run == FIT and most is not None and max(tokens) >= most:
         raise RunError(
@@ -194,7 +196,7 @@ def _check_vector(unit: ReadyUnit, tokens: Sequence[int], most: int | None) -> N
         )
 
 
-def _place(unit: ReadyUnit) -> Target:
+def _place(unit: CompiledUnit) -> Target:
     place = unit.step.place
     assert isinstance(place, Target)
     return place

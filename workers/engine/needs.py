@@ -1,6 +1,6 @@
 """What a batch needs of the clean runs of its prompts, and how many pairs' captures fit at once."""
 
-__all__ = ["Needs", "chunks_of"]
+__all__ = ["BatchNeeds", "chunks_of"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -10,18 +10,18 @@ from typing import Any
 from workers.change.jobs import located, read_of, source_read
 from workers.change.ready import kept_at
 from workers.change.regions import Region
-from workers.change.stock import Stock
+from workers.change.stock import ModelResources
 from workers.engine.batch import Batch
-from workers.engine.captures import Captures, Need
+from workers.engine.captures import ActivationCache, PromptNeed
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import Extent
+from workers.replay.base_runs import BaseExtent
 from workers.replay.resume import Resume
 from workers.vocabulary import Cell, Pair, Place, Position, Prompt, Span
 
 
-class Needs:
+class BatchNeeds:
     """What the batch needs of each prompt.
 
     Args:
@@ -37,7 +37,7 @@ class Needs:
         self,
         batch: Batch,
         model: LoadedModel,
-        stock: Stock,
+        stock: ModelResources,
         tile_cells: Sequence[Cell],
         *,
         base_logits: bool,
@@ -56,7 +56,7 @@ class Needs:
         self.taps: frozenset[Any] = frozenset().union(*(taps.items() for taps in self._taps.values()))
         """All that is kept of any run: places, and of which tokens."""
 
-    def extent(self, pairs: Sequence[Pair]) -> Extent | None:
+    def extent(self, pairs: Sequence[Pair]) -> BaseExtent | None:
         """What jobs on these pairs can touch; None where no job begins in the middle."""
         if self._block is None:
             return None
@@ -64,24 +64,24 @@ class Needs:
         firsts = [first for position in self._positions for first in _firsts(position, pairs)]
         read = [token for position in reads for token in _firsts(position, pairs)]
         length = len(pairs[0].tokens["base"])
-        return Extent(
+        return BaseExtent(
             num_tokens=length,
             block=self._block,
             first=min([*firsts, *read], default=0),
             last=min(max(firsts, default=0), max(read, default=0)),
         )
 
-    def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, Need]:
+    def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, PromptNeed]:
         """The needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
-        needs: dict[Prompt, Need] = {}
+        needs: dict[Prompt, PromptNeed] = {}
         for pair in pairs:
             if with_bases:
-                needs.setdefault(pair.tokens["base"], Need()).is_base = True
+                needs.setdefault(pair.tokens["base"], PromptNeed()).is_base = True
             for run, taps in self._taps.items():
                 if run in pair.tokens:
-                    needs.setdefault(pair.tokens[run], Need()).add(taps)
+                    needs.setdefault(pair.tokens[run], PromptNeed()).add(taps)
             for prompt, token in self._reads_of(pair):
-                needs.setdefault(prompt, Need()).reads.add(token)
+                needs.setdefault(prompt, PromptNeed()).reads.add(token)
         return needs
 
     def base_bytes(self, pairs: Sequence[Pair]) -> int:
@@ -108,7 +108,7 @@ _Positions = dict[str, dict[Tap | Region, set[Position]]]
 """By run and place, the positions whose values are taken."""
 
 
-def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: Stock) -> _Positions:
+def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: ModelResources) -> _Positions:
     """What to keep of each clean run; places that the model does not have fail with their jobs."""
     origins: dict[tuple[str, str, int | None, Any], tuple[Place, set[Position]]] = {}
     for cell in cells:
@@ -180,7 +180,7 @@ def _firsts(position: Position, pairs: Sequence[Pair]) -> Iterator[int]:
             continue  # the jobs that change this fail on their own
 
 
-def chunks_of(pairs: Sequence[Pair], needs: Needs, captures: Captures) -> list[list[int]]:
+def chunks_of(pairs: Sequence[Pair], needs: BatchNeeds, captures: ActivationCache) -> list[list[int]]:
     """Indices of pairs, in groups whose captures fit the budget together (one pair at the least).
 
     The size of a capture is measured, not reckoned: the first pair is captured where no pair was yet.

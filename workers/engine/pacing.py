@@ -4,7 +4,7 @@ Sizes are rows × the tokens that each of them runs. Forwards of a kind share a 
 prompts by their length, those that resume by the order of magnitude of the tokens that they run.
 """
 
-__all__ = ["Pacer"]
+__all__ = ["BatchSizer"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ class _Search:
         self.size, self.step, self.num_since = self.best, "settled", 0
 
 
-class Pacer:
+class BatchSizer:
     """The number of rows to put into one forward.
 
     Args:

@@ -6,7 +6,7 @@ values from another is a level above it.
 Shapes: B rows, P pairs of a batch, T tokens, W width.
 """
 
-__all__ = ["PriorRuns"]
+__all__ = ["IntervenedRuns"]
 
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from workers.change.edits import Edits
-from workers.change.jobs import Change, Job, Prior, RunKey
+from workers.change.jobs import Change, Job, PriorRun, RunKey
 from workers.change.regions import Region, tap_of
-from workers.change.values import Held, Kept, Taken
+from workers.change.values import ActivationLookup, CachedActivation, FromRun
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
 
 
-class PriorRuns:
+class IntervenedRuns:
     """The named runs of some jobs.
 
     Args:
@@ -32,7 +32,7 @@ class PriorRuns:
         clean: what clean runs hold.
     """
 
-    def __init__(self, model: LoadedModel, bases: Tensor, clean: Held) -> None:
+    def __init__(self, model: LoadedModel, bases: Tensor, clean: ActivationLookup) -> None:
         self._model = model
         self._bases = bases
         self._clean = clean
@@ -49,24 +49,24 @@ class PriorRuns:
             if ready:
                 self._forward(ready, wanted)
 
-    def held(self, run: Hashable, place: Tap | Region) -> Kept:
+    def held(self, run: Hashable, place: Tap | Region) -> CachedActivation:
         """What a named run, or the clean run of a prompt, holds at a place."""
         if not isinstance(run, RunKey):
             return self._clean(run, place)
-        return Kept(self._kept[run][place])
+        return CachedActivation(self._kept[run][place])
 
     def failure(self, job: Job) -> SwapyardError | None:
         """Why a run that the job needs failed; None where none did."""
         return next((self._failed[p.key] for p in job.priors if p.key in self._failed), None)
 
-    def _has_failed(self, prior: Prior) -> bool:
+    def _has_failed(self, prior: PriorRun) -> bool:
         """Whether a run failed that this one takes values from, and this one with it."""
         error = next((self._failed[key] for key, _ in _taken(prior.changes) if key in self._failed), None)
         if error is not None:
             self._failed[prior.key] = error
         return error is not None
 
-    def _forward(self, priors: Sequence[Prior], wanted: dict[RunKey, set[Tap | Region]]) -> None:
+    def _forward(self, priors: Sequence[PriorRun], wanted: dict[RunKey, set[Tap | Region]]) -> None:
         self.num_forwards += 1
         device = self._bases.device
         bases = self._bases[torch.tensor([prior.key.pair for prior in priors], device=device)]
@@ -101,7 +101,7 @@ def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap | Region]]:
 def _taken(changes: Iterable[Change]) -> Iterable[tuple[RunKey, Tap | Region]]:
     """The named runs that changes take values from, and where."""
     for change in changes:
-        if isinstance(change.value, Taken) and isinstance(change.value.run, RunKey):
+        if isinstance(change.value, FromRun) and isinstance(change.value.run, RunKey):
             assert change.step.kept is not None
             yield change.value.run, change.step.kept
 

@@ -1,12 +1,12 @@
 """Jobs waiting for a forward: sorted by what they have to share, and handed out in packs of a good size."""
 
-__all__ = ["Kind", "Pack", "Queues", "Waiting"]
+__all__ = ["Pack", "PackKind", "QueuedJob", "Queues"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workers.change.jobs import Job
-from workers.engine.pacing import Pacer
+from workers.engine.pacing import BatchSizer
 from workers.replay.resume import Resume
 from workers.replay.start import is_confined
 
@@ -15,7 +15,7 @@ _MOST_WAITING = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class PackKind:
     """What the jobs of a forward have in common."""
 
     first: int = 0
@@ -26,7 +26,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueuedJob:
     """A job that waits."""
 
     job: Job
@@ -44,8 +44,8 @@ class Waiting:
 class Pack:
     """Jobs for one forward, in the order of the blocks that they begin at."""
 
-    kind: Kind
-    jobs: list[Waiting]
+    kind: PackKind
+    jobs: list[QueuedJob]
     is_full: bool
     """Whether there are as many as the pacer asked for."""
 
@@ -60,28 +60,28 @@ class Queues:
         resume: how forwards begin in the middle; None where none do.
     """
 
-    pacer: Pacer
+    pacer: BatchSizer
     num_tokens: int
     resume: Resume | None
     cost: float = 0.0
     """Of all that wait, in runs of one block over one token (of whole runs, where no job is resumed)."""
-    _queues: dict[Kind, list[Waiting]] = field(default_factory=dict)
+    _queues: dict[PackKind, list[QueuedJob]] = field(default_factory=dict)
 
     def add(self, job: Job, block: int | None, first: int) -> None:
         """A job that begins at `block` and token `first`; that runs whole where `block` is None."""
         num_tokens = self.num_tokens - first
         if self.resume is None or block is None:
-            self._put(Kind(), Waiting(job, 0, self._whole_cost))
+            self._put(PackKind(), QueuedJob(job, 0, self._whole_cost))
         else:
             # A run of one token has nothing to gain.
             confined = num_tokens > 1 and is_confined(job, block, first, self.resume)
             cost = self.resume.cost(block + confined, num_tokens) + confined
-            kind = Kind(first, is_resumed=True, block=None if self.resume.grows else block)
-            self._put(kind, Waiting(job, block, cost, confined))
+            kind = PackKind(first, is_resumed=True, block=None if self.resume.grows else block)
+            self._put(kind, QueuedJob(job, block, cost, confined))
 
-    def again(self, waiting: Waiting) -> None:
+    def again(self, waiting: QueuedJob) -> None:
         """A job whose resumed run failed: it runs whole, which says why."""
-        self._put(Kind(), Waiting(waiting.job, 0, self._whole_cost, is_rerun=True))
+        self._put(PackKind(), QueuedJob(waiting.job, 0, self._whole_cost, is_rerun=True))
 
     def full(self) -> Iterator[Pack]:
         """Packs as large as forwards should be; all that waits, where that is too much to hold."""
@@ -102,14 +102,14 @@ class Queues:
     def _whole_cost(self) -> float:
         return 1.0 if self.resume is None else self.resume.cost(0, self.num_tokens)
 
-    def _put(self, kind: Kind, waiting: Waiting) -> None:
+    def _put(self, kind: PackKind, waiting: QueuedJob) -> None:
         self._queues.setdefault(kind, []).append(waiting)
         self.cost += waiting.cost
 
-    def _size(self, kind: Kind) -> int:
+    def _size(self, kind: PackKind) -> int:
         return self.pacer.rows(self.num_tokens - kind.first, resumed=kind.is_resumed)
 
-    def _take(self, kind: Kind, size: int) -> Pack:
+    def _take(self, kind: PackKind, size: int) -> Pack:
         queue = self._queues[kind]
         taken, self._queues[kind] = queue[:size], queue[size:]
         self.cost -= sum(waiting.cost for waiting in taken)

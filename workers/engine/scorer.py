@@ -3,7 +3,7 @@
 Shapes: R rows, V vocabulary, K ids.
 """
 
-__all__ = ["NON_FINITE", "Scorer", "is_finite"]
+__all__ = ["NON_FINITE", "JobScorer", "is_finite"]
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.change.jobs import Job
 from workers.engine.batch import Batch
-from workers.engine.captures import Captures
+from workers.engine.captures import ActivationCache
 from workers.engine.scoring import NO_ID, Labels, divergence, score, score_labels, variation
 from workers.metrics import LABELS
 from workers.vocabulary import Prompt
@@ -27,7 +27,7 @@ Comparison = Callable[[Tensor, Tensor, Tensor], Tensor]
 """One of `workers.engine.scoring`'s: the references, which is each row's, and the rows."""
 
 
-class Scorer:
+class JobScorer:
     """Scores the jobs of one batch.
 
     Args:
@@ -36,7 +36,7 @@ class Scorer:
         device: where the logits are.
     """
 
-    def __init__(self, batch: Batch, captures: Captures, device: torch.device) -> None:
+    def __init__(self, batch: Batch, captures: ActivationCache, device: torch.device) -> None:
         self._batch = batch
         self._captures = captures
         self._labels = Labels.of([pair.label_ids for pair in batch.pairs], device)

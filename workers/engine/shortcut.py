@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from workers.change.jobs import Change, Job
 from workers.change.operations import COLLECT
-from workers.change.values import Taken
+from workers.change.values import FromRun
 from workers.facts import ModelFacts
 from workers.sites import SITES
 from workers.vocabulary import Cell, Pair, Prompt, Unit, Vectors
@@ -86,7 +86,7 @@ def _puts_back(unit: Unit, change: Change, pair: Pair, facts: ModelFacts) -> boo
     if origin is None or unit.operation != "vanilla" or change.step.is_pooled:
         return False
     is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
-    if not is_same_place or not isinstance(change.value, Taken) or change.tokens != change.value.tokens:
+    if not is_same_place or not isinstance(change.value, FromRun) or change.tokens != change.value.tokens:
         return False
     if unit.run == "base":
         return True

@@ -3,7 +3,7 @@
 Shapes: P pairs.
 """
 
-__all__ = ["Alike", "Unchanged"]
+__all__ = ["RowGroup", "UnchangedRows"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _Reads = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class RowGroup:
     """Rows with one result: what any of their jobs has."""
 
     job: Job
@@ -35,7 +35,7 @@ class Alike:
         return cls(job, np.array([job.row]))
 
 
-class Unchanged:
+class UnchangedRows:
     """Gathers the rows of jobs that change nothing.
 
     Args:
@@ -69,10 +69,10 @@ class Unchanged:
         """Take the row of one job."""
         self._add((job.read, job.source_read), np.array([job.row]), np.array([job.pair]))
 
-    def alike(self) -> list[Alike]:
+    def alike(self) -> list[RowGroup]:
         """All rows that were taken, together where their pair and what they read are the same."""
         return [
-            Alike(Job(row=int(rows[0]), pair=pair, read=read, source_read=source, changes=()), rows)
+            RowGroup(Job(row=int(rows[0]), pair=pair, read=read, source_read=source, changes=()), rows)
             for (read, source), found in self._found.items()
             for pair, rows in _by_pair(*(np.concatenate(column) for column in zip(*found, strict=True)))
         ]

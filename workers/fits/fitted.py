@@ -3,7 +3,7 @@
 Shapes: C columns of the place (its heads side by side), T token positions.
 """
 
-__all__ = ["Fitted", "Report", "decode_fitted", "encode_fitted"]
+__all__ = ["FitReport", "Fitted", "decode_fitted", "encode_fitted"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ _VECTOR = "vector"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class FitReport:
     """How a fit was made and how well it did."""
 
     num_pairs: int = 0
@@ -44,7 +44,7 @@ class Fitted:
 
     content: Subspace | Tensor
     """Coordinates of the place (of each of its heads), or a vector: [C] for every token, [T, C] by token."""
-    report: Report = field(default_factory=Report)
+    report: FitReport = field(default_factory=FitReport)
 
 
 def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
@@ -63,7 +63,7 @@ def decode_fitted(tensors: bytes, about: Mapping[str, Any]) -> Fitted:
     """
     try:
         found = load(tensors)
-        report = Report(**about["report"])
+        report = FitReport(**about["report"])
         if about["space"] is None:
             return Fitted(content=found[_VECTOR], report=report)
         return Fitted(content=filled_space(about["space"], found), report=report)

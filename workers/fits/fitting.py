@@ -24,12 +24,12 @@ from workers.change.features import SparseAutoencoder
 from workers.change.jobs import Change, Step, zipped
 from workers.change.regions import Region
 from workers.change.subspaces import Subspace
-from workers.change.values import Kept, Taken
-from workers.engine.captures import Captures, Need, stacked
+from workers.change.values import CachedActivation, FromRun
+from workers.engine.captures import ActivationCache, PromptNeed, stacked
 from workers.errors import RunError, StudyError
-from workers.fits.fitted import Fitted, Report
+from workers.fits.fitted import FitReport, Fitted
 from workers.fits.spec import Example, FitSpec
-from workers.fits.training import Trained, accuracy, starting_space, train
+from workers.fits.training import TrainingSummary, accuracy, starting_space, train
 from workers.fits.vectors import class_directions, difference, mean_by_position, ordered_classes, principal
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
@@ -86,7 +86,7 @@ class _Place:
         # Where a fit is used, its place is changed; here it may only be read.
         self.target = model.target(spec.site, spec.layer, spec.heads, None, changes=False)
         self._num_heads = 1 if spec.heads is None else len(spec.heads)
-        self._captures = Captures(model, budget_bytes=_CAPTURE_BYTES)
+        self._captures = ActivationCache(model, budget_bytes=_CAPTURE_BYTES)
 
     def head_width(self, examples: Sequence[Example]) -> int:
         """D: of the place, or of one of its heads."""
@@ -100,12 +100,12 @@ class _Place:
         Raises:
             ModelError: there is nothing to read at the place; or whatever a run failed of.
         """
-        needs = {prompt: Need(taps={self.target.tap}) for prompt in prompts}
+        needs = {prompt: PromptNeed(taps={self.target.tap}) for prompt in prompts}
         failed = self._captures.prepare(needs, max_tokens=_MOST_TOKENS)
         for error in (*self._captures.broken.values(), *failed.values()):
             raise error
 
-    def held(self, run: Hashable, tap: Tap | Region) -> Kept:
+    def held(self, run: Hashable, tap: Tap | Region) -> CachedActivation:
         """What a run that was prepared holds at the place's tap; see `workers.change.values.Held`."""
         assert isinstance(run, tuple | Vectors) and isinstance(tap, Tap)
         return self._captures[run].kept(tap)
@@ -122,7 +122,7 @@ class _Place:
     def _taken(self, example: Example, run: str) -> Tensor:
         """[n, C]."""
         prompt = example.pair.tokens[run]
-        taken = Taken(prompt, example.tokens[run], len(prompt))
+        taken = FromRun(prompt, example.tokens[run], len(prompt))
         return self._columns(taken.rows(self.held, self.target.tap, is_pooled=False)).float().cpu()
 
     def by_head(self, rows: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class _Interchanges:
     def _change(self, example: Example, step: Step) -> Change:
         prompt = example.pair.tokens[self._run]
         tokens, origin = zipped(example.tokens["base"], example.tokens[self._run], self._run)
-        return Change(step, tokens, Taken(prompt, origin, len(prompt)))
+        return Change(step, tokens, FromRun(prompt, origin, len(prompt)))
 
 
 _Method = Callable[[FitSpec, _Place, Sequence[Example], Sequence[Example]], Fitted]
@@ -182,8 +182,8 @@ def _trained(
 ) -> Fitted:
     space = starting_space(spec, place.head_width(examples)).to(place.model.device)
     with torch.enable_grad():
-        done: Trained = train(space, spec, _Interchanges(spec, place, examples), place.tick)
-    report = Report(
+        done: TrainingSummary = train(space, spec, _Interchanges(spec, place, examples), place.tick)
+    report = FitReport(
         num_steps=spec.num_steps or 0,
         loss=done.loss,
         num_parameters=done.num_parameters,
@@ -219,7 +219,7 @@ def _pca(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Se
     runs = ["base", "source"] if spec.of is None else [spec.of]
     rows = [row for run in runs for row in place.activations([e for e in examples if run in e.tokens], run)]
     space, left_out = principal(place.by_head(torch.cat(rows)), spec.rank or 1)
-    report = Report(loss=left_out, num_parameters=space.components.numel())
+    report = FitReport(loss=left_out, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
 
@@ -228,14 +228,14 @@ def _mean(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: S
     rows = torch.cat(place.activations(examples, run))
     tokens = [token for example in examples for token in example.tokens[run]]
     vector = mean_by_position(rows, tokens) if spec.by_position else rows.double().mean(0).float()
-    return Fitted(content=vector, report=Report(num_parameters=vector.numel()))
+    return Fitted(content=vector, report=FitReport(num_parameters=vector.numel()))
 
 
 def _mean_difference(
     spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]
 ) -> Fitted:
     vector = difference(*_sides(place, examples))
-    return Fitted(content=vector, report=Report(num_parameters=vector.numel()))
+    return Fitted(content=vector, report=FitReport(num_parameters=vector.numel()))
 
 
 def _probe(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: Sequence[Example]) -> Fitted:
@@ -249,7 +249,7 @@ def _probe(spec: FitSpec, place: _Place, examples: Sequence[Example], held_out: 
             rows.append(place.by_head(found))
             names += [str(name)] * len(rows[-1])
     space, loss = class_directions(torch.cat(rows), names)
-    report = Report(loss=loss, num_parameters=space.components.numel())
+    report = FitReport(loss=loss, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
 

@@ -7,7 +7,7 @@ equal steps to 0.
 Shapes: R rows, V vocabulary or classes, K coordinates.
 """
 
-__all__ = ["Examples", "Trained", "accuracy", "starting_space", "train"]
+__all__ = ["Interchanges", "TrainingSummary", "accuracy", "starting_space", "train"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from workers.libraries.torch import require_streams
 from workers.libraries.torch_updates import optimizer_options
 
 
-class Examples(Protocol):
+class Interchanges(Protocol):
     """Interchanges that can be run."""
 
     @property
@@ -37,7 +37,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainingSummary:
     """What became of a training."""
 
     loss: float
@@ -65,8 +65,8 @@ def starting_space(spec: FitSpec, width: int) -> Subspace:
 
 
 def train(
-    space: Subspace, spec: FitSpec, examples: Examples, tick: Callable[[int], None] = lambda step: None
-) -> Trained:
+    space: Subspace, spec: FitSpec, examples: Interchanges, tick: Callable[[int], None] = lambda step: None
+) -> TrainingSummary:
     """Train the coordinates in place; the same seed gives the same numbers on the same machine.
 
     Args:
@@ -97,10 +97,10 @@ def train(
         _keep_inside(space)
         tick(step + 1)
     last = losses[-math.ceil(len(examples.labels) / batch_size) :]
-    return Trained(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
+    return TrainingSummary(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
 
 
-def accuracy(space: Subspace, examples: Examples, batch_size: int) -> float | None:
+def accuracy(space: Subspace, examples: Interchanges, batch_size: int) -> float | None:
     """The share of the examples whose prediction after the interchange is the label; None of no examples."""
     if not examples.labels:
         return None
@@ -114,7 +114,7 @@ def accuracy(space: Subspace, examples: Examples, batch_size: int) -> float | No
     return hits / len(rows)
 
 
-def _backward(space: Subspace, spec: FitSpec, examples: Examples, rows: Sequence[int]) -> float:
+def _backward(space: Subspace, spec: FitSpec, examples: Interchanges, rows: Sequence[int]) -> float:
     """Add the gradients of one batch, and give its loss."""
     total = 0.0
     for part, logits in examples.logits(rows, space):

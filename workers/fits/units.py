@@ -19,7 +19,7 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
-from workers.fits.fitted import Report
+from workers.fits.fitted import FitReport
 from workers.fits.spec import FitSpec
 from workers.fits.training import accuracy, starting_space, train
 from workers.fits.vectors import difference, principal
@@ -47,7 +47,7 @@ class FittedUnit:
     """The one that was given, in the coordinates that were fitted, or with the fitted vector as its value."""
     content: Subspace | Tensor
     """The coordinates, or the vector [C]."""
-    report: Report
+    report: FitReport
 
 
 def fit(
@@ -131,32 +131,32 @@ def _ready(unit: Unit, content: Subspace | Tensor) -> Unit:
 
 def _made(
     spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
-) -> tuple[Subspace | Tensor, Report]:
+) -> tuple[Subspace | Tensor, FitReport]:
     if spec.method in _TRAINED or spec.method == "random_rotation":
         space = starting_space(spec, place.head_width(_of(pairs, "base"))).to(place.device)
-        return space, Report() if spec.method == "random_rotation" else _train(
+        return space, FitReport() if spec.method == "random_rotation" else _train(
             space, spec, place, pairs, held_out
         )
     if spec.method == "pca":
         runs = [spec.of] if spec.of else [run for run in ("base", "source") if run in pairs]
         rows = torch.cat([place.activations(_of(pairs, run)) for run in runs])
         components, left_out = principal(place.by_head(rows), spec.rank or 1)
-        report = Report(loss=left_out, num_parameters=components.components.numel())
+        report = FitReport(loss=left_out, num_parameters=components.components.numel())
         return components.to(place.device), report
     if spec.method == "mean":
         vector = place.activations(_of(pairs, spec.of or "base")).double().mean(0).float()
     else:
         vector = difference(place.activations(_of(pairs, "source")), place.activations(_of(pairs, "base")))
-    return vector.to(place.device), Report(num_parameters=vector.numel())
+    return vector.to(place.device), FitReport(num_parameters=vector.numel())
 
 
 def _train(
     space: Subspace, spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
-) -> Report:
+) -> FitReport:
     with torch.enable_grad():
         done = train(space, spec, _Interchanges(place, pairs, spec.of or "source"))
     others = _Interchanges(place, held_out, spec.of or "source") if held_out else None
-    return Report(
+    return FitReport(
         num_steps=spec.num_steps or 0,
         loss=done.loss,
         num_parameters=done.num_parameters,

@@ -6,7 +6,7 @@ given to the blocks from the first changed one on, at the tokens from the first 
 Shapes: S slots, B prompts of a forward, H heads, T tokens, D and W widths.
 """
 
-__all__ = ["BaseRuns", "Extent", "Slab"]
+__all__ = ["BaseCache", "BaseCaches", "BaseExtent"]
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+class BaseExtent:
     """What jobs on bases of one length can touch."""
 
     num_tokens: int
@@ -37,7 +37,7 @@ class Extent:
     last: int
     """The last token that any begins at: keys and values are kept of those before it."""
 
-    def covers(self, other: "Extent") -> bool:
+    def covers(self, other: "BaseExtent") -> bool:
         """Whether what is kept for this is enough for `other`."""
         return (
             self.num_tokens == other.num_tokens
@@ -52,7 +52,7 @@ class Extent:
         return cached + (resume.num_blocks - self.block) * (self.num_tokens - self.first) * token_bytes
 
 
-class Slab:
+class BaseCache:
     """The clean runs of prompts of one length, side by side.
 
     Args:
@@ -61,7 +61,7 @@ class Slab:
         num_slots: for how many prompts there is room.
     """
 
-    def __init__(self, resume: Resume, extent: Extent, num_slots: int) -> None:
+    def __init__(self, resume: Resume, extent: BaseExtent, num_slots: int) -> None:
         self.extent = extent
         self.num_slots = num_slots
         self.keys: list[Tensor | None] = [None] * resume.num_blocks
@@ -143,7 +143,7 @@ class Slab:
         held.index_copy_(0, slots, new)
 
 
-class BaseRuns:
+class BaseCaches:
     """Slabs for the lengths used last, within a budget of memory.
 
     Args:
@@ -152,19 +152,19 @@ class BaseRuns:
 
     def __init__(self, *, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._slabs: OrderedDict[int, Slab] = OrderedDict()
+        self._slabs: OrderedDict[int, BaseCache] = OrderedDict()
 
     @property
     def size_bytes(self) -> int:
         """Memory held."""
         return sum(slab.size_bytes for slab in self._slabs.values())
 
-    def reserve(self, resume: Resume, prompts: Collection[Prompt], extent: Extent) -> Slab:
+    def reserve(self, resume: Resume, prompts: Collection[Prompt], extent: BaseExtent) -> BaseCache:
         """A slab with a slot for each of the prompts, whose runs may still lack."""
         slab = self._slabs.get(extent.num_tokens)
         if slab is None or slab.num_slots < len(prompts) or not slab.extent.covers(extent):
             self._slabs.pop(extent.num_tokens, None)
-            slab = self._slabs[extent.num_tokens] = Slab(resume, extent, len(prompts))
+            slab = self._slabs[extent.num_tokens] = BaseCache(resume, extent, len(prompts))
         self._slabs.move_to_end(extent.num_tokens)
         while len(self._slabs) > 1 and self.size_bytes > self._budget_bytes:
             self._slabs.popitem(last=False)

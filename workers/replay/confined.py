@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from workers.change.edits import Edits
 from workers.change.jobs import Change
 from workers.model.hooks import Tap
-from workers.replay.base_runs import Slab
+from workers.replay.base_runs import BaseCache
 from workers.replay.forward import through
 from workers.replay.noise import added, holds_nothing, noise_like
 from workers.replay.resume import Resume
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def find_confined(
     model: "LoadedModel",
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
     whole: Mapping[Tap, Tensor],
     bound: float,
@@ -51,7 +51,7 @@ def find_confined(
         whole: what those runs have at taps, [B, T, W] where that is a tensor of each token.
         bound: how far a token alone may be from the same among others, as a share of its largest number.
     """
-    trial = _Trial(model, resume, bases, slots, whole, bound)
+    trial = _LocalityTrial(model, resume, bases, slots, whole, bound)
     makes: dict[Any, list[int]] = {}
     for number, block in enumerate(model.module.get_submodule(resume.blocks).children()):
         if number + 1 < resume.num_blocks:
@@ -70,12 +70,12 @@ def find_confined(
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _LocalityTrial:
     """See `find_confined`."""
 
     model: "LoadedModel"
     resume: Resume
-    bases: Slab
+    bases: BaseCache
     slots: Tensor
     whole: Mapping[Tap, Tensor]
     bound: float

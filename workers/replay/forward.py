@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from workers.libraries.transformers import hidden_keyword, logits_of
 from workers.model.head import Reading
 from workers.model.hooks import Tap, Visit, Visits, visiting
-from workers.replay.base_runs import Slab
-from workers.replay.layers import Before, RunCache
+from workers.replay.base_runs import BaseCache
+from workers.replay.layers import CachedPrefix, RunCache
 from workers.replay.resume import Resume
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Suffix:
     """Rows that begin at one token of their bases."""
 
-    bases: Slab
+    bases: BaseCache
     slots: Tensor
     """[n]: where the rows' bases lie."""
     starts: Sequence[int]
@@ -75,7 +75,7 @@ def run(
 def through(
     model: "LoadedModel",
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
     block: int,
     tokens: range,
@@ -135,11 +135,11 @@ def through(
 
 
 def _inputs(
-    model: "LoadedModel", resume: Resume, bases: Slab, slots: Tensor, first: int, num_tokens: int
+    model: "LoadedModel", resume: Resume, bases: BaseCache, slots: Tensor, first: int, num_tokens: int
 ) -> dict[str, Any]:
     """What the model's forward is given for some tokens of rows: nothing but what came before them."""
     batch = 1 if resume.grows else len(slots)
-    cache = RunCache(resume.num_blocks, Before(first, bases.keys, bases.values, slots))
+    cache = RunCache(resume.num_blocks, CachedPrefix(first, bases.keys, bases.values, slots))
     positions = torch.arange(first, first + num_tokens, device=slots.device).expand(batch, -1)
     inputs = model.keywords.with_cache(cache) | model.keywords.at(positions)
     if model.keywords.vectors is None:

@@ -7,7 +7,7 @@ the window, whatever the layer.
 Shapes: n rows that have begun, S slots, H heads, T tokens, p tokens before those that run, D width.
 """
 
-__all__ = ["Before", "Keep", "RunCache"]
+__all__ = ["CachedPrefix", "Keep", "RunCache"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Keep = Callable[[int, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class CachedPrefix:
     """What was there before the tokens that run."""
 
     num_tokens: int
@@ -48,12 +48,12 @@ class RunCache(_CacheClass):  # type: ignore[misc]
         keep: is told what each layer holds, as soon as it does.
     """
 
-    def __init__(self, num_layers: int, before: Before | None = None, keep: Keep | None = None) -> None:
+    def __init__(self, num_layers: int, before: CachedPrefix | None = None, keep: Keep | None = None) -> None:
         super().__init__(layers=[_Layer(number, before, keep) for number in range(num_layers)])
 
 
 class _Layer(_LayerClass):  # type: ignore[misc]
-    def __init__(self, number: int, before: Before | None, keep: Keep | None) -> None:
+    def __init__(self, number: int, before: CachedPrefix | None, keep: Keep | None) -> None:
         super().__init__()
         self.is_initialized = True
         self._number = number
@@ -79,7 +79,7 @@ class _Layer(_LayerClass):  # type: ignore[misc]
         return key_states, value_states
 
 
-def _after(held: Tensor | None, before: Before, new: Tensor) -> Tensor:
+def _after(held: Tensor | None, before: CachedPrefix, new: Tensor) -> Tensor:
     """The first tokens of `held` in the rows' slots, then `new`: each is copied once."""
     assert held is not None
     num_rows, first = new.shape[0], before.num_tokens

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.change.jobs import Change, Step
-from workers.change.values import Constant, Kept
+from workers.change.values import CachedActivation, Constant
 from workers.model.hooks import Tap
 from workers.model.layout import WHOLE, Target
 
@@ -27,6 +27,6 @@ def added(tap: Tap, token: int, values: Tensor) -> Change:
     return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
 
 
-def holds_nothing(run: Any, place: Any) -> Kept:
+def holds_nothing(run: Any, place: Any) -> CachedActivation:
     """What runs hold where no value is taken from any."""
     raise AssertionError(run, place)

@@ -36,10 +36,10 @@ class Prefix:
 
     def cache(self, num_rows: int, device: torch.device, keep: Any = None) -> Any:
         """A cache for prompts that begin with it."""
-        from workers.replay.layers import Before, RunCache
+        from workers.replay.layers import CachedPrefix, RunCache
 
         slots = torch.zeros(num_rows, dtype=torch.long, device=device)
-        before = Before(len(self.tokens), self.keys, self.values, slots)
+        before = CachedPrefix(len(self.tokens), self.keys, self.values, slots)
         return RunCache(len(self.keys), before, keep)
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from workers.change.jobs import Change, Job
 from workers.change.operations import COLLECT, SKIP
-from workers.change.ready import NOISE, ReadyCell, ReadyUnit
+from workers.change.ready import NOISE, CompiledCell, CompiledUnit
 from workers.change.regions import Region
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.replay.resume import Resume
 
 
-def first_block(cell: ReadyCell, resume: Resume) -> int | None:
+def first_block(cell: CompiledCell, resume: Resume) -> int | None:
     """The first block that the cell changes; None where it changes a region, or what is in no block."""
     if any(isinstance(ready.step.place, Region) for ready in cell.units):
         return None
@@ -55,7 +55,7 @@ def _stays(change: Change, token: int, resume: Resume) -> bool:
     return isinstance(place, Target) and place.tap.unscaled in resume.confined and change.tokens == (token,)
 
 
-def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:
+def moved(cell: CompiledCell, resume: Resume) -> CompiledCell:
     """The cell, changing what a block is given where it said what the block before it returns.
 
     The two are one tensor, and the job then begins a block later. Not where it would show: noise is drawn by
@@ -77,7 +77,7 @@ def moved(cell: ReadyCell, resume: Resume) -> ReadyCell:
     return replace(cell, units=tuple(_aimed(ready, free.get(ready.step.place.tap)) for ready in cell.units))
 
 
-def _outputs(units: Iterable[ReadyUnit], resume: Resume) -> set[Tap]:
+def _outputs(units: Iterable[CompiledUnit], resume: Resume) -> set[Tap]:
     """The taps of the units that are what a whole block returns."""
     taps = {ready.step.place.tap for ready in units}
     return {
@@ -87,13 +87,13 @@ def _outputs(units: Iterable[ReadyUnit], resume: Resume) -> set[Tap]:
     }
 
 
-def _can_move(ready: ReadyUnit) -> bool:
+def _can_move(ready: CompiledUnit) -> bool:
     if not isinstance(ready.step.place, Target):
         return False
     return ready.unit.run != NOISE and ready.step.operation != SKIP
 
 
-def _aimed(ready: ReadyUnit, tap: Tap | None) -> ReadyUnit:
+def _aimed(ready: CompiledUnit, tap: Tap | None) -> CompiledUnit:
     if tap is None:
         return ready
     place = ready.step.place

@@ -22,7 +22,7 @@ from workers.change.edits import Edits
 from workers.libraries.torch import is_of_machine
 from workers.libraries.transformers import silent, text_config
 from workers.model.hooks import Tap, Visit, Visits
-from workers.replay.base_runs import Extent, Slab
+from workers.replay.base_runs import BaseCache, BaseExtent
 from workers.replay.bounds import AGREEMENT
 from workers.replay.noise import added, holds_nothing, noise_like
 from workers.replay.prefixes import run_prefix
@@ -220,7 +220,7 @@ class _Probe:
         logits, _ = model.forward(alike[:, first:], reads, (), cache=cache, first=first)
         self._compare(logits, self._from(first, whole), "a shared prefix")
 
-    def _captured(self, resume: Resume) -> tuple[Slab, Resume]:
+    def _captured(self, resume: Resume) -> tuple[BaseCache, Resume]:
         """What resumed runs of the probes need; and the model's shapes, as they were seen."""
         from workers.replay.layers import RunCache
 
@@ -229,8 +229,8 @@ class _Probe:
         def note(_: nn.Module, __: Any, output: Any) -> None:
             returned.append(0 if isinstance(output, Tensor) else len(output))
 
-        extent = Extent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
-        slab = Slab(resume, extent, _PROBES)
+        extent = BaseExtent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
+        slab = BaseCache(resume, extent, _PROBES)
         prompts = [tuple(row) for row in self._prompts.tolist()]
         slab.reserve(prompts)
         visits, keep = slab.recording(prompts, self._model.device)

@@ -3,7 +3,7 @@
 Shapes: N examples, I inputs of the causal model, T tokens, E width of a token's vector, B rows of a batch.
 """
 
-__all__ = ["Data", "Examples", "Labels", "one_hot", "token_ids"]
+__all__ = ["CausalLabels", "Data", "Examples", "one_hot", "token_ids"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class CausalLabels:
     """The classes of variables, as they are and after interchanges."""
 
     data: Data

@@ -3,7 +3,7 @@
 Shapes: B rows, C classes.
 """
 
-__all__ = ["Batch", "Judge", "Term"]
+__all__ = ["Judge", "Term", "TrainingBatch"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from workers.train.data import Labels
-from workers.train.network import Network, Ran
+from workers.train.data import CausalLabels
+from workers.train.network import AlignedNetwork, InterchangeOutputs
 from workers.train.spec import Draw, LossTerm, TrainSpec
 from workers.train.streams import chosen
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Which examples a step sees."""
 
     step: int
@@ -44,13 +44,13 @@ class Term:
 class Judge:
     """The terms of a batch's loss, of the examples that are trained on."""
 
-    def __init__(self, spec: TrainSpec, network: Network, labels: Labels) -> None:
+    def __init__(self, spec: TrainSpec, network: AlignedNetwork, labels: CausalLabels) -> None:
         self._spec = spec
         self._network = network
         self._labels = labels
         self._examples = labels.data.train
 
-    def terms(self, batch: Batch) -> list[Term]:
+    def terms(self, batch: TrainingBatch) -> list[Term]:
         """Those that weigh something in the batch's epoch."""
         weights = [(term, term.weight_at(batch.epoch)) for term in self._spec.losses]
         counted = [(term, weight) for term, weight in weights if weight]
@@ -72,7 +72,7 @@ class Judge:
             found.append(Term(term.kind, term.head, draw.name, weight, loss))
         return found
 
-    def _run(self, batch: Batch, draws: Sequence[Draw]) -> list[Ran]:
+    def _run(self, batch: TrainingBatch, draws: Sequence[Draw]) -> list[InterchangeOutputs]:
         """The batch's runs, once for each different draw."""
         base, source = self._examples.rows(batch.base), self._examples.rows(batch.source)
         different = dict.fromkeys(draw.variables for draw in draws) or {(): None}
@@ -82,7 +82,7 @@ class Judge:
         """What a step interchanges: the same for terms that have the same draws."""
         return term.draws[chosen(self._spec.seed, "draw", step, [draw.weight for draw in term.draws])]
 
-    def _task(self, variable: str, base: Tensor, source: Tensor, batch: Batch) -> Tensor:
+    def _task(self, variable: str, base: Tensor, source: Tensor, batch: TrainingBatch) -> Tensor:
         """The mean cross entropy of bases and of sources, half each."""
         losses = [
             cross_entropy(logits, self._labels.clean(variable, self._examples, rows).to(logits.device))

@@ -3,7 +3,7 @@
 Shapes: B rows, C classes.
 """
 
-__all__ = ["CHUNK", "Measure", "Running", "measure"]
+__all__ = ["CHUNK", "Measure", "RunningLosses", "measure"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from workers.train.data import Labels
-from workers.train.network import Network
+from workers.train.data import CausalLabels
+from workers.train.network import AlignedNetwork
 from workers.train.spec import Draw, TrainSpec
 
 CHUNK = 1024
@@ -63,7 +63,7 @@ class Measure:
         return asdict(self)
 
 
-class Running:
+class RunningLosses:
     """Means of the losses since the last measurement."""
 
     def __init__(self, sums: Mapping[tuple[str, str, str | None], tuple[float, int]] | None = None) -> None:
@@ -93,7 +93,9 @@ class Running:
 
 
 @torch.no_grad()
-def measure(spec: TrainSpec, network: Network, labels: Labels, step: int, epoch: int) -> Iterator[Measure]:
+def measure(
+    spec: TrainSpec, network: AlignedNetwork, labels: CausalLabels, step: int, epoch: int
+) -> Iterator[Measure]:
     """The network on the test pairs: its task on the bases, and each interchange, for every output."""
     swaps: tuple[Draw | None, ...] = (None, *spec.draws)
     for swap in swaps:
@@ -115,7 +117,7 @@ def measure(spec: TrainSpec, network: Network, labels: Labels, step: int, epoch:
                 )
 
 
-def _logits(network: Network, labels: Labels, swap: Draw | None) -> dict[str, Tensor]:
+def _logits(network: AlignedNetwork, labels: CausalLabels, swap: Draw | None) -> dict[str, Tensor]:
     """Of each output [B, C], in main memory."""
     base, source = labels.data.base, labels.data.source
     parts: list[Mapping[str, Tensor]] = []
@@ -128,7 +130,7 @@ def _logits(network: Network, labels: Labels, swap: Draw | None) -> dict[str, Te
     return {head: torch.cat([part[head].float().cpu() for part in parts]) for head in parts[0]}
 
 
-def _label(labels: Labels, variable: str, swap: Draw | None) -> Tensor:
+def _label(labels: CausalLabels, variable: str, swap: Draw | None) -> Tensor:
     base, source, every = labels.data.base, labels.data.source, slice(None)
     if swap is None:
         return labels.clean(variable, base, every)
@@ -136,7 +138,7 @@ def _label(labels: Labels, variable: str, swap: Draw | None) -> Tensor:
 
 
 def _scores(
-    logits: Tensor, label: Tensor, labels: Labels, variable: str
+    logits: Tensor, label: Tensor, labels: CausalLabels, variable: str
 ) -> Iterator[tuple[str, int | None, float]]:
     """Name, error and value of each."""
     predicted = logits.argmax(-1)

@@ -3,7 +3,7 @@
 Shapes: B rows, C classes of an output.
 """
 
-__all__ = ["Logits", "Network", "Ran"]
+__all__ = ["AlignedNetwork", "InterchangeOutputs", "Logits"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Logits = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class InterchangeOutputs:
     """What came of a batch."""
 
     variables: tuple[str, ...]
@@ -35,7 +35,7 @@ class Ran:
     """Of the base with these variables' places from the source; empty where there are none."""
 
 
-class Network:
+class AlignedNetwork:
     """A module whose parameters are trained, with a unit for each aligned variable.
 
     Args:
@@ -60,14 +60,14 @@ class Network:
 
     def interchange(
         self, base: Mapping[str, Tensor], source: Mapping[str, Tensor], variables: Sequence[str]
-    ) -> Ran:
+    ) -> InterchangeOutputs:
         """The outputs for bases and sources as they are, and for bases with the places of `variables` from
         the sources; gradients reach all three."""
         if not variables:
-            return Ran(variables=(), base=self.run(base), source=self.run(source), swapped={})
+            return InterchangeOutputs(variables=(), base=self.run(base), source=self.run(source), swapped={})
         units = [self._units[name] for name in variables]
         done = self._net(dict(base), dict(source), units=units, base_output=True, source_gradients=True)
-        return Ran(
+        return InterchangeOutputs(
             variables=tuple(variables),
             base=self._logits(done.base, base),
             source=self._logits(done.source, source),

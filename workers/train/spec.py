@@ -1,6 +1,6 @@
 """What a training is made of, for whoever runs it. No torch here."""
 
-__all__ = ["Chosen", "Draw", "LossTerm", "Node", "TrainSpec"]
+__all__ = ["Draw", "LossTerm", "Node", "TorchClass", "TrainSpec"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -74,7 +74,7 @@ class LossTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class TorchClass:
     """A class of torch by its name, and what it is made with."""
 
     name: str
@@ -95,9 +95,9 @@ class TrainSpec:
     variables_of: Mapping[str, str]
     """The variable that each output of the network predicts; the only output of one is called ``logits``."""
     losses: tuple[LossTerm, ...]
-    optimizer: Chosen
+    optimizer: TorchClass
     """Any of ``torch.optim``."""
-    schedule: Chosen | None = None
+    schedule: TorchClass | None = None
     """Any of ``torch.optim.lr_scheduler``, stepped after each step."""
     l1: float = 0.0
     """What the sum of the absolute weights adds to the loss, times this."""
@@ -168,7 +168,7 @@ class TrainSpec:
                 "model": ModelSpec.stored(data["model"]),
                 "alignment": {name: Node.from_json(node) for name, node in data["alignment"].items()},
                 "losses": tuple(LossTerm.from_json(term) for term in data["losses"]),
-                "optimizer": Chosen(**data["optimizer"]),
-                "schedule": None if schedule is None else Chosen(**schedule),
+                "optimizer": TorchClass(**data["optimizer"]),
+                "schedule": None if schedule is None else TorchClass(**schedule),
             }
         )

@@ -1,6 +1,6 @@
 """What is kept of a training so that it can go on: its tensors as safetensors, the rest as plain data."""
 
-__all__ = ["State", "joined", "parted", "restore", "tensors_of"]
+__all__ = ["TrainingState", "joined", "parted", "restore", "tensors_of"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from workers.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class TrainingState:
     """A training after some of its steps."""
 
     tensors: bytes
@@ -24,7 +24,7 @@ class State:
     """Plain data, for JSON."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "State":
+    def of(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "TrainingState":
         """From tensors on any device."""
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return cls(safetensors.torch.save(kept), meta)

@@ -1,7 +1,7 @@
 """The training itself: steps that can be stopped after any of them, and gone on with elsewhere, bit for bit.
 
 What a step sees comes from its number and the seed alone (`workers.train.streams`), the network runs without
-dropout, and a `State` holds the rest. So on one device and number of threads the weights after a step are the
+dropout, and a `TrainingState` holds the rest. So on one device and number of threads the weights after a step are the
 same however often the training was stopped before it.
 
     trainer = Trainer(spec, module, data)
@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from workers.errors import DivergedError, StoreError
 from workers.libraries.torch_updates import take_up
-from workers.train.data import Data, Labels
-from workers.train.losses import Batch, Judge
-from workers.train.measures import Measure, Running, measure
-from workers.train.network import Network
+from workers.train.data import CausalLabels, Data
+from workers.train.losses import Judge, TrainingBatch
+from workers.train.measures import Measure, RunningLosses, measure
+from workers.train.network import AlignedNetwork
 from workers.train.spec import TrainSpec
-from workers.train.state import State, joined, parted, restore, tensors_of
+from workers.train.state import TrainingState, joined, parted, restore, tensors_of
 from workers.train.streams import order
 from workers.train.updates import optimizer_of, schedule_of
 
@@ -80,13 +80,13 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
         self.num_steps = spec.num_steps or (spec.num_epochs or 0) * self.steps_per_epoch
         self._num_examples = len(data.train)
-        self._labels = Labels(data)
-        self._network = Network(module, spec.alignment, tuple(spec.variables_of))
+        self._labels = CausalLabels(data)
+        self._network = AlignedNetwork(module, spec.alignment, tuple(spec.variables_of))
         self._judge = Judge(spec, self._network, self._labels)
         self._parameters = list(module.parameters())
         self._optimizer = optimizer_of(spec.optimizer, self._parameters)
         self._schedule = schedule_of(spec.schedule, self._optimizer, self.num_steps)
-        self._running = Running()
+        self._running = RunningLosses()
         self._order = lru_cache(maxsize=2)(self._new_order)
 
     @property
@@ -119,7 +119,7 @@ class Trainer:
                     break
         return self.is_done
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that is needed to go on from here."""
         tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.module).items()}
         schedule = None if self._schedule is None else self._schedule.state_dict()
@@ -135,9 +135,9 @@ class Trainer:
             "losses": [[*key, *sum_] for key, sum_ in self._running.sums.items()],
             "curve": [one.plain() for one in self.curve],
         }
-        return State.of(tensors, meta)
+        return TrainingState.of(tensors, meta)
 
-    def load(self, state: State) -> None:
+    def load(self, state: TrainingState) -> None:
         """Go on from a state, in place of what was done here.
 
         Raises:
@@ -157,7 +157,9 @@ class Trainer:
         self.step = meta["step"]
         self.num_executed = meta["num_executed"]
         self.num_resumed = meta["num_resumed"] + 1
-        self._running = Running({(kind, h, v): (total, num) for kind, h, v, total, num in meta["losses"]})
+        self._running = RunningLosses(
+            {(kind, h, v): (total, num) for kind, h, v, total, num in meta["losses"]}
+        )
         self.curve = [Measure.of(one) for one in meta["curve"]]
 
     def result(self) -> Trained:
@@ -166,7 +168,7 @@ class Trainer:
         options = config.to_dict() if hasattr(config, "to_dict") else dict(self.spec.model.options)
         last = [one.row() for one in self.curve if one.step == self.step]
         return Trained(
-            weights=State.of(tensors_of(self.module), {}).tensors,
+            weights=TrainingState.of(tensors_of(self.module), {}).tensors,
             config={"ref": self.spec.model.ref, "options": options},
             report={
                 "num_steps": self.step,
@@ -203,10 +205,12 @@ class Trainer:
             return torch.zeros((), device=self._parameters[0].device)
         return self.spec.l1 * torch.stack([parameter.abs().sum() for parameter in self._parameters]).sum()
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> TrainingBatch:
         epoch, number = divmod(self.step, self.steps_per_epoch)
         rows = slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)
-        return Batch(self.step, epoch, self._order("base", epoch)[rows], self._order("source", epoch)[rows])
+        return TrainingBatch(
+            self.step, epoch, self._order("base", epoch)[rows], self._order("source", epoch)[rows]
+        )
 
     def _new_order(self, stream: str, epoch: int) -> NDArray[intp]:
         return order(self.spec.seed, stream, epoch, self._num_examples)

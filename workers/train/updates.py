@@ -12,13 +12,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from workers.errors import StudyError, nearest
 from workers.libraries.torch_updates import optimizer_options, schedule_options
-from workers.train.spec import Chosen
+from workers.train.spec import TorchClass
 
 _LENGTHS = ("total_steps", "T_max")
 """What schedules call the number of steps, which is known here."""
 
 
-def optimizer_of(chosen: Chosen, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_of(chosen: TorchClass, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer.
 
     Raises:
@@ -31,7 +31,7 @@ def optimizer_of(chosen: Chosen, parameters: Iterable[nn.Parameter]) -> torch.op
 
 
 def schedule_of(
-    chosen: Chosen | None, optimizer: torch.optim.Optimizer, num_steps: int
+    chosen: TorchClass | None, optimizer: torch.optim.Optimizer, num_steps: int
 ) -> LRScheduler | None:
     """The schedule, as long as the training where it has a length and none is given.
 
@@ -43,7 +43,7 @@ def schedule_of(
     found = _class("schedule", chosen.name, torch.optim.lr_scheduler, LRScheduler, (ReduceLROnPlateau,))
     known = inspect.signature(found).parameters
     lengths = {name: num_steps for name in _LENGTHS if name in known and "epochs" not in chosen.options}
-    said = Chosen(chosen.name, lengths | dict(chosen.options))
+    said = TorchClass(chosen.name, lengths | dict(chosen.options))
     options = schedule_options(chosen.name, _tupled(said.options))
     made: LRScheduler = _made("schedule", found, said, optimizer, options)
     return made
@@ -67,7 +67,7 @@ def _tupled(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 
-def _made(what: str, found: Any, chosen: Chosen, given: Any, options: Mapping[str, Any]) -> Any:
+def _made(what: str, found: Any, chosen: TorchClass, given: Any, options: Mapping[str, Any]) -> Any:
     try:
         return found(given, **options)
     except Exception as error:

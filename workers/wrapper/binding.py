@@ -14,7 +14,7 @@ from workers.change.jobs import Change, Step, zipped
 from workers.change.operations import COLLECT, SKIP
 from workers.change.regions import Coordinates, Region
 from workers.change.subspaces import Coordinated, Part, Subspace, as_ranges
-from workers.change.values import ZERO, Constant, Drawn, Taken, TakenByRow, Value
+from workers.change.values import ZERO, Constant, Drawn, FromRun, FromRunByRow, Value
 from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Dims, Target
@@ -117,19 +117,19 @@ def _is_shared(unit: Unit) -> bool:
 
 
 def _shared(unit: Unit, step: Step, base: Inputs, run: Inputs) -> Change:
-    """The one change of all rows; see `TakenByRow`."""
+    """The one change of all rows; see `FromRunByRow`."""
     source = run_of(unit)
     own = base.tokens(unit.position, base.num_rows)[0]
     origin = run.tokens(origin_position(unit), base.num_rows)[0]
     assert own is not None and origin is not None
     own, origin = zipped(own, origin, source if isinstance(source, str) else "the run")
     start, origin_start = base.padded(0, own), run.padded(0, origin)
-    return Change(step, start, TakenByRow((source, None), origin_start, run.num_tokens))
+    return Change(step, start, FromRunByRow((source, None), origin_start, run.num_tokens))
 
 
-def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> Taken:
+def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> FromRun:
     """What a run holds at an example's own tokens."""
-    return Taken((source, row % run.num_rows), run.padded(row, origin), run.num_tokens)
+    return FromRun((source, row % run.num_rows), run.padded(row, origin), run.num_tokens)
 
 
 def _region_value(unit: Unit, row: int, run: Inputs | None) -> Value:

@@ -3,7 +3,7 @@
 Shapes: B rows, P positions, W width.
 """
 
-__all__ = ["Ran", "evaluating", "run"]
+__all__ = ["ForwardResult", "evaluating", "run"]
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from workers.change.edits import Edits
 from workers.change.jobs import Change
 from workers.change.regions import Region, tap_of
-from workers.change.values import Held
+from workers.change.values import ActivationLookup
 from workers.errors import ModelError
 from workers.libraries.torch import is_checkpointing
 from workers.model.hooks import Tap, Visit, visiting
@@ -26,7 +26,7 @@ from workers.wrapper.inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class ForwardResult:
     """What became of a forward."""
 
     output: Any
@@ -40,9 +40,9 @@ def run(
     module: nn.Module,
     inputs: Inputs,
     changes: Sequence[Sequence[Change]],
-    held: Held,
+    held: ActivationLookup,
     keep: Collection[Tap | Region] = (),
-) -> Ran:
+) -> ForwardResult:
     """Run the module in evaluation mode, its rows changed, and keep what `keep` names.
 
     Raises:
@@ -62,7 +62,7 @@ def run(
     for error in (*edits.failures(seen).values(), *seen.faults().values()):
         raise error
     whole = {place: parts[0] if len(parts) == 1 else torch.cat(parts, 1) for place, parts in kept.items()}
-    return Ran(output=output, kept=whole, edits=edits)
+    return ForwardResult(output=output, kept=whole, edits=edits)
 
 
 def _guarded(tap: Tap, visit: Visit) -> Visit:

@@ -3,7 +3,7 @@
 Shapes: B examples, T tokens (or time steps), padding included.
 """
 
-__all__ = ["Inputs", "Tokenizer", "inputs_of"]
+__all__ = ["Inputs", "TextTokenizer", "inputs_of"]
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _FROM_MASK = frozenset({"bloom", "falcon", "mpt"})
 """Types without an argument for positions that need none: of ALiBi only distances count, or the mask does."""
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """What is used of a tokenizer of the transformers library."""
 
     def __call__(self, text: str) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ class Inputs:
         return tuple(start + token for token in tokens)
 
 
-def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
+def inputs_of(given: Any, module: nn.Module, tokenizer: TextTokenizer | None) -> Inputs:
     """The call that `given` means, on the module's device.
 
     A tensor is the module's first argument, or its ``inputs_embeds`` where it holds floats and the module
@@ -104,7 +104,7 @@ def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inp
     return _placed(found, module)
 
 
-def _read(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
+def _read(given: Any, module: nn.Module, tokenizer: TextTokenizer | None) -> Inputs:
     if isinstance(given, str):
         given = [given]
     if isinstance(given, list | tuple) and given and not isinstance(given[0], Tensor):
@@ -196,7 +196,7 @@ def _span(mask: Sequence[bool]) -> tuple[int, int]:
     return start, end
 
 
-def _ids(given: Sequence[Any], tokenizer: Tokenizer | None) -> list[list[int]]:
+def _ids(given: Sequence[Any], tokenizer: TextTokenizer | None) -> list[list[int]]:
     """Token ids of texts, or as given.
 
     Raises:
@@ -211,7 +211,7 @@ def _ids(given: Sequence[Any], tokenizer: Tokenizer | None) -> list[list[int]]:
     raise RunError(f"a list of {type(given[0]).__name__}; give {FORMS}")
 
 
-def _padded(ids: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> dict[str, Tensor]:
+def _padded(ids: Sequence[Sequence[int]], tokenizer: TextTokenizer | None) -> dict[str, Tensor]:
     """Ids [B, T] padded at the right, with a mask where there is padding.
 
     Raises:

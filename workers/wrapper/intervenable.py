@@ -32,7 +32,7 @@ from workers.model.places import Places, blocks_path
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
 from workers.wrapper.forwards import evaluating
-from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
+from workers.wrapper.inputs import Inputs, TextTokenizer, inputs_of
 from workers.wrapper.nexttokens import format_token, last_logits
 from workers.wrapper.runs import Runs
 from workers.wrapper.saving import read_units, save_units
@@ -86,7 +86,7 @@ class IntervenableModel(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, units: Sequence[Unit] = (), *, tokenizer: Tokenizer | None = None
+        self, module: nn.Module, units: Sequence[Unit] = (), *, tokenizer: TextTokenizer | None = None
     ) -> None:
         super().__init__()
         self.module = module.requires_grad_(False)
@@ -313,8 +313,8 @@ def places_of(module: nn.Module) -> Places:
     return replace(places, identities=cache(lambda: find_identities(places, run)))
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def _tokenizer(folder: Path) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return cast(Tokenizer, tokenizer)
+    return cast(TextTokenizer, tokenizer)

@@ -8,7 +8,7 @@ __all__ = ["format_token", "last_logits"]
 import torch
 from torch import Tensor
 
-from workers.wrapper.inputs import Inputs, Tokenizer
+from workers.wrapper.inputs import Inputs, TextTokenizer
 
 
 def last_logits(logits: Tensor, inputs: Inputs) -> Tensor:
@@ -21,7 +21,7 @@ def last_logits(logits: Tensor, inputs: Inputs) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), last]
 
 
-def format_token(tokenizer: Tokenizer | None, token_id: int) -> str:
+def format_token(tokenizer: TextTokenizer | None, token_id: int) -> str:
     """A token as text in which spaces (``_``) and line ends can be seen; without a tokenizer its number."""
     if tokenizer is None:
         return str(token_id)

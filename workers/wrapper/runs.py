@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from workers.change.regions import Region
-from workers.change.values import Kept
+from workers.change.values import CachedActivation
 from workers.model.embeddings import embedding_std
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.model.places import Places
 from workers.model.windows import positions_at
 from workers.wrapper.binding import Call, bind, origin_position, wants_of
-from workers.wrapper.forwards import Ran, run
-from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
+from workers.wrapper.forwards import ForwardResult, run
+from workers.wrapper.inputs import Inputs, TextTokenizer, inputs_of
 from workers.wrapper.units import IntervenedRun, Mean, Run, Unit
 
 
@@ -43,7 +43,7 @@ class Runs:
         places: Places,
         inputs: Mapping[str, Inputs],
         *,
-        tokenizer: Tokenizer | None,
+        tokenizer: TextTokenizer | None,
         gradients: bool,
     ) -> None:
         self._module = module
@@ -52,7 +52,7 @@ class Runs:
         std = cache(partial(embedding_std, module))
         self._call = Call(places=places, inputs=inputs, mean=self._mean, embedding_std=std)
         self._wants: Mapping[Run, set[Tap | Region]] = {}
-        self._ran: dict[Run, Ran] = {}
+        self._ran: dict[Run, ForwardResult] = {}
         self._rows: dict[tuple[Run, Tap | Region], tuple[Tensor, ...]] = {}
         self._averaged: dict[Mean, Inputs] = {}
 
@@ -60,7 +60,9 @@ class Runs:
         """What the clean run of an input returned; None where it did not run."""
         return self._ran[name].output if name in self._ran else None
 
-    def intervened(self, units: Sequence[Unit], *, base_output: bool) -> tuple[Ran, Ran | None]:
+    def intervened(
+        self, units: Sequence[Unit], *, base_output: bool
+    ) -> tuple[ForwardResult, ForwardResult | None]:
         """The base with the units applied, and as it is where `base_output` says so.
 
         Both run under the caller's gradient mode.
@@ -75,7 +77,7 @@ class Runs:
         base = self._call.inputs["base"]
         return run(self._module, base, bind(units, base, self._call), self._held), clean
 
-    def _record(self, source: Run, *, gradients: bool) -> Ran:
+    def _record(self, source: Run, *, gradients: bool) -> ForwardResult:
         """Run what values come from, once, and keep what is wanted of it."""
         if source in self._ran:
             return self._ran[source]
@@ -99,16 +101,16 @@ class Runs:
         self._averaged[source] = inputs_of(source.inputs, self._module, self._tokenizer)
         return self._averaged[source]
 
-    def _held(self, key: Hashable, place: Tap | Region) -> Kept:
+    def _held(self, key: Hashable, place: Tap | Region) -> CachedActivation:
         """What one example of a run holds at a place, or all where none is named."""
         assert isinstance(key, tuple)
         source, row = key
         if row is None:
-            return Kept(self._ran[source].kept[place])
+            return CachedActivation(self._ran[source].kept[place])
         if (source, place) not in self._rows:
             # At once: going back through rows that are taken one by one writes all of them for each.
             self._rows[source, place] = self._ran[source].kept[place].unbind()
-        return Kept(self._rows[source, place][row])
+        return CachedActivation(self._rows[source, place][row])
 
     def _mean(self, unit: Unit, mean: Mean, origin: Target) -> Tensor:
         """The mean over a run's examples and the unit's positions in them [1, C]."""

@@ -35,7 +35,7 @@ def save_units(units: Sequence[Unit], folder: Path) -> None:
         StudyError: a unit holds what no file can: a function, a subspace of a class of its own, or runs to
             average.
     """
-    writer = _Writer()
+    writer = _UnitWriter()
     written = {"format": _FORMAT, "units": [writer.unit(unit) for unit in units]}
     written["subspaces"] = [writer.subspace(space) for space in writer.spaces]
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def read_units(folder: Path) -> tuple[Unit, ...]:
     if written.get("format") not in _READABLE:
         found, known = written.get("format"), " and ".join(map(str, _READABLE))
         raise StoreError(f"{folder} holds units of format {found}; this version reads {known}")
-    reader = _Reader(tensors, [])
+    reader = _UnitReader(tensors, [])
     try:
         for number, space in enumerate(written["subspaces"]):
             reader.spaces.append(reader.subspace(space, f"subspace.{number}."))
@@ -66,7 +66,7 @@ def read_units(folder: Path) -> tuple[Unit, ...]:
     return tuple(reader.unit(unit) for unit in written["units"])
 
 
-class _Writer:
+class _UnitWriter:
     """Units to plain data; subspaces and numbers are referred to by their number."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _Writer:
         return run if isinstance(run, str) else {"units": [self.unit(u) for u in run.units], "base": run.base}
 
 
-class _Reader:
+class _UnitReader:
     """Plain data to units."""
 
     def __init__(self, tensors: Mapping[str, Tensor], spaces: list[Subspace]) -> None:
