@@ -14,7 +14,7 @@ from studies.train import OPTIMIZERS, SCHEDULES
 from studies.trained import read_variables, swept, trainings
 from workers.errors import StudyError
 from workers.train.spec import Draw, TorchClass, TrainSpec
-from workers.train.updates import optimizer_of, schedule_of
+from workers.train.trainer import optimizer_of, schedule_of
 
 pytestmark = pytest.mark.versions
 

@@ -14,8 +14,8 @@ from zoo import vector_pairs, vectors, zoo
 
 from workers.change.subspaces import Rotation, Subspace
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.estimates import difference
 from workers.engine.scoring import Labels
-from workers.engine.traces import difference
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
 SPANS = {"base": {"x": (1, 3)}, "source": {"x": (2, 4)}}

@@ -6,8 +6,8 @@ import pytest
 
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 
-FORWARD, BASES, LAYERS, PREFIXES, RESUME, START = (
-    f"workers/replay/{name}.py" for name in ("forward", "base_runs", "layers", "prefixes", "resume", "start")
+FORWARD, BASES, LAYERS, PREFIXES, RESUME = (
+    f"workers/replay/{name}.py" for name in ("forward", "base_runs", "layers", "prefixes", "resume")
 )
 AHEAD, CAPTURES, NEEDS, QUEUES, ROUNDS = (
     f"workers/engine/{name}.py" for name in ("ahead", "captures", "needs", "queues", "rounds")
@@ -41,19 +41,19 @@ COME_BACK, EARLIER, MIXED, UNFIT = (
 
 MUTANTS = {
     "a job begins at the last block that it changes": Mutant(
-        START, "return min(known,", "return max(known,", EARLIEST
+        QUEUES, "return min(known,", "return max(known,", EARLIEST
     ),
     "a job begins at the last token that it changes": Mutant(
-        START, "return min([job.read, *(", "return max([*(", EARLIEST
+        QUEUES, "return min([job.read, *(", "return max([*(", EARLIEST
     ),
     "a job begins at what it reads": Mutant(
-        START,
+        QUEUES,
         "return min([job.read, *(token for change in job.changes for token in change.tokens)])",
         "return job.read",
         EARLIEST,
     ),
     "what is read before the first change is not run": Mutant(
-        START, "return min([job.read, *(", "return min([*(", SPANS
+        QUEUES, "return min([job.read, *(", "return min([*(", SPANS
     ),
     "rows are those of the pairs in another order": Mutant(
         ROUNDS, "slots=slots[ahead.order]", "slots=slots", MIXED
@@ -132,16 +132,16 @@ MUTANTS = {
         BASES, "hidden[:, extent.first - num_before :]", "hidden[:, extent.first :]", LONG_PREFIX
     ),
     "noise is drawn by where it was moved to": Mutant(
-        START, "return ready.unit.run != NOISE and", "return", NOISE
+        QUEUES, "return ready.unit.run != NOISE and", "return", NOISE
     ),
     "a token that goes alone is put into another row": Mutant(
         AHEAD, "given={new: given[row] for new", "given={new: given[confined[0]] for new", ALONE_EQUALS
     ),
     "what goes on to other tokens goes alone": Mutant(
-        START, "place.tap.unscaled in resume.confined and", "", ALONE_EQUALS
+        QUEUES, "place.tap.unscaled in resume.confined and", "", ALONE_EQUALS
     ),
     "a change of several tokens goes alone": Mutant(
-        START, "change.tokens == (token,)", "token in change.tokens", ALONE_EQUALS
+        QUEUES, "change.tokens == (token,)", "token in change.tokens", ALONE_EQUALS
     ),
     "what went alone is changed once more": Mutant(
         AHEAD,
@@ -150,7 +150,7 @@ MUTANTS = {
         ALONE_EQUALS,
     ),
     "a unit that collects goes alone and is counted otherwise": Mutant(
-        START, "change.step.operation != COLLECT\n        and (", "(", COLLECTS
+        QUEUES, "change.step.operation != COLLECT\n        and (", "(", COLLECTS
     ),
 }
 

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from tests.workers.trainings import ALIGNMENT, DATA, SPEC, TASKS, ByHand, swap, trained, trainer
 from workers.errors import DivergedError
+from workers.train.losses import chosen, order
 from workers.train.network import AlignedNetwork
 from workers.train.spec import Draw, LossTerm, Node, TorchClass
-from workers.train.streams import chosen, order
 from workers.zoo.build import make
 
 

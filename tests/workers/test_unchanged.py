@@ -10,8 +10,7 @@ from tiny import LAYERS, pairs, tiny, unit
 
 from workers.change.ready import compile_cell, resolve
 from workers.change.stock import ModelResources, no_fits
-from workers.engine.shortcut import Beginnings, is_unchanged, surely_unchanged
-from workers.engine.unchanged import UnchangedRows
+from workers.engine.shortcut import Beginnings, UnchangedRows, is_unchanged, surely_unchanged
 from workers.errors import SwapyardError
 from workers.vocabulary import Cell, Pair, Place
 

@@ -1,4 +1,4 @@
-"""Cells resolved against a model, and then against one pair's tokens and spans: jobs.
+"""Cells compiled to a model's modules and columns, and then to one pair's tokens and spans: jobs.
 
 Shapes: T tokens, C columns of a place.
 """
@@ -34,19 +34,19 @@ RunNumbers = dict[tuple[NamedRun, ...], int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledUnit:
-    """A unit in a model, ready for any pair."""
+    """Unit compiled to a model's modules and columns, for any pair."""
 
     unit: Unit
     step: Step
     vector: Tensor | None = None
-    """Of a fit: [1, C] for every token, or [T, C]."""
+    """Vector of a fit: [1, C] for every token, or [T, C]."""
     deviation: float = 0.0
-    """Of noise, in units of the activations."""
+    """Standard deviation of noise, in units of the activations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledRun:
-    """A named run in a model."""
+    """Named intervened run, compiled to a model."""
 
     name: str
     number: int
@@ -56,7 +56,7 @@ class CompiledRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledCell:
-    """A cell in a model."""
+    """Cell compiled to a model, for any pair."""
 
     units: tuple[CompiledUnit, ...]
     runs: tuple[CompiledRun, ...]
@@ -64,7 +64,7 @@ class CompiledCell:
 
 
 def compile_cell(cell: Cell, model: LoadedModel, stock: ModelResources, numbers: RunNumbers) -> CompiledCell:
-    """The cell in the model; `numbers` grows by the runs that it does not know yet.
+    """Compile a cell to the model; `numbers` grows by the runs that it does not know yet.
 
     Raises:
         ModelError: the model has no such place.
@@ -86,7 +86,7 @@ def compile_cell(cell: Cell, model: LoadedModel, stock: ModelResources, numbers:
 
 
 def resolve(row: int, pair_index: int, cell: CompiledCell, pair: Pair) -> Job:
-    """The cell on a pair.
+    """Resolve the cell on a pair: the job that runs.
 
     Raises:
         RunError: a token, a run or a value that the pair does not have.
@@ -109,7 +109,7 @@ def resolve(row: int, pair_index: int, cell: CompiledCell, pair: Pair) -> Job:
 
 
 def example_of(pair: Pair) -> int:
-    """What noise is drawn by: a number of the base's prompt and the labels alone, so alike in every store."""
+    """Number that noise is drawn by, of the base's prompt and the labels alone, so alike in every store."""
     base = pair.tokens["base"]
     prompt = base.digest if isinstance(base, Vectors) else list(base)
     content = json.dumps([prompt, sorted(set(pair.label_ids)), sorted(set(pair.base_label_ids))])
@@ -138,7 +138,7 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: ModelResources) -> Compil
 
 
 def kept_at(place: Place, model: LoadedModel, stock: ModelResources) -> Tap | Region:
-    """What is to be kept of a run whose values are taken at the place.
+    """Tap or region to cache of a run whose values are taken at the place.
 
     Raises:
         SwapyardError: the model has no such place, or a function is not there.

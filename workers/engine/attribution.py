@@ -1,4 +1,4 @@
-"""One call of the engine that estimates: no cell runs, each pair's clean runs say what every cell would do.
+"""Attribution patching: estimates for a batch of cells from each pair's clean runs, without running any cell.
 
 For each pair there is one forward and one backward of its base and one forward of each of its sources,
 whatever the number of cells, as long as what the cells' places hold fits the budget.
@@ -21,10 +21,9 @@ from workers.change.stock import ModelResources
 from workers.engine.attempts import FailureLog, attempt
 from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
 from workers.engine.captures import stacked
-from workers.engine.estimates import BaselineRun, Estimator
+from workers.engine.estimates import BaselineRun, Estimator, trace, widths
 from workers.engine.scorer import NON_FINITE
 from workers.engine.scoring import Labels
-from workers.engine.traces import trace, widths
 from workers.errors import RunError, SwapyardError
 from workers.libraries.torch import is_out_of_memory
 from workers.model.hooks import Tap
@@ -35,10 +34,10 @@ from workers.vocabulary import why_exact
 _GRAPH = 4
 """A forward that is differentiated holds all that it reckons: it takes this part of the usual tokens."""
 _COPIES = 5
-"""Of a tap in numbers: values, what was added to them, their sum, gradients, and a source's values."""
+"""Tensors of a tap held at once: values, what was added to them, their sum, gradients, a source's values."""
 
 _Taps = Mapping[str, frozenset[Tap]]
-"""What cells look at in each clean run."""
+"""Taps that cells read in each clean run."""
 
 
 class Attribution:
@@ -114,13 +113,13 @@ class Attribution:
             yield window
 
     def _bytes(self, taps: Collection[Tap]) -> int:
-        """What values and gradients at these taps take of memory for one pair."""
+        """Memory of values and gradients at these taps for one pair."""
         longest = max(len(prompt) for prompt in self._batch.pairs[0].tokens.values())
         return 4 * _COPIES * longest * sum(self._widths.get(tap, 0) for tap in taps)
 
     @cached_property
     def _widths(self) -> Mapping[Tap, int]:
-        """Numbers that each tap holds for one position: seen in a run of the first base that does run."""
+        """Width of each tap: seen in a run of the first base that does run."""
         found: dict[Tap, int] = {}
         units = [unit for group in self._groups for cell in group.values() for unit in cell.units]
         taps = {unit.step.place.tap for unit in units}
@@ -232,7 +231,7 @@ class Attribution:
 
 
 def _taps(cells: Iterable[CompiledCell]) -> _Taps:
-    """What these cells look at in each clean run."""
+    """Taps that these cells read in each clean run."""
     found: dict[str, set[Tap]] = {"base": set()}
     for cell in cells:
         for unit in cell.units:

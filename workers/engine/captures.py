@@ -1,19 +1,19 @@
-"""What clean runs hold at the places that units take values from: once for each distinct prompt.
+"""Activation cache: activations and logits of clean runs, once for each distinct prompt, within a budget.
 
 Shapes: B prompts, T tokens, E width of an input vector, R read positions, W width, V vocabulary.
 """
 
-__all__ = ["ActivationCache", "PromptActivations", "PromptNeed", "stacked"]
+__all__ = ["ActivationCache", "Kept", "PromptActivations", "PromptNeed", "stacked"]
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from workers.change.regions import Region, tap_of
+from workers.change.regions import Region, joined, tap_of
 from workers.change.values import CachedActivation
 from workers.engine.attempts import attempt
 from workers.errors import RunError, SwapyardError
@@ -24,23 +24,29 @@ from workers.replay.base_runs import BaseCache, BaseCaches, BaseExtent
 from workers.replay.prefixes import Prefix, num_shared, run_prefix
 from workers.vocabulary import Prompt, Span, Vectors
 
+if TYPE_CHECKING:
+    from workers.replay.layers import RunCache
+
 _T = TypeVar("_T")
+
+Kept = frozenset[tuple[Tap | Region, Span | None]]
+"""Places whose activations a batch takes, each with the tokens that are enough; None for all."""
 
 
 @dataclass(slots=True)
 class PromptNeed:
-    """What is wanted of one prompt's clean run."""
+    """Activations and logits that are wanted of one prompt's clean run."""
 
     taps: set[Tap | Region] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     """Tokens whose next-token logits are wanted."""
     is_base: bool = False
-    """Whether jobs begin in the middle of this run."""
+    """Whether jobs resume from this run's KV cache."""
     spans: dict[Tap | Region, Span] = field(default_factory=dict)
-    """The tokens that are enough at a tap; at the others all are wanted."""
+    """Tokens that are enough at a tap; at the others all are wanted."""
 
     def add(self, taps: Mapping[Tap | Region, Span | None]) -> None:
-        """Want more: at each tap some tokens, or all."""
+        """Add to the need: at each tap some tokens, or all."""
         for place, span in taps.items():
             wanted = [span, self.spans.get(place)] if place in self.taps else [span]
             self.taps.add(place)
@@ -51,7 +57,7 @@ class PromptNeed:
 
 @dataclass(slots=True)
 class PromptActivations:
-    """What was kept of one prompt's clean run."""
+    """Cached activations and logits of one prompt's clean run."""
 
     taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
     """[T, W] each, or of the tokens in `spans` alone, or [1, W] where the tap holds one position (see
@@ -59,7 +65,7 @@ class PromptActivations:
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
     spans: dict[Tap | Region, Span] = field(default_factory=dict)
-    """Of taps of which only some tokens were kept: which."""
+    """Tokens that were kept, of taps where not all were."""
     num_tokens: int = 0
     """T."""
 
@@ -69,7 +75,7 @@ class PromptActivations:
         return sum(kept.nbytes for kept in (*self.taps.values(), *self.logits.values()))
 
     def kept(self, place: Tap | Region) -> CachedActivation:
-        """What was kept at a place."""
+        """Cached activation at a place."""
         if place not in self.spans:
             return CachedActivation(self.taps[place])
         return CachedActivation(self.taps[place], self.spans[place][0], self.num_tokens)
@@ -90,7 +96,7 @@ class PromptActivations:
 
 
 class ActivationCache:
-    """Captures of the prompts used last, within a budget of memory.
+    """Activations of clean runs of the prompts used last, within a budget of memory.
 
     Args:
         model: whose runs these are.
@@ -103,12 +109,12 @@ class ActivationCache:
         self._bases = BaseCaches(budget_bytes=budget_bytes // 2)
         self._prefix: Prefix | None = None
         self.slab: BaseCache | None = None
-        """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
+        """KV cache of the bases of the last `prepare`; None where no job is resumed."""
         self._held: OrderedDict[Prompt, PromptActivations] = OrderedDict()
-        """What was used longest ago first."""
+        """Runs by prompt, the one used longest ago first."""
         self._size_bytes = 0
-        """Of all that are held."""
-        self._bytes_per_token: dict[frozenset[Any], float] = {}
+        """Memory of all runs that are held."""
+        self._bytes_per_token: dict[Kept, float] = {}
         self.num_forwards = 0
         self.broken: dict[Tap | Region, SwapyardError] = {}
         """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
@@ -126,7 +132,7 @@ class ActivationCache:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Any], needs: Mapping[Prompt, PromptNeed]) -> float:
+    def bytes_per_token(self, taps: Kept, needs: Mapping[Prompt, PromptNeed]) -> float:
         """Size of a capture that keeps `taps`, what `needs` are of: measured once, on their prompts."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
@@ -173,7 +179,7 @@ class ActivationCache:
         return failed
 
     def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, PromptNeed]) -> int:
-        """How many tokens the prompts share that are run for all of them at once.
+        """Number of shared first tokens that are run for all prompts at once: prefix caching.
 
         None that a job may change; and where something is wanted outside the blocks, all run whole.
         """
@@ -230,7 +236,7 @@ class ActivationCache:
             self.slab.recorded(prompts)
         faults = seen.faults()
         self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
-        whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
+        whole = {tap: joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
             self._size_bytes -= capture.size_bytes
             capture.num_tokens = len(prompts[0])
@@ -258,7 +264,7 @@ class ActivationCache:
 
     def _recording(
         self, prompts: Sequence[Prompt], prefix: Prefix | None
-    ) -> tuple[list[tuple[Tap, Visit]], Any]:
+    ) -> tuple[list[tuple[Tap, Visit]], "RunCache | None"]:
         """Visits and a cache for a forward of `prompts` that keep what the slab awaits of them."""
         resume, device, keep = self._model.resume, self._model.device, None
         visits: list[tuple[Tap, Visit]] = []
@@ -306,11 +312,11 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Keeper:
-    """Keeps what is at places in one forward."""
+    """Hooks that cache the activations at places in one forward."""
 
     kept: dict[Tap | Region, list[Tensor]]
     narrow: dict[Tap | Region, Span]
-    """Of the taps of which only some tokens were kept: which."""
+    """Tokens that were kept, of taps where not all were."""
     broken: dict[Tap | Region, SwapyardError]
     num_rows: int
     num_tokens: int
@@ -319,7 +325,7 @@ class _Keeper:
     """The token that the forward begins at."""
 
     def visit(self, place: Tap | Region, span: Span | None) -> Visit:
-        """Keeps what is at `place`, [B, P, W] of a tap; of its tokens only `span`."""
+        """Hook that caches the activations at `place`, [B, P, W] of a tap; of its tokens only `span`."""
 
         def keep(tensor: Tensor, call: int) -> None:
             try:
@@ -342,11 +348,6 @@ class _Keeper:
         self.narrow[place] = span
         low, high = (max(0, end - self.first) for end in span)
         return window.values[:, low:high]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """The steps of a run side by side; what came whole is not copied once more."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _union(sets: Iterable[set[_T]]) -> set[_T]:

@@ -1,4 +1,4 @@
-"""The engine: jobs of different cells share a forward, and each row is changed at its own place.
+"""Engine of a study: jobs of different cells share a batched forward, each row changed at its own place.
 
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
@@ -7,9 +7,6 @@ __all__ = ["Batch", "BatchResult", "Engine"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from workers.capability import Capability
 from workers.change.stock import FitSource, ModelResources, no_fits
@@ -17,9 +14,10 @@ from workers.code.places import NO_CODE, Code
 from workers.engine.attribution import Attribution
 from workers.engine.batch import Batch, BatchResult
 from workers.engine.captures import ActivationCache
-from workers.engine.clean import clean_runs
 from workers.engine.pacing import BatchSizer
 from workers.engine.rounds import Bench, Round
+from workers.engine.scorer import clean_runs
+from workers.engine.scoring import Column
 from workers.errors import RunError
 from workers.metrics import ESTIMATE
 from workers.model.loading import LoadedModel
@@ -31,7 +29,7 @@ _START_TOKENS_ELSEWHERE = 16384
 
 
 class Engine:
-    """Runs batches of jobs on one model, and keeps captures of prompts between them.
+    """Runs batches of jobs on one model, and keeps an activation cache of prompts between them.
 
     Args:
         model: which model.
@@ -73,12 +71,12 @@ class Engine:
 
     @property
     def model(self) -> LoadedModel:
-        """The model that it runs."""
+        """Model that it runs."""
         return self._bench.model
 
     @property
     def capability(self) -> Capability:
-        """What its model can do, and the memory that captures may take."""
+        """Abilities of its model, and the memory that captures may take."""
         found = self._bench.model.capability
         return replace(found, captures_bytes=self._bench.captures.budget_bytes)
 
@@ -114,7 +112,7 @@ class Engine:
             ).run()
         return Round(self._bench, batch, tile_cells).run(deadline_s)
 
-    def clean(self, requests: Sequence[CleanRun]) -> dict[str, NDArray[Any]]:
+    def clean(self, requests: Sequence[CleanRun]) -> dict[str, Column]:
         """Unintervened values: ``error`` and the columns of the family ``logits``, a row a request."""
         columns, _ = clean_runs(self._bench.model, requests, max_tokens=self._bench.capture_tokens)
         return columns

@@ -1,18 +1,17 @@
-"""What a batch needs of the clean runs of its prompts, and how many pairs' captures fit at once."""
+"""Needs of a batch: activations of clean runs that its cells take, and the pairs whose cache fits at once."""
 
 __all__ = ["BatchNeeds", "chunks_of"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from workers.change.jobs import located, read_of, source_read
 from workers.change.ready import kept_at
 from workers.change.regions import Region
 from workers.change.stock import ModelResources
 from workers.engine.batch import Batch
-from workers.engine.captures import ActivationCache, PromptNeed
+from workers.engine.captures import ActivationCache, Kept, PromptNeed
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
@@ -22,7 +21,7 @@ from workers.vocabulary import Cell, Pair, Place, Position, Prompt, Span
 
 
 class BatchNeeds:
-    """What the batch needs of each prompt.
+    """Activations, logits and KV caches that a batch needs of each prompt.
 
     Args:
         batch: its cells say where values are taken and where logits are read.
@@ -53,11 +52,11 @@ class BatchNeeds:
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
-        self.taps: frozenset[Any] = frozenset().union(*(taps.items() for taps in self._taps.values()))
-        """All that is kept of any run: places, and of which tokens."""
+        self.taps: Kept = frozenset().union(*(taps.items() for taps in self._taps.values()))
+        """Places whose activations are cached of any run, and of which tokens."""
 
     def extent(self, pairs: Sequence[Pair]) -> BaseExtent | None:
-        """What jobs on these pairs can touch; None where no job begins in the middle."""
+        """Blocks and tokens that jobs on these pairs can touch; None where no job is resumed."""
         if self._block is None:
             return None
         reads = [(read,) for read in self._all_reads]
@@ -72,7 +71,7 @@ class BatchNeeds:
         )
 
     def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, PromptNeed]:
-        """The needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
+        """Needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
         needs: dict[Prompt, PromptNeed] = {}
         for pair in pairs:
             if with_bases:
@@ -85,7 +84,7 @@ class BatchNeeds:
         return needs
 
     def base_bytes(self, pairs: Sequence[Pair]) -> int:
-        """What is held of each base for jobs that begin in the middle of it."""
+        """Size of the KV cache of each base, for jobs that are resumed."""
         extent = self.extent(pairs)
         if extent is None or self._resume is None:
             return 0
@@ -109,8 +108,8 @@ _Positions = dict[str, dict[Tap | Region, set[Position]]]
 
 
 def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: ModelResources) -> _Positions:
-    """What to keep of each clean run; places that the model does not have fail with their jobs."""
-    origins: dict[tuple[str, str, int | None, Any], tuple[Place, set[Position]]] = {}
+    """Positions to cache of each clean run; places that the model does not have fail with their jobs."""
+    origins: dict[tuple[str, str, int | None, object], tuple[Place, set[Position]]] = {}
     for cell in cells:
         for unit in cell.every_unit():
             if (place := unit.origin) is not None:

@@ -1,39 +1,146 @@
-"""Jobs waiting for a forward: sorted by what they have to share, and handed out in packs of a good size."""
+"""Queues of jobs that wait for a forward: sorted by where they resume, handed out in packs of a good size.
 
-__all__ = ["Pack", "PackKind", "QueuedJob", "Queues"]
+A job resumes at the first block and the first token that it changes or reads.
+"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+__all__ = [
+    "Pack",
+    "PackKind",
+    "QueuedJob",
+    "Queues",
+    "changes_at",
+    "changes_from",
+    "first_block",
+    "first_token",
+    "is_confined",
+    "moved",
+]
 
-from workers.change.jobs import Job
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from workers.change.jobs import Change, Job
+from workers.change.operations import COLLECT, SKIP
+from workers.change.ready import NOISE, CompiledCell, CompiledUnit
+from workers.change.regions import Region
 from workers.engine.pacing import BatchSizer
+from workers.model.hooks import Tap
+from workers.model.layout import Target
 from workers.replay.resume import Resume
-from workers.replay.start import is_confined
+
+
+def first_block(cell: CompiledCell, resume: Resume) -> int | None:
+    """The first block that the cell changes; None where it changes a region, or what is in no block."""
+    if any(isinstance(ready.step.place, Region) for ready in cell.units):
+        return None
+    blocks = [resume.block_of.get(ready.step.place.tap.module) for ready in cell.units]
+    known = [block for block in blocks if block is not None]
+    return min(known, default=resume.num_blocks - 1) if len(known) == len(blocks) else None
+
+
+def first_token(job: Job) -> int:
+    """The first token that the job changes or reads."""
+    return min([job.read, *(token for change in job.changes for token in change.tokens)])
+
+
+def changes_at(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
+    """The changes inside a block, in their order."""
+    return tuple(one for one in job.changes if resume.block_of.get(one.step.place.tap.module) == block)
+
+
+def changes_from(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
+    """The changes from a block on, in their order; of a job that changes nothing outside the blocks."""
+    return tuple(one for one in job.changes if resume.block_of[one.step.place.tap.module] >= block)
+
+
+def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:
+    """Whether all that the job changes in its first block stays with the one token that it begins at.
+
+    That token can then go through the block alone. Not the jobs that collect, whose units count by number.
+    """
+    return block + 1 < resume.num_blocks and all(
+        change.step.operation != COLLECT
+        and (resume.block_of[change.step.place.tap.module] > block or _stays(change, first, resume))
+        for change in job.changes
+    )
+
+
+def _stays(change: Change, token: int, resume: Resume) -> bool:
+    place = change.step.place
+    return isinstance(place, Target) and place.tap.unscaled in resume.confined and change.tokens == (token,)
+
+
+def moved(cell: CompiledCell, resume: Resume) -> CompiledCell:
+    """Cell whose changes of a block's output are made at the next block's input.
+
+    The two are one tensor, and the job then begins a block later. Not where it would show: noise is drawn by
+    place, and units at both places would change their order.
+    """
+    if not resume.is_chain:
+        return cell
+    there = {tap: resume.block_of[tap.module] for tap in _outputs(cell.units, resume)}
+    taken = {ready.step.place.tap for ready in cell.units}
+    free = {
+        tap: resume.input_of(block + 1)
+        for tap, block in there.items()
+        if block + 1 < resume.num_blocks
+        and resume.input_of(block + 1) not in taken
+        and all(_can_move(ready) for ready in cell.units if ready.step.place.tap == tap)
+    }
+    if not free:
+        return cell
+    return replace(cell, units=tuple(_aimed(ready, free.get(ready.step.place.tap)) for ready in cell.units))
+
+
+def _outputs(units: Iterable[CompiledUnit], resume: Resume) -> set[Tap]:
+    """The taps of the units that are what a whole block returns."""
+    taps = {ready.step.place.tap for ready in units}
+    return {
+        tap
+        for tap in taps
+        if tap.side == "output" and tap.module == resume.input_of(resume.block_of.get(tap.module, -1)).module
+    }
+
+
+def _can_move(ready: CompiledUnit) -> bool:
+    if not isinstance(ready.step.place, Target):
+        return False
+    return ready.unit.run != NOISE and ready.step.operation != SKIP
+
+
+def _aimed(ready: CompiledUnit, tap: Tap | None) -> CompiledUnit:
+    if tap is None:
+        return ready
+    place = ready.step.place
+    assert isinstance(place, Target)
+    return replace(ready, step=replace(ready.step, place=replace(place, tap=tap)))
+
 
 _MOST_WAITING = 1 << 14
-"""Jobs, each of about a thousand bytes."""
+"""Most jobs that wait, each of about a thousand bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackKind:
-    """What the jobs of a forward have in common."""
+    """Kind of forward that jobs share: the token that it begins at, and whether it is resumed."""
 
     first: int = 0
-    """The token that they run from."""
+    """Token that they run from."""
     is_resumed: bool = False
     block: int | None = None
-    """The block that all begin at, for models whose forwards do not grow."""
+    """Block that all begin at, for models where rows cannot begin at different ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
-    """A job that waits."""
+    """Job that waits for a forward."""
 
     job: Job
     start: int
-    """The block that it begins at, or the one before it where it goes ahead; 0 where it runs whole."""
+    """First block that its forward computes, 0 where it runs whole; where it is token-local, that block runs
+    for its one token alone, and from the next block on all tokens do."""
     cost: float
-    """In runs of one block over one token."""
+    """Cost in runs of one block over one token."""
     is_confined: bool = False
     """Whether all that it changes in that block stays with its first token."""
     is_rerun: bool = False
@@ -64,11 +171,11 @@ class Queues:
     num_tokens: int
     resume: Resume | None
     cost: float = 0.0
-    """Of all that wait, in runs of one block over one token (of whole runs, where no job is resumed)."""
+    """Cost of all that wait, in runs of one block over one token (of whole runs, where no job is resumed)."""
     _queues: dict[PackKind, list[QueuedJob]] = field(default_factory=dict)
 
     def add(self, job: Job, block: int | None, first: int) -> None:
-        """A job that begins at `block` and token `first`; that runs whole where `block` is None."""
+        """Add a job that begins at `block` and token `first`; that runs whole where `block` is None."""
         num_tokens = self.num_tokens - first
         if self.resume is None or block is None:
             self._put(PackKind(), QueuedJob(job, 0, self._whole_cost))
@@ -80,7 +187,7 @@ class Queues:
             self._put(kind, QueuedJob(job, block, cost, confined))
 
     def again(self, waiting: QueuedJob) -> None:
-        """A job whose resumed run failed: it runs whole, which says why."""
+        """Add a job whose resumed run failed: it runs whole, which says why."""
         self._put(PackKind(), QueuedJob(waiting.job, 0, self._whole_cost, is_rerun=True))
 
     def full(self) -> Iterator[Pack]:

@@ -1,4 +1,4 @@
-"""One call of the engine: a batch captured, run in forwards of many jobs, and scored.
+"""Round of the engine: a batch's clean runs cached, its jobs run in packed forwards, their rows scored.
 
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
@@ -12,7 +12,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +30,13 @@ from workers.engine.captures import ActivationCache, stacked
 from workers.engine.needs import BatchNeeds, chunks_of
 from workers.engine.pacing import BatchSizer
 from workers.engine.prior import IntervenedRuns
-from workers.engine.queues import Pack, QueuedJob, Queues
-from workers.engine.scorer import NON_FINITE, JobScorer, is_finite
-from workers.engine.shortcut import is_unchanged
-from workers.engine.transfers import to_host
-from workers.engine.unchanged import RowGroup, UnchangedRows
+from workers.engine.queues import Pack, QueuedJob, Queues, first_block, first_token, moved
+from workers.engine.scorer import NON_FINITE, JobScorer, is_finite, to_host
+from workers.engine.shortcut import RowGroup, UnchangedRows, is_unchanged
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
 from workers.replay.resume import Resume, num_rows_at
-from workers.replay.start import first_block, first_token, moved
 from workers.vocabulary import Cell, Vectors
 
 _logger = logging.getLogger("swapyard.engine")
@@ -48,7 +44,7 @@ _logger = logging.getLogger("swapyard.engine")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What outlives a call: the model, its fits, captures of prompts, and the pace found so far."""
+    """Model, resources, activation cache and batch sizes of an engine, which outlive a call."""
 
     model: LoadedModel
     stock: ModelResources
@@ -57,13 +53,13 @@ class Bench:
     shortcut: bool
     """Whether rows that provably change nothing are filled from the base's clean run."""
     resume: Resume | None
-    """How jobs run from what they change first; None where all run whole."""
+    """Resumed forward of the model; None where all jobs run whole."""
     capture_tokens: int
     """Rows × tokens of a clean run, at most."""
 
 
 class Round:
-    """The state of one call: rows are filled in as forwards return."""
+    """State of one call: rows are filled in as forwards return."""
 
     def __init__(self, bench: Bench, batch: Batch, tile_cells: Sequence[Cell]) -> None:
         self._bench = bench
@@ -75,7 +71,7 @@ class Round:
         self._scorer = JobScorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
-        self._failed_prompts: Mapping[Any, Exception] = {}
+        self._failed_prompts: Mapping[Hashable, Exception] = {}
         self._failures = FailureLog()
         self._num_forwards = 0
         self._capture_s = 0.0
@@ -300,7 +296,7 @@ class Round:
         return error is None
 
     def _held(self, run: Hashable, place: Tap | Region) -> CachedActivation:
-        """What the clean run of a prompt holds."""
+        """Cached activation of the clean run of a prompt."""
         assert isinstance(run, tuple | Vectors)
         return self._bench.captures[run].kept(place)
 

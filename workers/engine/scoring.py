@@ -1,10 +1,11 @@
-"""From the logits at the read position to the raw metric columns; everything is reduced in float32.
+"""Metric columns from the logits at the read position; everything is reduced in float32.
 
 Shapes: R rows, V vocabulary, L most label ids of any row, D distinct reference runs.
 """
 
 __all__ = [
     "NO_ID",
+    "Column",
     "Labels",
     "divergence",
     "empty_columns",
@@ -25,14 +26,18 @@ from torch import Tensor
 from workers.metrics import raw_metrics
 
 NO_ID = -1
-"""What an integer column holds where there is no value; a float column holds NaN."""
+"""Value of an integer column where there is none; a float column holds NaN."""
 
 _CPU_BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 24
 """Rows are scored in blocks of about this many logits: on a CPU what its cache holds (twice as fast as
 all at once), elsewhere what stays small beside the model."""
 
 
-def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, NDArray[Any]]:
+Column = NDArray[Any]
+"""Values of one name, one a row: float32 with NaN, int32 with -1, or objects with None for no value."""
+
+
+def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, Column]:
     """An array for each raw metric of these families, all without a value."""
     return {
         name: np.full(num_rows, np.nan if raw.dtype == "float32" else NO_ID, raw.dtype)
@@ -42,7 +47,7 @@ def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, NDArray[A
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The token ids of which any counts, for each row: padded to L."""
+    """Label token ids of each row, any of which counts: padded to L."""
 
     ids: Tensor
     """[R, L]; 0 where there is none."""

@@ -1,4 +1,4 @@
-"""What a fit is once it is made: coordinates or a vector, and how well it did.
+"""Fits that are made: a subspace or a vector, with a report, and as bytes of a file.
 
 Shapes: C columns of the place (its heads side by side), T token positions.
 """
@@ -13,34 +13,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from workers.change.spaces import filled_space, space_config, space_tensors
 from workers.change.subspaces import Subspace
 from workers.errors import StoreError
+from workers.wrapper.saving import filled_space, space_config, space_tensors
 
 _VECTOR = "vector"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitReport:
-    """How a fit was made and how well it did."""
+    """Report on a fit: how it was made and how well it did."""
 
     num_pairs: int = 0
-    """That it was made from."""
+    """Number of pairs that it was made from."""
     num_steps: int = 0
     loss: float | None = None
-    """Of a trained fit the mean over the last epoch, of a probe its regression's, of a PCA the share of the
-    variance that it leaves out."""
+    """Loss of a trained fit (the mean over the last epoch) or of a probe's regression; of a PCA the share of
+    the variance that it leaves out."""
     held_out_iia: float | None = None
     """The share of held-out pairs whose prediction is the label; None where there are none."""
     num_held_out: int = 0
     num_parameters: int = 0
-    """How many numbers were learned."""
+    """Number of learned parameters."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fitted:
-    """A fit that is made."""
+    """Fit that is made, with its report."""
 
     content: Subspace | Tensor
     """Coordinates of the place (of each of its heads), or a vector: [C] for every token, [T, C] by token."""
@@ -48,7 +48,7 @@ class Fitted:
 
 
 def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
-    """Its tensors as a safetensors file, named as in `workers.change.spaces`, and all else as plain data."""
+    """Write a fit: its tensors as safetensors, named as in `workers.wrapper.saving`, all else plain data."""
     content, report = fitted.content, asdict(fitted.report)
     if isinstance(content, Tensor):
         return save({_VECTOR: content.detach().cpu().contiguous()}), {"space": None, "report": report}
@@ -56,7 +56,7 @@ def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
 
 
 def decode_fitted(tensors: bytes, about: Mapping[str, Any]) -> Fitted:
-    """What `encode_fitted` wrote, in this version or one before, on the CPU and trained no more.
+    """Read a fit that `encode_fitted` wrote, in this version or one before: on the CPU, trained no more.
 
     Raises:
         StoreError: the two are not those of one fit.

@@ -1,4 +1,4 @@
-"""What a fit is made of, for whoever makes it. No torch here."""
+"""Specification of a fit, and the examples that it is made from. No torch here."""
 
 __all__ = ["Example", "FitSpec"]
 
@@ -20,28 +20,28 @@ class FitSpec:
     layer: int | None = None
     heads: tuple[int, ...] | None = None
     rank: int | None = None
-    """How many directions; None for the whole width."""
+    """Number of directions; None for the whole width."""
     num_steps: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    """Of Adam."""
+    """Learning rate of Adam."""
     temperature: tuple[float, float] | None = None
-    """At the first and at the last step, linear in between."""
+    """Temperature at the first and at the last step, linear in between."""
     penalty: float | None = None
-    """What the share of the coordinates that is exchanged adds to the loss, times this."""
+    """Factor with which the share of the coordinates that is exchanged adds to the loss."""
     of: str | None = None
-    """The run whose values are taken; None for the base's and the source's."""
+    """Run whose values are taken; None for the base's and the source's."""
     by_position: bool = False
     """Whether a mean is one for each token, counted from 0."""
     seed: int | None = None
     path: str | None = None
-    """Of the file of a sparse autoencoder."""
+    """Path of the file of a sparse autoencoder."""
     sha256: str | None = None
-    """Of its bytes."""
+    """Digest of the file's bytes."""
     centered: bool = False
     """Whether its decoder's bias is taken off before encoding."""
     kind: Mapping[str, Any] | None = None
-    """How its features are computed, as `workers.autoencoders.kinds.Kind` is written; None where it is as the
+    """Kind of autoencoder, as `workers.autoencoders.kinds.Kind` is written; None where it is as the
     names of the file's tensors alone say."""
 
     @classmethod
@@ -61,4 +61,4 @@ class Example:
     read: int
     """The base's token whose next-token logits are compared with the label."""
     classes: tuple[str | None, str | None] = (None, None)
-    """Of the base and of the source, for methods that tell two classes apart."""
+    """Classes of the base and of the source, for methods that tell two apart."""

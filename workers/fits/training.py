@@ -30,7 +30,7 @@ class Interchanges(Protocol):
 
     @property
     def labels(self) -> Sequence[tuple[int, ...]]:
-        """For each, the tokens or classes any of which is right."""
+        """Labels of each: the tokens or classes any of which is right."""
 
     def logits(self, rows: Sequence[int], space: Subspace) -> Iterator[tuple[Sequence[int], Tensor]]:
         """The logits [R, V] after the interchange in `space`, for groups of the `rows` that run together."""
@@ -38,10 +38,10 @@ class Interchanges(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSummary:
-    """What became of a training."""
+    """Summary of a training: the last loss, and how much was trained."""
 
     loss: float
-    """The mean over the last epoch."""
+    """Mean over the last epoch."""
     num_parameters: int
 
 
@@ -139,7 +139,7 @@ def _cross_entropy(logits: Tensor, labels: Sequence[tuple[int, ...]]) -> Tensor:
 
 
 def _exchanged_share(space: Subspace) -> Tensor | None:
-    """How much of the coordinates is exchanged, from 0 to 1; None where it is always all."""
+    """Share of the coordinates that is exchanged, from 0 to 1; None where it is always all."""
     if isinstance(space, BoundlessRotation):
         return space.boundary
     if isinstance(space, Mask):
@@ -148,14 +148,14 @@ def _exchanged_share(space: Subspace) -> Tensor | None:
 
 
 def _keep_inside(space: Subspace) -> None:
-    """A boundary past its ends would have no gradient, and never come back."""
+    """Clamp a boundary: past its ends it would have no gradient, and never come back."""
     if isinstance(space, BoundlessRotation):
         with torch.no_grad():
             space.boundary.clamp_(LEAST_SHARE, 1.0)
 
 
 def _set_temperature(space: Subspace, spec: FitSpec, step: int) -> None:
-    """The temperature goes in equal steps from the first to the last."""
+    """Set the temperature of a step, in equal steps from the first to the last."""
     if isinstance(space, BoundlessRotation | Mask):
         assert spec.temperature is not None and spec.num_steps is not None
         first, last = spec.temperature

@@ -1,4 +1,4 @@
-"""What is kept of the clean runs of bases, so that jobs can begin in their middle: once for each prompt.
+"""KV cache and block inputs of the clean runs of bases, from which jobs resume: once for each prompt.
 
 Only what a sweep can touch is kept: keys and values of the tokens before the last first changed one, what is
 given to the blocks from the first changed one on, at the tokens from the first changed one on.
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseExtent:
-    """What jobs on bases of one length can touch."""
+    """Blocks and tokens that jobs on bases of one length can touch."""
 
     num_tokens: int
     """T."""
     block: int
-    """The first block that any begins at."""
+    """First block that any job begins at."""
     first: int
-    """The first token that any begins at."""
+    """First token that any job begins at."""
     last: int
-    """The last token that any begins at: keys and values are kept of those before it."""
+    """Last token that any job begins at: keys and values are kept of those before it."""
 
     def covers(self, other: "BaseExtent") -> bool:
         """Whether what is kept for this is enough for `other`."""
@@ -47,13 +47,13 @@ class BaseExtent:
         )
 
     def size_bytes(self, resume: Resume, token_bytes: int) -> int:
-        """Of one prompt; `token_bytes` is the size of what a block is given of one token."""
+        """Size of one prompt's cache; `token_bytes` is the size of a block's input for one token."""
         cached = sum(resume.cache_bytes[self.block :]) * self.last
         return cached + (resume.num_blocks - self.block) * (self.num_tokens - self.first) * token_bytes
 
 
 class BaseCache:
-    """The clean runs of prompts of one length, side by side.
+    """Keys, values and block inputs of the clean runs of prompts of one length, side by side.
 
     Args:
         resume: of the model.
@@ -68,7 +68,7 @@ class BaseCache:
         """[S, H, last, D] of each block from the first on."""
         self.values: list[Tensor | None] = [None] * resume.num_blocks
         self.inputs: list[Tensor | None] = [None] * resume.num_blocks
-        """[S, T - first, W]: what each block is given."""
+        """Inputs of each block [S, T - first, W]."""
         self._resume = resume
         self._slots: dict[Prompt, int] = {}
         self._filled: set[Prompt] = set()
@@ -101,7 +101,7 @@ class BaseCache:
         return prompt in self._slots and prompt not in self._filled
 
     def slots(self, prompts: Sequence[Prompt], device: torch.device) -> Tensor:
-        """Where the prompts lie: [B]."""
+        """Slots of the prompts: [B]."""
         return torch.tensor([self._slots[prompt] for prompt in prompts], device=device)
 
     def recording(
@@ -144,7 +144,7 @@ class BaseCache:
 
 
 class BaseCaches:
-    """Slabs for the lengths used last, within a budget of memory.
+    """Base caches for the prompt lengths used last, within a budget of memory.
 
     Args:
         budget_bytes: what may be held; what is needed at once is held even beyond it.
@@ -160,7 +160,7 @@ class BaseCaches:
         return sum(slab.size_bytes for slab in self._slabs.values())
 
     def reserve(self, resume: Resume, prompts: Collection[Prompt], extent: BaseExtent) -> BaseCache:
-        """A slab with a slot for each of the prompts, whose runs may still lack."""
+        """Cache with a slot for each of the prompts, whose runs may still lack."""
         slab = self._slabs.get(extent.num_tokens)
         if slab is None or slab.num_slots < len(prompts) or not slab.extent.covers(extent):
             self._slabs.pop(extent.num_tokens, None)

@@ -1,8 +1,9 @@
-"""Places inside a block where a change of one token stays with it: found by noise, when the model is loaded.
+"""Token-local taps: hook points where a change of one token changes no other token that the block hands on.
 
-Such a token goes through the block alone, and nothing else of the block is run again. Only asked of models
-whose rows may begin at different blocks, and whose rotary embeddings do not depend on the prompt's length: a
-token alone is no long prompt's.
+Queries, attention outputs and MLPs are such, as nothing mixes tokens after them in their block. They are
+found by noise when the model is loaded. A token that is changed there goes through the block alone, and
+nothing else of the block is run again. Only asked of models whose rows may begin at different blocks, and
+whose rotary embeddings do not depend on the prompt's length: a token alone is no long prompt's.
 
 Shapes: B probes, n places tried at once, T tokens, W width.
 """
@@ -11,7 +12,7 @@ __all__ = ["find_confined"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from workers.sites import Side
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
 
+_Make = tuple[tuple[str, type[nn.Module]], ...]
+"""Paths and classes of the modules in a block: blocks of one make are tried together."""
+
 
 def find_confined(
     model: "LoadedModel",
@@ -37,7 +41,7 @@ def find_confined(
     whole: Mapping[Tap, Tensor],
     bound: float,
 ) -> frozenset[Tap]:
-    """The taps where noise at one token changes nothing that the block hands on of the next.
+    """Find the taps where noise at one token changes nothing that the block hands on of the next.
 
     Not within a bound, but in no bit: keys and values of little weight would be within one. It must be so in
     the first, a middle and the last block of a make, and at two tokens: of one block the attention may be
@@ -46,13 +50,13 @@ def find_confined(
     Args:
         model: what is tried.
         resume: how it is resumed.
-        bases: hold whole clean runs of the probes.
+        bases: the cache of whole clean runs of the probes.
         slots: [B], where.
         whole: what those runs have at taps, [B, T, W] where that is a tensor of each token.
         bound: how far a token alone may be from the same among others, as a share of its largest number.
     """
     trial = _LocalityTrial(model, resume, bases, slots, whole, bound)
-    makes: dict[Any, list[int]] = {}
+    makes: dict[_Make, list[int]] = {}
     for number, block in enumerate(model.module.get_submodule(resume.blocks).children()):
         if number + 1 < resume.num_blocks:
             makes.setdefault(_make(block), []).append(number)
@@ -71,7 +75,7 @@ def find_confined(
 
 @dataclass(frozen=True, slots=True)
 class _LocalityTrial:
-    """See `find_confined`."""
+    """Trials with noise at the taps of a model's blocks; see `find_confined`."""
 
     model: "LoadedModel"
     resume: Resume
@@ -114,7 +118,7 @@ class _LocalityTrial:
         ]
 
     def _taps(self, block: int) -> list[Tap]:
-        """Those of modules inside the block that show every token."""
+        """Taps of modules inside the block that show every token."""
         shape = (len(self.slots), self.bases.extent.num_tokens)
         return [
             tap
@@ -128,15 +132,15 @@ class _LocalityTrial:
     def _handed_on(
         self, block: int, tokens: range, rows: Sequence[Sequence[Change]]
     ) -> tuple[Tensor, Mapping[int, Exception]]:
-        """What the next block is given, [n, len(tokens), W]; and the rows that could not be changed."""
+        """Inputs of the next block [n, len(tokens), W], and the rows that could not be changed."""
         edits = Edits(rows, tokens.stop, holds_nothing, first=tokens.start)
         slots = self.slots[torch.arange(len(rows), device=self.slots.device) % len(self.slots)]
         hidden, seen = through(self.model, self.resume, self.bases, slots, block, tokens, edits.visits())
         return hidden, edits.failures(seen)
 
 
-def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
-    """What a block is made of."""
+def _make(block: nn.Module) -> _Make:
+    """Paths and classes of a block's modules."""
     return tuple((name, type(module)) for name, module in block.named_modules())
 
 

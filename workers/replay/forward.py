@@ -1,4 +1,4 @@
-"""The resumed forward: the model's own, over the last tokens, from each row's own block on.
+"""Resumed forward: the model's own, over the last tokens, from each row's own block on, with a KV cache.
 
 Shapes: n rows, q tokens from the first changed one to the end, W width, R read positions, V vocabulary.
 """
@@ -30,15 +30,15 @@ class Suffix:
 
     bases: BaseCache
     slots: Tensor
-    """[n]: where the rows' bases lie."""
+    """Slots [n] of the rows' bases."""
     starts: Sequence[int]
-    """The block that each begins at, in order; all the same where the model does not grow."""
+    """Block that each begins at, in order; all the same where the model does not grow."""
     first: int
-    """The token that they begin at."""
+    """Token that they begin at."""
     reads: Tensor
-    """[n, R]: tokens of the whole run, not before the first."""
+    """Tokens [n, R] of the whole run whose logits are read, not before the first."""
     given: Mapping[int, Tensor] = field(default_factory=dict)
-    """By row, what its first block is given of the first token [W], where that is not what its base had."""
+    """Inputs [W] of the first token to a row's first block, by row, where they are not the base's."""
 
 
 def run(
@@ -137,7 +137,7 @@ def through(
 def _inputs(
     model: "LoadedModel", resume: Resume, bases: BaseCache, slots: Tensor, first: int, num_tokens: int
 ) -> dict[str, Any]:
-    """What the model's forward is given for some tokens of rows: nothing but what came before them."""
+    """Arguments of the model's forward for some tokens of rows: the KV cache of the tokens before them."""
     batch = 1 if resume.grows else len(slots)
     cache = RunCache(resume.num_blocks, CachedPrefix(first, bases.keys, bases.values, slots))
     positions = torch.arange(first, first + num_tokens, device=slots.device).expand(batch, -1)
@@ -151,7 +151,7 @@ def _inputs(
 
 
 def _beginner(rows: Suffix, block: int) -> Visit:
-    """Adds, to the rows that have begun, those that begin at `block`."""
+    """Hook that adds, to the rows that have begun, those that begin at `block`."""
     begun = sum(start < block for start in rows.starts)
     end = begun + sum(start == block for start in rows.starts)
     slots = rows.slots[begun:end]

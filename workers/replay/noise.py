@@ -1,11 +1,10 @@
-"""The noise that is tried at places of a model, to see what comes of it.
+"""Probe noise: added at places of a model, to see what comes of it.
 
 Shapes: B probes, T tokens, W width.
 """
 
 __all__ = ["added", "holds_nothing", "noise_like"]
 
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +16,16 @@ from workers.model.layout import WHOLE, Target
 
 
 def noise_like(there: Tensor, generator: torch.Generator) -> Tensor:
-    """As much noise [1, W] as there is of anything in `there` [B, T, W]."""
+    """Draw noise [1, W] with the standard deviation of `there` [B, T, W]."""
     noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std())
     return noise.to(there.device)
 
 
 def added(tap: Tap, token: int, values: Tensor) -> Change:
-    """`values` [1, W] are added to what is at a token."""
+    """Change that adds `values` [1, W] to the activation at a token."""
     return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
 
 
-def holds_nothing(run: Any, place: Any) -> CachedActivation:
-    """What runs hold where no value is taken from any."""
+def holds_nothing(run: object, place: object) -> CachedActivation:
+    """Look up nothing: an `ActivationLookup` where no value is taken from any run."""
     raise AssertionError(run, place)

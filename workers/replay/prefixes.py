@@ -1,4 +1,4 @@
-"""A prefix that prompts share, such as a few-shot head or a template: run once for all of them.
+"""Prefix caching: a prefix that prompts share, such as few-shot examples or a template, runs once for all.
 
 Shapes: p tokens of the prefix, W width.
 """
@@ -8,7 +8,7 @@ __all__ = ["Prefix", "num_shared", "run_prefix"]
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,24 +18,25 @@ from workers.vocabulary import Prompt
 
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
+    from workers.replay.layers import Keep, RunCache
 
 _FEWEST = 8
-"""Tokens that are worth a run of their own."""
+"""Fewest tokens that are worth a run of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What a run of the prefix alone holds."""
+    """Activations, keys and values of a run of the prefix alone."""
 
     tokens: Prompt
     taps: Mapping[Tap, Tensor]
     """[1, p, W] each."""
     keys: Sequence[Tensor | None]
-    """Of each layer [1, heads, p, width]."""
+    """Keys of each layer [1, heads, p, width]."""
     values: Sequence[Tensor | None]
 
-    def cache(self, num_rows: int, device: torch.device, keep: Any = None) -> Any:
-        """A cache for prompts that begin with it."""
+    def cache(self, num_rows: int, device: torch.device, keep: "Keep | None" = None) -> "RunCache":
+        """Make a KV cache for prompts that begin with it."""
         from workers.replay.layers import CachedPrefix, RunCache
 
         slots = torch.zeros(num_rows, dtype=torch.long, device=device)
@@ -44,7 +45,7 @@ class Prefix:
 
 
 def num_shared(prompts: Sequence[Prompt], most: int) -> int:
-    """With how many equal tokens the prompts begin, at most `most`; 0 where they are too few to matter."""
+    """Number of equal first tokens of the prompts, at most `most`; 0 where they are too few to matter."""
     if len(prompts) < 2 or not all(isinstance(prompt, tuple) for prompt in prompts):
         return 0
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
@@ -52,7 +53,7 @@ def num_shared(prompts: Sequence[Prompt], most: int) -> int:
 
 
 def run_prefix(model: "LoadedModel", tokens: Prompt, taps: Collection[Tap]) -> Prefix:
-    """Run a prefix of token ids, and keep what it holds at `taps`."""
+    """Run a prefix of token ids, and cache its activations at `taps`."""
     from workers.replay.layers import RunCache
 
     assert model.resume is not None

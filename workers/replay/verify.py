@@ -1,4 +1,4 @@
-"""Whether a model's forward can be resumed: found by trying, when it is loaded.
+"""Probe of a model's resumed forward: whether it can be resumed is found by trying, when it is loaded.
 
 Runs that begin in the middle must give what whole runs give: unchanged, from several blocks and tokens, and
 changed inside a block. A model that does not reproduce this is not resumed; a module whose tensors in a
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PROBES, _TOKENS = 3, 8
 _LONGEST_WINDOW = 60
-"""Of sliding windows that a probe is made long enough to leave."""
+"""Longest sliding window that a probe is made long enough to leave."""
 
 Tensors = dict[Tap, Tensor]
 
@@ -43,7 +43,7 @@ _DEPENDS = "rotary embeddings depend on the prompt's length"
 
 
 class _UnfitError(Exception):
-    """Why a model is not resumed."""
+    """Reason that a model is not resumed."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class _Findings:
 
 
 def find_resume(model: "LoadedModel") -> tuple[Resume | None, tuple[Ability, ...]]:
-    """How the model's forward is resumed, or None; and the abilities of the resumed tier that were tried.
+    """Find the model's resumed forward, or None, and the abilities of the resumed tier that were tried.
 
     Raises:
         Exception: the device is broken, or there is no memory; neither says anything of the model.
@@ -162,7 +162,7 @@ class _Probe:
         self._slab, self._resume = self._captured(resume)
 
     def checked(self, *, grows: bool) -> Resume:
-        """How the model is resumed, if rows may or may not begin at different blocks.
+        """Resumed forward of the model, if rows may or may not begin at different blocks.
 
         Raises:
             _UnfitError: a resumed run gives something else than the whole one.
@@ -221,12 +221,12 @@ class _Probe:
         self._compare(logits, self._from(first, whole), "a shared prefix")
 
     def _captured(self, resume: Resume) -> tuple[BaseCache, Resume]:
-        """What resumed runs of the probes need; and the model's shapes, as they were seen."""
+        """KV cache of the probes, and the model's shapes as they were seen."""
         from workers.replay.layers import RunCache
 
         returned: list[int] = []
 
-        def note(_: nn.Module, __: Any, output: Any) -> None:
+        def note(_: nn.Module, __: object, output: Tensor | tuple[object, ...]) -> None:
             returned.append(0 if isinstance(output, Tensor) else len(output))
 
         extent = BaseExtent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
@@ -281,7 +281,7 @@ class _Probe:
         return {path: block for path, block in resume.block_of.items() if path not in wrong}
 
     def _places(self, resume: Resume, blocks: Sequence[int]) -> list[Tap]:
-        """What the modules of `blocks` return, and what some blocks are given; in the order of the blocks."""
+        """Outputs of the modules of `blocks`, and inputs of some blocks; in the order of the blocks."""
         paths = [f"{resume.blocks}.{block}" for block in sorted(set(blocks))]
         inside = [
             Tap(f"{path}.{name}", "output")
@@ -335,7 +335,7 @@ class _Probe:
         return logits
 
     def _forward(
-        self, prompts: Tensor, visits: Sequence[tuple[Tap, Visit]], cache: Any = None
+        self, prompts: Tensor, visits: Sequence[tuple[Tap, Visit]], cache: object = None
     ) -> tuple[Tensor, Visits]:
         """A whole run: the logits [n, R, V] at the tokens looked at."""
         return self._model.forward(prompts, self._reads.expand(len(prompts), -1), visits, cache=cache)

@@ -1,10 +1,15 @@
-"""The loss of one batch: the terms that count in its epoch.
+"""Loss of one batch of interchange intervention training: task and interchange terms.
+
+Orders and choices are drawn from a counter and the seed, so that there is no state of a generator to keep.
 
 Shapes: B rows, C classes.
 """
 
-__all__ = ["Judge", "Term", "TrainingBatch"]
+__all__ = ["Judge", "Term", "TrainingBatch", "chosen", "order"]
 
+import bisect
+import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +21,29 @@ from torch.nn.functional import cross_entropy
 from workers.train.data import CausalLabels
 from workers.train.network import AlignedNetwork, InterchangeOutputs
 from workers.train.spec import Draw, LossTerm, TrainSpec
-from workers.train.streams import chosen
+
+
+def order(seed: int, stream: str, epoch: int, num: int) -> NDArray[np.intp]:
+    """The numbers below N in the order of an epoch."""
+    return np.argsort(_bits(seed, stream, epoch, num), kind="stable")
+
+
+def chosen(seed: int, stream: str, step: int, weights: Sequence[float]) -> int:
+    """The number of one of the weights: each is as likely as it is heavy."""
+    ends = list(itertools.accumulate(weights))
+    at = float(_bits(seed, stream, step, 1)[0] >> np.uint64(11)) * 2.0**-53 * ends[-1]
+    return min(bisect.bisect_right(ends, at), len(ends) - 1)
+
+
+def _bits(seed: int, stream: str, counter: int, num: int) -> NDArray[np.uint64]:
+    """Bits and not numpy's own orders and choices: those may change with its version."""
+    key = hashlib.sha256(f"{seed}/{stream}/{counter}".encode()).digest()
+    return np.random.PCG64(int.from_bytes(key[:16], "big")).random_raw(num)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Which examples a step sees."""
+    """Examples that a step sees."""
 
     step: int
     epoch: int
@@ -36,13 +58,13 @@ class Term:
     kind: str
     head: str
     variable: str | None
-    """What was interchanged."""
+    """Variable that was interchanged."""
     weight: float
     loss: Tensor
 
 
 class Judge:
-    """The terms of a batch's loss, of the examples that are trained on."""
+    """Terms of a batch's loss, on the examples that are trained on."""
 
     def __init__(self, spec: TrainSpec, network: AlignedNetwork, labels: CausalLabels) -> None:
         self._spec = spec
@@ -51,7 +73,7 @@ class Judge:
         self._examples = labels.data.train
 
     def terms(self, batch: TrainingBatch) -> list[Term]:
-        """Those that weigh something in the batch's epoch."""
+        """Terms that weigh something in the batch's epoch."""
         weights = [(term, term.weight_at(batch.epoch)) for term in self._spec.losses]
         counted = [(term, weight) for term, weight in weights if weight]
         drawn = {id(term): self._draw(term, batch.step) for term, _ in counted if term.kind == "interchange"}
@@ -79,7 +101,7 @@ class Judge:
         return [self._network.interchange(base, source, variables) for variables in different]
 
     def _draw(self, term: LossTerm, step: int) -> Draw:
-        """What a step interchanges: the same for terms that have the same draws."""
+        """Variables that a step interchanges: the same for terms that have the same draws."""
         return term.draws[chosen(self._spec.seed, "draw", step, [draw.weight for draw in term.draws])]
 
     def _task(self, variable: str, base: Tensor, source: Tensor, batch: TrainingBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The curve of a training: what a measurement is, and how a network is measured on pairs never trained on.
+"""Curve of a training: measurements of a network on pairs that it is never trained on.
 
 Shapes: B rows, C classes.
 """
@@ -19,7 +19,7 @@ from workers.train.network import AlignedNetwork
 from workers.train.spec import Draw, TrainSpec
 
 CHUNK = 1024
-"""How many test pairs run at once."""
+"""Number of test pairs that run at once."""
 
 Metric = Literal[
     "task_loss",
@@ -36,29 +36,29 @@ class Measure:
     """One number of a curve."""
 
     step: int
-    """How many steps were done."""
+    """Number of steps that were done."""
     epoch: int
-    """How many epochs were."""
+    """Number of epochs that were done."""
     split: Literal["train", "test"]
-    """Of ``train`` there are the losses only, means since the measurement before."""
+    """Split: of ``train`` there are the losses only, means since the measurement before."""
     metric: Metric
     head: str
     variable: str | None = None
-    """What was interchanged."""
+    """Variables that were interchanged."""
     error: int | None = None
-    """Of a histogram: errors from this one to before its double; its value counts them."""
+    """Bin of a histogram: errors from this one to before its double; its value counts them."""
     value: float
 
-    def plain(self) -> list[Any]:
-        """Its fields, in order."""
+    def plain(self) -> list[object]:
+        """Values of its fields, in order."""
         return list(astuple(self))
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Self:
-        """What `plain` wrote."""
+        """Read what `plain` wrote."""
         return cls(**dict(zip((field.name for field in fields(cls)), plain, strict=True)))
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """A row of the curve."""
         return asdict(self)
 
@@ -71,7 +71,7 @@ class RunningLosses:
         """By kind, head and variable."""
 
     def add(self, kind: str, head: str, variable: str | None, value: float) -> None:
-        """One more."""
+        """Count one more loss."""
         total, num = self.sums.get((kind, head, variable), (0.0, 0))
         self.sums[kind, head, variable] = (total + value, num + 1)
 
@@ -118,7 +118,7 @@ def measure(
 
 
 def _logits(network: AlignedNetwork, labels: CausalLabels, swap: Draw | None) -> dict[str, Tensor]:
-    """Of each output [B, C], in main memory."""
+    """Logits of each output [B, C], in main memory."""
     base, source = labels.data.base, labels.data.source
     parts: list[Mapping[str, Tensor]] = []
     for start in range(0, len(base), CHUNK):

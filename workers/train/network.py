@@ -1,4 +1,4 @@
-"""The network that is trained: its outputs, and the units at the places of a causal model's variables.
+"""Network aligned with a causal model: its outputs, and the units at the places of the model's variables.
 
 Shapes: B rows, C classes of an output.
 """
@@ -13,26 +13,25 @@ from torch import Tensor, nn
 
 from workers.errors import StudyError, nearest
 from workers.train.spec import Node
-from workers.wrapper.inputs import inputs_of
+from workers.wrapper.inputs import inputs_of, last_logits
 from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.nexttokens import last_logits
 from workers.wrapper.units import Unit
 from workers.zoo.configs import LOGITS
 
 Logits = Mapping[str, Tensor]
-"""Of each output [B, C], where the run ends."""
+"""Logits of each output [B, C], at the end of each example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterchangeOutputs:
-    """What came of a batch."""
+    """Outputs of a batch, without and with an interchange."""
 
     variables: tuple[str, ...]
-    """Which were interchanged."""
+    """Variables that were interchanged."""
     base: Logits
     source: Logits
     swapped: Logits
-    """Of the base with these variables' places from the source; empty where there are none."""
+    """Logits of the base with these variables' places from the source; empty where there are none."""
 
 
 class AlignedNetwork:
@@ -93,5 +92,4 @@ class AlignedNetwork:
 
 def _unit(node: Node) -> Unit:
     dims = None if node.dims is None else list(node.dims)
-    position: Any = node.position
-    return Unit(node.site, layer=node.layer, head=node.heads, position=position, subspace=dims)
+    return Unit(node.site, layer=node.layer, head=node.heads, position=node.position, subspace=dims)

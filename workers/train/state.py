@@ -1,4 +1,4 @@
-"""What is kept of a training so that it can go on: its tensors as safetensors, the rest as plain data."""
+"""Checkpoint of a training, from which it goes on: tensors as safetensors, the rest as plain data."""
 
 __all__ = ["TrainingState", "joined", "parted", "restore", "tensors_of"]
 
@@ -16,7 +16,7 @@ from workers.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """A training after some of its steps."""
+    """State of a training after some of its steps."""
 
     tensors: bytes
     """Safetensors."""
@@ -61,7 +61,7 @@ def parted(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def joined(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `parted` took apart."""
+    """Join what `parted` took apart."""
     if not isinstance(plain, Mapping):
         return plain
     ((form, content),) = plain.items()

@@ -14,15 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from tests.workers.libraries.covering import outcome, without
 from workers.change.masks import BoundlessRotation, Mask
 from workers.change.operations import exchange
-from workers.change.spaces import filled_space, space_config, space_tensors
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError, StoreError
 from workers.fits.fitted import FitReport, Fitted, decode_fitted, encode_fitted
 from workers.libraries import torch as library
 from workers.libraries import torch_rotations, torch_updates
 from workers.train.spec import TorchClass
-from workers.train.updates import optimizer_of, schedule_of
-from workers.wrapper.saving import read_units, save_units
+from workers.train.trainer import optimizer_of, schedule_of
+from workers.wrapper.saving import filled_space, read_units, save_units, space_config, space_tensors
 from workers.wrapper.units import Unit
 from workers.zoo.build import make
 
