@@ -13,9 +13,8 @@ from workers.change.features import PCA
 from workers.change.masks import BoundlessRotation, Mask
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import ModelError, RunError, StudyError
-from workers.fits.fitted import decode_fitted, encode_fitted
+from workers.fits.fitted import Example, FitSpec, decode_fitted, encode_fitted
 from workers.fits.fitting import fit
-from workers.fits.spec import Example, FitSpec
 from workers.vocabulary import Pair, Vectors
 from workers.wrapper.saving import space_tensors
 

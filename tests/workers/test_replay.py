@@ -258,11 +258,11 @@ def test_a_base_is_captured_once_for_all_pairs_and_calls_and_only_what_can_be_to
     whole = sum(count for count, num_tokens in rows if num_tokens == 5)
     prompts = {prompt for pair in some for prompt in pair.tokens.values()}
     assert whole <= len(prompts) + 1  # one was run before, to see how large captures are
-    slab = engine._bench.captures.slab
-    assert slab is not None
-    kept = [tensor for tensor in slab.keys if tensor is not None]
+    base_cache = engine._bench.captures.base_cache
+    assert base_cache is not None
+    kept = [tensor for tensor in base_cache.keys if tensor is not None]
     assert (len(kept), kept[0].shape[2]) == (2, 3)
-    assert [tensor.shape[1] for tensor in slab.inputs if tensor is not None] == [3, 3]
+    assert [tensor.shape[1] for tensor in base_cache.inputs if tensor is not None] == [3, 3]
 
 
 def test_bases_that_do_not_fit_are_captured_for_fewer_pairs_at_a_time() -> None:

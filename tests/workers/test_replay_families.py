@@ -101,7 +101,7 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
     assert model.resume is not None and model.resume.grows, model.tier_reason
     tiers = check_tiers_agree(model)
     assert tiers[RESUMED_ROW] > 2 * tiers.get(HOOKED_ROW, 0)
-    names = {tap.module.rpartition(".")[2] for tap in model.resume.confined}
+    names = {tap.module.rpartition(".")[2] for tap in model.resume.token_local}
     assert names
     assert names.isdisjoint(MAKE_KEYS)
 
@@ -111,7 +111,7 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
 @pytest.mark.parametrize("model_type", LEVEL)
 def test_a_family_that_resumes_from_one_block_a_forward_does_so(model_type: str) -> None:
     model = small(model_type)
-    assert model.resume is not None and not model.resume.grows and not model.resume.confined
+    assert model.resume is not None and not model.resume.grows and not model.resume.token_local
     assert set(check_tiers_agree(model)) == {RESUMED_ROW}
 
 

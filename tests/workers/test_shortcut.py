@@ -181,7 +181,7 @@ def test_where_values_depend_on_a_prompts_length_no_token_goes_ahead(
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_where_values_depend_on_a_prompts_length_equal_beginnings_are_not_trusted(kind: str) -> None:
     model = scaled_by_length(kind)
-    assert model.resume is not None and not model.resume.shares_prefixes and not model.resume.confined
+    assert model.resume is not None and not model.resume.shares_prefixes and not model.resume.token_local
     base = tuple(range(3, 27))
     shorter = [Pair(0, {"base": base, "source": base[:6]}, {}, (8,), (9,))]
     cells = [(layer, swap("block_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]

@@ -72,8 +72,8 @@ def run_single_tokens(
     failed: set[int] = set()
     num_forwards, num_spared = 0, bases.extent.num_tokens - first - 1
     worth = WORTH.get(slots.device.type, _WORTH_ELSEWHERE)
-    confined = [row for row, one in enumerate(waiting) if one.is_confined]
-    for block, group in groupby(confined, key=lambda row: waiting[row].start):
+    token_local = [row for row, one in enumerate(waiting) if one.is_token_local]
+    for block, group in groupby(token_local, key=lambda row: waiting[row].start):
         rows = list(group)
         if len(rows) * num_spared * resume.block_parameters < worth:
             continue

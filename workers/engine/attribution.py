@@ -22,8 +22,7 @@ from workers.engine.attempts import FailureLog, attempt
 from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
 from workers.engine.captures import stacked
 from workers.engine.estimates import BaselineRun, Estimator, trace, widths
-from workers.engine.scorer import NON_FINITE
-from workers.engine.scoring import Labels
+from workers.engine.scoring import NON_FINITE, Labels
 from workers.errors import RunError, SwapyardError
 from workers.libraries.torch import is_out_of_memory
 from workers.model.hooks import Tap

@@ -6,18 +6,21 @@ Shapes: n tokens of a unit, C columns of its place.
 __all__ = [
     "ESTIMATED",
     "HOOKED",
+    "NO_ID",
     "RERUN",
     "RESUMED",
     "UNCHANGED",
     "Batch",
     "BatchResult",
     "CollectedVector",
+    "Column",
     "Sheet",
+    "empty_columns",
 ]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +30,23 @@ from workers.change.edits import Edits
 from workers.change.jobs import Change, Job
 from workers.change.operations import COLLECT
 from workers.engine.attempts import error_json
-from workers.engine.scoring import Column, empty_columns
+from workers.metrics import raw_metrics
 from workers.vocabulary import Cell, Pair
+
+NO_ID = -1
+"""Value of an integer column where there is none; a float column holds NaN."""
+
+Column = NDArray[Any]
+"""Values of one name, one a row: float32 with NaN, int32 with -1, or objects with None for no value."""
+
+
+def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, Column]:
+    """An array for each raw metric of these families, all without a value."""
+    return {
+        name: np.full(num_rows, np.nan if raw.dtype == "float32" else NO_ID, raw.dtype)
+        for name, raw in raw_metrics(families).items()
+    }
+
 
 HOOKED, RESUMED, UNCHANGED, ESTIMATED, RERUN = "hooked", "resumed", "unchanged", "estimated", "rerun"
 """Ways to obtain a row: a whole forward, one that begins at what changes first, its base's clean run, none at

@@ -20,8 +20,7 @@ from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
-from workers.replay.base_runs import BaseCache, BaseCaches, BaseExtent
-from workers.replay.prefixes import Prefix, num_shared, run_prefix
+from workers.replay.base_runs import BaseCache, BaseCaches, BaseExtent, Prefix, num_shared, run_prefix
 from workers.vocabulary import Prompt, Span, Vectors
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class ActivationCache:
         self.budget_bytes = budget_bytes
         self._bases = BaseCaches(budget_bytes=budget_bytes // 2)
         self._prefix: Prefix | None = None
-        self.slab: BaseCache | None = None
+        self.base_cache: BaseCache | None = None
         """KV cache of the bases of the last `prepare`; None where no job is resumed."""
         self._held: OrderedDict[Prompt, PromptActivations] = OrderedDict()
         """Runs by prompt, the one used longest ago first."""
@@ -154,16 +153,16 @@ class ActivationCache:
             The prompts whose runs failed, each with the exception.
         """
         self.broken = {}
-        self.slab = None
+        self.base_cache = None
         if extent is not None:
             assert self._model.resume is not None
             bases = [prompt for prompt, need in needs.items() if need.is_base]
-            self.slab = self._bases.reserve(self._model.resume, bases, extent)
+            self.base_cache = self._bases.reserve(self._model.resume, bases, extent)
         lacking: dict[int, list[Prompt]] = {}
         for prompt, need in needs.items():
             held = self._held.setdefault(prompt, PromptActivations())
             self._held.move_to_end(prompt)
-            if held.lacks(need) or (self.slab is not None and self.slab.awaits(prompt)):
+            if held.lacks(need) or (self.base_cache is not None and self.base_cache.awaits(prompt)):
                 lacking.setdefault(len(prompt), []).append(prompt)
         failed: dict[Prompt, Exception] = {}
         for length, prompts in lacking.items():
@@ -173,8 +172,8 @@ class ActivationCache:
                 failed |= self._run(prompts[start : start + size], needs, shared)
         for prompt in failed:
             self._drop(prompt)
-            if self.slab is not None:
-                self.slab.drop(prompt)
+            if self.base_cache is not None:
+                self.base_cache.drop(prompt)
         self._shrink(keep=needs.keys())
         return failed
 
@@ -191,7 +190,9 @@ class ActivationCache:
         if not all(isinstance(one, Tap) and one.module in resume.block_of for one in places):
             return 0
         reads = [read for need in wanted for read in need.reads]
-        firsts = [self.slab.extent.first] if self.slab and any(need.is_base for need in wanted) else []
+        firsts = (
+            [self.base_cache.extent.first] if self.base_cache and any(need.is_base for need in wanted) else []
+        )
         return num_shared(prompts, min([len(prompts[0]) - 1, *reads, *firsts]))
 
     def _run(
@@ -232,8 +233,8 @@ class ActivationCache:
         visits = [(tap_of(one), keeper.visit(one, spans[one])) for one in sorted(taps, key=str)]
         recording, cache = self._recording(prompts, prefix)
         logits, seen = self._model.forward(tokens, at, [*recording, *visits], cache=cache, first=shared)
-        if self.slab is not None:
-            self.slab.recorded(prompts)
+        if self.base_cache is not None:
+            self.base_cache.recorded(prompts)
         faults = seen.faults()
         self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
         whole = {tap: joined(parts) for tap, parts in kept.items() if tap not in self.broken}
@@ -265,12 +266,12 @@ class ActivationCache:
     def _recording(
         self, prompts: Sequence[Prompt], prefix: Prefix | None
     ) -> tuple[list[tuple[Tap, Visit]], "RunCache | None"]:
-        """Visits and a cache for a forward of `prompts` that keep what the slab awaits of them."""
+        """Visits and a cache for a forward of `prompts` that keep what the base_cache awaits of them."""
         resume, device, keep = self._model.resume, self._model.device, None
         visits: list[tuple[Tap, Visit]] = []
-        if self.slab is not None and any(self.slab.awaits(prompt) for prompt in prompts):
+        if self.base_cache is not None and any(self.base_cache.awaits(prompt) for prompt in prompts):
             num_before = 0 if prefix is None else len(prefix.tokens)
-            visits, keep = self.slab.recording(prompts, device, num_before=num_before)
+            visits, keep = self.base_cache.recording(prompts, device, num_before=num_before)
         if prefix is not None:
             return visits, prefix.cache(len(prompts), device, keep)
         if keep is None or resume is None:

@@ -12,12 +12,11 @@ from workers.capability import Capability
 from workers.change.stock import FitSource, ModelResources, no_fits
 from workers.code.places import NO_CODE, Code
 from workers.engine.attribution import Attribution
-from workers.engine.batch import Batch, BatchResult
+from workers.engine.batch import Batch, BatchResult, Column
 from workers.engine.captures import ActivationCache
 from workers.engine.pacing import BatchSizer
 from workers.engine.rounds import Bench, Round
-from workers.engine.scorer import clean_runs
-from workers.engine.scoring import Column
+from workers.engine.scoring import clean_runs
 from workers.errors import RunError
 from workers.metrics import ESTIMATE
 from workers.model.loading import LoadedModel

@@ -12,7 +12,7 @@ __all__ = [
     "changes_from",
     "first_block",
     "first_token",
-    "is_confined",
+    "is_token_local",
     "moved",
 ]
 
@@ -53,7 +53,7 @@ def changes_from(job: Job, block: int, resume: Resume) -> tuple[Change, ...]:
     return tuple(one for one in job.changes if resume.block_of[one.step.place.tap.module] >= block)
 
 
-def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:
+def is_token_local(job: Job, block: int, first: int, resume: Resume) -> bool:
     """Whether all that the job changes in its first block stays with the one token that it begins at.
 
     That token can then go through the block alone. Not the jobs that collect, whose units count by number.
@@ -67,7 +67,9 @@ def is_confined(job: Job, block: int, first: int, resume: Resume) -> bool:
 
 def _stays(change: Change, token: int, resume: Resume) -> bool:
     place = change.step.place
-    return isinstance(place, Target) and place.tap.unscaled in resume.confined and change.tokens == (token,)
+    return (
+        isinstance(place, Target) and place.tap.unscaled in resume.token_local and change.tokens == (token,)
+    )
 
 
 def moved(cell: CompiledCell, resume: Resume) -> CompiledCell:
@@ -141,7 +143,7 @@ class QueuedJob:
     for its one token alone, and from the next block on all tokens do."""
     cost: float
     """Cost in runs of one block over one token."""
-    is_confined: bool = False
+    is_token_local: bool = False
     """Whether all that it changes in that block stays with its first token."""
     is_rerun: bool = False
     """Whether its resumed run failed before."""
@@ -181,10 +183,10 @@ class Queues:
             self._put(PackKind(), QueuedJob(job, 0, self._whole_cost))
         else:
             # A run of one token has nothing to gain.
-            confined = num_tokens > 1 and is_confined(job, block, first, self.resume)
-            cost = self.resume.cost(block + confined, num_tokens) + confined
+            token_local = num_tokens > 1 and is_token_local(job, block, first, self.resume)
+            cost = self.resume.cost(block + token_local, num_tokens) + token_local
             kind = PackKind(first, is_resumed=True, block=None if self.resume.grows else block)
-            self._put(kind, QueuedJob(job, block, cost, confined))
+            self._put(kind, QueuedJob(job, block, cost, token_local))
 
     def again(self, waiting: QueuedJob) -> None:
         """Add a job whose resumed run failed: it runs whole, which says why."""

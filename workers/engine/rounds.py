@@ -31,7 +31,7 @@ from workers.engine.needs import BatchNeeds, chunks_of
 from workers.engine.pacing import BatchSizer
 from workers.engine.prior import IntervenedRuns
 from workers.engine.queues import Pack, QueuedJob, Queues, first_block, first_token, moved
-from workers.engine.scorer import NON_FINITE, JobScorer, is_finite, to_host
+from workers.engine.scoring import NON_FINITE, JobScorer, is_finite, to_host
 from workers.engine.shortcut import RowGroup, UnchangedRows, is_unchanged
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap
@@ -156,8 +156,8 @@ class Round:
 
     def _has_base(self, pair: int) -> bool:
         """Whether what resumed jobs need of the pair's base is there."""
-        slab = self._bench.captures.slab
-        return slab is not None and slab.holds(self._batch.pairs[pair].tokens["base"])
+        base_cache = self._bench.captures.base_cache
+        return base_cache is not None and base_cache.holds(self._batch.pairs[pair].tokens["base"])
 
     def _resolved(self, row: int, pair: int, cell: CompiledCell) -> Job | None:
         """The job of a row, or None where it cannot run: then its row says why."""
@@ -256,10 +256,10 @@ class Round:
         waiting, priors = self._with_priors(waiting)
         if not waiting:
             return
-        slab, resume, device = self._bench.captures.slab, self._bench.resume, self._bases.device
-        assert slab is not None and resume is not None
-        slots = slab.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
-        ahead = run_single_tokens(self._bench.model, resume, slab, slots, waiting, first, priors.held)
+        base_cache, resume, device = self._bench.captures.base_cache, self._bench.resume, self._bases.device
+        assert base_cache is not None and resume is not None
+        slots = base_cache.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
+        ahead = run_single_tokens(self._bench.model, resume, base_cache, slots, waiting, first, priors.held)
         waiting = [waiting[row] for row in ahead.order]
         jobs = [one.job for one in waiting]
         self._num_forwards += 1 + ahead.num_forwards
@@ -271,7 +271,7 @@ class Round:
             num_rows=partial(num_rows_at, resume, ahead.starts),
         )
         rows = Suffix(
-            bases=slab,
+            bases=base_cache,
             slots=slots[ahead.order],
             starts=ahead.starts,
             first=first,

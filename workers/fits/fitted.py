@@ -1,13 +1,13 @@
-"""Fits that are made: a subspace or a vector, with a report, and as bytes of a file.
+"""Fits: what one is specified by and made from, and the subspace or vector with a report, as bytes of a file.
 
 Shapes: C columns of the place (its heads side by side), T token positions.
 """
 
-__all__ = ["FitReport", "Fitted", "decode_fitted", "encode_fitted"]
+__all__ = ["Example", "FitReport", "FitSpec", "Fitted", "decode_fitted", "encode_fitted"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -15,7 +15,64 @@ from torch import Tensor
 
 from workers.change.subspaces import Subspace
 from workers.errors import StoreError
+from workers.vocabulary import Pair
 from workers.wrapper.saving import filled_space, space_config, space_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSpec:
+    """A method, where it is applied, and its settings; those that it does not use are None."""
+
+    method: str
+    """``das``, ``boundless``, ``mask``, ``mean``, ``mean_difference``, ``pca``, ``probe``,
+    ``random_rotation`` or ``sae``."""
+    site: str
+    layer: int | None = None
+    heads: tuple[int, ...] | None = None
+    rank: int | None = None
+    """Number of directions; None for the whole width."""
+    num_steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    """Learning rate of Adam."""
+    temperature: tuple[float, float] | None = None
+    """Temperature at the first and at the last step, linear in between."""
+    penalty: float | None = None
+    """Factor with which the share of the coordinates that is exchanged adds to the loss."""
+    of: str | None = None
+    """Run whose values are taken; None for the base's and the source's."""
+    by_position: bool = False
+    """Whether a mean is one for each token, counted from 0."""
+    seed: int | None = None
+    path: str | None = None
+    """Path of the file of a sparse autoencoder."""
+    sha256: str | None = None
+    """Digest of the file's bytes."""
+    centered: bool = False
+    """Whether its decoder's bias is taken off before encoding."""
+    kind: Mapping[str, Any] | None = None
+    """Kind of autoencoder, as `workers.autoencoders.kinds.Kind` is written; None where it is as the
+    names of the file's tensors alone say."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """From plain data, with lists for tuples; what is not there is None."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A pair that a fit is made from, or measured on."""
+
+    pair: Pair
+    tokens: Mapping[str, tuple[int, ...]]
+    """In each run, the tokens at which the fit looks, in order."""
+    read: int
+    """The base's token whose next-token logits are compared with the label."""
+    classes: tuple[str | None, str | None] = (None, None)
+    """Classes of the base and of the source, for methods that tell two apart."""
+
 
 _VECTOR = "vector"
 

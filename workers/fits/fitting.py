@@ -20,8 +20,7 @@ from workers.change.subspaces import Subspace
 from workers.change.values import CachedActivation, FromRun
 from workers.engine.captures import ActivationCache, PromptNeed, stacked
 from workers.errors import RunError
-from workers.fits.fitted import Fitted
-from workers.fits.spec import Example, FitSpec
+from workers.fits.fitted import Example, FitSpec, Fitted
 from workers.fits.vectors import FitData, make
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel

@@ -20,7 +20,7 @@ from torch import Tensor
 from workers.change.masks import LEAST_SHARE, BoundlessRotation, Mask
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError
-from workers.fits.spec import FitSpec
+from workers.fits.fitted import FitSpec
 from workers.libraries.torch import require_streams
 from workers.libraries.torch_updates import optimizer_options
 

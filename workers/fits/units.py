@@ -19,8 +19,7 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
-from workers.fits.fitted import FitReport
-from workers.fits.spec import FitSpec
+from workers.fits.fitted import FitReport, FitSpec
 from workers.fits.vectors import FitData, make
 from workers.wrapper.inputs import Given, inputs_of, last_logits
 from workers.wrapper.intervenable import IntervenableModel

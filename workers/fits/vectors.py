@@ -34,8 +34,7 @@ from workers.autoencoders.loading import load_autoencoder
 from workers.autoencoders.weights import digest_of
 from workers.change.features import PCA, SparseAutoencoder
 from workers.errors import RunError, StudyError
-from workers.fits.fitted import FitReport, Fitted
-from workers.fits.spec import FitSpec
+from workers.fits.fitted import FitReport, FitSpec, Fitted
 from workers.fits.training import Interchanges, accuracy, starting_space, train
 
 _RIDGE = 1e-3

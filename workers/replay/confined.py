@@ -8,7 +8,7 @@ whose rotary embeddings do not depend on the prompt's length: a token alone is n
 Shapes: B probes, n places tried at once, T tokens, W width.
 """
 
-__all__ = ["find_confined"]
+__all__ = ["added", "find_token_local", "holds_nothing", "noise_like"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,37 @@ from workers.change.jobs import Change
 from workers.model.hooks import Tap
 from workers.replay.base_runs import BaseCache
 from workers.replay.forward import through
-from workers.replay.noise import added, holds_nothing, noise_like
 from workers.replay.resume import Resume
 from workers.sites import Side
 
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
+from workers.change.jobs import Step
+from workers.change.values import CachedActivation, Constant
+from workers.model.layout import WHOLE, Target
+
+
+def noise_like(there: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw noise [1, W] with the standard deviation of `there` [B, T, W]."""
+    noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std())
+    return noise.to(there.device)
+
+
+def added(tap: Tap, token: int, values: Tensor) -> Change:
+    """Change that adds `values` [1, W] to the activation at a token."""
+    return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
+
+
+def holds_nothing(run: object, place: object) -> CachedActivation:
+    """Look up nothing: an `ActivationLookup` where no value is taken from any run."""
+    raise AssertionError(run, place)
+
 
 _Make = tuple[tuple[str, type[nn.Module]], ...]
 """Paths and classes of the modules in a block: blocks of one make are tried together."""
 
 
-def find_confined(
+def find_token_local(
     model: "LoadedModel",
     resume: Resume,
     bases: BaseCache,
@@ -75,7 +94,7 @@ def find_confined(
 
 @dataclass(frozen=True, slots=True)
 class _LocalityTrial:
-    """Trials with noise at the taps of a model's blocks; see `find_confined`."""
+    """Trials with noise at the taps of a model's blocks; see `find_token_local`."""
 
     model: "LoadedModel"
     resume: Resume
@@ -85,7 +104,7 @@ class _LocalityTrial:
     bound: float
 
     def of_blocks(self, blocks: Iterable[int]) -> set[tuple[str, Side]]:
-        """The path from the block, and the side, of the taps that are confined in all of `blocks`."""
+        """The path from the block, and the side, of the taps that are token_local in all of `blocks`."""
         num_tokens = self.bases.extent.num_tokens
         tokens = [token for token in (num_tokens // 2 - 1, num_tokens // 2) if 0 <= token < num_tokens - 1]
         found = [

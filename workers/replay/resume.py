@@ -33,7 +33,7 @@ class Resume:
     block_of: Mapping[str, int]
     """Block that a module belongs to, by the module's path, for the modules of one block alone whose
     tensors in a resumed forward were seen to be the last tokens of those in a whole one."""
-    confined: frozenset[Tap]
+    token_local: frozenset[Tap]
     """Token-local taps: a change of one token was seen to leave the block's output of all others as it was:
     queries, what attention returns, the MLP. None where all rows of a forward begin at one block."""
     shares_prefixes: bool
