@@ -93,7 +93,7 @@ class PriorRun:
 
     key: RunKey
     changes: tuple[Change, ...]
-    """In the order in which they apply; they may take values from priors before this one."""
+    """Changes in the order in which they apply; they may take values from priors before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ class Job:
     source_read: int | None
     """Token of the first source that corresponds to `read`; None where there is none."""
     changes: tuple[Change, ...]
-    """In the order in which they apply."""
+    """Changes in the order in which they apply."""
     priors: tuple[PriorRun, ...] = ()
-    """In the order in which they run."""
+    """Intervened runs in the order in which they run."""
 
 
 def zipped(

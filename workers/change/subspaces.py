@@ -192,7 +192,7 @@ class Directions(Subspace):
         return change @ self.weight.mT
 
     def tensors(self, *, is_trained_on: bool = False) -> dict[str, Tensor]:
-        """As `Subspace.tensors`; the directions are the matrix ``rotation`` [W, K], whatever makes it."""
+        """Tensors as in `Subspace.tensors`; the directions are the matrix ``rotation`` [W, K]."""
         own = rotation_tensors(self) if is_trained_on and self.is_learned else {"rotation": self.weight}
         return {**own, **self._others()}
 
@@ -200,7 +200,7 @@ class Directions(Subspace):
         return {name: tensor for name, tensor in super().tensors().items() if name != "weight"}
 
     def fill(self, tensors: Mapping[str, Tensor], *, is_trained_on: bool) -> None:
-        """As `Subspace.fill`: ``weight`` is ``rotation`` to the last bit, orthonormal also when trained."""
+        """Fill as `Subspace.fill` does; ``weight`` is ``rotation`` to the last bit."""
         rotation = _shaped("rotation", tensors["rotation"], (self.width, self.num_coordinates))
         if is_trained_on:
             set_rotation(self, tensors)

@@ -266,7 +266,7 @@ class ActivationCache:
     def _recording(
         self, prompts: Sequence[Prompt], prefix: Prefix | None
     ) -> tuple[list[tuple[Tap, Visit]], "RunCache | None"]:
-        """Visits and a cache for a forward of `prompts` that keep what the base_cache awaits of them."""
+        """Visits and a cache for a forward of `prompts` that record what the base cache awaits of them."""
         resume, device, keep = self._model.resume, self._model.device, None
         visits: list[tuple[Tap, Visit]] = []
         if self.base_cache is not None and any(self.base_cache.awaits(prompt) for prompt in prompts):

@@ -104,7 +104,7 @@ class BatchNeeds:
 
 
 _Positions = dict[str, dict[Tap | Region, set[Position]]]
-"""By run and place, the positions whose values are taken."""
+"""Positions whose values are taken, by run and place."""
 
 
 def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: ModelResources) -> _Positions:
@@ -126,7 +126,7 @@ def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: ModelRes
 
 
 def _spans_by_run(found: _Positions, pairs: Sequence[Pair]) -> dict[str, dict[Tap | Region, Span | None]]:
-    """By run and place, the tokens from the first to the last that any pair can read; None for all."""
+    """Tokens from the first to the last that any pair can read, by run and place; None for all."""
 
     @cache
     def ends(run: str, position: Position) -> list[int]:

@@ -55,7 +55,7 @@ class IntervenedRuns:
         return CachedActivation(self._kept[run][place])
 
     def failure(self, job: Job) -> SwapyardError | None:
-        """Why a run that the job needs failed; None where none did."""
+        """Error of a run that the job needs; None where none failed."""
         return next((self._failed[p.key] for p in job.priors if p.key in self._failed), None)
 
     def _has_failed(self, prior: PriorRun) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Round:
         self._scorer = JobScorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
-        self._failed_prompts: Mapping[Hashable, Exception] = {}
+        self._failed_prompts: Mapping[Any, Exception] = {}
         self._failures = FailureLog()
         self._num_forwards = 0
         self._capture_s = 0.0
@@ -173,7 +174,7 @@ class Round:
         return job
 
     def _obstacle(self, job: Job) -> Exception | None:
-        """Why a value of a clean run that the job takes was not captured; None where all were."""
+        """Error by which a clean run that the job takes values from was not cached; None where all were."""
         changes = chain(job.changes, *(prior.changes for prior in job.priors))
         found = (self._lacking(change) for change in changes)
         return next((error for error in found if error is not None), None)

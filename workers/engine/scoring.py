@@ -56,7 +56,7 @@ class Labels:
         return cls(padded.clamp_min(0), padded != NO_ID)
 
     def among(self, ids: Tensor) -> "Labels":
-        """As numbers of `ids` [K], which are sorted and have all of them."""
+        """Labels as numbers of `ids` [K], which are sorted and have all of them."""
         return Labels(torch.searchsorted(ids, self.ids), self.given)
 
     def __getitem__(self, rows: Tensor | slice) -> "Labels":

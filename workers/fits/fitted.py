@@ -67,7 +67,7 @@ class Example:
 
     pair: Pair
     tokens: Mapping[str, tuple[int, ...]]
-    """In each run, the tokens at which the fit looks, in order."""
+    """Tokens at which the fit looks, in each run, in order."""
     read: int
     """The base's token whose next-token logits are compared with the label."""
     classes: tuple[str | None, str | None] = (None, None)

@@ -139,7 +139,7 @@ class BaseCache:
         return visits, keep
 
     def recorded(self, prompts: Sequence[Prompt]) -> None:
-        """After the forward: what was awaited of `prompts` is there."""
+        """Note, after the forward, that the caches that were awaited of `prompts` are there."""
         self._filled.update(prompt for prompt in prompts if prompt in self._slots)
 
     def _put(self, kept: list[Tensor | None], number: int, slots: Tensor, new: Tensor) -> None:

@@ -104,7 +104,7 @@ class _LocalityTrial:
     bound: float
 
     def of_blocks(self, blocks: Iterable[int]) -> set[tuple[str, Side]]:
-        """The path from the block, and the side, of the taps that are token_local in all of `blocks`."""
+        """The path from the block, and the side, of the taps that are token-local in all of `blocks`."""
         num_tokens = self.bases.extent.num_tokens
         tokens = [token for token in (num_tokens // 2 - 1, num_tokens // 2) if 0 <= token < num_tokens - 1]
         found = [

@@ -68,7 +68,7 @@ class RunningLosses:
 
     def __init__(self, sums: Mapping[tuple[str, str, str | None], tuple[float, int]] | None = None) -> None:
         self.sums = dict(sums or {})
-        """By kind, head and variable."""
+        """Sums of losses and their numbers, by kind, head and variable."""
 
     def add(self, kind: str, head: str, variable: str | None, value: float) -> None:
         """Count one more loss."""

@@ -75,7 +75,7 @@ def wants_of(units: Sequence[Unit], places: Places) -> dict[Run, set[Tap | Regio
 
 
 def bind(units: Sequence[Unit], base: Inputs, call: Call) -> list[list[Change]]:
-    """For each example of `base` its changes, one for each unit; one that does nothing has no tokens.
+    """Bind units to the examples of `base`: changes of each, one a unit; one without effect has no tokens.
 
     Raises:
         ModelError: a place that the model does not have.

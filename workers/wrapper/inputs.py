@@ -214,12 +214,14 @@ def _ids(given: Sequence[object], tokenizer: TextTokenizer | None) -> list[list[
     Raises:
         RunError: texts without a tokenizer, or something else.
     """
-    if all(isinstance(item, str) for item in given):
+    texts = [item for item in given if isinstance(item, str)]
+    if len(texts) == len(given):
         if tokenizer is None:
             raise RunError("a text, but no tokenizer: give IntervenableModel(…, tokenizer=…), or token ids")
-        return [list(tokenizer(text)["input_ids"]) for text in given]
-    if all(isinstance(item, list | tuple) and all(type(one) is int for one in item) for item in given):
-        return [list(item) for item in given]
+        return [list(tokenizer(text)["input_ids"]) for text in texts]
+    lists = [list(item) for item in given if isinstance(item, list | tuple)]
+    if len(lists) == len(given) and all(type(one) is int for item in lists for one in item):
+        return lists
     raise RunError(f"a list of {type(given[0]).__name__}; give {FORMS}")
 
 

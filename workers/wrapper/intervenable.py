@@ -50,8 +50,8 @@ class Intervened:
     source: Any
     """Output of the source without intervention, where a unit takes its value from it; otherwise None."""
     collected: tuple[Collection, ...]
-    """For each unit that collects, in order: [B, P, C], in a subspace its coordinates; where examples differ
-    in their positions a tensor [P, C] for each, None for one that is left out."""
+    """Activations of each unit that collects, in order: [B, P, C], in a subspace its coordinates; where
+    examples differ in their positions a tensor [P, C] for each, None for one that is left out."""
 
     @property
     def logits(self) -> Tensor:

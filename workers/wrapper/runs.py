@@ -89,7 +89,7 @@ def _guarded(tap: Tap, visit: Visit) -> Visit:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """With all of the module in evaluation mode, without dropout; each part gets its own mode back."""
+    """Put all of the module into evaluation mode, without dropout; each part gets its own mode back."""
     training = [part for part in module.modules() if part.training]
     for part in training:
         part.training = False

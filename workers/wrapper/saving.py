@@ -130,7 +130,7 @@ def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 _FORMAT = 2
 _READABLE = (1, _FORMAT)
-"""In format 1 rotations are as torch called them, and every subspace is trained on."""
+"""Formats that are read: in 1 rotations are as torch called them, and every subspace is trained on."""
 _INNER = "of."
 """Prefix of the tensors of a subspace inside another one."""
 

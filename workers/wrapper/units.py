@@ -8,7 +8,7 @@ __all__ = ["From", "IntervenedRun", "Mean", "Noise", "Run", "Unit", "UnitValue",
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import Tensor
 
@@ -170,7 +170,7 @@ class Unit:
             raise StudyError("with coordinates, a value is taken from a run, zero or a tensor")
 
 
-def is_input(name: object) -> bool:
+def is_input(name: object) -> TypeGuard[str]:
     """Whether `name` is that of an input: ``base``, ``source``, ``source_2`` …."""
     return isinstance(name, str) and (name == "base" or _SOURCE.fullmatch(name) is not None)
 
