@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.workers.trainings import ALIGNMENT, DATA, SPEC, TASKS, ByHand, swap, trained, trainer
 from workers.errors import DivergedError
-from workers.train.losses import chosen, order
-from workers.train.network import AlignedNetwork
+from workers.train.losses import AlignedNetwork, chosen, order
 from workers.train.spec import Draw, LossTerm, Node, TorchClass
 from workers.zoo.build import make
 

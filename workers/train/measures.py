@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from workers.train.data import CausalLabels
-from workers.train.network import AlignedNetwork
+from workers.train.losses import AlignedNetwork
 from workers.train.spec import Draw, TrainSpec
 
 CHUNK = 1024

@@ -30,9 +30,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from workers.errors import DivergedError, StoreError, StudyError, nearest
 from workers.libraries.torch_updates import optimizer_options, schedule_options, take_up
 from workers.train.data import CausalLabels, Data
-from workers.train.losses import Judge, TrainingBatch, order
+from workers.train.losses import AlignedNetwork, Judge, TrainingBatch, order
 from workers.train.measures import Measure, RunningLosses, measure
-from workers.train.network import AlignedNetwork
 from workers.train.spec import TorchClass, TrainSpec
 from workers.train.state import TrainingState, joined, parted, restore, tensors_of
 
