@@ -4,7 +4,7 @@ Shapes: B rows, T tokens or steps, P positions of a window, W width of a tap; N 
 position), n of them in one row, C columns.
 """
 
-__all__ = ["Collected", "Edit", "ForwardContext", "PointEdit", "RegionEdit", "RowsEdit", "edit_of"]
+__all__ = ["Edit", "ForwardContext", "edit_of"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

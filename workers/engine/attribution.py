@@ -18,13 +18,12 @@ from torch.nn.utils import parametrize
 from workers.change.jobs import read_of
 from workers.change.ready import CompiledCell, compile_cell
 from workers.change.stock import ModelResources
-from workers.engine.attempts import FailureLog, attempt
+from workers.engine.attempts import FailureLog, attempt, tried
 from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
 from workers.engine.captures import stacked
 from workers.engine.estimates import BaselineRun, Estimator, trace, widths
 from workers.engine.scoring import NON_FINITE, Labels
 from workers.errors import RunError, SwapyardError
-from workers.libraries.torch import is_out_of_memory
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.model.loading import LoadedModel
@@ -135,23 +134,16 @@ class Attribution:
         start = 0
         while start < len(self._batch.pairs):
             size = max(1, min(self._most_rows, fitting))
-            self._attempt(cells, taps, range(len(self._batch.pairs))[start : start + size])
+            pairs = range(len(self._batch.pairs))[start : start + size]
+            tried(partial(self._estimate, cells, taps), pairs, partial(self._give_up, cells), self._shrink)
             start += size
 
-    def _attempt(self, cells: Mapping[int, CompiledCell], taps: _Taps, pairs: Sequence[int]) -> None:
-        """Estimate the cells on these pairs; where it fails on halves, so that one pair spoils no other."""
-        error = attempt(partial(self._estimate, cells, taps, pairs))
-        if error is None:
-            return
-        if is_out_of_memory(error):
-            self._most_rows = max(1, len(pairs) // 2)
-        if len(pairs) == 1:
-            for index in cells:
-                self._fail(index, pairs, error)
-            return
-        half = len(pairs) // 2
-        self._attempt(cells, taps, pairs[:half])
-        self._attempt(cells, taps, pairs[half:])
+    def _give_up(self, cells: Iterable[int], pair: int, error: Exception) -> None:
+        for index in cells:
+            self._fail(index, [pair], error)
+
+    def _shrink(self, num_pairs: int) -> None:
+        self._most_rows = max(1, num_pairs // 2)
 
     def _estimate(self, cells: Mapping[int, CompiledCell], taps: _Taps, pairs: Sequence[int]) -> None:
         began = time.perf_counter()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.change.regions import Region, joined, tap_of
 from workers.change.values import CachedActivation
-from workers.engine.attempts import attempt
+from workers.engine.attempts import attempt, tried
 from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
@@ -198,18 +198,14 @@ class ActivationCache:
     def _run(
         self, prompts: list[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int
     ) -> dict[Prompt, Exception]:
-        """One forward; where it fails, halves, so that one bad prompt spoils no other."""
-        error = attempt(lambda: self._forward(prompts, needs, shared))
-        if error is None:
+        """Run one forward, or halves where it fails; the prompts that fail alone, with their errors."""
+        if shared and attempt(lambda: self._forward(prompts, needs, shared)) is None:
             return {}
-        if shared:
-            return self._run(prompts, needs, 0)
-        if len(prompts) == 1:
-            return {prompts[0]: error}
-        half = len(prompts) // 2
-        return self._run(prompts[:half], needs, 0) | self._run(prompts[half:], needs, 0)
+        failed: dict[Prompt, Exception] = {}
+        tried(lambda some: self._forward(some, needs, 0), prompts, failed.__setitem__)
+        return failed
 
-    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int) -> None:
+    def _forward(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int) -> None:
         self.num_forwards += 1
         held = [self._held[prompt] for prompt in prompts]
         wanted = [needs[prompt] for prompt in prompts]

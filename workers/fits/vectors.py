@@ -7,15 +7,7 @@ Shapes: N activations, n tokens of one example, C columns of a place, D width of
 directions, T token positions.
 """
 
-__all__ = [
-    "FitData",
-    "class_directions",
-    "difference",
-    "make",
-    "mean_by_position",
-    "ordered_classes",
-    "principal",
-]
+__all__ = ["FitData", "make"]
 
 import time
 from abc import ABC, abstractmethod
@@ -154,7 +146,7 @@ def _sae(spec: FitSpec, data: FitData) -> Fitted:
 def _pca(spec: FitSpec, data: FitData) -> Fitted:
     runs = data.runs if spec.of is None else [spec.of]
     rows = torch.cat([row for run in runs for row in data.having(run).activations(run)])
-    space, left_out = principal(data.by_head(rows), spec.rank or 1)
+    space, left_out = _principal(data.by_head(rows), spec.rank or 1)
     report = FitReport(loss=left_out, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
@@ -163,12 +155,12 @@ def _mean(spec: FitSpec, data: FitData) -> Fitted:
     run = spec.of or "base"
     rows = torch.cat(data.activations(run))
     if spec.by_position:
-        return _of_vector(mean_by_position(rows, data.positions(run)))
+        return _of_vector(_mean_by_position(rows, data.positions(run)))
     return _of_vector(rows.double().mean(0).float())
 
 
 def _mean_difference(spec: FitSpec, data: FitData) -> Fitted:
-    return _of_vector(difference(*_sides(data)))
+    return _of_vector(_difference(*_sides(data)))
 
 
 def _of_vector(vector: Tensor) -> Fitted:
@@ -185,7 +177,7 @@ def _probe(spec: FitSpec, data: FitData) -> Fitted:
         for found, name in zip(data.activations(run), of_run, strict=True):
             rows.append(data.by_head(found))
             names += [str(name)] * len(rows[-1])
-    space, loss = class_directions(torch.cat(rows), names)
+    space, loss = _class_directions(torch.cat(rows), names)
     report = FitReport(loss=loss, num_parameters=space.components.numel())
     return Fitted(content=space, report=report)
 
@@ -196,7 +188,7 @@ def _sides(data: FitData) -> tuple[Tensor, Tensor]:
     rows = {run: data.activations(run) for run in classes}
     if not any(name for of_run in classes.values() for name in of_run):
         return torch.cat(rows["source"]), torch.cat(rows["base"])
-    low, high = ordered_classes(classes["base"], classes["source"])
+    low, high = _ordered_classes(classes["base"], classes["source"])
     found: dict[str, list[Tensor]] = {low: [], high: []}
     for run, of_run in classes.items():
         for row, name in zip(rows[run], of_run, strict=True):
@@ -217,7 +209,7 @@ _RECKONED: Mapping[str, Callable[[FitSpec, FitData], Fitted]] = MappingProxyType
 )
 
 
-def mean_by_position(rows: Tensor, positions: Sequence[int]) -> Tensor:
+def _mean_by_position(rows: Tensor, positions: Sequence[int]) -> Tensor:
     """The mean [T, C] of the activations [N, C] at each token position; NaN at one that none is of.
 
     Args:
@@ -230,12 +222,12 @@ def mean_by_position(rows: Tensor, positions: Sequence[int]) -> Tensor:
     return (sums / counts[:, None]).float()
 
 
-def difference(high: Tensor, low: Tensor) -> Tensor:
+def _difference(high: Tensor, low: Tensor) -> Tensor:
     """The mean of `high` [N, C] minus the mean of `low` [M, C]: [C], float32."""
     return (high.double().mean(0) - low.double().mean(0)).float()
 
 
-def principal(rows: Tensor, rank: int) -> tuple[PCA, float]:
+def _principal(rows: Tensor, rank: int) -> tuple[PCA, float]:
     """The first principal components of activations [N, C], and the share of the variance they leave out.
 
     Raises:
@@ -248,7 +240,7 @@ def principal(rows: Tensor, rank: int) -> tuple[PCA, float]:
     return space, float(1 - kept / total) if total > 0 else 0.0
 
 
-def ordered_classes(base: Sequence[str | None], source: Sequence[str | None]) -> tuple[str, str]:
+def _ordered_classes(base: Sequence[str | None], source: Sequence[str | None]) -> tuple[str, str]:
     """The two classes of some pairs: the one that a difference leads away from, then the other.
 
     It leads from the class that is more often the base's, so that it agrees with source minus base where all
@@ -268,7 +260,7 @@ def ordered_classes(base: Sequence[str | None], source: Sequence[str | None]) ->
     return low, high
 
 
-def class_directions(rows: Tensor, classes: Sequence[str]) -> tuple[PCA, float]:
+def _class_directions(rows: Tensor, classes: Sequence[str]) -> tuple[PCA, float]:
     """The directions in which a linear probe tells classes apart, and its loss.
 
     Multinomial logistic regression on standardised activations with a small ridge, solved by L-BFGS. Of two
