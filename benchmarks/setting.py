@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from workers.engine.batch import Batch, Outcome
+from workers.engine.batch import Batch, BatchResult
 from workers.engine.engine import Engine
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
@@ -179,7 +179,7 @@ def run_sweep(
     wheres: Sequence[Where],
     pairs: Sequence[Pair],
     families: tuple[str, ...],
-) -> tuple[float, Outcome]:
+) -> tuple[float, BatchResult]:
     """Seconds, and what came of these cells on all pairs, captures included.
 
     Raises:

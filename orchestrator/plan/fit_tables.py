@@ -30,7 +30,7 @@ class PlannedFit:
     name: str
     """As the study writes it; the first where it has several."""
     spec: Mapping[str, Any]
-    """As `workers.fits.spec.FitSpec` takes it."""
+    """As `workers.fits.fitted.FitSpec` takes it."""
     position: Written
     read: int | str
     pairs: tuple[int, ...]

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from workers.change.subspaces import Subspace
-    from workers.fits.fitted import Fitted
-    from workers.fits.spec import Example
+    from workers.fits.fitted import Example, Fitted
     from workers.model.loading import LoadedModel
 
 MOST_KEPT = 256
@@ -137,8 +136,8 @@ class StudyFits:
     ) -> "Fitted":
         """The fit, newly made; what it fails of is remembered."""
         from workers.engine.attempts import attempt
+        from workers.fits.fitted import FitSpec
         from workers.fits.fitting import fit
-        from workers.fits.spec import FitSpec
 
         made: list[Fitted] = []
         spec = FitSpec.from_json(planned.spec)
@@ -155,7 +154,7 @@ class StudyFits:
 
     def _example(self, planned: PlannedFit, number: int, *, held_out: bool = False) -> "Example":
         """A pair of the fit, and where the fit looks in its runs."""
-        from workers.fits.spec import Example
+        from workers.fits.fitted import Example
 
         pair = self._plan.pairs[(planned.held_out if held_out else planned.pairs)[number]]
         method: str = planned.spec["method"]

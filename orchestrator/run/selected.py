@@ -14,7 +14,7 @@ from orchestrator.run.work import Slice
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
-    from workers.engine.batch import Batch, Outcome
+    from workers.engine.batch import Batch, BatchResult
     from workers.engine.engine import Engine
 
 GIVEN_UP = ("WorkerDied", "workers died of this job again and again; their logs say more")
@@ -36,7 +36,7 @@ def run_selected(
     pairs: Sequence[Pair],
     note: Callable[[int], None],
     deadline_s: float,
-) -> "Outcome":
+) -> "BatchResult":
     """The jobs of a retry, or those of a careful slice with a `note` of each before it begins.
 
     Args:
@@ -53,7 +53,7 @@ def run_selected(
     from workers.engine.batch import Batch
 
     until = time.perf_counter() + deadline_s
-    outcomes: list[Outcome] = []
+    outcomes: list[BatchResult] = []
     num_cells = 0
     for block in _blocks(taken, len(pairs)):
         if outcomes and time.perf_counter() > until:
@@ -73,7 +73,7 @@ def run_selected(
 
 def run_lost(
     taken: Slice, cells: Sequence[tuple[int, Cell]], pairs: Sequence[Pair], type_name: str, message: str
-) -> "Outcome":
+) -> "BatchResult":
     """The jobs of a slice whose model there is not: failed rows that say why."""
     from workers.engine.batch import Batch
 
@@ -107,20 +107,20 @@ def _blocks(taken: Slice, num_pairs: int) -> Iterator[_Block]:
 
 def _run_alone(
     engine: "Engine", batch: "Batch", taken: Slice, job: int, note: Callable[[int], None]
-) -> "Outcome":
+) -> "BatchResult":
     """One job; what would take the worker with it becomes a failed row as far as that can be had."""
     from workers.engine.attempts import attempt
 
     if any(lo <= job < hi for lo, hi in taken.given_up):
         return _failed(batch, *GIVEN_UP)
     note(job)
-    found: list[Outcome] = []
+    found: list[BatchResult] = []
     error = attempt(lambda: found.append(engine.run(batch)))
     return found[0] if error is None else _failed(batch, type(error).__name__, str(error))
 
 
-def _failed(batch: "Batch", type_name: str, message: str) -> "Outcome":
-    from workers.engine.batch import Outcome, Sheet
+def _failed(batch: "Batch", type_name: str, message: str) -> "BatchResult":
+    from workers.engine.batch import BatchResult, Sheet
 
     sheet = Sheet.of(batch)
     num_rows = len(batch.cells) * len(batch.pairs)
@@ -128,7 +128,7 @@ def _failed(batch: "Batch", type_name: str, message: str) -> "Outcome":
         sheet.fail(row, type_name, message)
     columns = sheet.first(num_rows)
     tiers = Counter(columns["tier"].tolist())
-    return Outcome(
+    return BatchResult(
         num_cells=len(batch.cells),
         columns=columns,
         tiers=tiers,
@@ -139,12 +139,12 @@ def _failed(batch: "Batch", type_name: str, message: str) -> "Outcome":
     )
 
 
-def _joined(outcomes: Sequence["Outcome"], num_cells: int) -> "Outcome":
+def _joined(outcomes: Sequence["BatchResult"], num_cells: int) -> "BatchResult":
     """One outcome for all, as of one call."""
-    from workers.engine.batch import Outcome
+    from workers.engine.batch import BatchResult
 
     names = outcomes[0].columns
-    return Outcome(
+    return BatchResult(
         num_cells=num_cells,
         columns={name: np.concatenate([one.columns[name] for one in outcomes]) for name in names},
         tiers=sum((Counter(one.tiers) for one in outcomes), Counter()),

@@ -44,7 +44,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
 
     from workers.model.loading import LoadedModel, load_module
     from workers.replay.probe import probed
-    from workers.train.state import State, restore
+    from workers.train.state import TrainingState, restore
 
     assert lane.training is not None
     folder, training = _folder(root, lane.training)
@@ -57,7 +57,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
     made_of = ModelSpec.stored(artifact.about["model"]).trusting(remote_code)
     facts = resolve(made_of, fetch=False)
     module = load_module(made_of, facts, device=lane.spec.device)
-    restore(module, State(artifact.weights, {}).read())
+    restore(module, TrainingState(artifact.weights, {}).read())
     read = lane.spec.options.get(READ)
     known = replace(facts, ref=lane.spec.ref, revision=str(lane.spec.revision), dtype=lane.spec.dtype)
     if read is not None:

@@ -208,7 +208,7 @@ class StudyTrainings:
         import torch
 
         from workers.model.loading import load_module
-        from workers.train.state import State
+        from workers.train.state import TrainingState
         from workers.train.trainer import Trainer
 
         torch.set_num_threads(threads)
@@ -220,7 +220,7 @@ class StudyTrainings:
             _data(planned, facts, self._code),
         )
         if checkpoint is not None:
-            trainer.load(State(checkpoint.tensors, checkpoint.about["meta"]))
+            trainer.load(TrainingState(checkpoint.tensors, checkpoint.about["meta"]))
         return trainer
 
     @cached_property

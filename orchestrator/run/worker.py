@@ -34,7 +34,7 @@ from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
-    from workers.engine.batch import Outcome
+    from workers.engine.batch import BatchResult
     from workers.engine.engine import Engine
 
 FIT_POLL_S = 0.2
@@ -187,7 +187,7 @@ class StudyWorker:
         if "_log" in self.__dict__:
             self._log.close()
 
-    def _outcome(self, taken: Slice, deadline_s: float, trial: Trial) -> "Outcome":
+    def _outcome(self, taken: Slice, deadline_s: float, trial: Trial) -> "BatchResult":
         from workers.engine.batch import Batch
 
         cells, pairs, tile_cells = self._inputs(taken)
@@ -202,7 +202,7 @@ class StudyWorker:
         # Captures are made once for all cells of the tile, whichever slices they come in.
         return engine.run(batch, deadline_s=deadline_s, tile_cells=tile_cells)
 
-    def _write(self, taken: Slice, outcome: "Outcome", started: float) -> Manifest:
+    def _write(self, taken: Slice, outcome: "BatchResult", started: float) -> Manifest:
         """Write the rows as a part, durably, and describe it."""
         num_rows = len(outcome.columns["cell"])
         attempt = 0 if taken.replaces is None else 1

@@ -13,8 +13,8 @@ from studies.load import load_all
 from studies.train import OPTIMIZERS, SCHEDULES
 from studies.trained import read_variables, swept, trainings
 from workers.errors import StudyError
-from workers.train.spec import Chosen, Draw, TrainSpec
-from workers.train.updates import optimizer_of, schedule_of
+from workers.train.spec import Draw, TorchClass, TrainSpec
+from workers.train.trainer import optimizer_of, schedule_of
 
 pytestmark = pytest.mark.versions
 
@@ -111,7 +111,7 @@ def test_places_widths_and_options_may_name_axes() -> None:
         1e-3,
         5,
     )
-    assert specs[0].schedule == Chosen("StepLR", {"step_size": 3})
+    assert specs[0].schedule == TorchClass("StepLR", {"step_size": 3})
 
 
 def swept_at(study: Study, ref: str, trained: Study) -> list[tuple[list[int], list[str]]]:
@@ -231,10 +231,10 @@ def _options(name: str) -> Mapping[str, Any]:
 
 def test_every_name_that_is_allowed_can_be_made() -> None:
     for name in OPTIMIZERS:
-        optimizer_of(Chosen(name, {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
+        optimizer_of(TorchClass(name, {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
     for name in SCHEDULES:
-        optimizer = optimizer_of(Chosen("SGD", {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
-        assert schedule_of(Chosen(name, _options(name)), optimizer, 10) is not None
+        optimizer = optimizer_of(TorchClass("SGD", {"lr": 0.1}), [torch.nn.Parameter(torch.ones(2, 2))])
+        assert schedule_of(TorchClass(name, _options(name)), optimizer, 10) is not None
 
 
 @pytest.mark.parametrize(("name", "needed"), SCHEDULES.items())

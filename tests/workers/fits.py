@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.workers.zoo import vectors
-from workers.fits.spec import Example, FitSpec
+from workers.fits.fitted import Example, FitSpec
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
 from workers.replay.probe import probed

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swapyard import IntervenableModel, Unit
 from workers.engine.batch import HOOKED, RESUMED
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel, facts_of
@@ -125,7 +125,7 @@ def test_gradients_reach_what_is_written_as_by_hand() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-def run(model: LoadedModel, cells: list[Any], *, resume: bool) -> Outcome:
+def run(model: LoadedModel, cells: list[Any], *, resume: bool) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=pairs(3), families=("logits", "kl"))
     outcome = Engine(model, capture_budget_bytes=1 << 28, shortcut=False, resume=resume).run(batch)
     assert [error for error in outcome.columns["error"] if error] == []

@@ -13,9 +13,9 @@ from torch import Tensor
 from zoo import vector_pairs, vectors, zoo
 
 from workers.change.subspaces import Rotation, Subspace
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.estimates import difference
 from workers.engine.scoring import Labels
-from workers.engine.traces import difference
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
 SPANS = {"base": {"x": (1, 3)}, "source": {"x": (2, 4)}}
@@ -65,7 +65,7 @@ def some_pairs(count: int = 3) -> list[Pair]:
 
 def run(
     kind: str, cells: Sequence[Cell], given: Sequence[Pair], family: str = "estimate", **how: int
-) -> Outcome:
+) -> BatchResult:
     engine = Engine(tiny(kind), **{"capture_budget_bytes": 1 << 30, **how}, fits=fitted)
     return engine.run(Batch(cells=list(enumerate(cells)), pairs=given, families=(family,)))
 

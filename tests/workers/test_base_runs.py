@@ -10,20 +10,20 @@ from test_replay import check_tiers, run
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module
 
 from workers.engine import ahead
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import Extent, Slab
+from workers.replay.base_runs import BaseCache, BaseExtent
 from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
 
 SOME, OTHERS = pairs(4), pairs(4, seed=1)
 
 
-def call(engine: Engine, cells: Sequence[Cell], some: Sequence[Pair]) -> Outcome:
+def call(engine: Engine, cells: Sequence[Cell], some: Sequence[Pair]) -> BatchResult:
     return engine.run(Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl")))
 
 
-def check_alone(found: Outcome, cells: Sequence[Cell], some: Sequence[Pair]) -> None:
+def check_alone(found: BatchResult, cells: Sequence[Cell], some: Sequence[Pair]) -> None:
     """The rows are those of an engine that was asked for nothing before."""
     alone = run(tiny("llama"), cells, some)
     assert found.tiers == alone.tiers == {"resumed": len(cells) * len(some)}
@@ -48,14 +48,14 @@ def test_jobs_that_begin_before_those_of_earlier_calls_have_what_they_need() -> 
 def test_a_prompt_that_lost_its_slot_is_awaited_again() -> None:
     resume = tiny("llama").resume
     assert resume is not None
-    slab = Slab(resume, Extent(num_tokens=3, block=0, first=0, last=2), 2)
+    base_cache = BaseCache(resume, BaseExtent(num_tokens=3, block=0, first=0, last=2), 2)
     one, two, three = (1, 2, 3), (4, 5, 6), (7, 8, 9)
-    slab.reserve([one, two])
-    slab.recorded([one, two])
-    slab.reserve([two, three])
-    assert (slab.holds(one), slab.holds(two), slab.awaits(three)) == (False, True, True)
-    slab.reserve([one, two])
-    assert slab.awaits(one) and slab.holds(two)
+    base_cache.reserve([one, two])
+    base_cache.recorded([one, two])
+    base_cache.reserve([two, three])
+    assert (base_cache.holds(one), base_cache.holds(two), base_cache.awaits(three)) == (False, True, True)
+    base_cache.reserve([one, two])
+    assert base_cache.awaits(one) and base_cache.holds(two)
 
 
 def test_rows_of_one_cell_of_which_some_go_ahead_alone_keep_their_own_bases(

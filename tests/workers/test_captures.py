@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import facts_of, pairs, swap, tiny_module
 
-from workers.engine.captures import Captures, Need, stacked
+from workers.engine.captures import ActivationCache, PromptNeed, stacked
 from workers.engine.engine import Batch, Engine
 from workers.errors import RunError
 from workers.model.hooks import Tap
@@ -28,12 +28,12 @@ def model() -> LoadedModel:
 
 def needs(
     *prompts: Prompt, taps: tuple[Tap, ...] = (ONE,), reads: tuple[int, ...] = ()
-) -> dict[Prompt, Need]:
-    return {prompt: Need(set(taps), set(reads)) for prompt in prompts}
+) -> dict[Prompt, PromptNeed]:
+    return {prompt: PromptNeed(set(taps), set(reads)) for prompt in prompts}
 
 
 def test_what_is_there_is_not_run_again_and_what_is_lacking_is_added(model: LoadedModel) -> None:
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     captures.prepare(needs(*PROMPTS), max_tokens=99)
     assert captures.num_forwards == 2  # one for each length
     captures.prepare(needs(*PROMPTS), max_tokens=99)
@@ -48,14 +48,14 @@ def test_what_is_there_is_not_run_again_and_what_is_lacking_is_added(model: Load
 
 
 def test_forwards_hold_no_more_tokens_than_allowed(model: LoadedModel) -> None:
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     captures.prepare(needs(*PROMPTS), max_tokens=6)
     assert captures.num_forwards == 3
 
 
 def test_beyond_the_budget_the_prompt_used_longest_ago_goes(model: LoadedModel) -> None:
     size_bytes = 3 * 32 * 4
-    captures = Captures(model, budget_bytes=2 * size_bytes)
+    captures = ActivationCache(model, budget_bytes=2 * size_bytes)
     first, second, third = PROMPTS[0], PROMPTS[1], PROMPTS[3]
     for prompt in (first, second, first, third):
         captures.prepare(needs(prompt), max_tokens=99)
@@ -65,7 +65,7 @@ def test_beyond_the_budget_the_prompt_used_longest_ago_goes(model: LoadedModel) 
 
 
 def test_what_is_needed_at_once_is_held_beyond_the_budget(model: LoadedModel) -> None:
-    captures = Captures(model, budget_bytes=1)
+    captures = ActivationCache(model, budget_bytes=1)
     captures.prepare(needs(*PROMPTS), max_tokens=99)
     assert all(captures[prompt].taps for prompt in PROMPTS)
 
@@ -76,7 +76,7 @@ def test_a_prompt_that_cannot_be_run_is_found_and_the_others_are_kept(model: Loa
             raise ValueError("not eight")
 
     model.module.register_forward_pre_hook(fail, with_kwargs=True)
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     failed = captures.prepare(needs(*PROMPTS), max_tokens=99)
     assert {prompt: str(error) for prompt, error in failed.items()} == {PROMPTS[1]: "not eight"}
     assert captures.get(PROMPTS[1]) is None
@@ -84,14 +84,14 @@ def test_a_prompt_that_cannot_be_run_is_found_and_the_others_are_kept(model: Loa
 
 
 def test_a_capture_does_not_change_when_the_model_writes_into_its_tensor(model: LoadedModel) -> None:
-    clean = Captures(model, budget_bytes=1 << 20)
+    clean = ActivationCache(model, budget_bytes=1 << 20)
     clean.prepare(needs(PROMPTS[0], taps=(ONE,)), max_tokens=99)
 
     def overwrite(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
         args[0].zero_()
 
     model.module.model.layers[1].register_forward_pre_hook(overwrite)
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     captures.prepare(needs(PROMPTS[0], taps=(ONE,)), max_tokens=99)
     assert torch.equal(captures[PROMPTS[0]].taps[ONE], clean[PROMPTS[0]].taps[ONE])
 
@@ -111,7 +111,7 @@ def test_vectors_are_run_in_the_place_of_ids(model: LoadedModel) -> None:
     ids = PROMPTS[0]
     table = model.module.get_input_embeddings().weight
     vectors = Vectors.of(table[list(ids)].tolist())
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     assert captures.prepare(needs(ids, vectors, reads=(2,)), max_tokens=99) == {}
     torch.testing.assert_close(captures[vectors].logits[2], captures[ids].logits[2])
     torch.testing.assert_close(captures[vectors].taps[ONE], captures[ids].taps[ONE])
@@ -126,13 +126,13 @@ def test_a_prefix_that_prompts_share_is_run_once_and_changes_nothing(model: Load
     model.module.register_forward_pre_hook(
         lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     captures.prepare(needs(*some, taps=(ONE, TWO), reads=(13, 14)), max_tokens=99)
     assert tokens == [len(HEAD), 5 * 3]
     captures.prepare(needs((*HEAD, 1, 2), (*HEAD, 2, 1), taps=(TWO,), reads=(13,)), max_tokens=99)
     assert tokens[2:] == [2 * 2]
     for prompt in some:
-        alone = Captures(model, budget_bytes=1 << 20)
+        alone = ActivationCache(model, budget_bytes=1 << 20)
         alone.prepare(needs(prompt, taps=(ONE, TWO), reads=(13, 14)), max_tokens=99)
         for tap in (ONE, TWO):
             torch.testing.assert_close(captures[prompt].taps[tap], alone[prompt].taps[tap])
@@ -141,17 +141,17 @@ def test_a_prefix_that_prompts_share_is_run_once_and_changes_nothing(model: Load
 
 
 def test_a_prefix_in_which_something_is_read_is_run_by_each_prompt(model: LoadedModel) -> None:
-    captures = Captures(model, budget_bytes=1 << 20)
+    captures = ActivationCache(model, budget_bytes=1 << 20)
     captures.prepare(needs((*HEAD, 20), (*HEAD, 21), reads=(4,)), max_tokens=99)
     assert captures.num_forwards == 1
 
 
 def test_of_a_tap_only_the_tokens_that_are_wanted_are_held(model: LoadedModel) -> None:
-    whole, some = (Captures(model, budget_bytes=1 << 20) for _ in range(2))
+    whole, some = (ActivationCache(model, budget_bytes=1 << 20) for _ in range(2))
     whole.prepare(needs(*PROMPTS[2:3], taps=(ONE, TWO)), max_tokens=99)
     prompt = PROMPTS[2]
     for span, num_forwards in (((2, 3), 1), ((2, 3), 1), ((1, 3), 2), ((2, 3), 2), (None, 3), ((0, 1), 3)):
-        need = Need()
+        need = PromptNeed()
         need.add({ONE: span})
         some.prepare({prompt: need}, max_tokens=99)
         assert some.num_forwards == num_forwards
@@ -165,7 +165,7 @@ def test_of_a_tap_only_the_tokens_that_are_wanted_are_held(model: LoadedModel) -
 
 
 def test_what_several_pairs_want_of_one_prompt_is_held_together() -> None:
-    need = Need()
+    need = PromptNeed()
     for span in ((4, 5), (1, 2), (2, 3)):
         need.add({ONE: span, TWO: span})
     need.add({TWO: None})
@@ -178,8 +178,8 @@ def test_tokens_before_and_after_a_shared_prefix_are_held_alike(
     model: LoadedModel, span: tuple[int, int]
 ) -> None:
     prompts: list[Prompt] = [(*HEAD, one, 5, 9) for one in (3, 4, 5)]
-    some, whole = (Captures(model, budget_bytes=1 << 20) for _ in range(2))
-    wanted = {prompt: Need() for prompt in prompts}
+    some, whole = (ActivationCache(model, budget_bytes=1 << 20) for _ in range(2))
+    wanted = {prompt: PromptNeed() for prompt in prompts}
     for need in wanted.values():
         need.add({ONE: span})
     some.prepare(wanted, max_tokens=99)

@@ -14,10 +14,10 @@ from tiny import VOCAB, pairs, swap, tiny, unit
 from torch import Tensor
 
 from workers.change.ready import example_of
-from workers.change.stock import Stock, no_fits
+from workers.change.stock import ModelResources, no_fits
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.change.values import Drawn, draw
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.errors import RunError
 from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
 
@@ -41,14 +41,14 @@ def engine(kind: str, **more: Any) -> Engine:
     )
 
 
-def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     outcome = engine(kind, **more).run(batch)
     assert [e for e in outcome.columns["error"] if e] == []
     return outcome
 
 
-def check(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> Outcome:
+def check(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> BatchResult:
     """The engine's rows equal the reference's."""
     model, fits = tiny(kind), {n: f.weight if isinstance(f, Rotation) else f for n, f in FITS.items()}
     outcome = run(kind, cells, some)
@@ -130,7 +130,7 @@ def test_the_example_that_noise_is_drawn_for_is_the_prompt_and_the_labels() -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_scale_of_noise_is_that_of_the_embeddings(kind: str) -> None:
     weight = tiny(kind).module.get_input_embeddings().weight[:VOCAB]
-    stock = Stock(tiny(kind), no_fits)
+    stock = ModelResources(tiny(kind), no_fits)
     assert stock.embedding_std == pytest.approx(float(weight.std(correction=0)), rel=1e-6)
 
 

@@ -13,7 +13,7 @@ from tiny import facts_of, pairs, swap, tiny_module
 import swapyard as sy
 from workers.capability import ABILITIES
 from workers.engine.engine import Batch, Engine
-from workers.engine.transfers import to_host
+from workers.engine.scoring import to_host
 from workers.model.loading import LoadedModel
 from workers.replay.probe import probed
 from workers.vocabulary import Cell

@@ -12,7 +12,7 @@ import reference
 import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.errors import RunError
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
@@ -27,7 +27,7 @@ def engine(kind: str, *, budget: int = 1 << 30, **more: Any) -> Engine:
     return Engine(tiny(kind), capture_budget_bytes=budget, shortcut=False, **more)
 
 
-def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     outcome = engine(kind, **more).run(batch)
     assert outcome.num_cells == len(cells)
@@ -41,7 +41,7 @@ def expected(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> torch.Te
     return torch.stack([reference.intervene(kind, module, cell, pair) for cell in cells for pair in some])
 
 
-def check_rows(outcome: Outcome, logits: torch.Tensor, some: Sequence[Pair]) -> None:
+def check_rows(outcome: BatchResult, logits: torch.Tensor, some: Sequence[Pair]) -> None:
     """The rows are those of `logits` [rows, V], within the promised tolerance."""
     columns = outcome.columns
     for row, reference_row in enumerate(logits):

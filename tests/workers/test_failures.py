@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny_module, unit
 
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.model.loading import LoadedModel
 from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
@@ -28,7 +28,7 @@ def model() -> LoadedModel:
     return probed(LoadedModel.wrap(module, facts_of(module, "llama")))
 
 
-def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair]) -> Outcome:
+def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair]) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     outcome = Engine(model, capture_budget_bytes=1 << 30, shortcut=False).run(batch)
     assert outcome.num_cells == len(cells)
@@ -39,7 +39,7 @@ def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair]) -> Outc
     return outcome
 
 
-def errors(outcome: Outcome) -> list[tuple[str, str] | None]:
+def errors(outcome: BatchResult) -> list[tuple[str, str] | None]:
     rows = [error and json.loads(error) for error in outcome.columns["error"]]
     return [row and (row["type"], row["message"]) for row in rows]
 

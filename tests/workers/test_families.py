@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import pairs, swap, tiny
 
-from workers.engine.captures import Captures, Need
+from workers.engine.captures import ActivationCache, PromptNeed
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.families import FAMILIES, describe, family_of, sites_of
@@ -26,8 +26,8 @@ def values(model_type: str) -> dict[str, torch.Tensor]:
     """The clean value of each site in the middle block, heads side by side: [T, W]."""
     model = tiny(model_type)
     targets = {site: model.target(site, 1, None, None) for site in sites_of(model.facts)}
-    captures = Captures(model, budget_bytes=0)
-    assert captures.prepare({TOKENS: Need({t.tap for t in targets.values()})}, max_tokens=99) == {}
+    captures = ActivationCache(model, budget_bytes=0)
+    assert captures.prepare({TOKENS: PromptNeed({t.tap for t in targets.values()})}, max_tokens=99) == {}
     assert captures.broken == {}
     held = captures[TOKENS].taps
     return {

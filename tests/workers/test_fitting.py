@@ -11,13 +11,12 @@ from tests.workers.fits import DAS, classifier, hidden, interchanges, planted, w
 from tests.workers.tiny import tiny
 from workers.change.features import PCA
 from workers.change.masks import BoundlessRotation, Mask
-from workers.change.spaces import space_tensors
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import ModelError, RunError, StudyError
-from workers.fits.fitted import decode_fitted, encode_fitted
+from workers.fits.fitted import Example, FitSpec, decode_fitted, encode_fitted
 from workers.fits.fitting import fit
-from workers.fits.spec import Example, FitSpec
 from workers.vocabulary import Pair, Vectors
+from workers.wrapper.saving import space_tensors
 
 MODEL = classifier()
 TRAIN, HELD_OUT = interchanges(MODEL, 256, seed=1), interchanges(MODEL, 100, seed=2)

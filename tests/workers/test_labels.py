@@ -12,7 +12,7 @@ from test_engine import every_site
 from tiny import VOCAB, facts_of, pairs, swap, tiny, tiny_module
 from torch import Tensor, nn
 
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.model.loading import LoadedModel
 from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place, Unit
@@ -34,7 +34,9 @@ def model_of(kind: str) -> LoadedModel:
     return probed(LoadedModel.wrap(module, facts_of(module, kind)))
 
 
-def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], family: str, **more: Any) -> Outcome:
+def run(
+    model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], family: str, **more: Any
+) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=(family,))
     return Engine(model, capture_budget_bytes=1 << 30, **{"shortcut": False, **more}).run(batch)
 

@@ -19,7 +19,7 @@ from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 from workers.change.subspaces import Rotation
 from workers.code.places import Code
 from workers.engine import ahead
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.families import sites_of
 from workers.model.loading import LoadedModel
 from workers.replay.probe import probed
@@ -39,13 +39,13 @@ OWN = Code((Path(__file__).parent,), is_trusted=True)
 FITS = {"whole": Rotation(32, seed=1), "head": Rotation(8, seed=2)}
 
 
-def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def run(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     settings = {"capture_budget_bytes": 1 << 30, "shortcut": False, "fits": FITS.__getitem__, **more}
     batch = Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl"))
     return Engine(model, code=OWN, **settings).run(batch)
 
 
-def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> Outcome:
+def check_tiers(model: LoadedModel, cells: Sequence[Cell], some: Sequence[Pair], **more: Any) -> BatchResult:
     """Both tiers give the same rows; returns those of the resumed one."""
     resumed, hooked = run(model, cells, some, **more), run(model, cells, some, resume=False)
     assert set(hooked.tiers) == {"hooked"}
@@ -259,11 +259,11 @@ def test_a_base_is_captured_once_for_all_pairs_and_calls_and_only_what_can_be_to
     whole = sum(count for count, num_tokens in rows if num_tokens == 5)
     prompts = {prompt for pair in some for prompt in pair.tokens.values()}
     assert whole <= len(prompts) + 1  # one was run before, to see how large captures are
-    slab = engine._bench.captures.slab
-    assert slab is not None
-    kept = [tensor for tensor in slab.keys if tensor is not None]
+    base_cache = engine._bench.captures.base_cache
+    assert base_cache is not None
+    kept = [tensor for tensor in base_cache.keys if tensor is not None]
     assert (len(kept), kept[0].shape[2]) == (2, 3)
-    assert [tensor.shape[1] for tensor in slab.inputs if tensor is not None] == [3, 3]
+    assert [tensor.shape[1] for tensor in base_cache.inputs if tensor is not None] == [3, 3]
 
 
 def test_bases_that_do_not_fit_are_captured_for_fewer_pairs_at_a_time() -> None:

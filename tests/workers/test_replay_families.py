@@ -12,7 +12,7 @@ from tiny import pairs, swap
 from workers.engine import ahead
 from workers.engine.batch import HOOKED as HOOKED_ROW
 from workers.engine.batch import RESUMED as RESUMED_ROW
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.model.loading import LoadedModel
 from workers.replay.bounds import AGREEMENT
 from workers.replay.families import HOOKED, LEVEL, RESUMED
@@ -69,7 +69,7 @@ def modules_of_blocks(model: LoadedModel, blocks: str) -> list[str]:
     return [path for path, shapes in seen.items() if [shape[:-1] for shape in shapes] == [(1, TOKENS)]]
 
 
-def run(model: LoadedModel, cells: list[Cell], *, resume: bool) -> Outcome:
+def run(model: LoadedModel, cells: list[Cell], *, resume: bool) -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=SOME, families=("logits", "kl"))
     engine = Engine(model, capture_budget_bytes=1 << 28, shortcut=False, resume=resume)
     outcome = engine.run(batch)
@@ -101,7 +101,7 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
     assert model.resume is not None and model.resume.grows, model.tier_reason
     tiers = check_tiers_agree(model)
     assert tiers[RESUMED_ROW] > 2 * tiers.get(HOOKED_ROW, 0)
-    names = {tap.module.rpartition(".")[2] for tap in model.resume.confined}
+    names = {tap.module.rpartition(".")[2] for tap in model.resume.token_local}
     assert names
     assert names.isdisjoint(MAKE_KEYS)
 
@@ -111,7 +111,7 @@ def test_a_family_that_resumes_gives_the_rows_of_whole_forwards(model_type: str)
 @pytest.mark.parametrize("model_type", LEVEL)
 def test_a_family_that_resumes_from_one_block_a_forward_does_so(model_type: str) -> None:
     model = small(model_type)
-    assert model.resume is not None and not model.resume.grows and not model.resume.confined
+    assert model.resume is not None and not model.resume.grows and not model.resume.token_local
     assert set(check_tiers_agree(model)) == {RESUMED_ROW}
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 
-FORWARD, BASES, LAYERS, PREFIXES, RESUME, START = (
-    f"workers/replay/{name}.py" for name in ("forward", "base_runs", "layers", "prefixes", "resume", "start")
+FORWARD, BASES, LAYERS, RESUME = (
+    f"workers/replay/{name}.py" for name in ("forward", "base_runs", "layers", "resume")
 )
 AHEAD, CAPTURES, NEEDS, QUEUES, ROUNDS = (
     f"workers/engine/{name}.py" for name in ("ahead", "captures", "needs", "queues", "rounds")
@@ -41,19 +41,19 @@ COME_BACK, EARLIER, MIXED, UNFIT = (
 
 MUTANTS = {
     "a job begins at the last block that it changes": Mutant(
-        START, "return min(known,", "return max(known,", EARLIEST
+        QUEUES, "return min(known,", "return max(known,", EARLIEST
     ),
     "a job begins at the last token that it changes": Mutant(
-        START, "return min([job.read, *(", "return max([*(", EARLIEST
+        QUEUES, "return min([job.read, *(", "return max([*(", EARLIEST
     ),
     "a job begins at what it reads": Mutant(
-        START,
+        QUEUES,
         "return min([job.read, *(token for change in job.changes for token in change.tokens)])",
         "return job.read",
         EARLIEST,
     ),
     "what is read before the first change is not run": Mutant(
-        START, "return min([job.read, *(", "return min([*(", SPANS
+        QUEUES, "return min([job.read, *(", "return min([*(", SPANS
     ),
     "rows are those of the pairs in another order": Mutant(
         ROUNDS, "slots=slots[ahead.order]", "slots=slots", MIXED
@@ -109,7 +109,7 @@ MUTANTS = {
     "a base takes the slot of another": Mutant(
         BASES, "held.index_copy_(0, slots, new)", "held.index_copy_(0, slots.flip(0), new)", EARLIEST
     ),
-    "a slab is used again for jobs that begin earlier": Mutant(
+    "a base cache is used again for jobs that begin earlier": Mutant(
         BASES, "and self.first <= other.first", "and True", EARLIER
     ),
     "keys and values are kept up to the first change alone": Mutant(
@@ -125,23 +125,23 @@ MUTANTS = {
         ROUNDS, "edits.failures(seen).keys() | ahead.failed", "edits.failures(seen).keys() | set()", FAILING
     ),
     "prompts share a token in which they differ": Mutant(
-        PREFIXES, "return min(shared, most) if", "return min(shared + 1, most) if", PREFIX
+        BASES, "return min(shared, most) if", "return min(shared + 1, most) if", PREFIX
     ),
     "a prefix is shared past the first change": Mutant(CAPTURES, "*reads, *firsts]))", "*reads]))", PREFIX),
     "all prompts are kept as if they began at the first token": Mutant(
         BASES, "hidden[:, extent.first - num_before :]", "hidden[:, extent.first :]", LONG_PREFIX
     ),
     "noise is drawn by where it was moved to": Mutant(
-        START, "return ready.unit.run != NOISE and", "return", NOISE
+        QUEUES, "return ready.unit.run != NOISE and", "return", NOISE
     ),
     "a token that goes alone is put into another row": Mutant(
-        AHEAD, "given={new: given[row] for new", "given={new: given[confined[0]] for new", ALONE_EQUALS
+        AHEAD, "given={new: given[row] for new", "given={new: given[token_local[0]] for new", ALONE_EQUALS
     ),
     "what goes on to other tokens goes alone": Mutant(
-        START, "place.tap.unscaled in resume.confined and", "", ALONE_EQUALS
+        QUEUES, "place.tap.unscaled in resume.token_local and", "", ALONE_EQUALS
     ),
     "a change of several tokens goes alone": Mutant(
-        START, "change.tokens == (token,)", "token in change.tokens", ALONE_EQUALS
+        QUEUES, "change.tokens == (token,)", "token in change.tokens", ALONE_EQUALS
     ),
     "what went alone is changed once more": Mutant(
         AHEAD,
@@ -150,7 +150,7 @@ MUTANTS = {
         ALONE_EQUALS,
     ),
     "a unit that collects goes alone and is counted otherwise": Mutant(
-        START, "change.step.operation != COLLECT\n        and (", "(", COLLECTS
+        QUEUES, "change.step.operation != COLLECT\n        and (", "(", COLLECTS
     ),
 }
 

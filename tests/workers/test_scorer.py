@@ -12,7 +12,7 @@ import torch
 from tiny import LAYERS, pairs, swap, tiny
 from torch import Tensor
 
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.metrics import LABELS
 from workers.vocabulary import Cell, Pair
 
@@ -38,7 +38,7 @@ def some_cells() -> list[Cell]:
     return [swap(site, layer, (token,), read=read) for site, layer, token in places for read in READS]
 
 
-def run(families: tuple[str, ...], **more: Any) -> Outcome:
+def run(families: tuple[str, ...], **more: Any) -> BatchResult:
     batch = Batch(cells=list(enumerate(some_cells())), pairs=some_pairs(), families=families)
     outcome = Engine(tiny("llama"), capture_budget_bytes=1 << 30, **more).run(batch)
     assert not any(outcome.columns["error"])

@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.engine.scoring import (
-    NO_ID,
-    Labels,
-    divergence,
-    empty_columns,
-    score,
-    variation,
-)
+from workers.engine.batch import NO_ID, empty_columns
+from workers.engine.scoring import Labels, divergence, score, variation
 from workers.metrics import raw_metrics
 
 VOCAB = 7

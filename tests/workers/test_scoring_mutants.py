@@ -6,7 +6,7 @@ import pytest
 
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 
-SCORING, SCORER, ROUNDS = (f"workers/engine/{name}.py" for name in ("scoring", "scorer", "rounds"))
+SCORING, ROUNDS = (f"workers/engine/{name}.py" for name in ("scoring", "rounds"))
 TABLE = "workers/test_scoring.py::test_each_column_of_a_table_is_what_its_definition_gives"
 DIVERGES = (
     "workers/test_scoring.py::test_each_row_diverges_from_its_own_reference_and_not_the_other_way_round"
@@ -18,13 +18,13 @@ ALONE = "workers/test_scorer.py::test_what_labels_get_alone_is_what_they_get_amo
 
 MUTANTS = {
     "label and base label are taken for each other": Mutant(
-        SCORER,
+        SCORING,
         "self._labels[pairs], self._base_labels[pairs]",
         "self._base_labels[pairs], self._labels[pairs]",
         ROWS,
     ),
     "rows have the labels of another pair": Mutant(
-        SCORER, "[job.pair for job in jobs]", "[job.pair for job in reversed(jobs)]", ROWS
+        SCORING, "[job.pair for job in jobs]", "[job.pair for job in reversed(jobs)]", ROWS
     ),
     "the last word of the vocabulary does not count": Mutant(
         SCORING, '"logsumexp": logits.logsumexp(-1)', '"logsumexp": logits[:, :-1].logsumexp(-1)', TABLE
@@ -66,13 +66,13 @@ MUTANTS = {
         SCORING, "(log_p[which[rows]],", "(log_p[which[: len(logits[rows])]],", BLOCKS
     ),
     "rows are compared with the clean run of another pair": Mutant(
-        SCORER, "[which[row] for row in rows]", "[which[rows[-1]] for row in rows]", ROWS
+        SCORING, "[which[row] for row in rows]", "[which[rows[-1]] for row in rows]", ROWS
     ),
     "the base is read one token early": Mutant(
-        SCORER, 'tokens["base"], job.read', 'tokens["base"], max(job.read - 1, 0)', ROWS
+        SCORING, 'tokens["base"], job.read', 'tokens["base"], max(job.read - 1, 0)', ROWS
     ),
     "the source is read where the base is": Mutant(
-        SCORER, 'tokens["source"], job.source_read', 'tokens["source"], job.read', ROWS
+        SCORING, 'tokens["source"], job.source_read', 'tokens["source"], job.read', ROWS
     ),
     "a run is read one token early": Mutant(
         ROUNDS,
@@ -81,7 +81,7 @@ MUTANTS = {
         ROWS,
     ),
     "labels alone are looked up by their own ids": Mutant(
-        SCORER, "self._base_labels = self._base_labels.among(self.ids)", "pass", ALONE
+        SCORING, "self._base_labels = self._base_labels.among(self.ids)", "pass", ALONE
     ),
 }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
 from workers.engine import ahead
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.families import family_of, sites_of
 from workers.model.loading import LoadedModel
 from workers.model.loading import facts_of as known_facts
@@ -32,7 +32,7 @@ def alike(count: int = 2) -> list[Pair]:
     return made
 
 
-def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], *, shortcut: bool) -> Outcome:
+def run(kind: str, cells: Sequence[Cell], some: Sequence[Pair], *, shortcut: bool) -> BatchResult:
     engine = Engine(tiny(kind), capture_budget_bytes=1 << 30, shortcut=shortcut)
     return engine.run(Batch(cells=list(enumerate(cells)), pairs=some, families=("logits", "kl")))
 
@@ -45,7 +45,7 @@ def tiers(cells: Sequence[Cell], kind: str = "llama") -> list[str]:
     return ["unchanged" if tier == "unchanged" else "run" for tier in with_it.columns["tier"]]
 
 
-def check_equal(with_it: Outcome, without: Outcome) -> None:
+def check_equal(with_it: BatchResult, without: BatchResult) -> None:
     assert set(without.tiers) <= {"resumed", "hooked"}
     scale = float(np.abs(without.columns["pred_logit"]).max())
     for name, column in without.columns.items():
@@ -182,7 +182,7 @@ def test_where_values_depend_on_a_prompts_length_no_token_goes_ahead(
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_where_values_depend_on_a_prompts_length_equal_beginnings_are_not_trusted(kind: str) -> None:
     model = scaled_by_length(kind)
-    assert model.resume is not None and not model.resume.shares_prefixes and not model.resume.confined
+    assert model.resume is not None and not model.resume.shares_prefixes and not model.resume.token_local
     base = tuple(range(3, 27))
     shorter = [Pair(0, {"base": base, "source": base[:6]}, {}, (8,), (9,))]
     cells = [(layer, swap("block_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]

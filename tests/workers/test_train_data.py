@@ -13,8 +13,8 @@ import torch
 from tests.workers.trainings import ALIGNMENT, CAUSAL, DATA, MLP, SPEC, TASKS, VALUES, data, swap, trainer
 from workers.causal.named import digit_sum
 from workers.errors import ModelError, RunError, StudyError, SwapyardError
-from workers.train.data import Data, Examples, Labels, one_hot, token_ids
-from workers.train.spec import Chosen, Draw, LossTerm, Node, TrainSpec
+from workers.train.data import CausalLabels, Data, Examples, one_hot, token_ids
+from workers.train.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
 from workers.train.trainer import Trainer
 from workers.vocabulary import Vectors
 from workers.zoo.build import make
@@ -29,7 +29,7 @@ def test_labels_are_those_of_the_causal_model() -> None:
     causal = digit_sum(3, 10)
     three = token_ids(causal, {"x": np.array([3]), "y": np.array([6]), "z": np.array([9])})
     four = token_ids(causal, {name: np.array([4]) for name in "xyz"})
-    labels = Labels(Data(causal=causal, train=data().train, base=three, source=four))
+    labels = CausalLabels(Data(causal=causal, train=data().train, base=three, source=four))
     every = slice(None)
     swapped = [labels.swapped("O", (name,), (three, every), (four, every)).item() for name in ("x", "S")]
     assert [labels.clean("O", three, every).item(), *swapped] == [18, 19, 17]
@@ -37,8 +37,8 @@ def test_labels_are_those_of_the_causal_model() -> None:
 
 def test_classes_that_are_named_take_the_place_of_numbers() -> None:
     given = {"S2": [100 + number for number in range(10)]}
-    labels = Labels(replace(DATA, classes=given))
-    plain = Labels(DATA).clean("S2", DATA.base, slice(None))
+    labels = CausalLabels(replace(DATA, classes=given))
+    plain = CausalLabels(DATA).clean("S2", DATA.base, slice(None))
     assert torch.equal(labels.clean("S2", DATA.base, slice(None)), plain + 100)
 
 
@@ -66,7 +66,7 @@ def test_a_spec_is_the_same_after_json() -> None:
     spec = replace(
         SPEC,
         alignment={**ALIGNMENT, "S2": node},
-        schedule=Chosen("OneCycleLR", {"max_lr": 0.1, "betas": [1, 2]}),
+        schedule=TorchClass("OneCycleLR", {"max_lr": 0.1, "betas": [1, 2]}),
         losses=(*TASKS, swap("S1", delay=1, warmup=100)),
     )
     assert TrainSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
@@ -85,11 +85,14 @@ def test_a_spec_is_the_same_after_json() -> None:
             {"losses": (LossTerm(kind="interchange", head="T2", draws=(Draw(("w",), 0.0),)),)},
             "the draws of T2 weigh nothing",
         ),
-        ({"optimizer": Chosen("AdmW", {"lr": 1.0})}, r"no optimizer 'AdmW'; .*; did you mean 'AdamW'\?"),
-        ({"optimizer": Chosen("LBFGS")}, "no optimizer 'LBFGS'; there are"),
-        ({"optimizer": Chosen("SGD", {"rate": 1})}, "the optimizer SGD with .*'rate'.* its options are lr, "),
-        ({"schedule": Chosen("ReduceLROnPlateau")}, "no schedule 'ReduceLROnPlateau'; there are"),
-        ({"schedule": Chosen("OneCycleLR")}, "the schedule OneCycleLR with .*max_lr"),
+        ({"optimizer": TorchClass("AdmW", {"lr": 1.0})}, r"no optimizer 'AdmW'; .*; did you mean 'AdamW'\?"),
+        ({"optimizer": TorchClass("LBFGS")}, "no optimizer 'LBFGS'; there are"),
+        (
+            {"optimizer": TorchClass("SGD", {"rate": 1})},
+            "the optimizer SGD with .*'rate'.* its options are lr, ",
+        ),
+        ({"schedule": TorchClass("ReduceLROnPlateau")}, "no schedule 'ReduceLROnPlateau'; there are"),
+        ({"schedule": TorchClass("OneCycleLR")}, "the schedule OneCycleLR with .*max_lr"),
         ({"variables_of": {"T1": "O", "T2": "S9"}}, "no variable 'S9'; there are"),
         ({"alignment": {**ALIGNMENT, "S9": ALIGNMENT["S1"]}}, "no variable 'S9'; there are"),
     ],

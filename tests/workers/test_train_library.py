@@ -9,7 +9,7 @@ import torch
 
 from tests.workers.tiny import tiny_module
 from tests.workers.trainings import CAUSAL, DATA, sent, swap
-from workers.train.spec import Chosen, LossTerm, Node, TrainSpec
+from workers.train.spec import LossTerm, Node, TorchClass, TrainSpec
 from workers.train.trainer import Trainer
 from workers.vocabulary import ModelSpec
 
@@ -20,8 +20,8 @@ SPEC = TrainSpec(
     alignment={"S1": Node(site="block_output", layer=1, position=1)},
     variables_of={"logits": "O"},
     losses=(LossTerm(kind="task", head="logits"), replace(swap("S1", weight=1.0), head="logits")),
-    optimizer=Chosen("AdamW", {"lr": 3e-3}),
-    schedule=Chosen("OneCycleLR", {"max_lr": 3e-3}),
+    optimizer=TorchClass("AdamW", {"lr": 3e-3}),
+    schedule=TorchClass("OneCycleLR", {"max_lr": 3e-3}),
     num_steps=60,
     batch_size=16,
     seed=0,

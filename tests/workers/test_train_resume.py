@@ -9,29 +9,29 @@ import torch
 
 from tests.workers.trainings import DATA, MLP, SPEC, TASKS, sent, trainer
 from workers.errors import StoreError
-from workers.train.spec import Chosen, Draw, LossTerm
+from workers.train.spec import Draw, LossTerm, TorchClass
 from workers.train.trainer import Trainer
 from workers.zoo.build import make
 
 DRAWN = (Draw(("S1",), 2.0), Draw(("w",)), Draw(("S1", "C1")))
 LONG: dict[str, Any] = {
     "losses": (*TASKS, LossTerm(kind="interchange", head="T2", draws=DRAWN, delay=3, warmup=5)),
-    "schedule": Chosen("OneCycleLR", {"max_lr": 0.02}),
+    "schedule": TorchClass("OneCycleLR", {"max_lr": 0.02}),
     "num_steps": 200,
     "l1": 1e-5,
     "measure_every": 7,
 }
-ADAMW = Chosen("AdamW", {"lr": 0.02})
-OPTIMIZERS = [ADAMW, Chosen("SGD", {"lr": 0.02, "momentum": 0.9}), Chosen("Adagrad", {"lr": 0.01})]
+ADAMW = TorchClass("AdamW", {"lr": 0.02})
+OPTIMIZERS = [ADAMW, TorchClass("SGD", {"lr": 0.02, "momentum": 0.9}), TorchClass("Adagrad", {"lr": 0.01})]
 
 
-def long(optimizer: Chosen = ADAMW, **more: Any) -> Trainer:
+def long(optimizer: TorchClass = ADAMW, **more: Any) -> Trainer:
     return trainer(optimizer=optimizer, **LONG | more)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda one: one.name)
-def test_in_pieces_in_fresh_objects_it_ends_equal_to_the_last_bit(optimizer: Chosen) -> None:
-    more = {} if optimizer.name == "AdamW" else {"schedule": Chosen("CosineAnnealingLR")}
+def test_in_pieces_in_fresh_objects_it_ends_equal_to_the_last_bit(optimizer: TorchClass) -> None:
+    more = {} if optimizer.name == "AdamW" else {"schedule": TorchClass("CosineAnnealingLR")}
     whole = long(optimizer, **more)
     assert whole.advance()
     random.seed(7)

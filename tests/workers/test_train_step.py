@@ -11,9 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.workers.trainings import ALIGNMENT, DATA, SPEC, TASKS, ByHand, swap, trained, trainer
 from workers.errors import DivergedError
-from workers.train.network import Network
-from workers.train.spec import Chosen, Draw, LossTerm, Node
-from workers.train.streams import chosen, order
+from workers.train.losses import AlignedNetwork, chosen, order
+from workers.train.spec import Draw, LossTerm, Node, TorchClass
 from workers.zoo.build import make
 
 
@@ -100,7 +99,7 @@ def test_l1_adds_the_sign_of_each_weight_to_its_gradient() -> None:
 
 
 def test_the_schedule_is_stepped_after_each_step() -> None:
-    stopped = Chosen("StepLR", {"step_size": 2, "gamma": 0.0})
+    stopped = TorchClass("StepLR", {"step_size": 2, "gamma": 0.0})
     ends = [trained(schedule=stopped, num_steps=num) for num in (1, 2, 6)]
     assert not torch.equal(ends[0]["embed.weight"], ends[1]["embed.weight"])
     assert all(torch.equal(ends[1][name], one) for name, one in ends[2].items())
@@ -119,7 +118,7 @@ def test_draws_come_as_often_as_they_weigh_and_all_of_them_are_trained() -> None
 
 
 def test_a_loss_that_is_no_number_is_an_error_with_its_step_and_the_curve_stays() -> None:
-    made = trainer(optimizer=Chosen("SGD", {"lr": 1e38}), num_steps=50, measure_every=1)
+    made = trainer(optimizer=TorchClass("SGD", {"lr": 1e38}), num_steps=50, measure_every=1)
     with pytest.raises(
         DivergedError, match=r"the loss is (nan|inf) after \d+ steps; take a smaller lr"
     ) as caught:
@@ -130,7 +129,7 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_step_and_the_curve_stays(
 
 def test_an_interchange_at_a_layer_and_a_token_of_a_transformer_happens_and_reaches_the_source() -> None:
     gpt = make("gpt", width=16, num_layers=3, num_heads=2, vocab_size=10, outputs=7, seed=0)
-    network = Network(gpt, {"S": Node(site="block_output", layer=1, position=1)}, ("logits",))
+    network = AlignedNetwork(gpt, {"S": Node(site="block_output", layer=1, position=1)}, ("logits",))
     base = {"input_ids": torch.tensor([[0, 1, 2], [2, 1, 0]])}
     source = {"input_ids": torch.tensor([[5, 6, 9], [7, 8, 9]])}
     ran = network.interchange(base, source, ("S",))
@@ -142,7 +141,7 @@ def test_an_interchange_at_a_layer_and_a_token_of_a_transformer_happens_and_reac
 
 
 def test_of_places_at_once_all_are_interchanged() -> None:
-    network = Network(make("mlp", **SPEC.model.options), ALIGNMENT, ("T2",))
+    network = AlignedNetwork(make("mlp", **SPEC.model.options), ALIGNMENT, ("T2",))
     base, source = (DATA.train.rows(np.arange(start, start + 8)) for start in (0, 8))
     both = network.swapped(base, source, ("S1", "C1"))["T2"]
     assert not torch.equal(both, network.swapped(base, source, ("S1",))["T2"])

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYERS, pairs, tiny, unit
 
-from workers.change.ready import ready_cell, resolve
-from workers.change.stock import Stock, no_fits
-from workers.engine.shortcut import Beginnings, is_unchanged, surely_unchanged
-from workers.engine.unchanged import Unchanged
+from workers.change.ready import compile_cell, resolve
+from workers.change.stock import ModelResources, no_fits
+from workers.engine.shortcut import Beginnings, UnchangedRows, is_unchanged, surely_unchanged
 from workers.errors import SwapyardError
 from workers.vocabulary import Cell, Pair, Place
 
@@ -62,7 +61,7 @@ def units(draw: st.DrawFn):  # type: ignore[no-untyped-def]
 def test_what_is_told_at_once_is_what_each_job_would_tell(changes, read, shared) -> None:  # type: ignore[no-untyped-def]
     model, cell, made = tiny("llama"), Cell(units=changes, read=read), some_pairs(shared)
     told = surely_unchanged(cell, Beginnings(made), model.facts)
-    ready = ready_cell(cell, model, Stock(model, no_fits), {})
+    ready = compile_cell(cell, model, ModelResources(model, no_fits), {})
     for index, pair in enumerate(made):
         try:
             job = resolve(index, index, ready, pair)
@@ -79,21 +78,21 @@ def test_what_is_told_at_once_is_what_each_job_would_tell(changes, read, shared)
 
 def test_rows_are_gathered_by_their_pair_and_what_they_read() -> None:
     made = some_pairs((5, 1, 5))
-    found = Unchanged(made, tiny("llama").facts)
+    found = UnchangedRows(made, tiny("llama").facts)
     early, late = (Cell(units=(unit("mlp_output", 1, (2,)),), read=read) for read in (3, 4))
     chunk = range(3)
     assert list(found.take(early, 0, chunk)) == [1]
     assert list(found.take(late, 3, chunk)) == [1]
     assert list(found.take(late, 6, [0, 1])) == [1]
     model = tiny("llama")
-    found.add(resolve(7, 1, ready_cell(late, model, Stock(model, no_fits), {}), made[1]))
+    found.add(resolve(7, 1, compile_cell(late, model, ModelResources(model, no_fits), {}), made[1]))
     gathered = {(one.job.pair, one.job.read, one.job.source_read): one.rows.tolist() for one in found.alike()}
     assert gathered == {(0, 3, 3): [0], (2, 3, 3): [2], (0, 4, 5): [3, 6], (2, 4, 5): [5], (1, 4, 5): [7]}
 
 
 def test_of_a_span_the_jobs_are_asked() -> None:
     made = [replace(pair, spans={"base": {"name": (1, 2)}}) for pair in some_pairs((5, 5))]
-    found = Unchanged(made, tiny("llama").facts)
+    found = UnchangedRows(made, tiny("llama").facts)
     for cell in (
         Cell(units=(unit("mlp_output", 1, ("name",)),), read=4),
         Cell(units=(unit("mlp_output", 1, (2,)),), read="name"),

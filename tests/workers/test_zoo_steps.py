@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo import GRU, as_prompt, vector_pairs, vectors, zoo
 
 import workers.zoo.mlp as zoo_modules
-from workers.engine.captures import Captures, Need
+from workers.engine.captures import ActivationCache, PromptNeed
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
@@ -136,8 +136,8 @@ def test_what_a_run_holds_at_a_step_site_is_kept_by_step() -> None:
     run_of = vectors(STEPS, 4)
     prompt = as_prompt(run_of)
     targets = {(site, layer): model.target(site, layer, None, None) for site in SITES for layer in (0, 1)}
-    captures = Captures(model, budget_bytes=0)
-    assert captures.prepare({prompt: Need({t.tap for t in targets.values()}, {9})}, max_tokens=99) == {}
+    captures = ActivationCache(model, budget_bytes=0)
+    assert captures.prepare({prompt: PromptNeed({t.tap for t in targets.values()}, {9})}, max_tokens=99) == {}
     assert captures.broken == {}
     values = plain_gru.record(theirs, run_of)
     for (site, layer), target in targets.items():
@@ -187,8 +187,8 @@ def test_a_step_module_named_by_its_path_is_not_taken_for_a_module_that_runs_onc
     model, _ = both()
     run_of = as_prompt(vectors(STEPS, 4))
     target = model.target("layers.0.cell", None, None, None)
-    captures = Captures(model, budget_bytes=0)
-    captures.prepare({run_of: Need({target.tap})}, max_tokens=99)
+    captures = ActivationCache(model, budget_bytes=0)
+    captures.prepare({run_of: PromptNeed({target.tap})}, max_tokens=99)
     assert "'layers.0.cell' ran 10 times in one forward" in str(captures.broken[target.tap])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from zoo import vector_pairs, vectors, zoo
 
-from workers.engine.engine import Batch, Engine, Outcome
+from workers.engine.engine import Batch, BatchResult, Engine
 from workers.vocabulary import Cell, CleanRun, Pair, Place, Position, Unit
 
 BOTH, EVERY = (0, 1), tuple(range(10))
@@ -20,7 +20,7 @@ def swap(site: str, layer: int | None, position: Position, low: int = 0, high: i
     return Cell((Unit(place, ((low, high),), "vanilla", "source", place),), 1)
 
 
-def run(cells: Sequence[Cell], pairs: Sequence[Pair], ref: str = "zoo:mlp") -> Outcome:
+def run(cells: Sequence[Cell], pairs: Sequence[Pair], ref: str = "zoo:mlp") -> BatchResult:
     batch = Batch(cells=list(enumerate(cells)), pairs=pairs, families=("logits",))
     return Engine(zoo(ref), capture_budget_bytes=1 << 20).run(batch)
 

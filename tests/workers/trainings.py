@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from workers.causal.named import digit_sum
 from workers.causal.sampling import Sampler
 from workers.train.data import Data, token_ids
-from workers.train.spec import Chosen, Draw, LossTerm, Node, TrainSpec
-from workers.train.state import State
+from workers.train.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
+from workers.train.state import TrainingState
 from workers.train.trainer import Trainer
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import make
@@ -58,7 +58,7 @@ SPEC = TrainSpec(
     alignment=ALIGNMENT,
     variables_of={"T1": "O", "T2": "S2"},
     losses=(*TASKS, swap("S1")),
-    optimizer=Chosen("SGD", {"lr": 1.0}),
+    optimizer=TorchClass("SGD", {"lr": 1.0}),
     num_steps=1,
     batch_size=16,
     seed=5,
@@ -91,9 +91,9 @@ def trained(spec: TrainSpec = SPEC, **more: Any) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in made.module.named_parameters()}
 
 
-def sent(state: State) -> State:
+def sent(state: TrainingState) -> TrainingState:
     """A state that was written and read."""
-    return State(bytes(state.tensors), json.loads(json.dumps(state.meta)))
+    return TrainingState(bytes(state.tensors), json.loads(json.dumps(state.meta)))
 
 
 class ByHand(nn.Module):

@@ -1,1 +1,1 @@
-"""What is done at a place: the operation, the coordinates, and where the value comes from."""
+"""Interventions at a place of a model: operation, coordinates, and the run that the value comes from."""

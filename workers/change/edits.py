@@ -1,4 +1,4 @@
-"""The changes of many rows, gathered into one forward: each touches only its own rows.
+"""Edits of one batched forward: changes of many rows, by hooks that touch each row's own places only.
 
 Shapes: B rows, T tokens or steps, W width of a tap; N changed points (row, position), C columns.
 """
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from workers.change.jobs import Change, Step
 from workers.change.operations import SKIP
-from workers.change.points import Edit, Scene, edit_of
-from workers.change.values import Held, TakenByRow
+from workers.change.points import Edit, ForwardContext, edit_of
+from workers.change.values import ActivationLookup, FromRunByRow
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap, Visit, Visits
 
 
 class Edits:
-    """What is done in one forward, whose row ``b`` has the changes ``rows[b]``.
+    """Edits of one forward, whose row ``b`` has the changes ``rows[b]``.
 
     Args:
         rows: for each row its changes, in the order in which they apply.
         num_tokens: T, of every row; None where the run has no tokens of its own.
-        held: what runs hold where values are taken.
+        held: looks up the cached activations that values are taken from.
         first: the token that the forward begins at.
         num_rows: how many rows, the first of them, have begun at a tap; None where all have everywhere.
     """
@@ -33,24 +33,24 @@ class Edits:
         self,
         rows: Sequence[Sequence[Change]],
         num_tokens: int | None,
-        held: Held,
+        held: ActivationLookup,
         *,
         first: int = 0,
         num_rows: Callable[[Tap], int] | None = None,
     ) -> None:
         self._by_tap = _grouped(rows)
-        self._scene = Scene(
+        self._scene = ForwardContext(
             num_rows=num_rows or (lambda _: len(rows)), num_tokens=num_tokens, held=held, first=first
         )
         self._failed: dict[int, SwapyardError] = {}
 
     def visits(self) -> list[tuple[Tap, Visit]]:
-        """For each tap, the edits there in the order of their units."""
+        """Hooks to run the forward with: for each tap its edits, in the order of their units."""
         edits = [(tap, self._visit(edit)) for tap, edits in self._by_tap.items() for edit in edits]
         return edits + [(replace(tap, side="input"), self._note(tap)) for tap in self._skipped()]
 
     def failures(self, seen: Visits) -> dict[int, SwapyardError]:
-        """After the forward: the rows in which something could not be done, and why."""
+        """Errors by row, after the forward, of what could not be done."""
         faults = seen.faults()
         silent = {
             row: faults[tap]
@@ -62,7 +62,7 @@ class Edits:
         return silent | self._failed
 
     def collected(self, number: int, row: int) -> Tensor | None:
-        """After the forward: what a row's change `number`, a collection, found [n, C]; None for nothing."""
+        """Activations [n, C] that a row's change `number` collected, after the forward; None for nothing."""
         found = self._scene.collected.get((number, row))
         return None if found is None else found.whole()
 
@@ -80,7 +80,7 @@ class Edits:
         return visit
 
     def _skipped(self) -> list[Tap]:
-        """The taps whose modules are skipped.
+        """Taps of the modules that are skipped.
 
         Raises:
             ModelError: what a module is given cannot be skipped.
@@ -96,7 +96,7 @@ class Edits:
         return taps
 
     def _note(self, tap: Tap) -> Visit:
-        """Notes what the module of `tap` is given, after all changes to it."""
+        """Hook that notes the input of the module of `tap`, after all changes to it."""
 
         def note(tensor: Tensor, _: int) -> None:
             self._scene.given[tap] = tensor.clone()
@@ -105,7 +105,7 @@ class Edits:
 
 
 def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
-    """Changes that differ only in row, tokens and prompt become one edit.
+    """Edits by tap: changes that differ only in row, tokens and prompt become one edit.
 
     Edits of a tap are listed by the place of their unit in its row, so that in every row later units
     see and override earlier ones.
@@ -113,7 +113,7 @@ def _grouped(rows: Sequence[Sequence[Change]]) -> dict[Tap, list[Edit]]:
     groups: dict[tuple[int, Step, type], list[tuple[int, Change]]] = {}
     for row, changes in enumerate(rows):
         for number, change in enumerate(changes):
-            if row and isinstance(change.value, TakenByRow):
+            if row and isinstance(change.value, FromRunByRow):
                 continue  # that of the first row is that of all
             groups.setdefault((number, change.step, type(change.value)), []).append((row, change))
     by_tap: dict[Tap, list[Edit]] = {}

@@ -1,4 +1,4 @@
-"""Coordinates that are not learned here: principal components, and features of a sparse autoencoder.
+"""Featurisers that are not learned here: principal components, and features of a sparse autoencoder.
 
 Shapes: N changed points, W width of the place, K coordinates.
 """
@@ -65,7 +65,7 @@ class PCA(Subspace):
 
     @classmethod
     def blank(cls, config: Mapping[str, Any]) -> Self:
-        """One of the shape that `config` gave, to be filled."""
+        """Make one of the shape that `config` gave, to be filled."""
         width, rank = config["width"], config["rank"]
         return cls(torch.zeros(width, rank), torch.zeros(width), parts=config["parts"])
 
@@ -77,13 +77,13 @@ class PCA(Subspace):
         """``change @ components.T``."""
         return change @ self.components.mT
 
-    def config(self) -> dict[str, Any]:
-        """Its shape and parts."""
+    def config(self) -> dict[str, object]:
+        """Shape and parts."""
         return {"width": self.width, "rank": self.num_coordinates, "parts": plain_parts(self.parts)}
 
 
 class SparseAutoencoder(Subspace):
-    """The features of a sparse autoencoder; its error on the base is kept.
+    """Features of a sparse autoencoder as coordinates; its reconstruction error on the base is kept.
 
     With ``z = (x - d) @ encoder``, d the decoder's bias where `centered` says so and otherwise 0, and D the
     decoder, the coordinates are one of::
@@ -193,7 +193,7 @@ class SparseAutoencoder(Subspace):
 
     @classmethod
     def from_file(cls, path: str | Path, *, centered: bool | None = None, sha256: str | None = None) -> Self:
-        """The one of a file, or of the folder of a library; `docs/fits.md` lists their forms.
+        """Load the autoencoder of a file, or of the folder of a library; `docs/fits.md` lists their forms.
 
         Args:
             path: of the file or the folder. A config in the file's folder says how it is read.
@@ -210,7 +210,7 @@ class SparseAutoencoder(Subspace):
 
     @classmethod
     def blank(cls, config: Mapping[str, Any]) -> Self:
-        """One of the shape that `config` gave, to be filled."""
+        """Make one of the shape that `config` gave, to be filled."""
         width, count = config["width"], config["num_features"]
         encoder, decoder = torch.zeros(width, count), torch.zeros(count, width)
         return cls(
@@ -224,7 +224,7 @@ class SparseAutoencoder(Subspace):
         )
 
     def coordinates(self, values: Tensor) -> Tensor:
-        """The features [N, K]."""
+        """Features [N, K] of activations [N, W]."""
         values = self._normalised(values.float())
         if self.centered:
             values = values - self.decoder_bias
@@ -244,7 +244,7 @@ class SparseAutoencoder(Subspace):
         return change @ self.decoder
 
     def effect_scale(self, values: Tensor) -> Tensor | None:
-        """What normalisation divided by, and decoding multiplies by: [N, 1]; None where there is none."""
+        """Scale that normalisation divides and decoding multiplies by: [N, 1]; None where there is none."""
         if self.normalization == "layer_norm":
             return values.float().std(-1, keepdim=True)
         if self.normalization == "constant_norm_rescale":
@@ -260,8 +260,8 @@ class SparseAutoencoder(Subspace):
             return (values - values.mean(-1, keepdim=True)) / (scale + _LAYER_NORM_EPS)
         return values / scale
 
-    def config(self) -> dict[str, Any]:
-        """Its shape, kind and parts."""
+    def config(self) -> dict[str, object]:
+        """Shape, kind and parts."""
         kind = {"k": self.k, "is_gated": self.is_gated, "normalization": self.normalization}
         usual = {"k": None, "is_gated": False, "normalization": "none"}
         return {
@@ -274,7 +274,7 @@ class SparseAutoencoder(Subspace):
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
-    """Which are the `k` largest of each row [N, K]; of equal ones the first, whatever runs beside them."""
+    """Mask [N, K] of the `k` largest of each row; of equal ones the first, whatever runs beside them."""
     last = values.detach().topk(k, dim=-1).values[:, -1:]
     above, equal = values > last, values == last
     return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))

@@ -1,9 +1,9 @@
-"""A job: what is changed in one run of one pair, and what that takes its values from.
+"""Jobs: one intervened run of one pair, as changes of activations and the runs that these take values from.
 
 Shapes: N changed points, C columns of a place.
 """
 
-__all__ = ["Change", "Job", "Prior", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
+__all__ = ["Change", "Job", "PriorRun", "RunKey", "Step", "located", "read_of", "source_read", "zipped"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from workers.vocabulary import Pair, locate, read_in
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a unit does in a model, whichever tokens and runs it is done with."""
+    """Intervention of a unit in a model, whichever tokens and runs it is done with."""
 
     place: Target | Region
     operation: Operation
     origin: Target | Region | None
-    """Where in its run the value is taken; None for values that are taken from no run."""
+    """Place in its run that the value is taken from; None for values that are taken from no run."""
     is_pooled: bool = False
     """Whether the mean over the origin's tokens goes to each of the place's."""
     subspace: Coordinated | None = None
-    """Of each head, where heads are named; None for the dimensions as they are."""
+    """Coordinates, of each head where heads are named; None for the dimensions as they are."""
 
     @property
     def kept(self) -> Tap | Region | None:
-        """What is to be kept of the run that the value is taken from; None where it is taken from none."""
+        """Tap or region to cache of the run that the value is taken from; None without such a run."""
         return self.origin.tap if isinstance(self.origin, Target) else self.origin
 
     @property
@@ -55,7 +55,7 @@ class Step:
         return new.reshape(old.shape)
 
     def seen(self, old: Tensor) -> Tensor:
-        """What a collection hands out of `old` [N, …, C]: it, or its coordinates, head after head."""
+        """Values that a collection hands out: `old` [N, …, C], or its coordinates, head after head."""
         if self.subspace is None:
             return old
         return coordinates_of(self.subspace, self._by_head(old)).reshape(*old.shape[:-1], -1)
@@ -72,28 +72,28 @@ class Change:
 
     step: Step
     tokens: tuple[int, ...]
-    """Of the base, each at most once; none at a region."""
+    """Tokens of the base, each at most once; none at a region."""
     value: Value
-    """What is written, for each of `tokens`."""
+    """Value that is written, for each of `tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """A named run on one pair, as values that are taken from it know it."""
+    """Key of a named intervened run on one pair: values that are taken from the run name it by this."""
 
     number: int
-    """Of the run and all that come before it: runs with one number change a pair alike."""
+    """Number of the run and all that come before it: runs with one number change a pair alike."""
     pair: int
     """Index of the pair in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prior:
+class PriorRun:
     """An intervened run of the job's base that comes before the job."""
 
     key: RunKey
     changes: tuple[Change, ...]
-    """In the order in which they apply; they may take values from priors before this one."""
+    """Changes in the order in which they apply; they may take values from priors before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +101,17 @@ class Job:
     """One cell on one pair, ready to run."""
 
     row: int
-    """Where its result goes."""
+    """Row of the results that its scores go to."""
     pair: int
     """Index of the pair in the batch."""
     read: int
     """Token of the base whose next-token logits are read."""
     source_read: int | None
-    """The token of the first source that answers to it; None where there is none."""
+    """Token of the first source that corresponds to `read`; None where there is none."""
     changes: tuple[Change, ...]
-    """In the order in which they apply."""
-    priors: tuple[Prior, ...] = ()
-    """In the order in which they run."""
+    """Changes in the order in which they apply."""
+    priors: tuple[PriorRun, ...] = ()
+    """Intervened runs in the order in which they run."""
 
 
 def zipped(

@@ -1,4 +1,4 @@
-"""Learned masks: how much of each coordinate is exchanged, from 0 to 1.
+"""Learned masks: the share of each coordinate that is exchanged, from 0 to 1.
 
 Their temperature is a schedule that whoever trains them gives from outside, ``mask.temperature = 0.5``: it
 is no parameter. At a low temperature a mask is nearly 0 or 1 everywhere.
@@ -9,7 +9,6 @@ Shapes: N changed points, W width of the place, K coordinates.
 __all__ = ["LEAST_SHARE", "BoundlessRotation", "Mask"]
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from workers.change.subspaces import Directions, Subspace, Wanted, plain_parts
 from workers.errors import StudyError
 
 LEAST_SHARE = 1e-3
-"""Of the coordinates inside the boundary, so that it can grow again."""
+"""Least share of the coordinates inside the boundary, so that it can grow again."""
 
 
 class Mask(Subspace):
@@ -54,7 +53,7 @@ class Mask(Subspace):
         return change if self.of is None else self.of.effect(change)
 
     def effect_scale(self, values: Tensor) -> Tensor | None:
-        """That of what is masked."""
+        """Scale of the subspace that is masked."""
         return None if self.of is None else self.of.effect_scale(values)
 
     def gates(self) -> Tensor:
@@ -63,8 +62,8 @@ class Mask(Subspace):
         inner = None if self.of is None else self.of.gates()
         return gates if inner is None else gates * inner
 
-    def config(self) -> dict[str, Any]:
-        """What is masked, the temperature and the parts."""
+    def config(self) -> dict[str, object]:
+        """Masked width or subspace, temperature and parts."""
         return {
             "of": self.width if self.of is None else self.of,
             "temperature": self.temperature,
@@ -105,14 +104,14 @@ class BoundlessRotation(Directions):
         self.temperature = check_temperature(temperature)
 
     def gates(self) -> Tensor:
-        """How much of each rotated coordinate is exchanged [W]."""
+        """Share of each rotated coordinate that is exchanged [W]."""
         t = check_temperature(self.temperature)
         k = torch.arange(self.width, device=self.boundary.device)
         end = self.boundary.clamp(LEAST_SHARE, 1.0) * self.width
         return torch.sigmoid(k / t) * torch.sigmoid((end - k) / t)
 
-    def config(self) -> dict[str, Any]:
-        """Its width, temperature and parts."""
+    def config(self) -> dict[str, object]:
+        """Width, temperature and parts."""
         return {"width": self.width, "temperature": self.temperature, "parts": plain_parts(self.parts)}
 
 

@@ -1,4 +1,4 @@
-"""What a unit does to a value: pure operations that return new tensors.
+"""Operations of interventions on activations: swap, add, subtract, skip, collect; all return new tensors.
 
 Shapes: N changed points, W width of the tensor at a place, C columns that are changed, K coordinates.
 """
@@ -18,11 +18,11 @@ Operation = str | Callable[[Tensor, Tensor], Tensor]
 [N, C] ([N, K] in a subspace), that returns a new tensor of this shape."""
 
 COLLECT = "collect"
-"""Changes nothing: what is there is handed out."""
+"""Operation that changes nothing: the activations are handed out."""
 
 SKIP = "skip"
-"""The module that computes the place is skipped: what it was given in this run takes the place of what it
-returns."""
+"""Operation that skips the module which computes the place: its input in this run takes the place of its
+output."""
 
 
 def operate(operation: Operation, old: Tensor, other: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""One edit: a unit's step, done in several rows of a forward at once.
+"""Edits at positions and regions: a unit's intervention, done in several rows of a forward at once.
 
 Shapes: B rows, T tokens or steps, P positions of a window, W width of a tap; N changed points (row,
 position), n of them in one row, C columns.
 """
 
-__all__ = ["Collected", "Edit", "PointEdit", "RegionEdit", "RowsEdit", "Scene", "edit_of"]
+__all__ = ["Edit", "ForwardContext", "edit_of"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.change.jobs import Change, Step
 from workers.change.operations import COLLECT, SKIP, put
 from workers.change.regions import Region
-from workers.change.values import Constant, Drawn, Held, Taken, TakenByRow, Zero, draw
+from workers.change.values import ActivationLookup, Constant, Drawn, FromRun, FromRunByRow, Zero, draw
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Target
@@ -25,7 +25,7 @@ from workers.model.windows import Window, positions_at, window_of
 
 @dataclass(slots=True)
 class Collected:
-    """What a collection found in one row, a part for each call of the module."""
+    """Activations that a unit collected in one row, a part for each call of the module."""
 
     parts: list[tuple[list[int], Tensor]] = field(default_factory=list)
 
@@ -37,23 +37,23 @@ class Collected:
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
-    """What an edit can look at, and where it leaves what it finds, while its forward runs."""
+class ForwardContext:
+    """State of one forward that its edits share: the rows that run, cached activations, collected ones."""
 
     num_rows: Callable[[Tap], int]
-    """How many rows a visit at a tap sees."""
+    """Number of rows that a hook at a tap sees."""
     num_tokens: int | None
-    """Of the whole run."""
-    held: Held
+    """T, of the whole run."""
+    held: ActivationLookup
     first: int = 0
     """The token that the run begins at."""
     given: dict[Tap, Tensor] = field(default_factory=dict)
-    """What the modules that are skipped were given last."""
+    """Last inputs of the modules that are skipped."""
     collected: dict[tuple[int, int], Collected] = field(default_factory=dict)
-    """By number of the unit and row."""
+    """Collected activations by number of the unit and row."""
 
     def window(self, tensor: Tensor, tap: Tap, call: int) -> Window:
-        """What a module's tensor shows of the run.
+        """Window [B, P, W] of the run that a module's tensor shows.
 
         Raises:
             ModelError: it has none of the forms that show one.
@@ -71,14 +71,14 @@ class Edit(ABC):
     """One step, done in several rows at once; their values are of one kind."""
 
     number: int
-    """Of the unit in its row."""
+    """Number of the unit in its row."""
     step: Step
     changes: tuple[tuple[int, Change], ...]
-    """The row of the forward, and what is done in it."""
+    """Row of the forward, and its change."""
 
     @abstractmethod
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
-        """What takes the place of `tensor`, seen at a module's `call`: a changed copy, or itself.
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
+        """Apply the edit to `tensor`, seen at a module's `call`: a changed copy, or the tensor itself.
 
         Raises:
             ModelError: the tensor is not what the step's place needs.
@@ -88,7 +88,7 @@ class Edit(ABC):
 
 def edit_of(number: int, step: Step, changes: Sequence[tuple[int, Change]]) -> Edit:
     """The edit that the kind of the step's place asks for."""
-    if isinstance(changes[0][1].value, TakenByRow):
+    if isinstance(changes[0][1].value, FromRunByRow):
         return RowsEdit(number, step, tuple(changes))
     kind = RegionEdit if isinstance(step.place, Region) else PointEdit
     return kind(number, step, tuple(changes))
@@ -96,16 +96,16 @@ def edit_of(number: int, step: Step, changes: Sequence[tuple[int, Change]]) -> E
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """What one change does in a window."""
+    """Positions of one change in a window."""
 
     row: int
     change: Change
     num_tokens: int
-    """How many the change has at this place."""
+    """Number of tokens that the change has at this place."""
     numbers: list[int]
-    """Which of them lie in the window."""
+    """Numbers of those that lie in the window."""
     columns: list[int]
-    """Where, one for each."""
+    """Columns of the window, one for each of `numbers`."""
 
 
 class PointEdit(Edit):
@@ -113,8 +113,8 @@ class PointEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
-        """See `Edit`. At the steps of a recurrent module that no change names, the tensor itself."""
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
+        """Apply the edit as `Edit` says; at a recurrent step that no change names, return the tensor."""
         place = self.step.place
         assert isinstance(place, Target)
         window = scene.window(tensor, place.tap, call)
@@ -137,7 +137,7 @@ class PointEdit(Edit):
         return window.restore(torch.index_put(window.values, (rows, at), put(picked, columns, new)))
 
     def _hits(self, window: Window, tap: Tap, num_tokens: int | None) -> list[_Hit]:
-        """What each change does in the window, where it does anything.
+        """Positions of each change in the window, where it has any.
 
         Raises:
             ModelError, RunError: the place has no such positions.
@@ -151,13 +151,13 @@ class PointEdit(Edit):
                 hits.append(_Hit(row, change, len(tokens), numbers, columns))
         return hits
 
-    def _collect(self, hits: Sequence[_Hit], old: Tensor, scene: Scene) -> None:
+    def _collect(self, hits: Sequence[_Hit], old: Tensor, scene: ForwardContext) -> None:
         sizes = [len(hit.numbers) for hit in hits]
         for hit, values in zip(hits, torch.split(self.step.seen(old), sizes), strict=True):
             scene.collect(self.number, hit.row, hit.numbers, values)
 
-    def _given(self, window: Window, call: int, scene: Scene) -> Tensor:
-        """What the module was given [B, P, W], for what it returns.
+    def _given(self, window: Window, call: int, scene: ForwardContext) -> Tensor:
+        """Input of the skipped module [B, P, W], in the place of its output.
 
         Raises:
             RunError: it has another shape than what the module returns.
@@ -172,7 +172,7 @@ class PointEdit(Edit):
             )
         return scene.window(given, tap, call).values
 
-    def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: Scene) -> Tensor:
+    def _values(self, hits: Sequence[_Hit], old: Tensor, width: int, scene: ForwardContext) -> Tensor:
         """The values to write [N, C], for a place in a tensor of `width`."""
         kind, place = hits[0].change.value, self.step.place
         if isinstance(kind, Zero):
@@ -184,14 +184,14 @@ class PointEdit(Edit):
         assert isinstance(target, Target)
         return values[:, target.columns(values.shape[-1], values.device)]
 
-    def _value(self, hit: _Hit, width: int, scene: Scene) -> Tensor:
-        """What one change writes in the window, before columns are chosen: [n, …].
+    def _value(self, hit: _Hit, width: int, scene: ForwardContext) -> Tensor:
+        """Values of one change in the window, before columns are chosen: [n, …].
 
         Raises:
             RunError: there are not as many values as tokens.
         """
         value = hit.change.value
-        if isinstance(value, Taken):
+        if isinstance(value, FromRun):
             assert self.step.origin is not None
             rows = value.rows(scene.held, self.step.origin.tap, is_pooled=self.step.is_pooled)
         elif isinstance(value, Drawn):
@@ -215,12 +215,12 @@ class RowsEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
-        """See `Edit`."""
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
+        """Apply the edit as `Edit` says."""
         place, origin, ((_, change),) = self.step.place, self.step.origin, self.changes
         assert isinstance(place, Target) and isinstance(origin, Target)
         value = change.value
-        assert isinstance(value, TakenByRow)
+        assert isinstance(value, FromRunByRow)
         window = scene.window(tensor, place.tap, call)
         found = window.columns(_checked(change.tokens, scene.num_tokens, window.num_positions, place.tap))
         if not found:
@@ -244,8 +244,8 @@ class RegionEdit(Edit):
 
     __slots__ = ()
 
-    def apply(self, tensor: Tensor, call: int, scene: Scene) -> Tensor:
-        """See `Edit`."""
+    def apply(self, tensor: Tensor, call: int, scene: ForwardContext) -> Tensor:
+        """Apply the edit as `Edit` says."""
         place = self.step.place
         assert isinstance(place, Region)
         rows = _index([row for row, _ in self.changes], tensor.device)
@@ -256,7 +256,7 @@ class RegionEdit(Edit):
             return tensor
         return place.write(tensor, rows, self.step.exchanged(old, self._values(old, scene)))
 
-    def _values(self, old: Tensor, scene: Scene) -> Tensor:
+    def _values(self, old: Tensor, scene: ForwardContext) -> Tensor:
         """The values to write, of the shape of `old` [N, …].
 
         Raises:
@@ -265,10 +265,10 @@ class RegionEdit(Edit):
         values = [change.value for _, change in self.changes]
         if isinstance(values[0], Zero):
             return torch.zeros_like(old)
-        if isinstance(values[0], Taken):
+        if isinstance(values[0], FromRun):
             origin = self.step.origin
             assert isinstance(origin, Region)
-            found = [scene.held(value.run, origin).values for value in values if isinstance(value, Taken)]
+            found = [scene.held(value.run, origin).values for value in values if isinstance(value, FromRun)]
         elif isinstance(values[0], Constant):
             found = [value.rows[0] for value in values if isinstance(value, Constant)]
         else:
@@ -283,7 +283,7 @@ class RegionEdit(Edit):
 
 
 def _checked(tokens: Sequence[int], num_tokens: int | None, num_positions: int, tap: Tap) -> tuple[int, ...]:
-    """Where `tokens` of a run of `num_tokens` lie at a tap that holds `num_positions` of it.
+    """Positions of `tokens` of a run of `num_tokens` at a tap that holds `num_positions` of it.
 
     Raises:
         ModelError, RunError: the place has no such positions.

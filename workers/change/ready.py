@@ -1,9 +1,9 @@
-"""Cells resolved against a model, and then against one pair's tokens and spans: jobs.
+"""Cells compiled to a model's modules and columns, and then to one pair's tokens and spans: jobs.
 
 Shapes: T tokens, C columns of a place.
 """
 
-__all__ = ["ReadyCell", "ReadyRun", "ReadyUnit", "example_of", "kept_at", "ready_cell", "resolve"]
+__all__ = ["CompiledCell", "CompiledRun", "CompiledUnit", "compile_cell", "example_of", "kept_at", "resolve"]
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.change.jobs import Change, Job, Prior, RunKey, Step, located, read_of, source_read, zipped
+from workers.change.jobs import Change, Job, PriorRun, RunKey, Step, located, read_of, source_read, zipped
 from workers.change.operations import COLLECT
 from workers.change.regions import Region
-from workers.change.stock import Stock
+from workers.change.stock import ModelResources
 from workers.change.subspaces import Coordinated
-from workers.change.values import ZERO, Constant, Drawn, Taken, Value
+from workers.change.values import ZERO, Constant, Drawn, FromRun, Value
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Dims, Target
@@ -33,70 +33,70 @@ RunNumbers = dict[tuple[NamedRun, ...], int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadyUnit:
-    """A unit in a model, ready for any pair."""
+class CompiledUnit:
+    """Unit compiled to a model's modules and columns, for any pair."""
 
     unit: Unit
     step: Step
     vector: Tensor | None = None
-    """Of a fit: [1, C] for every token, or [T, C]."""
+    """Vector of a fit: [1, C] for every token, or [T, C]."""
     deviation: float = 0.0
-    """Of noise, in units of the activations."""
+    """Standard deviation of noise, in units of the activations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadyRun:
-    """A named run in a model."""
+class CompiledRun:
+    """Named intervened run, compiled to a model."""
 
     name: str
     number: int
     """See `RunKey`."""
-    units: tuple[ReadyUnit, ...]
+    units: tuple[CompiledUnit, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadyCell:
-    """A cell in a model."""
+class CompiledCell:
+    """Cell compiled to a model, for any pair."""
 
-    units: tuple[ReadyUnit, ...]
-    runs: tuple[ReadyRun, ...]
+    units: tuple[CompiledUnit, ...]
+    runs: tuple[CompiledRun, ...]
     read: int | str
 
 
-def ready_cell(cell: Cell, model: LoadedModel, stock: Stock, numbers: RunNumbers) -> ReadyCell:
-    """The cell in the model; `numbers` grows by the runs that it does not know yet.
+def compile_cell(cell: Cell, model: LoadedModel, stock: ModelResources, numbers: RunNumbers) -> CompiledCell:
+    """Compile a cell to the model; `numbers` grows by the runs that it does not know yet.
 
     Raises:
         ModelError: the model has no such place.
         SwapyardError: a fit or a function is not there, or is not what the unit needs.
     """
     runs = [
-        ReadyRun(
+        CompiledRun(
             name=run.name,
             number=numbers.setdefault(cell.runs[: at + 1], len(numbers)),
             units=tuple(_ready_unit(unit, model, stock) for unit in run.units),
         )
         for at, run in enumerate(cell.runs)
     ]
-    return ReadyCell(
+    return CompiledCell(
         units=tuple(_ready_unit(unit, model, stock) for unit in cell.units),
         runs=tuple(runs),
         read=cell.read,
     )
 
 
-def resolve(row: int, pair_index: int, cell: ReadyCell, pair: Pair) -> Job:
-    """The cell on a pair.
+def resolve(row: int, pair_index: int, cell: CompiledCell, pair: Pair) -> Job:
+    """Resolve the cell on a pair: the job that runs.
 
     Raises:
         RunError: a token, a run or a value that the pair does not have.
         StudyError: a span that the pair does not have.
     """
     keys: dict[str, RunKey] = {}
-    priors: list[Prior] = []
+    priors: list[PriorRun] = []
     for run in cell.runs:
         key = RunKey(run.number, pair_index)
-        priors.append(Prior(key, tuple(_change(unit, pair, keys) for unit in run.units)))
+        priors.append(PriorRun(key, tuple(_change(unit, pair, keys) for unit in run.units)))
         keys[run.name] = key
     return Job(
         row=row,
@@ -109,14 +109,14 @@ def resolve(row: int, pair_index: int, cell: ReadyCell, pair: Pair) -> Job:
 
 
 def example_of(pair: Pair) -> int:
-    """What noise is drawn by: a number of the base's prompt and the labels alone, so alike in every store."""
+    """Number that noise is drawn by, of the base's prompt and the labels alone, so alike in every store."""
     base = pair.tokens["base"]
     prompt = base.digest if isinstance(base, Vectors) else list(base)
     content = json.dumps([prompt, sorted(set(pair.label_ids)), sorted(set(pair.base_label_ids))])
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
 
 
-def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
+def _ready_unit(unit: Unit, model: LoadedModel, stock: ModelResources) -> CompiledUnit:
     place, origin = unit.place, unit.origin
     # With a fit, dims are its coordinates, and the place is whole.
     dims = unit.dims if unit.fit is None else None
@@ -128,17 +128,17 @@ def _ready_unit(unit: Unit, model: LoadedModel, stock: Stock) -> ReadyUnit:
         subspace=None if unit.fit is None else _coordinates(unit.fit, unit.dims, stock),
     )
     if unit.run == NOISE:
-        return ReadyUnit(unit, step, deviation=(unit.scale or 0.0) * stock.embedding_std)
+        return CompiledUnit(unit, step, deviation=(unit.scale or 0.0) * stock.embedding_std)
     if unit.run == FIT:
         assert unit.value_fit is not None
         vector = stock.vector(unit.value_fit) * (1.0 if unit.scale is None else unit.scale)
         num_heads = 1 if place.heads is None else len(place.heads)
-        return ReadyUnit(unit, step, vector=_in_dims(vector, dims, num_heads))
-    return ReadyUnit(unit, step)
+        return CompiledUnit(unit, step, vector=_in_dims(vector, dims, num_heads))
+    return CompiledUnit(unit, step)
 
 
-def kept_at(place: Place, model: LoadedModel, stock: Stock) -> Tap | Region:
-    """What is to be kept of a run whose values are taken at the place.
+def kept_at(place: Place, model: LoadedModel, stock: ModelResources) -> Tap | Region:
+    """Tap or region to cache of a run whose values are taken at the place.
 
     Raises:
         SwapyardError: the model has no such place, or a function is not there.
@@ -148,7 +148,7 @@ def kept_at(place: Place, model: LoadedModel, stock: Stock) -> Tap | Region:
 
 
 def _where(
-    place: Place, dims: Dims | None, model: LoadedModel, stock: Stock, *, changes: bool
+    place: Place, dims: Dims | None, model: LoadedModel, stock: ModelResources, *, changes: bool
 ) -> Target | Region:
     target = model.target(place.site, place.layer, place.heads, dims, changes=changes)
     if place.coordinates is None:
@@ -160,7 +160,7 @@ def _where(
     return Region(target.tap, stock.coordinates(place.coordinates))
 
 
-def _coordinates(fit: str, dims: Dims | None, stock: Stock) -> Coordinated:
+def _coordinates(fit: str, dims: Dims | None, stock: ModelResources) -> Coordinated:
     """The subspace of a fit, or the part of it that `dims` name."""
     subspace = stock.subspace(fit)
     return subspace if dims is None else subspace[[f"{low}:{high}" for low, high in dims]]
@@ -177,7 +177,7 @@ def _in_dims(vector: Tensor, dims: Dims | None, num_heads: int) -> Tensor:
     return torch.cat([by_head[..., low:high] for low, high in dims], -1).flatten(-2)
 
 
-def _change(ready: ReadyUnit, pair: Pair, keys: Mapping[str, RunKey]) -> Change:
+def _change(ready: CompiledUnit, pair: Pair, keys: Mapping[str, RunKey]) -> Change:
     """The unit's change of the pair's base; `keys` are the runs that come before it."""
     unit, step = ready.unit, ready.step
     tokens = located(unit.place.position, pair, "base")
@@ -192,10 +192,10 @@ def _change(ready: ReadyUnit, pair: Pair, keys: Mapping[str, RunKey]) -> Change:
         tokens = tuple(dict.fromkeys(tokens))
     else:
         tokens, origin_tokens = zipped(tokens, origin_tokens, unit.run)
-    return Change(step, tokens, Taken(prompt if key is None else key, origin_tokens, len(prompt)))
+    return Change(step, tokens, FromRun(prompt if key is None else key, origin_tokens, len(prompt)))
 
 
-def _untaken(ready: ReadyUnit, tokens: tuple[int, ...], pair: Pair) -> Value:
+def _untaken(ready: CompiledUnit, tokens: tuple[int, ...], pair: Pair) -> Value:
     """A value that is taken from no run."""
     unit, vector = ready.unit, ready.vector
     if unit.run == NOISE:

@@ -1,9 +1,9 @@
-"""Places that are no positions: whatever a getter finds in a module's tensor, or a rectangle of it.
+"""Regions: places that are no positions, but a rectangle of a module's tensor or what a getter reads of it.
 
 Shapes: B rows; what follows is the getter's.
 """
 
-__all__ = ["Box", "Coordinates", "Region", "box_of", "tap_of"]
+__all__ = ["Box", "Coordinates", "Region", "box_of", "joined", "keeper", "tap_of"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from workers.errors import ModelError, RunError
-from workers.model.hooks import Tap
+from workers.model.hooks import Tap, Visit
+from workers.model.windows import window_of
 from workers.sites import box_parts
 
 
@@ -87,7 +88,7 @@ def box_of(written: str) -> Coordinates:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What a getter finds at a tap."""
+    """Part of the tensor at a tap that a getter reads and a setter writes."""
 
     tap: Tap
     coordinates: Coordinates
@@ -120,5 +121,33 @@ class Region:
 
 
 def tap_of(place: Tap | Region) -> Tap:
-    """The tensor in which a place lies."""
+    """Tap of the tensor in which a place lies."""
     return place if isinstance(place, Tap) else place.tap
+
+
+def keeper(
+    kept: dict[Tap | Region, list[Tensor]], place: Tap | Region, num_rows: int, num_tokens: int | None
+) -> Visit:
+    """Visit that puts copies of the activations at a place, one for each call of the module, into `kept`.
+
+    Args:
+        kept: [B, P, W] for each call at a tap, [B, …] at a region; see `joined`.
+        place: a tap, or a region of one.
+        num_rows: B.
+        num_tokens: T of the run; None where its inputs do not say.
+    """
+
+    def keep(tensor: Tensor, call: int) -> None:
+        if isinstance(place, Region):
+            values = place.read(tensor)
+        else:
+            values = window_of(tensor, place, call, num_rows, num_tokens).values
+        # A module further on may write into this tensor: only a copy stays what it was.
+        kept.setdefault(place, []).append(values.clone())
+
+    return keep
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Steps of a run side by side [B, P, W]; an activation that came whole is not copied once more."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)

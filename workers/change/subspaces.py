@@ -1,4 +1,4 @@
-"""Which directions of an activation a unit changes: learned coordinates, and parts of them.
+"""Featurisers: coordinates of an activation in which a unit intervenes, learned directions and parts of them.
 
 Shapes: N changed points, W width of the place (of one head, where heads are named), K coordinates.
 
@@ -31,9 +31,8 @@ __all__ = [
 ]
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +45,8 @@ from workers.libraries.torch_rotations import learn_rotation, rotation_tensors, 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of coordinates."""
 
-Wanted = int | slice | str | list[Any] | tuple[Any, ...]
-"""How a part is named: ``3``, ``0:16`` as a slice or as text, a name of ``parts``, or a list of these."""
+Wanted = int | slice | str | Sequence["Wanted"]
+"""Name of a part: ``3``, ``0:16`` as a slice or as text, a name of ``parts``, or a list of these."""
 
 
 class Subspace(KeepsDtype, ABC):
@@ -78,19 +77,19 @@ class Subspace(KeepsDtype, ABC):
 
     @abstractmethod
     def effect(self, change: Tensor) -> Tensor:
-        """What a change of the coordinates [N, K] adds to the activation [N, W]; linear."""
+        """Change of the activation [N, W] that a change of the coordinates [N, K] makes; linear."""
 
     def effect_scale(self, values: Tensor) -> Tensor | None:
-        """What the effect is multiplied by at activations [N, W]: [N, 1]; None for 1."""
+        """Factor of the effect at activations [N, W]: [N, 1]; None for 1."""
         return None
 
     def gates(self) -> Tensor | None:
-        """How much of each coordinate is exchanged [K], from 0 to 1; None for all of all."""
+        """Share of each coordinate that is exchanged [K], from 0 to 1; None for all of all."""
         return None
 
     @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What makes an equal one, but for its tensors: keyword arguments, as plain data."""
+    def config(self) -> dict[str, object]:
+        """Keyword arguments that make an equal one, but for its tensors, as plain data."""
 
     def __getitem__(self, wanted: Wanted) -> "Part":
         """Some of the coordinates, by number, range or name.
@@ -116,7 +115,7 @@ class Subspace(KeepsDtype, ABC):
         return as_ranges(wanted, self.num_coordinates)
 
     def tensors(self, *, is_trained_on: bool = False) -> dict[str, Tensor]:
-        """Its own numbers by name, as files hold them; not those of a subspace inside it.
+        """Tensors of its own by name, as files hold them; not those of a subspace inside it.
 
         With `is_trained_on` also what a training goes on from, bit for bit.
         """
@@ -144,12 +143,12 @@ class Part:
     ranges: Ranges
 
     def indices(self, device: torch.device) -> Tensor:
-        """Which coordinates, in order."""
+        """Numbers of the coordinates, in order."""
         return torch.cat([torch.arange(low, high, device=device) for low, high in self.ranges])
 
 
 Coordinated = Subspace | Part
-"""What a unit's ``subspace`` is, if it is no range of dimensions."""
+"""Subspace of a unit, if it is no range of dimensions."""
 
 
 def coordinates_of(subspace: Coordinated, values: Tensor) -> Tensor:
@@ -193,7 +192,7 @@ class Directions(Subspace):
         return change @ self.weight.mT
 
     def tensors(self, *, is_trained_on: bool = False) -> dict[str, Tensor]:
-        """As `Subspace.tensors`; the directions are the matrix ``rotation`` [W, K], whatever makes it."""
+        """Tensors as in `Subspace.tensors`; the directions are the matrix ``rotation`` [W, K]."""
         own = rotation_tensors(self) if is_trained_on and self.is_learned else {"rotation": self.weight}
         return {**own, **self._others()}
 
@@ -201,7 +200,7 @@ class Directions(Subspace):
         return {name: tensor for name, tensor in super().tensors().items() if name != "weight"}
 
     def fill(self, tensors: Mapping[str, Tensor], *, is_trained_on: bool) -> None:
-        """As `Subspace.fill`: ``weight`` is ``rotation`` to the last bit, orthonormal also when trained."""
+        """Fill as `Subspace.fill` does; ``weight`` is ``rotation`` to the last bit."""
         rotation = _shaped("rotation", tensors["rotation"], (self.width, self.num_coordinates))
         if is_trained_on:
             set_rotation(self, tensors)
@@ -235,8 +234,8 @@ class Rotation(Directions):
     def __init__(self, width: int, *, seed: int = 0, parts: Mapping[str, Wanted] | None = None) -> None:
         super().__init__(width, width, seed=seed, parts=parts)
 
-    def config(self) -> dict[str, Any]:
-        """Its width and parts."""
+    def config(self) -> dict[str, object]:
+        """Width and parts."""
         return {"width": self.width, "parts": plain_parts(self.parts)}
 
 
@@ -254,8 +253,8 @@ class LowRankRotation(Directions):
         parts: names for ranges of coordinates.
     """
 
-    def config(self) -> dict[str, Any]:
-        """Its width, rank and parts."""
+    def config(self) -> dict[str, object]:
+        """Width, rank and parts."""
         return {"width": self.width, "rank": self.num_coordinates, "parts": plain_parts(self.parts)}
 
 
@@ -276,10 +275,10 @@ def as_ranges(wanted: Wanted, count: int | None) -> Ranges:
     return ((low, high),)
 
 
-def _bounds(wanted: Any, count: int | None) -> tuple[int, int]:
+def _bounds(wanted: Wanted, count: int | None) -> tuple[int, int]:
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         return wanted, wanted + 1
-    ends: tuple[Any, Any] = (None, None)
+    ends: tuple[object, object] = (None, None)
     if isinstance(wanted, slice) and wanted.step in (None, 1):
         ends = (wanted.start or 0, count if wanted.stop is None else wanted.stop)
     elif isinstance(wanted, str):
@@ -299,7 +298,7 @@ def _read_ends(text: str, count: int | None) -> tuple[int | None, int | None]:
 
 
 def _joined(ranges: list[tuple[int, int]]) -> Ranges:
-    """In order, and none twice.
+    """Join ranges, in order and none twice.
 
     Raises:
         StudyError: no range at all.

@@ -1,9 +1,20 @@
-"""What a unit's change writes: values taken from a run, given as numbers, or drawn.
+"""Values that an intervention writes: cached activations of another run, given numbers, noise or zeros.
 
 Shapes: n changed tokens of one example, W width of the tensor at a place, T tokens of a run.
 """
 
-__all__ = ["ZERO", "Constant", "Drawn", "Held", "Kept", "Taken", "TakenByRow", "Value", "Zero", "draw"]
+__all__ = [
+    "ZERO",
+    "ActivationLookup",
+    "CachedActivation",
+    "Constant",
+    "Drawn",
+    "FromRun",
+    "FromRunByRow",
+    "Value",
+    "Zero",
+    "draw",
+]
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
@@ -20,40 +31,39 @@ from workers.model.windows import positions_at
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What was kept of a run of one example."""
+class CachedActivation:
+    """Cached activation of one example's run, at a tap or a region."""
 
     values: Tensor
-    """At a tap [T, W], or [1, W] where it holds one position; of a region what its getter found."""
+    """Activations [T, W] at a tap, [1, W] where it holds one position; at a region what its getter reads."""
     first: int = 0
-    """The position that lies at ``values[0]``."""
+    """Position that lies at ``values[0]``."""
     length: int | None = None
-    """How many positions the whole run has there; None where all were kept."""
+    """Number of positions that the whole run has there; None where all were kept."""
 
     @property
     def num_positions(self) -> int:
-        """How many positions the whole run has at the tap."""
+        """Number of positions that the whole run has at the tap."""
         return self.values.shape[0] if self.length is None else self.length
 
 
-Held = Callable[[Hashable, Tap | Region], Kept]
-"""What was kept of a run, by what it is known by and the place. Of a `TakenByRow` what all its examples hold,
-[B, T, W]."""
+ActivationLookup = Callable[[Hashable, Tap | Region], CachedActivation]
+"""Cached activation by a run's key and the place; for a `FromRunByRow` that of all examples, [B, T, W]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a run of one example holds at some of its tokens."""
+class FromRun:
+    """Activations of another run of one example at some of its tokens: activation patching."""
 
     run: Hashable
-    """What the run is known by to whoever kept it."""
+    """Key of the run, for an `ActivationLookup`."""
     tokens: tuple[int, ...]
-    """One for each token that is changed, or those that are pooled."""
+    """Tokens, one for each that is changed, or those that are pooled."""
     num_tokens: int | None
     """T of that run; None where its inputs do not say."""
 
-    def rows(self, held: Held, tap: Tap, *, is_pooled: bool) -> Tensor:
-        """The run's values at the tokens [n, W]; where they are pooled their mean [1, W]."""
+    def rows(self, held: ActivationLookup, tap: Tap, *, is_pooled: bool) -> Tensor:
+        """Activations at the tokens [n, W]; where they are pooled their mean [1, W]."""
         kept = held(self.run, tap)
         num_positions = kept.num_positions
         num_tokens = num_positions if self.num_tokens is None else self.num_tokens
@@ -62,21 +72,21 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenByRow:
-    """What a run holds at the same tokens of all its examples, for a forward of as many rows, or of any if
-    it is one: a value that all rows of the forward share, and from which each takes its own."""
+class FromRunByRow:
+    """Activations of another run at the same tokens of all its examples: one value that all rows of a forward
+    share, and from which each takes its own. The run has as many examples as the forward rows, or one."""
 
     run: Hashable
-    """What the run is known by to whoever kept it."""
+    """Key of the run, for an `ActivationLookup`."""
     tokens: tuple[int, ...]
-    """One for each token that is changed."""
+    """Tokens, one for each that is changed."""
     num_tokens: int | None
     """T of that run; None where its inputs do not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
-    """Numbers given from outside, as wide as the unit's place (its heads and dimensions)."""
+    """Given numbers, such as a steering vector, as wide as the unit's place (its heads and dimensions)."""
 
     rows: Tensor
     """[n, C], or [1, C] for every token."""
@@ -87,7 +97,7 @@ class Drawn:
     """Normal noise, drawn from the seed, the example, the place and the token; never from the batch."""
 
     scale: float
-    """Its standard deviation, in units of the activations."""
+    """Standard deviation, in units of the activations."""
     seed: int
     example: int
     """The example's number, wherever it lies in a batch."""
@@ -97,12 +107,12 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Zero:
-    """Nothing but zeros."""
+    """Zeros: zero ablation."""
 
 
 ZERO = Zero()
 
-Value = Taken | TakenByRow | Constant | Drawn | Zero
+Value = FromRun | FromRunByRow | Constant | Drawn | Zero
 
 
 def draw(noise: Drawn, tap: Tap, width: int) -> Tensor:
@@ -121,8 +131,8 @@ def _normal(noise: Drawn, tap: Tap, token: int, width: int) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def _rows(kept: Kept, tokens: Sequence[int]) -> Tensor:
-    """What is at `tokens` [n, W]; a view where they are neighbours.
+def _rows(kept: CachedActivation, tokens: Sequence[int]) -> Tensor:
+    """Activations at `tokens` [n, W]; a view where they are neighbours.
 
     Raises:
         RunError: the run has not so many positions.

@@ -1,12 +1,13 @@
-"""Jobs whose first change stays with one token of its block: that token goes through the block alone, before.
+"""Single-token forwards: where a job's first intervention affects one token of its block, only that one runs.
 
-The next block is given what comes of it, and of all other tokens what the base's clean run gave it. A job
-then begins a block later than it would.
+Queries, attention outputs and MLPs change nothing of the other tokens inside their own block. So the changed
+token goes through that block alone; the next block is given its output, and for all other tokens the base's
+cached input. The job then resumes one block later than it would.
 
 Shapes: n rows, W width.
 """
 
-__all__ = ["WORTH", "Ahead", "go_ahead"]
+__all__ = ["WORTH", "SingleTokenRuns", "run_single_tokens"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,63 +17,63 @@ from torch import Tensor
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change
-from workers.change.values import Held
-from workers.engine.queues import Waiting
+from workers.change.values import ActivationLookup
+from workers.engine.queues import QueuedJob, changes_at, changes_from
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import Slab
+from workers.replay.base_runs import BaseCache
 from workers.replay.forward import through
 from workers.replay.resume import Resume
-from workers.replay.start import changes_at, changes_from
 
 WORTH = {"cpu": 2.0**28}
-"""By kind of device, the fewest multiplications that a forward of one token a row has to spare: what it costs
-itself. On two cores that took 1.3 ms for SmolLM2-135M and 1.9 ms for GPT-2 small."""
+"""Fewest multiplications, by kind of device, that a forward of one token a row has to spare: its own cost.
+On two cores that took 1.3 ms for SmolLM2-135M and 1.9 ms for GPT-2 small."""
 _WORTH_ELSEWHERE = 2.0**38
-"""Not measured. Launching a forward takes as long there, multiplying a thousandth of the time."""
+"""Fewest multiplications on other devices; not measured. Launching a forward takes as long there,
+multiplying a thousandth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """The rows of a forward, in the order of the blocks that they begin at now."""
+class SingleTokenRuns:
+    """Rows of a forward after their single-token runs, in the order of the blocks that they resume at now."""
 
     order: list[int]
-    """Where each was before."""
+    """Number that each row had before."""
     starts: list[int]
     changes: list[Sequence[Change]]
-    """What is still to be changed."""
+    """Changes that are still to be made."""
     given: Mapping[int, Tensor]
-    """[W]: what the first block of some is given of the first token, by row."""
+    """Inputs [W] of the first token to the block that a row resumes at, by row, where it was run alone."""
     failed: set[int]
-    """The rows that could not be changed; a whole run says why."""
+    """Rows that could not be changed; a whole run says why."""
     num_forwards: int
 
 
-def go_ahead(
+def run_single_tokens(
     model: LoadedModel,
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
-    waiting: Sequence[Waiting],
+    waiting: Sequence[QueuedJob],
     first: int,
-    held: Held,
-) -> Ahead:
-    """Let the jobs that are confined go through their first block, where that is worth a forward.
+    held: ActivationLookup,
+) -> SingleTokenRuns:
+    """Run the one changed token of token-local jobs through their first block, where that is worth a forward.
 
     Args:
         model: what runs.
-        resume: how.
-        bases: hold the jobs' bases.
-        slots: [n], where.
+        resume: how its forward is resumed.
+        bases: the KV cache of the jobs' bases.
+        slots: [n], the rows' bases in it.
         waiting: the jobs of one forward, in the order of the blocks that they begin at.
         first: the token that all begin at.
-        held: what runs hold where values are taken.
+        held: looks up the cached activations that values are taken from.
     """
     given: dict[int, Tensor] = {}
     failed: set[int] = set()
     num_forwards, num_spared = 0, bases.extent.num_tokens - first - 1
     worth = WORTH.get(slots.device.type, _WORTH_ELSEWHERE)
-    confined = [row for row, one in enumerate(waiting) if one.is_confined]
-    for block, group in groupby(confined, key=lambda row: waiting[row].start):
+    token_local = [row for row, one in enumerate(waiting) if one.is_token_local]
+    for block, group in groupby(token_local, key=lambda row: waiting[row].start):
         rows = list(group)
         if len(rows) * num_spared * resume.block_parameters < worth:
             continue
@@ -85,7 +86,7 @@ def go_ahead(
         given |= dict(zip(rows, hidden[:, 0], strict=True))
     starts = [one.start + (row in given) for row, one in enumerate(waiting)]
     order = sorted(range(len(waiting)), key=starts.__getitem__)
-    return Ahead(
+    return SingleTokenRuns(
         order=order,
         starts=[starts[row] for row in order],
         changes=[

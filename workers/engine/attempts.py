@@ -1,4 +1,4 @@
-"""Trying work that may fail, so that a failure can be narrowed down; and telling of failures in the log."""
+"""Work that may fail: tried by halves, so that a failure is narrowed down to one item, and logged."""
 
 __all__ = ["FailureLog", "attempt", "error_json", "tried"]
 
@@ -16,13 +16,13 @@ _T = TypeVar("_T")
 _MOST_TEXT = 2000
 _MOST_TOLD = 20
 _TRACE = "_swapyard_trace"
-"""The attribute in which an exception keeps where it came from once its frames are let go."""
+"""Attribute in which an exception keeps where it came from once its frames are let go."""
 
 _logger = logging.getLogger("swapyard.engine")
 
 
 def attempt(work: Callable[[], None]) -> Exception | None:
-    """Do `work`; the exception that it raised, or None.
+    """Do `work`; return the exception that it raised, or None.
 
     What breaks the accelerator breaks every later forward too: it is raised, and blamed on no job. The
     exception comes back without its frames, which would keep every tensor of the failed forward in memory
@@ -91,7 +91,7 @@ class FailureLog:
 
 
 def error_json(type_name: str, message: str) -> str:
-    """How a failed job's row says why."""
+    """Error of a failed job's row, as JSON text."""
     return json.dumps({"type": type_name, "message": message[:_MOST_TEXT]}, ensure_ascii=False)
 
 

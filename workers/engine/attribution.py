@@ -1,4 +1,4 @@
-"""One call of the engine that estimates: no cell runs, each pair's clean runs say what every cell would do.
+"""Attribution patching: estimates for a batch of cells from each pair's clean runs, without running any cell.
 
 For each pair there is one forward and one backward of its base and one forward of each of its sources,
 whatever the number of cells, as long as what the cells' places hold fits the budget.
@@ -16,17 +16,14 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from workers.change.jobs import read_of
-from workers.change.ready import ReadyCell, ready_cell
-from workers.change.stock import Stock
-from workers.engine.attempts import FailureLog, attempt
-from workers.engine.batch import ESTIMATED, Batch, Outcome, Sheet
+from workers.change.ready import CompiledCell, compile_cell
+from workers.change.stock import ModelResources
+from workers.engine.attempts import FailureLog, attempt, tried
+from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
 from workers.engine.captures import stacked
-from workers.engine.estimates import Clean, Estimator
-from workers.engine.scorer import NON_FINITE
-from workers.engine.scoring import Labels
-from workers.engine.traces import trace, widths
+from workers.engine.estimates import BaselineRun, Estimator, trace, widths
+from workers.engine.scoring import NON_FINITE, Labels
 from workers.errors import RunError, SwapyardError
-from workers.libraries.torch import is_out_of_memory
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.model.loading import LoadedModel
@@ -35,10 +32,10 @@ from workers.vocabulary import why_exact
 _GRAPH = 4
 """A forward that is differentiated holds all that it reckons: it takes this part of the usual tokens."""
 _COPIES = 5
-"""Of a tap in numbers: values, what was added to them, their sum, gradients, and a source's values."""
+"""Tensors of a tap held at once: values, what was added to them, their sum, gradients, a source's values."""
 
 _Taps = Mapping[str, frozenset[Tap]]
-"""What cells look at in each clean run."""
+"""Taps that cells read in each clean run."""
 
 
 class Attribution:
@@ -53,7 +50,7 @@ class Attribution:
     """
 
     def __init__(
-        self, model: LoadedModel, stock: Stock, batch: Batch, *, budget_bytes: int, max_tokens: int
+        self, model: LoadedModel, stock: ModelResources, batch: Batch, *, budget_bytes: int, max_tokens: int
     ) -> None:
         self._model = model
         self._stock = stock
@@ -66,7 +63,7 @@ class Attribution:
         self._num_forwards = 0
         self._capture_s = 0.0
 
-    def run(self) -> Outcome:
+    def run(self) -> BatchResult:
         """Estimate every cell on every pair; what fails is a row with an error."""
         started = time.perf_counter()
         self._sheet.columns["tier"][:] = ESTIMATED
@@ -74,7 +71,7 @@ class Attribution:
             self._run_window(cells)
         num_rows = len(self._batch.cells) * len(self._batch.pairs)
         columns = self._sheet.first(num_rows)
-        return Outcome(
+        return BatchResult(
             num_cells=len(self._batch.cells),
             columns=columns,
             tiers={ESTIMATED: num_rows},
@@ -85,24 +82,24 @@ class Attribution:
         )
 
     @cached_property
-    def _groups(self) -> Sequence[Mapping[int, ReadyCell]]:
+    def _groups(self) -> Sequence[Mapping[int, CompiledCell]]:
         """The cells by their place in the batch, those that are read at one token together."""
-        found: dict[int | str, dict[int, ReadyCell]] = {}
+        found: dict[int | str, dict[int, CompiledCell]] = {}
         for index, (_, cell) in enumerate(self._batch.cells):
             try:
                 if (why := why_exact(cell)) is not None:
                     raise RunError(f"{why} cannot be estimated; run the cell")
-                ready = ready_cell(cell, self._model, self._stock, {})
+                ready = compile_cell(cell, self._model, self._stock, {})
             except SwapyardError as error:
                 self._fail(index, range(len(self._batch.pairs)), error)
             else:
                 found.setdefault(cell.read, {})[index] = ready
         return list(found.values())
 
-    def _windows(self, groups: Sequence[Mapping[int, ReadyCell]]) -> Iterator[dict[int, ReadyCell]]:
+    def _windows(self, groups: Sequence[Mapping[int, CompiledCell]]) -> Iterator[dict[int, CompiledCell]]:
         """Cells in order, so many at once that what their places hold of one pair fits the budget."""
         for group in groups:
-            window: dict[int, ReadyCell] = {}
+            window: dict[int, CompiledCell] = {}
             held: frozenset[Tap] = frozenset()
             for index, cell in group.items():
                 more = held.union(*_taps([cell]).values())
@@ -114,13 +111,13 @@ class Attribution:
             yield window
 
     def _bytes(self, taps: Collection[Tap]) -> int:
-        """What values and gradients at these taps take of memory for one pair."""
+        """Memory of values and gradients at these taps for one pair."""
         longest = max(len(prompt) for prompt in self._batch.pairs[0].tokens.values())
         return 4 * _COPIES * longest * sum(self._widths.get(tap, 0) for tap in taps)
 
     @cached_property
     def _widths(self) -> Mapping[Tap, int]:
-        """Numbers that each tap holds for one position: seen in a run of the first base that does run."""
+        """Width of each tap: seen in a run of the first base that does run."""
         found: dict[Tap, int] = {}
         units = [unit for group in self._groups for cell in group.values() for unit in cell.units]
         taps = {unit.step.place.tap for unit in units}
@@ -131,31 +128,24 @@ class Attribution:
                 break
         return found
 
-    def _run_window(self, cells: Mapping[int, ReadyCell]) -> None:
+    def _run_window(self, cells: Mapping[int, CompiledCell]) -> None:
         taps = _taps(cells.values())
         fitting = self._budget_bytes // max(1, self._bytes(frozenset().union(*taps.values())))
         start = 0
         while start < len(self._batch.pairs):
             size = max(1, min(self._most_rows, fitting))
-            self._attempt(cells, taps, range(len(self._batch.pairs))[start : start + size])
+            pairs = range(len(self._batch.pairs))[start : start + size]
+            tried(partial(self._estimate, cells, taps), pairs, partial(self._give_up, cells), self._shrink)
             start += size
 
-    def _attempt(self, cells: Mapping[int, ReadyCell], taps: _Taps, pairs: Sequence[int]) -> None:
-        """Estimate the cells on these pairs; where it fails on halves, so that one pair spoils no other."""
-        error = attempt(partial(self._estimate, cells, taps, pairs))
-        if error is None:
-            return
-        if is_out_of_memory(error):
-            self._most_rows = max(1, len(pairs) // 2)
-        if len(pairs) == 1:
-            for index in cells:
-                self._fail(index, pairs, error)
-            return
-        half = len(pairs) // 2
-        self._attempt(cells, taps, pairs[:half])
-        self._attempt(cells, taps, pairs[half:])
+    def _give_up(self, cells: Iterable[int], pair: int, error: Exception) -> None:
+        for index in cells:
+            self._fail(index, [pair], error)
 
-    def _estimate(self, cells: Mapping[int, ReadyCell], taps: _Taps, pairs: Sequence[int]) -> None:
+    def _shrink(self, num_pairs: int) -> None:
+        self._most_rows = max(1, num_pairs // 2)
+
+    def _estimate(self, cells: Mapping[int, CompiledCell], taps: _Taps, pairs: Sequence[int]) -> None:
         began = time.perf_counter()
         runs = self._clean_runs(next(iter(cells.values())).read, taps, pairs)
         self._capture_s += time.perf_counter() - began
@@ -169,7 +159,7 @@ class Attribution:
                 self._put(list(rows), pairs, torch.stack(list(rows.values())), answers)
 
     def _of_cell(
-        self, estimator: Estimator, index: int, cell: ReadyCell, pairs: Sequence[int]
+        self, estimator: Estimator, index: int, cell: CompiledCell, pairs: Sequence[int]
     ) -> Tensor | None:
         """The estimates [B] of a cell; None where there are none, and its rows say why."""
         try:
@@ -193,7 +183,7 @@ class Attribution:
         for row in rows[is_bad & ~has_failed]:
             self._sheet.fail(int(row), *NON_FINITE)
 
-    def _clean_runs(self, read: int | str, taps: _Taps, pairs: Sequence[int]) -> dict[str, Clean]:
+    def _clean_runs(self, read: int | str, taps: _Taps, pairs: Sequence[int]) -> dict[str, BaselineRun]:
         """The clean runs of these pairs: of the bases with gradients, of sources once for each prompt.
 
         Raises:
@@ -212,13 +202,13 @@ class Attribution:
             ),
         )
         self._num_forwards += 1
-        runs = {"base": Clean(base, range(len(chosen)))}
+        runs = {"base": BaselineRun(base, range(len(chosen)))}
         for run in taps.keys() - {"base"}:
             if all(run in pair.tokens for pair in chosen):
                 prompts = list(dict.fromkeys(pair.tokens[run] for pair in chosen))
                 rows = {prompt: row for row, prompt in enumerate(prompts)}
                 found = trace(self._model, stacked(prompts, device), taps[run])
-                runs[run] = Clean(found, [rows[pair.tokens[run]] for pair in chosen])
+                runs[run] = BaselineRun(found, [rows[pair.tokens[run]] for pair in chosen])
                 self._num_forwards += 1
         return runs
 
@@ -231,8 +221,8 @@ class Attribution:
             self._failures.tell(self._batch.cells[index][0], number, error)
 
 
-def _taps(cells: Iterable[ReadyCell]) -> _Taps:
-    """What these cells look at in each clean run."""
+def _taps(cells: Iterable[CompiledCell]) -> _Taps:
+    """Taps that these cells read in each clean run."""
     found: dict[str, set[Tap]] = {"base": set()}
     for cell in cells:
         for unit in cell.units:

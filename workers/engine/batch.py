@@ -1,9 +1,22 @@
-"""What a worker is given in one call, and what it hands back.
+"""Batch of jobs that a worker is given in one call, and the rows that it hands back.
 
 Shapes: n tokens of a unit, C columns of its place.
 """
 
-__all__ = ["ESTIMATED", "HOOKED", "RERUN", "RESUMED", "UNCHANGED", "Batch", "Found", "Outcome", "Sheet"]
+__all__ = [
+    "ESTIMATED",
+    "HOOKED",
+    "NO_ID",
+    "RERUN",
+    "RESUMED",
+    "UNCHANGED",
+    "Batch",
+    "BatchResult",
+    "CollectedVector",
+    "Column",
+    "Sheet",
+    "empty_columns",
+]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +30,23 @@ from workers.change.edits import Edits
 from workers.change.jobs import Change, Job
 from workers.change.operations import COLLECT
 from workers.engine.attempts import error_json
-from workers.engine.scoring import empty_columns
+from workers.metrics import raw_metrics
 from workers.vocabulary import Cell, Pair
+
+NO_ID = -1
+"""Value of an integer column where there is none; a float column holds NaN."""
+
+Column = NDArray[Any]
+"""Values of one name, one a row: float32 with NaN, int32 with -1, or objects with None for no value."""
+
+
+def empty_columns(families: Sequence[str], num_rows: int) -> dict[str, Column]:
+    """An array for each raw metric of these families, all without a value."""
+    return {
+        name: np.full(num_rows, np.nan if raw.dtype == "float32" else NO_ID, raw.dtype)
+        for name, raw in raw_metrics(families).items()
+    }
+
 
 HOOKED, RESUMED, UNCHANGED, ESTIMATED, RERUN = "hooked", "resumed", "unchanged", "estimated", "rerun"
 """Ways to obtain a row: a whole forward, one that begins at what changes first, its base's clean run, none at
@@ -34,44 +62,44 @@ class Batch:
     pairs: Sequence[Pair]
     """Pairs of one class: equal base lengths, and equal lengths of each source."""
     families: tuple[str, ...]
-    """Which metrics, of ``METRIC_FAMILIES``."""
+    """Families of metrics, of ``METRIC_FAMILIES``."""
 
 
-class Found(TypedDict):
-    """One vector that a collecting unit found."""
+class CollectedVector(TypedDict):
+    """One activation vector that a collecting unit found."""
 
     unit: int
-    """Which of the cell's units, from 0."""
+    """Number of the cell's unit, from 0."""
     token: int | None
-    """Of the base; None where it is of no one token: at coordinates, or of the run as a whole."""
+    """Token of the base; None where the vector is of none: at coordinates, or of the run as a whole."""
     vector: NDArray[np.float32]
     """[C]: the place's columns, or coordinates in a subspace; of a region its values, row after row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class BatchResult:
     """The rows of the first `num_cells` cells on every pair, in the order (cell, pair)."""
 
     num_cells: int
-    columns: dict[str, NDArray[Any]]
+    columns: dict[str, Column]
     """``cell`` and ``pair`` (uint32), ``error`` (None or JSON text), ``tier``, ``collected`` (None or a list
-    of `Found`), and the metrics (float32 with NaN, int32 with -1, where there is no value)."""
+    of `CollectedVector`), and the metrics (float32 with NaN, int32 with -1, where there is no value)."""
     tiers: Mapping[str, int]
     """Rows by the way they were obtained."""
     num_failed: int
     num_forwards: int
-    """Of the model, captures included."""
+    """Forwards of the model, captures included."""
     model_s: float
-    """Spent in intervened forwards and their scores."""
+    """Seconds in intervened forwards and their scores."""
     capture_s: float
-    """Spent in clean runs."""
+    """Seconds in clean runs."""
 
 
 @dataclass(slots=True)
 class Sheet:
-    """The rows of a call while they are filled."""
+    """Rows of a call while they are filled."""
 
-    columns: dict[str, NDArray[Any]]
+    columns: dict[str, Column]
     metrics: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -79,7 +107,7 @@ class Sheet:
         """An empty row for each job of the batch."""
         num_rows = len(batch.cells) * len(batch.pairs)
         metrics = empty_columns(batch.families, num_rows)
-        frame: dict[str, NDArray[Any]] = {
+        frame: dict[str, Column] = {
             "cell": np.repeat(np.array([n for n, _ in batch.cells], np.uint32), len(batch.pairs)),
             "pair": np.tile(np.array([pair.pair for pair in batch.pairs], np.uint32), len(batch.cells)),
             "error": np.full(num_rows, None, object),
@@ -88,7 +116,7 @@ class Sheet:
         }
         return cls(frame | metrics, tuple(metrics))
 
-    def put(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]], tier: str) -> None:
+    def put(self, rows: NDArray[np.int64], values: Mapping[str, Column], tier: str) -> None:
         """Fill in the metrics of some rows."""
         for name, column in values.items():
             self.columns[name][rows] = column
@@ -114,16 +142,16 @@ class Sheet:
         self.columns["collected"][row] = None
         self.columns["error"][row] = error_json(type_name, message)
 
-    def first(self, num_rows: int) -> dict[str, NDArray[Any]]:
+    def first(self, num_rows: int) -> dict[str, Column]:
         """The columns of the first rows."""
         return {name: column[:num_rows] for name, column in self.columns.items()}
 
 
-def _found(number: int, change: Change, values: Tensor | None) -> Iterator[Found]:
-    """What a unit collected, `values` [n, …], vector by vector."""
+def _found(number: int, change: Change, values: Tensor | None) -> Iterator[CollectedVector]:
+    """Vectors that a unit collected, of `values` [n, …]."""
     if values is None:
         return
     # A place that holds one vector for the whole run has it once, whichever tokens were named.
     tokens = change.tokens if len(change.tokens) == len(values) else [None] * len(values)
     for token, vector in zip(tokens, values.flatten(1).float().cpu().numpy(), strict=True):
-        yield Found(unit=number, token=token, vector=vector)
+        yield CollectedVector(unit=number, token=token, vector=vector)

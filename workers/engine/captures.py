@@ -1,46 +1,51 @@
-"""What clean runs hold at the places that units take values from: once for each distinct prompt.
+"""Activation cache: activations and logits of clean runs, once for each distinct prompt, within a budget.
 
 Shapes: B prompts, T tokens, E width of an input vector, R read positions, W width, V vocabulary.
 """
 
-__all__ = ["Capture", "Captures", "Need", "stacked"]
+__all__ = ["ActivationCache", "Kept", "PromptActivations", "PromptNeed", "stacked"]
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from workers.change.regions import Region, tap_of
-from workers.change.values import Kept
-from workers.engine.attempts import attempt
+from workers.change.regions import Region, joined, tap_of
+from workers.change.values import CachedActivation
+from workers.engine.attempts import attempt, tried
 from workers.errors import RunError, SwapyardError
 from workers.model.hooks import Tap, Visit
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
-from workers.replay.base_runs import BaseRuns, Extent, Slab
-from workers.replay.prefixes import Prefix, num_shared, run_prefix
+from workers.replay.base_runs import BaseCache, BaseCaches, BaseExtent, Prefix, num_shared, run_prefix
 from workers.vocabulary import Prompt, Span, Vectors
+
+if TYPE_CHECKING:
+    from workers.replay.layers import RunCache
 
 _T = TypeVar("_T")
 
+Kept = frozenset[tuple[Tap | Region, Span | None]]
+"""Places whose activations a batch takes, each with the tokens that are enough; None for all."""
+
 
 @dataclass(slots=True)
-class Need:
-    """What is wanted of one prompt's clean run."""
+class PromptNeed:
+    """Activations and logits that are wanted of one prompt's clean run."""
 
     taps: set[Tap | Region] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     """Tokens whose next-token logits are wanted."""
     is_base: bool = False
-    """Whether jobs begin in the middle of this run."""
+    """Whether jobs resume from this run's KV cache."""
     spans: dict[Tap | Region, Span] = field(default_factory=dict)
-    """The tokens that are enough at a tap; at the others all are wanted."""
+    """Tokens that are enough at a tap; at the others all are wanted."""
 
     def add(self, taps: Mapping[Tap | Region, Span | None]) -> None:
-        """Want more: at each tap some tokens, or all."""
+        """Add to the need: at each tap some tokens, or all."""
         for place, span in taps.items():
             wanted = [span, self.spans.get(place)] if place in self.taps else [span]
             self.taps.add(place)
@@ -50,8 +55,8 @@ class Need:
 
 
 @dataclass(slots=True)
-class Capture:
-    """What was kept of one prompt's clean run."""
+class PromptActivations:
+    """Cached activations and logits of one prompt's clean run."""
 
     taps: dict[Tap | Region, Tensor] = field(default_factory=dict)
     """[T, W] each, or of the tokens in `spans` alone, or [1, W] where the tap holds one position (see
@@ -59,7 +64,7 @@ class Capture:
     logits: dict[int, Tensor] = field(default_factory=dict)
     """[V] each, at the token read."""
     spans: dict[Tap | Region, Span] = field(default_factory=dict)
-    """Of taps of which only some tokens were kept: which."""
+    """Tokens that were kept, of taps where not all were."""
     num_tokens: int = 0
     """T."""
 
@@ -68,17 +73,17 @@ class Capture:
         """Memory held."""
         return sum(kept.nbytes for kept in (*self.taps.values(), *self.logits.values()))
 
-    def kept(self, place: Tap | Region) -> Kept:
-        """What was kept at a place."""
+    def kept(self, place: Tap | Region) -> CachedActivation:
+        """Cached activation at a place."""
         if place not in self.spans:
-            return Kept(self.taps[place])
-        return Kept(self.taps[place], self.spans[place][0], self.num_tokens)
+            return CachedActivation(self.taps[place])
+        return CachedActivation(self.taps[place], self.spans[place][0], self.num_tokens)
 
-    def lacks(self, need: Need) -> bool:
+    def lacks(self, need: PromptNeed) -> bool:
         """Whether something needed is not here."""
         return bool(self.lacking(need)) or not need.reads <= self.logits.keys()
 
-    def lacking(self, need: Need) -> set[Tap | Region]:
+    def lacking(self, need: PromptNeed) -> set[Tap | Region]:
         """The places of which something needed is not here."""
         return {place for place in need.taps if not self._has(place, need.spans.get(place))}
 
@@ -89,8 +94,8 @@ class Capture:
         return span is not None and low <= span[0] and span[1] <= high
 
 
-class Captures:
-    """Captures of the prompts used last, within a budget of memory.
+class ActivationCache:
+    """Activations of clean runs of the prompts used last, within a budget of memory.
 
     Args:
         model: whose runs these are.
@@ -100,21 +105,21 @@ class Captures:
     def __init__(self, model: LoadedModel, *, budget_bytes: int) -> None:
         self._model = model
         self.budget_bytes = budget_bytes
-        self._bases = BaseRuns(budget_bytes=budget_bytes // 2)
+        self._bases = BaseCaches(budget_bytes=budget_bytes // 2)
         self._prefix: Prefix | None = None
-        self.slab: Slab | None = None
-        """What the last `prepare` kept of bases; None where no job begins in the middle of one."""
-        self._held: OrderedDict[Prompt, Capture] = OrderedDict()
-        """What was used longest ago first."""
+        self.base_cache: BaseCache | None = None
+        """KV cache of the bases of the last `prepare`; None where no job is resumed."""
+        self._held: OrderedDict[Prompt, PromptActivations] = OrderedDict()
+        """Runs by prompt, the one used longest ago first."""
         self._size_bytes = 0
-        """Of all that are held."""
-        self._bytes_per_token: dict[frozenset[Any], float] = {}
+        """Memory of all runs that are held."""
+        self._bytes_per_token: dict[Kept, float] = {}
         self.num_forwards = 0
         self.broken: dict[Tap | Region, SwapyardError] = {}
         """Taps that the runs of the last `prepare` found nothing to read by position at, regions that could
         not be read, and why."""
 
-    def __getitem__(self, prompt: Prompt) -> Capture:
+    def __getitem__(self, prompt: Prompt) -> PromptActivations:
         """The capture of a prompt that `prepare` was asked for.
 
         Raises:
@@ -122,11 +127,11 @@ class Captures:
         """
         return self._held[prompt]
 
-    def get(self, prompt: Prompt) -> Capture | None:
+    def get(self, prompt: Prompt) -> PromptActivations | None:
         """The capture of a prompt; None where there is none."""
         return self._held.get(prompt)
 
-    def bytes_per_token(self, taps: frozenset[Any], needs: Mapping[Prompt, Need]) -> float:
+    def bytes_per_token(self, taps: Kept, needs: Mapping[Prompt, PromptNeed]) -> float:
         """Size of a capture that keeps `taps`, what `needs` are of: measured once, on their prompts."""
         if taps not in self._bytes_per_token:
             self.prepare(needs, max_tokens=1)
@@ -135,7 +140,7 @@ class Captures:
         return self._bytes_per_token[taps]
 
     def prepare(
-        self, needs: Mapping[Prompt, Need], *, max_tokens: int, extent: Extent | None = None
+        self, needs: Mapping[Prompt, PromptNeed], *, max_tokens: int, extent: BaseExtent | None = None
     ) -> dict[Prompt, Exception]:
         """Run what is lacking, prompts of one length together and at most `max_tokens` tokens at once.
 
@@ -148,16 +153,16 @@ class Captures:
             The prompts whose runs failed, each with the exception.
         """
         self.broken = {}
-        self.slab = None
+        self.base_cache = None
         if extent is not None:
             assert self._model.resume is not None
             bases = [prompt for prompt, need in needs.items() if need.is_base]
-            self.slab = self._bases.reserve(self._model.resume, bases, extent)
+            self.base_cache = self._bases.reserve(self._model.resume, bases, extent)
         lacking: dict[int, list[Prompt]] = {}
         for prompt, need in needs.items():
-            held = self._held.setdefault(prompt, Capture())
+            held = self._held.setdefault(prompt, PromptActivations())
             self._held.move_to_end(prompt)
-            if held.lacks(need) or (self.slab is not None and self.slab.awaits(prompt)):
+            if held.lacks(need) or (self.base_cache is not None and self.base_cache.awaits(prompt)):
                 lacking.setdefault(len(prompt), []).append(prompt)
         failed: dict[Prompt, Exception] = {}
         for length, prompts in lacking.items():
@@ -167,13 +172,13 @@ class Captures:
                 failed |= self._run(prompts[start : start + size], needs, shared)
         for prompt in failed:
             self._drop(prompt)
-            if self.slab is not None:
-                self.slab.drop(prompt)
+            if self.base_cache is not None:
+                self.base_cache.drop(prompt)
         self._shrink(keep=needs.keys())
         return failed
 
-    def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, Need]) -> int:
-        """How many tokens the prompts share that are run for all of them at once.
+    def _shared(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, PromptNeed]) -> int:
+        """Number of shared first tokens that are run for all prompts at once: prefix caching.
 
         None that a job may change; and where something is wanted outside the blocks, all run whole.
         """
@@ -185,24 +190,22 @@ class Captures:
         if not all(isinstance(one, Tap) and one.module in resume.block_of for one in places):
             return 0
         reads = [read for need in wanted for read in need.reads]
-        firsts = [self.slab.extent.first] if self.slab and any(need.is_base for need in wanted) else []
+        firsts = (
+            [self.base_cache.extent.first] if self.base_cache and any(need.is_base for need in wanted) else []
+        )
         return num_shared(prompts, min([len(prompts[0]) - 1, *reads, *firsts]))
 
     def _run(
-        self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int
+        self, prompts: list[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int
     ) -> dict[Prompt, Exception]:
-        """One forward; where it fails, halves, so that one bad prompt spoils no other."""
-        error = attempt(lambda: self._forward(prompts, needs, shared))
-        if error is None:
+        """Run one forward, or halves where it fails; the prompts that fail alone, with their errors."""
+        if shared and attempt(lambda: self._forward(prompts, needs, shared)) is None:
             return {}
-        if shared:
-            return self._run(prompts, needs, 0)
-        if len(prompts) == 1:
-            return {prompts[0]: error}
-        half = len(prompts) // 2
-        return self._run(prompts[:half], needs, 0) | self._run(prompts[half:], needs, 0)
+        failed: dict[Prompt, Exception] = {}
+        tried(lambda some: self._forward(some, needs, 0), prompts, failed.__setitem__)
+        return failed
 
-    def _forward(self, prompts: list[Prompt], needs: Mapping[Prompt, Need], shared: int) -> None:
+    def _forward(self, prompts: Sequence[Prompt], needs: Mapping[Prompt, PromptNeed], shared: int) -> None:
         self.num_forwards += 1
         held = [self._held[prompt] for prompt in prompts]
         wanted = [needs[prompt] for prompt in prompts]
@@ -226,11 +229,11 @@ class Captures:
         visits = [(tap_of(one), keeper.visit(one, spans[one])) for one in sorted(taps, key=str)]
         recording, cache = self._recording(prompts, prefix)
         logits, seen = self._model.forward(tokens, at, [*recording, *visits], cache=cache, first=shared)
-        if self.slab is not None:
-            self.slab.recorded(prompts)
+        if self.base_cache is not None:
+            self.base_cache.recorded(prompts)
         faults = seen.faults()
         self.broken |= {one: faults[tap_of(one)] for one in taps if tap_of(one) in faults}
-        whole = {tap: _joined(parts) for tap, parts in kept.items() if tap not in self.broken}
+        whole = {tap: joined(parts) for tap, parts in kept.items() if tap not in self.broken}
         for row, (need, capture) in enumerate(zip(wanted, held, strict=True)):
             self._size_bytes -= capture.size_bytes
             capture.num_tokens = len(prompts[0])
@@ -258,13 +261,13 @@ class Captures:
 
     def _recording(
         self, prompts: Sequence[Prompt], prefix: Prefix | None
-    ) -> tuple[list[tuple[Tap, Visit]], Any]:
-        """Visits and a cache for a forward of `prompts` that keep what the slab awaits of them."""
+    ) -> tuple[list[tuple[Tap, Visit]], "RunCache | None"]:
+        """Visits and a cache for a forward of `prompts` that record what the base cache awaits of them."""
         resume, device, keep = self._model.resume, self._model.device, None
         visits: list[tuple[Tap, Visit]] = []
-        if self.slab is not None and any(self.slab.awaits(prompt) for prompt in prompts):
+        if self.base_cache is not None and any(self.base_cache.awaits(prompt) for prompt in prompts):
             num_before = 0 if prefix is None else len(prefix.tokens)
-            visits, keep = self.slab.recording(prompts, device, num_before=num_before)
+            visits, keep = self.base_cache.recording(prompts, device, num_before=num_before)
         if prefix is not None:
             return visits, prefix.cache(len(prompts), device, keep)
         if keep is None or resume is None:
@@ -306,11 +309,11 @@ def stacked(prompts: Sequence[Prompt], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Keeper:
-    """Keeps what is at places in one forward."""
+    """Hooks that cache the activations at places in one forward."""
 
     kept: dict[Tap | Region, list[Tensor]]
     narrow: dict[Tap | Region, Span]
-    """Of the taps of which only some tokens were kept: which."""
+    """Tokens that were kept, of taps where not all were."""
     broken: dict[Tap | Region, SwapyardError]
     num_rows: int
     num_tokens: int
@@ -319,7 +322,7 @@ class _Keeper:
     """The token that the forward begins at."""
 
     def visit(self, place: Tap | Region, span: Span | None) -> Visit:
-        """Keeps what is at `place`, [B, P, W] of a tap; of its tokens only `span`."""
+        """Hook that caches the activations at `place`, [B, P, W] of a tap; of its tokens only `span`."""
 
         def keep(tensor: Tensor, call: int) -> None:
             try:
@@ -342,11 +345,6 @@ class _Keeper:
         self.narrow[place] = span
         low, high = (max(0, end - self.first) for end in span)
         return window.values[:, low:high]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """The steps of a run side by side; what came whole is not copied once more."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _union(sets: Iterable[set[_T]]) -> set[_T]:

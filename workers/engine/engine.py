@@ -1,25 +1,22 @@
-"""The engine: jobs of different cells share a forward, and each row is changed at its own place.
+"""Engine of a study: jobs of different cells share a batched forward, each row changed at its own place.
 
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
 
-__all__ = ["Batch", "Engine", "Outcome"]
+__all__ = ["Batch", "BatchResult", "Engine"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from workers.capability import Capability
-from workers.change.stock import FitSource, Stock, no_fits
+from workers.change.stock import FitSource, ModelResources, no_fits
 from workers.code.places import NO_CODE, Code
 from workers.engine.attribution import Attribution
-from workers.engine.batch import Batch, Outcome
-from workers.engine.captures import Captures
-from workers.engine.clean import clean_runs
-from workers.engine.pacing import Pacer
+from workers.engine.batch import Batch, BatchResult, Column
+from workers.engine.captures import ActivationCache
+from workers.engine.pacing import BatchSizer
 from workers.engine.rounds import Bench, Round
+from workers.engine.scoring import clean_runs
 from workers.errors import RunError
 from workers.metrics import ESTIMATE
 from workers.model.loading import LoadedModel
@@ -31,7 +28,7 @@ _START_TOKENS_ELSEWHERE = 16384
 
 
 class Engine:
-    """Runs batches of jobs on one model, and keeps captures of prompts between them.
+    """Runs batches of jobs on one model, and keeps an activation cache of prompts between them.
 
     Args:
         model: which model.
@@ -63,9 +60,9 @@ class Engine:
         tokens = int(share * _START_TOKENS.get(model.device.type, _START_TOKENS_ELSEWHERE))
         self._bench = Bench(
             model=model,
-            stock=Stock(model, fits, code),
-            captures=Captures(model, budget_bytes=capture_budget_bytes),
-            pacer=Pacer(start_tokens=tokens, max_rows=max_rows, known=pace),
+            stock=ModelResources(model, fits, code),
+            captures=ActivationCache(model, budget_bytes=capture_budget_bytes),
+            pacer=BatchSizer(start_tokens=tokens, max_rows=max_rows, known=pace),
             shortcut=shortcut and model.is_causal,
             resume=model.resume if resume else None,
             capture_tokens=tokens,
@@ -73,12 +70,12 @@ class Engine:
 
     @property
     def model(self) -> LoadedModel:
-        """The model that it runs."""
+        """Model that it runs."""
         return self._bench.model
 
     @property
     def capability(self) -> Capability:
-        """What its model can do, and the memory that captures may take."""
+        """Abilities of its model, and the memory that captures may take."""
         found = self._bench.model.capability
         return replace(found, captures_bytes=self._bench.captures.budget_bytes)
 
@@ -88,7 +85,7 @@ class Engine:
 
     def run(
         self, batch: Batch, *, deadline_s: float | None = None, tile_cells: Sequence[Cell] = ()
-    ) -> Outcome:
+    ) -> BatchResult:
         """Run the jobs of a batch, as far as the deadline allows.
 
         Args:
@@ -114,7 +111,7 @@ class Engine:
             ).run()
         return Round(self._bench, batch, tile_cells).run(deadline_s)
 
-    def clean(self, requests: Sequence[CleanRun]) -> dict[str, NDArray[Any]]:
+    def clean(self, requests: Sequence[CleanRun]) -> dict[str, Column]:
         """Unintervened values: ``error`` and the columns of the family ``logits``, a row a request."""
         columns, _ = clean_runs(self._bench.model, requests, max_tokens=self._bench.capture_tokens)
         return columns

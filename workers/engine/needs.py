@@ -1,28 +1,27 @@
-"""What a batch needs of the clean runs of its prompts, and how many pairs' captures fit at once."""
+"""Needs of a batch: activations of clean runs that its cells take, and the pairs whose cache fits at once."""
 
-__all__ = ["Needs", "chunks_of"]
+__all__ = ["BatchNeeds", "chunks_of"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from workers.change.jobs import located, read_of, source_read
 from workers.change.ready import kept_at
 from workers.change.regions import Region
-from workers.change.stock import Stock
+from workers.change.stock import ModelResources
 from workers.engine.batch import Batch
-from workers.engine.captures import Captures, Need
+from workers.engine.captures import ActivationCache, Kept, PromptNeed
 from workers.errors import ModelError, SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import Extent
+from workers.replay.base_runs import BaseExtent
 from workers.replay.resume import Resume
 from workers.vocabulary import Cell, Pair, Place, Position, Prompt, Span
 
 
-class Needs:
-    """What the batch needs of each prompt.
+class BatchNeeds:
+    """Activations, logits and KV caches that a batch needs of each prompt.
 
     Args:
         batch: its cells say where values are taken and where logits are read.
@@ -37,7 +36,7 @@ class Needs:
         self,
         batch: Batch,
         model: LoadedModel,
-        stock: Stock,
+        stock: ModelResources,
         tile_cells: Sequence[Cell],
         *,
         base_logits: bool,
@@ -53,39 +52,39 @@ class Needs:
         self._reads = {cell.read for _, cell in batch.cells}
         self._base_logits = base_logits or "kl" in batch.families
         self._source_logits = "kl" in batch.families
-        self.taps: frozenset[Any] = frozenset().union(*(taps.items() for taps in self._taps.values()))
-        """All that is kept of any run: places, and of which tokens."""
+        self.taps: Kept = frozenset().union(*(taps.items() for taps in self._taps.values()))
+        """Places whose activations are cached of any run, and of which tokens."""
 
-    def extent(self, pairs: Sequence[Pair]) -> Extent | None:
-        """What jobs on these pairs can touch; None where no job begins in the middle."""
+    def extent(self, pairs: Sequence[Pair]) -> BaseExtent | None:
+        """Blocks and tokens that jobs on these pairs can touch; None where no job is resumed."""
         if self._block is None:
             return None
         reads = [(read,) for read in self._all_reads]
         firsts = [first for position in self._positions for first in _firsts(position, pairs)]
         read = [token for position in reads for token in _firsts(position, pairs)]
         length = len(pairs[0].tokens["base"])
-        return Extent(
+        return BaseExtent(
             num_tokens=length,
             block=self._block,
             first=min([*firsts, *read], default=0),
             last=min(max(firsts, default=0), max(read, default=0)),
         )
 
-    def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, Need]:
-        """The needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
-        needs: dict[Prompt, Need] = {}
+    def of(self, pairs: Iterable[Pair], *, with_bases: bool = False) -> dict[Prompt, PromptNeed]:
+        """Needs of these pairs' prompts; a prompt of several pairs or runs has all of theirs."""
+        needs: dict[Prompt, PromptNeed] = {}
         for pair in pairs:
             if with_bases:
-                needs.setdefault(pair.tokens["base"], Need()).is_base = True
+                needs.setdefault(pair.tokens["base"], PromptNeed()).is_base = True
             for run, taps in self._taps.items():
                 if run in pair.tokens:
-                    needs.setdefault(pair.tokens[run], Need()).add(taps)
+                    needs.setdefault(pair.tokens[run], PromptNeed()).add(taps)
             for prompt, token in self._reads_of(pair):
-                needs.setdefault(prompt, Need()).reads.add(token)
+                needs.setdefault(prompt, PromptNeed()).reads.add(token)
         return needs
 
     def base_bytes(self, pairs: Sequence[Pair]) -> int:
-        """What is held of each base for jobs that begin in the middle of it."""
+        """Size of the KV cache of each base, for jobs that are resumed."""
         extent = self.extent(pairs)
         if extent is None or self._resume is None:
             return 0
@@ -105,12 +104,12 @@ class Needs:
 
 
 _Positions = dict[str, dict[Tap | Region, set[Position]]]
-"""By run and place, the positions whose values are taken."""
+"""Positions whose values are taken, by run and place."""
 
 
-def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: Stock) -> _Positions:
-    """What to keep of each clean run; places that the model does not have fail with their jobs."""
-    origins: dict[tuple[str, str, int | None, Any], tuple[Place, set[Position]]] = {}
+def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: ModelResources) -> _Positions:
+    """Positions to cache of each clean run; places that the model does not have fail with their jobs."""
+    origins: dict[tuple[str, str, int | None, object], tuple[Place, set[Position]]] = {}
     for cell in cells:
         for unit in cell.every_unit():
             if (place := unit.origin) is not None:
@@ -127,7 +126,7 @@ def _positions_by_run(cells: Iterable[Cell], model: LoadedModel, stock: Stock) -
 
 
 def _spans_by_run(found: _Positions, pairs: Sequence[Pair]) -> dict[str, dict[Tap | Region, Span | None]]:
-    """By run and place, the tokens from the first to the last that any pair can read; None for all."""
+    """Tokens from the first to the last that any pair can read, by run and place; None for all."""
 
     @cache
     def ends(run: str, position: Position) -> list[int]:
@@ -180,7 +179,7 @@ def _firsts(position: Position, pairs: Sequence[Pair]) -> Iterator[int]:
             continue  # the jobs that change this fail on their own
 
 
-def chunks_of(pairs: Sequence[Pair], needs: Needs, captures: Captures) -> list[list[int]]:
+def chunks_of(pairs: Sequence[Pair], needs: BatchNeeds, captures: ActivationCache) -> list[list[int]]:
     """Indices of pairs, in groups whose captures fit the budget together (one pair at the least).
 
     The size of a capture is measured, not reckoned: the first pair is captured where no pair was yet.

@@ -1,10 +1,10 @@
-"""How many rows one forward takes: found by measuring while the work is done, and remembered.
+"""Batch size: the number of rows of one forward, found by measuring while the work is done, and remembered.
 
 Sizes are rows × the tokens that each of them runs. Forwards of a kind share a search: those that run whole
 prompts by their length, those that resume by the order of magnitude of the tokens that they run.
 """
 
-__all__ = ["Pacer"]
+__all__ = ["BatchSizer"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _GAIN = 1.03
 """Another size must be this much faster, else noise would move the search for ever."""
 
 _MOST_GROWTH = 8
-"""Times the first size, at most: on a CPU memory that runs out is not an exception but a kill."""
+"""Largest size, in times of the first one: on a CPU memory that runs out is not an exception but a kill."""
 
 _PATIENCE = 64
 """Forwards after which a size that memory could not hold is tried again; twice as many each time it fails."""
@@ -24,7 +24,7 @@ _PATIENCE = 64
 
 @dataclass(slots=True)
 class _Search:
-    """The sizes tried for one kind: doubled while that is faster, else halved while it is."""
+    """Sizes tried for one kind of forward: doubled while that is faster, else halved while it is."""
 
     size: int
     best: int
@@ -75,8 +75,8 @@ class _Search:
         self.size, self.step, self.num_since = self.best, "settled", 0
 
 
-class Pacer:
-    """The number of rows to put into one forward.
+class BatchSizer:
+    """Search for the number of rows to put into one forward.
 
     Args:
         start_tokens: rows × tokens of the first forwards, before anything was measured.

@@ -1,4 +1,4 @@
-"""Intervened runs that jobs take values from: run before the jobs' own forward, and kept for it.
+"""Intervened runs that jobs take values from: run before the jobs' own forward, and cached for it.
 
 They are rows of forwards like any others: at most as many as there are jobs, at each level. A run that takes
 values from another is a level above it.
@@ -6,7 +6,7 @@ values from another is a level above it.
 Shapes: B rows, P pairs of a batch, T tokens, W width.
 """
 
-__all__ = ["PriorRuns"]
+__all__ = ["IntervenedRuns"]
 
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -14,25 +14,24 @@ import torch
 from torch import Tensor
 
 from workers.change.edits import Edits
-from workers.change.jobs import Change, Job, Prior, RunKey
-from workers.change.regions import Region, tap_of
-from workers.change.values import Held, Kept, Taken
+from workers.change.jobs import Change, Job, PriorRun, RunKey
+from workers.change.regions import Region, joined, keeper, tap_of
+from workers.change.values import ActivationLookup, CachedActivation, FromRun
 from workers.errors import SwapyardError
-from workers.model.hooks import Tap, Visit
+from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.model.windows import window_of
 
 
-class PriorRuns:
-    """The named runs of some jobs.
+class IntervenedRuns:
+    """Named intervened runs of some jobs.
 
     Args:
         model: what runs.
         bases: the bases of the batch's pairs, ids [P, T] or vectors [P, T, E].
-        clean: what clean runs hold.
+        clean: looks up the cached activations of clean runs.
     """
 
-    def __init__(self, model: LoadedModel, bases: Tensor, clean: Held) -> None:
+    def __init__(self, model: LoadedModel, bases: Tensor, clean: ActivationLookup) -> None:
         self._model = model
         self._bases = bases
         self._clean = clean
@@ -49,38 +48,38 @@ class PriorRuns:
             if ready:
                 self._forward(ready, wanted)
 
-    def held(self, run: Hashable, place: Tap | Region) -> Kept:
-        """What a named run, or the clean run of a prompt, holds at a place."""
+    def held(self, run: Hashable, place: Tap | Region) -> CachedActivation:
+        """Cached activation of a named run, or of the clean run of a prompt, at a place."""
         if not isinstance(run, RunKey):
             return self._clean(run, place)
-        return Kept(self._kept[run][place])
+        return CachedActivation(self._kept[run][place])
 
     def failure(self, job: Job) -> SwapyardError | None:
-        """Why a run that the job needs failed; None where none did."""
+        """Error of a run that the job needs; None where none failed."""
         return next((self._failed[p.key] for p in job.priors if p.key in self._failed), None)
 
-    def _has_failed(self, prior: Prior) -> bool:
+    def _has_failed(self, prior: PriorRun) -> bool:
         """Whether a run failed that this one takes values from, and this one with it."""
         error = next((self._failed[key] for key, _ in _taken(prior.changes) if key in self._failed), None)
         if error is not None:
             self._failed[prior.key] = error
         return error is not None
 
-    def _forward(self, priors: Sequence[Prior], wanted: dict[RunKey, set[Tap | Region]]) -> None:
+    def _forward(self, priors: Sequence[PriorRun], wanted: dict[RunKey, set[Tap | Region]]) -> None:
         self.num_forwards += 1
         device = self._bases.device
         bases = self._bases[torch.tensor([prior.key.pair for prior in priors], device=device)]
         edits = Edits([prior.changes for prior in priors], bases.shape[1], self.held)
         taps = sorted(set().union(*(wanted.get(prior.key, set()) for prior in priors)), key=str)
         kept: dict[Tap | Region, list[Tensor]] = {}
-        keepers = [(tap_of(place), _keeper(kept, place, bases)) for place in taps]
+        keepers = [(tap_of(place), keeper(kept, place, *bases.shape[:2])) for place in taps]
         reads = torch.zeros((len(priors), 1), dtype=torch.long, device=device)
         # A keeper of a place comes after the edits there.
         _, seen = self._model.forward(bases, reads, [*edits.visits(), *keepers])
         for row, error in edits.failures(seen).items():
             self._failed[priors[row].key] = error
         faults = seen.faults()
-        whole = {tap: parts[0] if len(parts) == 1 else torch.cat(parts, 1) for tap, parts in kept.items()}
+        whole = {tap: joined(parts) for tap, parts in kept.items()}
         for row, prior in enumerate(priors):
             mine = wanted.get(prior.key, set())
             self._kept[prior.key] = {tap: whole[tap][row] for tap in mine & whole.keys()}
@@ -89,7 +88,7 @@ class PriorRuns:
 
 
 def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap | Region]]:
-    """Where each named run is looked at."""
+    """Places that are read of each named run."""
     wanted: dict[RunKey, set[Tap | Region]] = {}
     for job in jobs:
         for changes in (job.changes, *(prior.changes for prior in job.priors)):
@@ -101,18 +100,6 @@ def _wanted(jobs: Iterable[Job]) -> dict[RunKey, set[Tap | Region]]:
 def _taken(changes: Iterable[Change]) -> Iterable[tuple[RunKey, Tap | Region]]:
     """The named runs that changes take values from, and where."""
     for change in changes:
-        if isinstance(change.value, Taken) and isinstance(change.value.run, RunKey):
+        if isinstance(change.value, FromRun) and isinstance(change.value.run, RunKey):
             assert change.step.kept is not None
             yield change.value.run, change.step.kept
-
-
-def _keeper(kept: dict[Tap | Region, list[Tensor]], place: Tap | Region, bases: Tensor) -> Visit:
-    def keep(tensor: Tensor, call: int) -> None:
-        if isinstance(place, Region):
-            values = place.read(tensor)
-        else:
-            values = window_of(tensor, place, call, bases.shape[0], bases.shape[1]).values
-        # A module further on may write into this tensor: only a copy stays what it was.
-        kept.setdefault(place, []).append(values.clone())
-
-    return keep

@@ -1,4 +1,4 @@
-"""One call of the engine: a batch captured, run in forwards of many jobs, and scored.
+"""Round of the engine: a batch's clean runs cached, its jobs run in packed forwards, their rows scored.
 
 Shapes: B rows of a forward, T tokens, V vocabulary.
 """
@@ -21,26 +21,23 @@ from torch.nn.utils import parametrize
 
 from workers.change.edits import Edits
 from workers.change.jobs import Change, Job
-from workers.change.ready import ReadyCell, RunNumbers, ready_cell, resolve
+from workers.change.ready import CompiledCell, RunNumbers, compile_cell, resolve
 from workers.change.regions import Region
-from workers.change.stock import Stock
-from workers.change.values import Kept, Taken
+from workers.change.stock import ModelResources
+from workers.change.values import CachedActivation, FromRun
 from workers.engine.attempts import FailureLog, tried
-from workers.engine.batch import HOOKED, RERUN, RESUMED, UNCHANGED, Batch, Outcome, Sheet
-from workers.engine.captures import Captures, stacked
-from workers.engine.needs import Needs, chunks_of
-from workers.engine.pacing import Pacer
-from workers.engine.prior import PriorRuns
-from workers.engine.queues import Pack, Queues, Waiting
-from workers.engine.scorer import NON_FINITE, Scorer, is_finite
-from workers.engine.shortcut import is_unchanged
-from workers.engine.transfers import to_host
-from workers.engine.unchanged import Alike, Unchanged
+from workers.engine.batch import HOOKED, RERUN, RESUMED, UNCHANGED, Batch, BatchResult, Sheet
+from workers.engine.captures import ActivationCache, stacked
+from workers.engine.needs import BatchNeeds, chunks_of
+from workers.engine.pacing import BatchSizer
+from workers.engine.prior import IntervenedRuns
+from workers.engine.queues import Pack, QueuedJob, Queues, first_block, first_token, moved
+from workers.engine.scoring import NON_FINITE, JobScorer, is_finite, to_host
+from workers.engine.shortcut import RowGroup, UnchangedRows, is_unchanged
 from workers.errors import SwapyardError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
 from workers.replay.resume import Resume, num_rows_at
-from workers.replay.start import first_block, first_token, moved
 from workers.vocabulary import Cell, Vectors
 
 _logger = logging.getLogger("swapyard.engine")
@@ -48,31 +45,31 @@ _logger = logging.getLogger("swapyard.engine")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What outlives a call: the model, its fits, captures of prompts, and the pace found so far."""
+    """Model, resources, activation cache and batch sizes of an engine, which outlive a call."""
 
     model: LoadedModel
-    stock: Stock
-    captures: Captures
-    pacer: Pacer
+    stock: ModelResources
+    captures: ActivationCache
+    pacer: BatchSizer
     shortcut: bool
     """Whether rows that provably change nothing are filled from the base's clean run."""
     resume: Resume | None
-    """How jobs run from what they change first; None where all run whole."""
+    """Resumed forward of the model; None where all jobs run whole."""
     capture_tokens: int
     """Rows × tokens of a clean run, at most."""
 
 
 class Round:
-    """The state of one call: rows are filled in as forwards return."""
+    """State of one call: rows are filled in as forwards return."""
 
     def __init__(self, bench: Bench, batch: Batch, tile_cells: Sequence[Cell]) -> None:
         self._bench = bench
         self._batch = batch
         self._sheet = Sheet.of(batch)
-        self._needs = Needs(
+        self._needs = BatchNeeds(
             batch, bench.model, bench.stock, tile_cells, base_logits=bench.shortcut, resume=bench.resume
         )
-        self._scorer = Scorer(batch, bench.captures, bench.model.device)
+        self._scorer = JobScorer(batch, bench.captures, bench.model.device)
         self._bases = stacked([pair.tokens["base"] for pair in batch.pairs], bench.model.device)
         self._run_numbers: RunNumbers = {}
         self._failed_prompts: Mapping[Any, Exception] = {}
@@ -80,7 +77,7 @@ class Round:
         self._num_forwards = 0
         self._capture_s = 0.0
 
-    def run(self, deadline_s: float | None) -> Outcome:
+    def run(self, deadline_s: float | None) -> BatchResult:
         """Run as many whole cells, from the first, as the deadline allows, and at least one.
 
         Captures come first and do not count. Where those of all pairs do not fit, chunks of pairs run one
@@ -95,7 +92,7 @@ class Round:
             num_cells = self._run_chunk(chunk, num_cells, share_s)
             share_s = None
         columns = self._sheet.first(num_cells * len(self._batch.pairs))
-        return Outcome(
+        return BatchResult(
             num_cells=num_cells,
             columns=columns,
             tiers=dict(Counter(columns["tier"].tolist())),
@@ -109,7 +106,7 @@ class Round:
         """Run the first cells on some pairs; how many of them were finished before the time was up."""
         self._capture(chunk)
         queues = Queues(self._bench.pacer, self._bases.shape[1], self._bench.resume)
-        unchanged = Unchanged(self._batch.pairs, self._bench.model.facts)
+        unchanged = UnchangedRows(self._batch.pairs, self._bench.model.facts)
         began, finished, done = time.perf_counter(), 0, 0.0
         for index in range(num_cells):
             self._queue(index, chunk, queues, unchanged)
@@ -136,12 +133,12 @@ class Round:
         )
         self._capture_s += time.perf_counter() - began
 
-    def _queue(self, index: int, chunk: Sequence[int], queues: Queues, unchanged: Unchanged) -> None:
+    def _queue(self, index: int, chunk: Sequence[int], queues: Queues, unchanged: UnchangedRows) -> None:
         """Let the jobs of a cell wait for a forward; the others join `unchanged` or fail on the way."""
         cell, resume = self._batch.cells[index][1], self._bench.resume
         rows = index * len(self._batch.pairs)
         try:
-            ready = ready_cell(cell, self._bench.model, self._bench.stock, self._run_numbers)
+            ready = compile_cell(cell, self._bench.model, self._bench.stock, self._run_numbers)
         except SwapyardError as fault:
             self._fail([rows + pair for pair in chunk], fault)
             return
@@ -160,10 +157,10 @@ class Round:
 
     def _has_base(self, pair: int) -> bool:
         """Whether what resumed jobs need of the pair's base is there."""
-        slab = self._bench.captures.slab
-        return slab is not None and slab.holds(self._batch.pairs[pair].tokens["base"])
+        base_cache = self._bench.captures.base_cache
+        return base_cache is not None and base_cache.holds(self._batch.pairs[pair].tokens["base"])
 
-    def _resolved(self, row: int, pair: int, cell: ReadyCell) -> Job | None:
+    def _resolved(self, row: int, pair: int, cell: CompiledCell) -> Job | None:
         """The job of a row, or None where it cannot run: then its row says why."""
         try:
             job = resolve(row, pair, cell, self._batch.pairs[pair])
@@ -177,14 +174,14 @@ class Round:
         return job
 
     def _obstacle(self, job: Job) -> Exception | None:
-        """Why a value of a clean run that the job takes was not captured; None where all were."""
+        """Error by which a clean run that the job takes values from was not cached; None where all were."""
         changes = chain(job.changes, *(prior.changes for prior in job.priors))
         found = (self._lacking(change) for change in changes)
         return next((error for error in found if error is not None), None)
 
     def _lacking(self, change: Change) -> Exception | None:
         value, kept = change.value, change.step.kept
-        if not isinstance(value, Taken) or kept is None:
+        if not isinstance(value, FromRun) or kept is None:
             return None
         if value.run in self._failed_prompts:
             return self._failed_prompts[value.run]
@@ -203,7 +200,7 @@ class Round:
         num_tokens = queues.num_tokens - kind.first
         cost = sum(waiting.cost for waiting in pack.jobs)
 
-        def give_up(waiting: Waiting, error: Exception) -> None:
+        def give_up(waiting: QueuedJob, error: Exception) -> None:
             if kind.is_resumed:
                 _logger.info("a resumed run failed and is run whole: %s", error)
                 queues.again(waiting)
@@ -221,9 +218,9 @@ class Round:
             )
         return cost
 
-    def _with_priors(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], PriorRuns]:
+    def _with_priors(self, waiting: Sequence[QueuedJob]) -> tuple[list[QueuedJob], IntervenedRuns]:
         """Run the named runs; the jobs that have theirs now, while the rows of the others say why not."""
-        priors = PriorRuns(self._bench.model, self._bases, self._held)
+        priors = IntervenedRuns(self._bench.model, self._bases, self._held)
         priors.run([one.job for one in waiting])
         self._num_forwards += priors.num_forwards
         return [one for one in waiting if self._can_go_on(one.job, priors)], priors
@@ -231,7 +228,7 @@ class Round:
     # Within one forward a rotation is computed once, however many units use it.
     @torch.inference_mode()
     @parametrize.cached()
-    def _forward(self, waiting: Sequence[Waiting]) -> None:
+    def _forward(self, waiting: Sequence[QueuedJob]) -> None:
         waiting, priors = self._with_priors(waiting)
         if not waiting:
             return
@@ -246,24 +243,24 @@ class Round:
             rows = [row for row, one in enumerate(waiting) if one.is_rerun == is_rerun]
             if rows:
                 made = logits[:, 0] if len(rows) == len(jobs) else logits[rows, 0]
-                self._put(made, [Alike.only(jobs[row]) for row in rows], tier)
+                self._put(made, [RowGroup.only(jobs[row]) for row in rows], tier)
         self._sheet.collect(jobs, edits)
         for row, error in edits.failures(seen).items():
             self._fail([jobs[row].row], error)
 
     @torch.inference_mode()
     @parametrize.cached()
-    def _resumed(self, first: int, queues: Queues, waiting: Sequence[Waiting]) -> None:
-        from workers.engine.ahead import go_ahead
+    def _resumed(self, first: int, queues: Queues, waiting: Sequence[QueuedJob]) -> None:
+        from workers.engine.ahead import run_single_tokens
         from workers.replay.forward import Suffix, run
 
         waiting, priors = self._with_priors(waiting)
         if not waiting:
             return
-        slab, resume, device = self._bench.captures.slab, self._bench.resume, self._bases.device
-        assert slab is not None and resume is not None
-        slots = slab.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
-        ahead = go_ahead(self._bench.model, resume, slab, slots, waiting, first, priors.held)
+        base_cache, resume, device = self._bench.captures.base_cache, self._bench.resume, self._bases.device
+        assert base_cache is not None and resume is not None
+        slots = base_cache.slots([self._batch.pairs[one.job.pair].tokens["base"] for one in waiting], device)
+        ahead = run_single_tokens(self._bench.model, resume, base_cache, slots, waiting, first, priors.held)
         waiting = [waiting[row] for row in ahead.order]
         jobs = [one.job for one in waiting]
         self._num_forwards += 1 + ahead.num_forwards
@@ -275,7 +272,7 @@ class Round:
             num_rows=partial(num_rows_at, resume, ahead.starts),
         )
         rows = Suffix(
-            bases=slab,
+            bases=base_cache,
             slots=slots[ahead.order],
             starts=ahead.starts,
             first=first,
@@ -288,23 +285,23 @@ class Round:
             queues.again(waiting[row])
         good = [row for row in range(len(jobs)) if row not in failed]
         if good:
-            groups = [Alike.only(jobs[row]) for row in good]
+            groups = [RowGroup.only(jobs[row]) for row in good]
             self._put(logits[good, 0] if failed else logits[:, 0], groups, RESUMED)
             self._sheet.collect(jobs, edits)
 
-    def _can_go_on(self, job: Job, priors: PriorRuns) -> bool:
+    def _can_go_on(self, job: Job, priors: IntervenedRuns) -> bool:
         """Whether the runs that a job needs are there; otherwise its row says why."""
         error = priors.failure(job)
         if error is not None:
             self._fail([job.row], error)
         return error is None
 
-    def _held(self, run: Hashable, place: Tap | Region) -> Kept:
-        """What the clean run of a prompt holds."""
+    def _held(self, run: Hashable, place: Tap | Region) -> CachedActivation:
+        """Cached activation of the clean run of a prompt."""
         assert isinstance(run, tuple | Vectors)
         return self._bench.captures[run].kept(place)
 
-    def _fill(self, unchanged: Unchanged) -> None:
+    def _fill(self, unchanged: UnchangedRows) -> None:
         """Rows that change nothing: one score for all those of a pair that read the same token."""
         groups = unchanged.alike()
         size = self._bench.pacer.rows(self._bases.shape[1])
@@ -312,17 +309,17 @@ class Round:
             tried(self._put_base, groups[start : start + size], self._fail_alike)
 
     @torch.inference_mode()
-    def _put_base(self, groups: Sequence[Alike]) -> None:
+    def _put_base(self, groups: Sequence[RowGroup]) -> None:
         jobs = [group.job for group in groups]
         bases = [(self._batch.pairs[job.pair].tokens["base"], job.read) for job in jobs]
         logits = torch.stack([self._bench.captures[prompt].logits[read] for prompt, read in bases])
         logits = logits if self._scorer.ids is None else logits[:, self._scorer.ids]
         self._put(logits, groups, UNCHANGED)
 
-    def _fail_alike(self, group: Alike, error: Exception) -> None:
+    def _fail_alike(self, group: RowGroup, error: Exception) -> None:
         self._fail(group.rows.tolist(), error)
 
-    def _put(self, logits: Tensor, groups: Sequence[Alike], tier: str) -> None:
+    def _put(self, logits: Tensor, groups: Sequence[RowGroup], tier: str) -> None:
         """Fill in the rows of each group from its logits [R, V], or [R, K]."""
         columns = to_host(self._scorer.columns(logits, [group.job for group in groups]))
         which = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])

@@ -1,6 +1,6 @@
-"""Which jobs provably change nothing that is read, so that the base's clean run is their answer.
+"""Jobs that provably change nothing that is read: the base's clean run answers them, without a forward.
 
-What makes this sound, in a model that a check at load showed to be causal. A unit is *harmless* if
+This is sound in a model that a check at load showed to be causal. A unit is *harmless* if
 
 - it puts back what is there: a vanilla swap with the base's own run at the same place; or with a
   source's, where base and source agree on every token up to each of the unit's, since what is at a
@@ -23,23 +23,25 @@ Most of such jobs need not be made to be known: `surely_unchanged` tells them fo
 Shapes: P pairs.
 """
 
-__all__ = ["Beginnings", "is_unchanged", "surely_unchanged"]
+__all__ = ["Beginnings", "RowGroup", "UnchangedRows", "is_unchanged", "surely_unchanged"]
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.change.jobs import Change, Job
+from workers.change.jobs import Change, Job, source_read
 from workers.change.operations import COLLECT
-from workers.change.values import Taken
+from workers.change.values import FromRun
 from workers.facts import ModelFacts
 from workers.sites import SITES
 from workers.vocabulary import Cell, Pair, Prompt, Unit, Vectors
 
 
 class Beginnings:
-    """For each run of some pairs of one class, with how many of its first tokens the base begins, too."""
+    """Numbers of first tokens that the base shares with each other run, for some pairs of one class."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.num_pairs = len(pairs)
@@ -50,12 +52,12 @@ class Beginnings:
         }
 
     def shares(self, run: str, end: int) -> NDArray[np.bool_]:
-        """Which pairs' base and `run` agree on every token before `end`; shape [P]."""
+        """Mask [P] of the pairs whose base and `run` agree on every token before `end`."""
         return self._shared[run] >= end
 
 
 def surely_unchanged(cell: Cell, pairs: Beginnings, facts: ModelFacts) -> NDArray[np.bool_]:
-    """The pairs whose jobs of `cell` run without error and are unchanged; shape [P].
+    """Mask [P] of the pairs whose jobs of `cell` run without error and are unchanged.
 
     Of the others their jobs must be asked. The cell must be one that the model has.
     """
@@ -86,7 +88,7 @@ def _puts_back(unit: Unit, change: Change, pair: Pair, facts: ModelFacts) -> boo
     if origin is None or unit.operation != "vanilla" or change.step.is_pooled:
         return False
     is_same_place = (place.site, place.layer, place.heads) == (origin.site, origin.layer, origin.heads)
-    if not is_same_place or not isinstance(change.value, Taken) or change.tokens != change.value.tokens:
+    if not is_same_place or not isinstance(change.value, FromRun) or change.tokens != change.value.tokens:
         return False
     if unit.run == "base":
         return True
@@ -134,7 +136,7 @@ def _is_harmless(
 
 
 def _num_shared(base: Prompt, other: Prompt) -> int:
-    """With how many tokens both begin; of vectors all or none."""
+    """Number of first tokens that both share; of vectors all or none."""
     if base == other:
         return len(base)
     if isinstance(base, Vectors) or isinstance(other, Vectors):
@@ -142,3 +144,74 @@ def _num_shared(base: Prompt, other: Prompt) -> int:
     return next(
         (at for at, (a, b) in enumerate(zip(base, other, strict=False)) if a != b), min(len(base), len(other))
     )
+
+
+_Reads = tuple[int, int | None]
+"""Tokens that are read, of the base and of the first source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows that share one result: that of any of their jobs."""
+
+    job: Job
+    """Job as far as it is scored: its pair, and what it reads."""
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def only(cls, job: Job) -> Self:
+        """The row of a job that is like no other."""
+        return cls(job, np.array([job.row]))
+
+
+class UnchangedRows:
+    """Rows of jobs that change nothing, gathered to be scored together from the bases' clean runs.
+
+    Args:
+        pairs: those of the call, of one class.
+        facts: what is known of the model, which must be causal.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], facts: ModelFacts) -> None:
+        self._pairs = pairs
+        self._facts = facts
+        self._beginnings = Beginnings(pairs)
+        self._found: dict[_Reads, list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {}
+        """Rows and the pairs that they are of, both [n]."""
+
+    def take(self, cell: Cell, first_row: int, chunk: Sequence[int]) -> Sequence[int]:
+        """Take the rows of the cell that surely change nothing; the pairs of `chunk` that are left.
+
+        The model must have the cell, and every clean run that it needs must have come out.
+        """
+        alike = surely_unchanged(cell, self._beginnings, self._facts)
+        pairs = np.asarray(chunk, np.int64)
+        mine = alike[pairs]
+        if not mine.any():
+            return chunk
+        assert isinstance(cell.read, int), "spans are asked of the jobs"
+        self._add((cell.read, source_read(cell.read, self._pairs[0])), first_row + pairs[mine], pairs[mine])
+        left: list[int] = pairs[~mine].tolist()
+        return left
+
+    def add(self, job: Job) -> None:
+        """Take the row of one job."""
+        self._add((job.read, job.source_read), np.array([job.row]), np.array([job.pair]))
+
+    def alike(self) -> list[RowGroup]:
+        """All rows that were taken, together where their pair and what they read are the same."""
+        return [
+            RowGroup(Job(row=int(rows[0]), pair=pair, read=read, source_read=source, changes=()), rows)
+            for (read, source), found in self._found.items()
+            for pair, rows in _by_pair(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        ]
+
+    def _add(self, reads: _Reads, rows: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+        self._found.setdefault(reads, []).append((rows, pairs))
+
+
+def _by_pair(rows: NDArray[np.int64], pairs: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """The rows of each pair."""
+    order = np.argsort(pairs, kind="stable")
+    numbers, starts = np.unique(pairs[order], return_index=True)
+    return list(zip(numbers.tolist(), np.split(rows[order], starts[1:]), strict=True))

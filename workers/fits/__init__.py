@@ -1,1 +1,1 @@
-"""What is learned of activations: rotations, masks, principal components, mean differences."""
+"""Fits: subspaces and vectors learned of activations, by DAS, masks, PCA, means and probes."""

@@ -7,7 +7,7 @@ equal steps to 0.
 Shapes: R rows, V vocabulary or classes, K coordinates.
 """
 
-__all__ = ["Examples", "Trained", "accuracy", "starting_space", "train"]
+__all__ = ["Interchanges", "TrainingSummary", "accuracy", "starting_space", "train"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,28 +20,28 @@ from torch import Tensor
 from workers.change.masks import LEAST_SHARE, BoundlessRotation, Mask
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError
-from workers.fits.spec import FitSpec
+from workers.fits.fitted import FitSpec
 from workers.libraries.torch import require_streams
 from workers.libraries.torch_updates import optimizer_options
 
 
-class Examples(Protocol):
+class Interchanges(Protocol):
     """Interchanges that can be run."""
 
     @property
     def labels(self) -> Sequence[tuple[int, ...]]:
-        """For each, the tokens or classes any of which is right."""
+        """Labels of each: the tokens or classes any of which is right."""
 
     def logits(self, rows: Sequence[int], space: Subspace) -> Iterator[tuple[Sequence[int], Tensor]]:
         """The logits [R, V] after the interchange in `space`, for groups of the `rows` that run together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """What became of a training."""
+class TrainingSummary:
+    """Summary of a training: the last loss, and how much was trained."""
 
     loss: float
-    """The mean over the last epoch."""
+    """Mean over the last epoch."""
     num_parameters: int
 
 
@@ -65,8 +65,8 @@ def starting_space(spec: FitSpec, width: int) -> Subspace:
 
 
 def train(
-    space: Subspace, spec: FitSpec, examples: Examples, tick: Callable[[int], None] = lambda step: None
-) -> Trained:
+    space: Subspace, spec: FitSpec, examples: Interchanges, tick: Callable[[int], None] = lambda step: None
+) -> TrainingSummary:
     """Train the coordinates in place; the same seed gives the same numbers on the same machine.
 
     Args:
@@ -97,10 +97,10 @@ def train(
         _keep_inside(space)
         tick(step + 1)
     last = losses[-math.ceil(len(examples.labels) / batch_size) :]
-    return Trained(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
+    return TrainingSummary(loss=sum(last) / len(last), num_parameters=sum(p.numel() for p in parameters))
 
 
-def accuracy(space: Subspace, examples: Examples, batch_size: int) -> float | None:
+def accuracy(space: Subspace, examples: Interchanges, batch_size: int) -> float | None:
     """The share of the examples whose prediction after the interchange is the label; None of no examples."""
     if not examples.labels:
         return None
@@ -114,7 +114,7 @@ def accuracy(space: Subspace, examples: Examples, batch_size: int) -> float | No
     return hits / len(rows)
 
 
-def _backward(space: Subspace, spec: FitSpec, examples: Examples, rows: Sequence[int]) -> float:
+def _backward(space: Subspace, spec: FitSpec, examples: Interchanges, rows: Sequence[int]) -> float:
     """Add the gradients of one batch, and give its loss."""
     total = 0.0
     for part, logits in examples.logits(rows, space):
@@ -139,7 +139,7 @@ def _cross_entropy(logits: Tensor, labels: Sequence[tuple[int, ...]]) -> Tensor:
 
 
 def _exchanged_share(space: Subspace) -> Tensor | None:
-    """How much of the coordinates is exchanged, from 0 to 1; None where it is always all."""
+    """Share of the coordinates that is exchanged, from 0 to 1; None where it is always all."""
     if isinstance(space, BoundlessRotation):
         return space.boundary
     if isinstance(space, Mask):
@@ -148,14 +148,14 @@ def _exchanged_share(space: Subspace) -> Tensor | None:
 
 
 def _keep_inside(space: Subspace) -> None:
-    """A boundary past its ends would have no gradient, and never come back."""
+    """Clamp a boundary: past its ends it would have no gradient, and never come back."""
     if isinstance(space, BoundlessRotation):
         with torch.no_grad():
             space.boundary.clamp_(LEAST_SHARE, 1.0)
 
 
 def _set_temperature(space: Subspace, spec: FitSpec, step: int) -> None:
-    """The temperature goes in equal steps from the first to the last."""
+    """Set the temperature of a step, in equal steps from the first to the last."""
     if isinstance(space, BoundlessRotation | Mask):
         assert spec.temperature is not None and spec.num_steps is not None
         first, last = spec.temperature

@@ -3,15 +3,15 @@
     fitted = sy.fit(net, sy.Unit("block_output", layer=15, position=-1), pairs, method="das", rank=1, seed=0)
     net(base, source, units=[fitted.unit])
 
-Shapes: B examples, P positions of the unit, C columns of its place, V vocabulary or classes.
+`workers.fits.vectors` has the methods, which are those of studies.
+
+Shapes: B examples, n positions of the unit in one, C columns of its place, V vocabulary or classes.
 """
 
 __all__ = ["FittedUnit", "fit"]
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,35 +19,34 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
-from workers.fits.fitted import Report
-from workers.fits.spec import FitSpec
-from workers.fits.training import accuracy, starting_space, train
-from workers.fits.vectors import difference, principal
-from workers.wrapper.inputs import inputs_of
+from workers.fits.fitted import FitReport, FitSpec
+from workers.fits.vectors import FitData, make
+from workers.wrapper.inputs import Given, inputs_of, last_logits
 from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.nexttokens import last_logits
 from workers.wrapper.positions import PerExample
 from workers.wrapper.units import Unit
 
-_TRAINED = ("das", "boundless", "mask")
-_METHODS = (*_TRAINED, "mean", "mean_difference", "pca", "random_rotation")
+_METHODS = ("das", "boundless", "mask", "mean", "mean_difference", "pca", "random_rotation")
 _TEMPERATURES = {"boundless": (50.0, 0.1), "mask": (1e-2, 1e-7)}
 _CHUNK = 64
 """Examples of one call where only activations are looked at."""
 
-Pairs = Sequence[Mapping[str, Any]] | Mapping[str, Any]
+Column = Tensor | Sequence[object]
+"""Values of one name, one for each pair."""
+
+Pairs = Sequence[Mapping[str, object]] | Mapping[str, Column]
 """A list of ``{"base": …, "source": …, "label": …}``, or one mapping of such columns: lists or tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedUnit:
-    """What `fit` made."""
+    """Fit at a unit's place, and the unit that applies it."""
 
     unit: Unit
     """The one that was given, in the coordinates that were fitted, or with the fitted vector as its value."""
     content: Subspace | Tensor
     """The coordinates, or the vector [C]."""
-    report: Report
+    report: FitReport
 
 
 def fit(
@@ -107,110 +106,76 @@ def fit(
         of=of,
         seed=seed,
     )
-    started = time.perf_counter()
-    place, given = _Place(net, unit), _columns(pairs)
-    with torch.inference_mode(False):
-        content, report = _made(spec, place, given, _columns(held_out))
-    return FittedUnit(
-        unit=_ready(unit, content),
-        content=content,
-        report=replace(
-            report,
-            num_pairs=0 if method == "random_rotation" else _num_rows(given),
-            seconds=time.perf_counter() - started,
-        ),
-    )
+    data = _UnitExamples(net, unit, _columns(pairs))
+    others = _UnitExamples(net, unit, _columns(held_out)) if held_out else None
+    made = make(spec, data, others)
+    content = made.content.to(data.device)
+    return FittedUnit(unit=_applying(unit, content), content=content, report=made.report)
 
 
-def _ready(unit: Unit, content: Subspace | Tensor) -> Unit:
-    """The unit in these coordinates, or with this value."""
+def _applying(unit: Unit, content: Subspace | Tensor) -> Unit:
+    """Copy of the unit in these coordinates, or with this value."""
     if isinstance(content, Tensor):
         return replace(unit, from_=content)
     return replace(unit, subspace=content)
 
 
-def _made(
-    spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
-) -> tuple[Subspace | Tensor, Report]:
-    if spec.method in _TRAINED or spec.method == "random_rotation":
-        space = starting_space(spec, place.head_width(_of(pairs, "base"))).to(place.device)
-        return space, Report() if spec.method == "random_rotation" else _train(
-            space, spec, place, pairs, held_out
-        )
-    if spec.method == "pca":
-        runs = [spec.of] if spec.of else [run for run in ("base", "source") if run in pairs]
-        rows = torch.cat([place.activations(_of(pairs, run)) for run in runs])
-        components, left_out = principal(place.by_head(rows), spec.rank or 1)
-        report = Report(loss=left_out, num_parameters=components.components.numel())
-        return components.to(place.device), report
-    if spec.method == "mean":
-        vector = place.activations(_of(pairs, spec.of or "base")).double().mean(0).float()
-    else:
-        vector = difference(place.activations(_of(pairs, "source")), place.activations(_of(pairs, "base")))
-    return vector.to(place.device), Report(num_parameters=vector.numel())
+class _UnitExamples(FitData):
+    """Pairs in the forms that an `IntervenableModel` takes, at a unit's place."""
 
-
-def _train(
-    space: Subspace, spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
-) -> Report:
-    with torch.enable_grad():
-        done = train(space, spec, _Interchanges(place, pairs, spec.of or "source"))
-    others = _Interchanges(place, held_out, spec.of or "source") if held_out else None
-    return Report(
-        num_steps=spec.num_steps or 0,
-        loss=done.loss,
-        num_parameters=done.num_parameters,
-        num_held_out=len(others.labels) if others else 0,
-        held_out_iia=accuracy(space, others, spec.batch_size or 1) if others else None,
-    )
-
-
-class _Place:
-    """A unit's place in a model."""
-
-    def __init__(self, net: IntervenableModel, unit: Unit) -> None:
-        self.net = net
-        self.unit = unit
+    def __init__(self, net: IntervenableModel, unit: Unit, columns: Mapping[str, Column]) -> None:
+        self._net = net
+        self._unit = unit
+        self._pairs = columns
         self.device = next(net.module.parameters()).device
-        self._num_heads = len(unit.head) if isinstance(unit.head, tuple) else 1
+        self.num_heads = len(unit.head) if isinstance(unit.head, tuple) else 1
 
-    def head_width(self, base: Any) -> int:
-        """Of the place, or of one of its heads."""
-        return self.activations(_taken(base, [0])).shape[-1] // self._num_heads
+    def __len__(self) -> int:
+        return len(self._pairs["base"])
 
-    def activations(self, given: Any) -> Tensor:
-        """What runs of `given` hold at the unit's positions [N, C], float32 in main memory."""
-        collect = replace(self.unit, intervention=COLLECT, from_="source", subspace=None)
-        rows: list[Tensor] = []
+    @property
+    def runs(self) -> Sequence[str]:
+        return [run for run in ("base", "source") if run in self._pairs]
+
+    def head_width(self) -> int:
+        (row,) = self._collected(_taken(_of(self._pairs, "base"), [0]))
+        return row.shape[-1] // self.num_heads
+
+    def activations(self, run: str) -> list[Tensor]:
+        given = _of(self._pairs, run)
+        starts = range(0, len(given), _CHUNK)
+        parts = [_taken(given, range(start, min(start + _CHUNK, len(given)))) for start in starts]
+        return [row for part in parts for row in self._collected(part)]
+
+    def _collected(self, inputs: Given) -> list[Tensor]:
+        """Activations at the unit's positions of each example of a batch: [n, C], float32 in main memory."""
+        collect = replace(self._unit, intervention=COLLECT, from_="source", subspace=None)
         with torch.no_grad():
-            for start in range(0, len(given), _CHUNK):
-                part = _taken(given, range(start, min(start + _CHUNK, len(given))))
-                (found,) = self.net(part, units=[collect]).collected
-                rows += [one for one in found if one is not None]
-        return torch.cat([row.reshape(-1, row.shape[-1]) for row in rows]).float().cpu()
+            (found,) = self._net(inputs, units=[collect]).collected
+        return [one.reshape(-1, one.shape[-1]).float().cpu() for one in found if one is not None]
 
-    def by_head(self, rows: Tensor) -> Tensor:
-        """[N, C] as a row for each head."""
-        return rows.reshape(-1, rows.shape[-1] // self._num_heads)
+    def interchanges(self, run: str) -> "_UnitInterchanges":
+        return _UnitInterchanges(self._net, self._unit, self._pairs, run)
 
 
-class _Interchanges:
-    """Pairs as interchanges at a place; see `workers.fits.training.Examples`."""
+class _UnitInterchanges:
+    """Pairs as interchanges at a unit's place; see `workers.fits.training.Interchanges`."""
 
-    def __init__(self, place: _Place, pairs: Mapping[str, Any], run: str) -> None:
-        self._place = place
+    def __init__(self, net: IntervenableModel, unit: Unit, pairs: Mapping[str, Column], run: str) -> None:
+        self._net = net
+        self._unit = unit
         self._base, self._source = _of(pairs, "base"), _of(pairs, run)
         self.labels = [self._label(label) for label in _listed(_of(pairs, "label"))]
 
     def logits(self, rows: Sequence[int], space: Subspace) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """All rows together; shorter ones are padded.
+        """Logits after the interchange, all rows together; shorter examples are padded.
 
         Raises:
             RunError: a label that the model does not predict.
         """
-        net = self._place.net
+        net = self._net
         base = _taken(self._base, rows)
-        swap = replace(self._place.unit, intervention="vanilla", from_="source", subspace=space)
+        swap = replace(self._unit, intervention="vanilla", from_="source", subspace=space)
         output = net(base, _taken(self._source, rows), units=[swap]).output
         logits = output if isinstance(output, Tensor) else output.logits
         if logits.dim() > 2:
@@ -220,8 +185,8 @@ class _Interchanges:
                 raise RunError(f"the label {label}: the model predicts 0 to {logits.shape[-1] - 1}")
         yield rows, logits
 
-    def _label(self, label: Any) -> tuple[int, ...]:
-        """The ids of a label, any of which counts.
+    def _label(self, label: object) -> tuple[int, ...]:
+        """Token ids of a label, any of which counts.
 
         Raises:
             RunError: a text that is not one token.
@@ -229,8 +194,8 @@ class _Interchanges:
         if isinstance(label, list | tuple):
             return tuple(found for one in label for found in self._label(one))
         if not isinstance(label, str):
-            return (int(label),)
-        tokenizer: Any = self._place.net.tokenizer
+            return (int(label),)  # type: ignore[call-overload]
+        tokenizer = self._net.tokenizer
         if tokenizer is None:
             raise RunError(f"the label {label!r} is text, and the model has no tokenizer; give a number")
         ids = tokenizer(label, add_special_tokens=False)["input_ids"]
@@ -239,31 +204,28 @@ class _Interchanges:
         return (int(ids[0]),)
 
 
-def _columns(pairs: Pairs) -> dict[str, Any]:
-    """The columns of some pairs; none of none."""
+def _columns(pairs: Pairs) -> Mapping[str, Column]:
+    """Columns of some pairs; none of none."""
     if isinstance(pairs, Mapping):
-        return dict(pairs)
+        return pairs
     names = dict.fromkeys(name for pair in pairs for name in pair)
     return {name: [pair.get(name) for pair in pairs] for name in names}
 
 
-def _of(pairs: Mapping[str, Any], name: str) -> Any:
+def _of(pairs: Mapping[str, Column], name: str) -> Column:
     if name not in pairs or len(pairs[name]) == 0:
         raise RunError(f"the pairs have no {name!r}, which this method needs; they have {', '.join(pairs)}")
     return pairs[name]
 
 
-def _num_rows(pairs: Mapping[str, Any]) -> int:
-    return len(pairs["base"])
-
-
-def _listed(column: Any) -> list[Any]:
+def _listed(column: Column) -> list[object]:
     return column.tolist() if isinstance(column, Tensor) else list(column)
 
 
-def _taken(column: Any, rows: Sequence[int]) -> Any:
+def _taken(column: Column, rows: Sequence[int]) -> Given:
     """Some rows of a column, in the form that the model takes: a tensor, or a list."""
     if isinstance(column, Tensor):
         return column[list(rows)]
     found = [column[row] for row in rows]
-    return torch.stack(found) if isinstance(found[0], Tensor) else found
+    tensors = [one for one in found if isinstance(one, Tensor)]
+    return torch.stack(tensors) if isinstance(found[0], Tensor) else found

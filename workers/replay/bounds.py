@@ -1,4 +1,4 @@
-"""How far two runs of one job may differ in the last digits. No torch here.
+"""Tolerances of logits: how far two runs of one job may differ in the last digits. No torch here.
 
 Floats are added in another order wherever the shape of a forward changes: in another batch, and in a forward
 that is resumed. In half precision each block rounds what it hands on, and the differences grow from block to
@@ -15,10 +15,10 @@ from types import MappingProxyType
 AGREEMENT: Mapping[str, float] = MappingProxyType(
     {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2.0**-4, "float16": 2.0**-7}
 )
-"""By dtype, the largest difference of a logit between tiers, as a share of the largest absolute logit."""
+"""Largest difference of a logit between tiers, by dtype, as a share of the largest absolute logit."""
 
 IN_BLOCK: Mapping[str, float] = MappingProxyType(
     {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2.0**-5, "float16": 2.0**-8}
 )
-"""By dtype, the same within one block, where a number is rounded a few times: four machine epsilons in half
-precision. Norms and rotary embeddings reckon in float32 whatever the model's dtype."""
+"""Largest difference within one block, by dtype, where a number is rounded a few times: four machine
+epsilons in half precision. Norms and rotary embeddings reckon in float32 whatever the model's dtype."""

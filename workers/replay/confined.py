@@ -1,17 +1,18 @@
-"""Places inside a block where a change of one token stays with it: found by noise, when the model is loaded.
+"""Token-local taps: hook points where a change of one token changes no other token that the block hands on.
 
-Such a token goes through the block alone, and nothing else of the block is run again. Only asked of models
-whose rows may begin at different blocks, and whose rotary embeddings do not depend on the prompt's length: a
-token alone is no long prompt's.
+Queries, attention outputs and MLPs are such, as nothing mixes tokens after them in their block. They are
+found by noise when the model is loaded. A token that is changed there goes through the block alone, and
+nothing else of the block is run again. Only asked of models whose rows may begin at different blocks, and
+whose rotary embeddings do not depend on the prompt's length: a token alone is no long prompt's.
 
 Shapes: B probes, n places tried at once, T tokens, W width.
 """
 
-__all__ = ["find_confined"]
+__all__ = ["added", "find_token_local", "holds_nothing", "noise_like"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +20,47 @@ from torch import Tensor, nn
 from workers.change.edits import Edits
 from workers.change.jobs import Change
 from workers.model.hooks import Tap
-from workers.replay.base_runs import Slab
+from workers.replay.base_runs import BaseCache
 from workers.replay.forward import through
-from workers.replay.noise import added, holds_nothing, noise_like
 from workers.replay.resume import Resume
 from workers.sites import Side
 
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
+from workers.change.jobs import Step
+from workers.change.values import CachedActivation, Constant
+from workers.model.layout import WHOLE, Target
 
 
-def find_confined(
+def noise_like(there: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw noise [1, W] with the standard deviation of `there` [B, T, W]."""
+    noise = torch.randn(1, there.shape[-1], generator=generator) * float(there.float().std())
+    return noise.to(there.device)
+
+
+def added(tap: Tap, token: int, values: Tensor) -> Change:
+    """Change that adds `values` [1, W] to the activation at a token."""
+    return Change(Step(Target(tap, WHOLE, None, None), "add", None), (token,), Constant(values))
+
+
+def holds_nothing(run: object, place: object) -> CachedActivation:
+    """Look up nothing: an `ActivationLookup` where no value is taken from any run."""
+    raise AssertionError(run, place)
+
+
+_Make = tuple[tuple[str, type[nn.Module]], ...]
+"""Paths and classes of the modules in a block: blocks of one make are tried together."""
+
+
+def find_token_local(
     model: "LoadedModel",
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
     whole: Mapping[Tap, Tensor],
     bound: float,
 ) -> frozenset[Tap]:
-    """The taps where noise at one token changes nothing that the block hands on of the next.
+    """Find the taps where noise at one token changes nothing that the block hands on of the next.
 
     Not within a bound, but in no bit: keys and values of little weight would be within one. It must be so in
     the first, a middle and the last block of a make, and at two tokens: of one block the attention may be
@@ -46,13 +69,13 @@ def find_confined(
     Args:
         model: what is tried.
         resume: how it is resumed.
-        bases: hold whole clean runs of the probes.
+        bases: the cache of whole clean runs of the probes.
         slots: [B], where.
         whole: what those runs have at taps, [B, T, W] where that is a tensor of each token.
         bound: how far a token alone may be from the same among others, as a share of its largest number.
     """
-    trial = _Trial(model, resume, bases, slots, whole, bound)
-    makes: dict[Any, list[int]] = {}
+    trial = _LocalityTrial(model, resume, bases, slots, whole, bound)
+    makes: dict[_Make, list[int]] = {}
     for number, block in enumerate(model.module.get_submodule(resume.blocks).children()):
         if number + 1 < resume.num_blocks:
             makes.setdefault(_make(block), []).append(number)
@@ -70,18 +93,18 @@ def find_confined(
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """See `find_confined`."""
+class _LocalityTrial:
+    """Trials with noise at the taps of a model's blocks; see `find_token_local`."""
 
     model: "LoadedModel"
     resume: Resume
-    bases: Slab
+    bases: BaseCache
     slots: Tensor
     whole: Mapping[Tap, Tensor]
     bound: float
 
     def of_blocks(self, blocks: Iterable[int]) -> set[tuple[str, Side]]:
-        """The path from the block, and the side, of the taps that are confined in all of `blocks`."""
+        """The path from the block, and the side, of the taps that are token-local in all of `blocks`."""
         num_tokens = self.bases.extent.num_tokens
         tokens = [token for token in (num_tokens // 2 - 1, num_tokens // 2) if 0 <= token < num_tokens - 1]
         found = [
@@ -114,7 +137,7 @@ class _Trial:
         ]
 
     def _taps(self, block: int) -> list[Tap]:
-        """Those of modules inside the block that show every token."""
+        """Taps of modules inside the block that show every token."""
         shape = (len(self.slots), self.bases.extent.num_tokens)
         return [
             tap
@@ -128,15 +151,15 @@ class _Trial:
     def _handed_on(
         self, block: int, tokens: range, rows: Sequence[Sequence[Change]]
     ) -> tuple[Tensor, Mapping[int, Exception]]:
-        """What the next block is given, [n, len(tokens), W]; and the rows that could not be changed."""
+        """Inputs of the next block [n, len(tokens), W], and the rows that could not be changed."""
         edits = Edits(rows, tokens.stop, holds_nothing, first=tokens.start)
         slots = self.slots[torch.arange(len(rows), device=self.slots.device) % len(self.slots)]
         hidden, seen = through(self.model, self.resume, self.bases, slots, block, tokens, edits.visits())
         return hidden, edits.failures(seen)
 
 
-def _make(block: nn.Module) -> tuple[tuple[str, type], ...]:
-    """What a block is made of."""
+def _make(block: nn.Module) -> _Make:
+    """Paths and classes of a block's modules."""
     return tuple((name, type(module)) for name, module in block.named_modules())
 
 

@@ -1,4 +1,6 @@
-"""What `swapyard models` says of the families of the transformers library. No torch here.
+"""Model types of the transformers library and how they run: resumed or hooked. No torch here.
+
+`swapyard models` prints this.
 
 No model is resumed because its family stands here: what a model does is found by trying, when it is loaded.
 The tests load a small random model of every family that is named, and find what is written.

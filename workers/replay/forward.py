@@ -1,4 +1,4 @@
-"""The resumed forward: the model's own, over the last tokens, from each row's own block on.
+"""Resumed forward: the model's own, over the last tokens, from each row's own block on, with a KV cache.
 
 Shapes: n rows, q tokens from the first changed one to the end, W width, R read positions, V vocabulary.
 """
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from workers.libraries.transformers import hidden_keyword, logits_of
 from workers.model.hooks import Tap, Visit, Visits, visiting
-from workers.replay.base_runs import Slab
-from workers.replay.layers import Before, RunCache
+from workers.replay.base_runs import BaseCache
+from workers.replay.layers import CachedPrefix, RunCache
 from workers.replay.resume import Resume
 
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 class Suffix:
     """Rows that begin at one token of their bases."""
 
-    bases: Slab
+    bases: BaseCache
     slots: Tensor
-    """[n]: where the rows' bases lie."""
+    """Slots [n] of the rows' bases."""
     starts: Sequence[int]
-    """The block that each begins at, in order; all the same where the model does not grow."""
+    """Block that each begins at, in order; all the same where the model does not grow."""
     first: int
-    """The token that they begin at."""
+    """Token that they begin at."""
     reads: Tensor
-    """[n, R]: tokens of the whole run, not before the first."""
+    """Tokens [n, R] of the whole run whose logits are read, not before the first."""
     given: Mapping[int, Tensor] = field(default_factory=dict)
-    """By row, what its first block is given of the first token [W], where that is not what its base had."""
+    """Inputs [W] of the first token to a row's first block, by row, where they are not the base's."""
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
 def through(
     model: "LoadedModel",
     resume: Resume,
-    bases: Slab,
+    bases: BaseCache,
     slots: Tensor,
     block: int,
     tokens: range,
@@ -134,11 +134,11 @@ def through(
 
 
 def _inputs(
-    model: "LoadedModel", resume: Resume, bases: Slab, slots: Tensor, first: int, num_tokens: int
+    model: "LoadedModel", resume: Resume, bases: BaseCache, slots: Tensor, first: int, num_tokens: int
 ) -> dict[str, Any]:
-    """What the model's forward is given for some tokens of rows: nothing but what came before them."""
+    """Arguments of the model's forward for some tokens of rows: the KV cache of the tokens before them."""
     batch = 1 if resume.grows else len(slots)
-    cache = RunCache(resume.num_blocks, Before(first, bases.keys, bases.values, slots))
+    cache = RunCache(resume.num_blocks, CachedPrefix(first, bases.keys, bases.values, slots))
     positions = torch.arange(first, first + num_tokens, device=slots.device).expand(batch, -1)
     inputs = model.keywords.with_cache(cache) | model.keywords.at(positions)
     if model.keywords.vectors is None:
@@ -150,7 +150,7 @@ def _inputs(
 
 
 def _beginner(rows: Suffix, block: int) -> Visit:
-    """Adds, to the rows that have begun, those that begin at `block`."""
+    """Hook that adds, to the rows that have begun, those that begin at `block`."""
     begun = sum(start < block for start in rows.starts)
     end = begun + sum(start == block for start in rows.starts)
     slots = rows.slots[begun:end]

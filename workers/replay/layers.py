@@ -1,13 +1,13 @@
-"""Key/value cache in the transformers library's form: begins with the keys and values of a prefix, and hands
-on what it then holds.
+"""KV cache of a resumed forward, as a cache class of the transformers library.
 
-It keeps every key and value of all tokens, so no layer is a sliding one to the library: its masks then cut
-the window, whatever the layer.
+Attention sees the cached keys and values of the tokens before those that run, then the new ones; a callback
+can record them, which is how the cache is filled in the first place. It keeps every key and value of all
+tokens, so no layer is a sliding one to the library: its masks then cut the window, whatever the layer.
 
 Shapes: n rows that have begun, S slots, H heads, T tokens, p tokens before those that run, D width.
 """
 
-__all__ = ["Before", "Keep", "RunCache"]
+__all__ = ["CachedPrefix", "Keep", "RunCache"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ _CacheClass: Any = cache_class()
 _LayerClass: Any = layer_class()
 
 Keep = Callable[[int, Tensor, Tensor], None]
-"""Gets the number of a layer, with the keys and values [n, H, T, D] of all tokens."""
+"""Callback that gets the number of a layer, with the keys and values [n, H, T, D] of all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What was there before the tokens that run."""
+class CachedPrefix:
+    """Cached keys and values of the tokens before those that run."""
 
     num_tokens: int
     """p."""
     keys: Sequence[Tensor | None]
-    """Of each layer [S, H, at least p, D]; None for those that are not asked."""
+    """Keys of each layer [S, H, at least p, D]; None for those that are not asked."""
     values: Sequence[Tensor | None]
     slots: Tensor
     """[n], those of the rows in the order in which they begin. A layer that is given fewer rows has the first
@@ -40,7 +40,7 @@ class Before:
 
 
 class RunCache(_CacheClass):  # type: ignore[misc]
-    """The cache of one run.
+    """KV cache of one run.
 
     Args:
         num_layers: of the model.
@@ -48,12 +48,12 @@ class RunCache(_CacheClass):  # type: ignore[misc]
         keep: is told what each layer holds, as soon as it does.
     """
 
-    def __init__(self, num_layers: int, before: Before | None = None, keep: Keep | None = None) -> None:
+    def __init__(self, num_layers: int, before: CachedPrefix | None = None, keep: Keep | None = None) -> None:
         super().__init__(layers=[_Layer(number, before, keep) for number in range(num_layers)])
 
 
 class _Layer(_LayerClass):  # type: ignore[misc]
-    def __init__(self, number: int, before: Before | None, keep: Keep | None) -> None:
+    def __init__(self, number: int, before: CachedPrefix | None, keep: Keep | None) -> None:
         super().__init__()
         self.is_initialized = True
         self._number = number
@@ -61,15 +61,17 @@ class _Layer(_LayerClass):  # type: ignore[misc]
         self._keep = keep
 
     def get_seq_length(self) -> int:
-        """The tokens before those that run."""
+        """Number of tokens before those that run."""
         return 0 if self._before is None else self._before.num_tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many tokens attention sees, from token 0."""
+        """Number of tokens that attention sees, and the first of them."""
         return self.get_seq_length() + query_length, 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """What was there and then what is made: [n, H, T, D] each."""
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens, cached ones before new ones: [n, H, T, D] each."""
         if self._before is not None and self._before.num_tokens:
             before, number = self._before, self._number
             key_states = _after(before.keys[number], before, key_states)
@@ -79,8 +81,8 @@ class _Layer(_LayerClass):  # type: ignore[misc]
         return key_states, value_states
 
 
-def _after(held: Tensor | None, before: Before, new: Tensor) -> Tensor:
-    """The first tokens of `held` in the rows' slots, then `new`: each is copied once."""
+def _after(held: Tensor | None, before: CachedPrefix, new: Tensor) -> Tensor:
+    """Join the first tokens of `held` in the rows' slots with `new`: each is copied once."""
     assert held is not None
     num_rows, first = new.shape[0], before.num_tokens
     whole = new.new_empty(num_rows, new.shape[1], first + new.shape[2], new.shape[3])

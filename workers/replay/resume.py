@@ -1,4 +1,6 @@
-"""How a model's forward is resumed, as the check at load found it. No library of models here.
+"""Layout of a model's blocks as a resumed forward needs it: found by the check at load, and held by `Resume`.
+
+A resumed forward begins at the first block and token that a job changes, on the KV cache of the base's run.
 
 Shapes: n rows, q tokens from the first changed one to the end, W width.
 """
@@ -18,7 +20,7 @@ from workers.model.hooks import Tap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What a resumed forward needs to know of its model."""
+    """Blocks of a model, and the ways in which its forward can begin at one of them."""
 
     blocks: str
     """Path of the list of blocks."""
@@ -27,12 +29,12 @@ class Resume:
     """Whether rows may begin at different blocks of one forward: the library then believes in a batch of
     one, whose masks and positions all rows share. Otherwise all rows of a forward begin at one block."""
     num_returned: int
-    """How many things a block returns: 0 for the hidden state itself, else the length of its tuple."""
+    """Length of the tuple that a block returns; 0 where it returns the hidden state itself."""
     block_of: Mapping[str, int]
-    """The block that a module belongs to, by the module's path, for the modules of one block alone whose
+    """Block that a module belongs to, by the module's path, for the modules of one block alone whose
     tensors in a resumed forward were seen to be the last tokens of those in a whole one."""
-    confined: frozenset[Tap]
-    """Where a change of one token was seen to leave what the block hands on of all other tokens as it was:
+    token_local: frozenset[Tap]
+    """Token-local taps: a change of one token was seen to leave the block's output of all others as it was:
     queries, what attention returns, the MLP. None where all rows of a forward begin at one block."""
     shares_prefixes: bool
     """Whether prompts that begin alike can go on from one run of what they share."""
@@ -43,16 +45,16 @@ class Resume:
     block_parameters: float
     """Numbers in the weights of one block."""
     embedding_width: int
-    """Of what the model's forward takes in the place of token ids."""
+    """Width of the vectors that the model's forward takes in the place of token ids."""
     head_cost: float
-    """What the unembedding of one token costs, in runs of one block over one token."""
+    """Cost of the unembedding of one token, in runs of one block over one token."""
 
     def input_of(self, block: int) -> Tap:
-        """What a block is given."""
+        """Tap of the input of a block."""
         return Tap(f"{self.blocks}.{block}", "input")
 
     def cost(self, block: int, num_tokens: int) -> float:
-        """Of one row from `block` over its last `num_tokens` tokens, in runs of one block over one token."""
+        """Cost of a row from `block` over its last `num_tokens` tokens; unit: one block over one token."""
         return (self.num_blocks - block) * num_tokens + self.head_cost
 
 
@@ -69,7 +71,7 @@ def find_blocks(module: nn.Module, family: Family | None, num_layers: int) -> st
 
 
 def own_block_of(module: nn.Module, blocks: str) -> dict[str, int]:
-    """By path, the block of each module that is found in no other place of the model."""
+    """Block of each module, by path, that is found in no other place of the model."""
     everywhere = list(module.named_modules(remove_duplicate=False))
     num_places = Counter(id(found) for _, found in everywhere)
     prefix = f"{blocks}."
@@ -81,6 +83,6 @@ def own_block_of(module: nn.Module, blocks: str) -> dict[str, int]:
 
 
 def num_rows_at(resume: Resume, starts: Sequence[int], tap: Tap) -> int:
-    """How many of the rows that begin at `starts`, sorted, have begun where `tap` is."""
+    """Number of the rows that begin at `starts`, sorted, which have begun where `tap` is."""
     block = resume.block_of.get(tap.module)
     return len(starts) if block is None else bisect_right(starts, block)

@@ -1,4 +1,4 @@
-"""Whether a model's forward can be resumed: found by trying, when it is loaded.
+"""Probe of a model's resumed forward: whether it can be resumed is found by trying, when it is loaded.
 
 Runs that begin in the middle must give what whole runs give: unchanged, from several blocks and tokens, and
 changed inside a block. A model that does not reproduce this is not resumed; a module whose tensors in a
@@ -22,10 +22,8 @@ from workers.change.edits import Edits
 from workers.libraries.torch import is_of_machine
 from workers.libraries.transformers import silent, text_config
 from workers.model.hooks import Tap, Visit, Visits
-from workers.replay.base_runs import Extent, Slab
+from workers.replay.base_runs import BaseCache, BaseExtent, run_prefix
 from workers.replay.bounds import AGREEMENT
-from workers.replay.noise import added, holds_nothing, noise_like
-from workers.replay.prefixes import run_prefix
 from workers.replay.resume import Resume, find_blocks, num_rows_at, own_block_of
 from workers.zoo.base import ZooModel
 
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 _PROBES, _TOKENS = 3, 8
 _LONGEST_WINDOW = 60
-"""Of sliding windows that a probe is made long enough to leave."""
+"""Longest sliding window that a probe is made long enough to leave."""
 
 Tensors = dict[Tap, Tensor]
 
@@ -43,7 +41,7 @@ _DEPENDS = "rotary embeddings depend on the prompt's length"
 
 
 class _UnfitError(Exception):
-    """Why a model is not resumed."""
+    """Reason that a model is not resumed."""
 
 
 @dataclass(slots=True)
@@ -70,7 +68,7 @@ class _Findings:
 
 
 def find_resume(model: "LoadedModel") -> tuple[Resume | None, tuple[Ability, ...]]:
-    """How the model's forward is resumed, or None; and the abilities of the resumed tier that were tried.
+    """Find the model's resumed forward, or None, and the abilities of the resumed tier that were tried.
 
     Raises:
         Exception: the device is broken, or there is no memory; neither says anything of the model.
@@ -110,7 +108,7 @@ def _found(model: "LoadedModel", findings: _Findings) -> Resume:
         grows=True,
         num_returned=0,
         block_of=own_block_of(module, blocks),
-        confined=frozenset(),
+        token_local=frozenset(),
         block_parameters=weights,
         shares_prefixes=False,
         is_chain=False,
@@ -159,10 +157,10 @@ class _Probe:
         self._clean, seen = self._forward(self._prompts, self._keepers(resume, self._whole))
         for tap in seen.faults():  # among them the modules that run twice
             self._whole.pop(tap, None)
-        self._slab, self._resume = self._captured(resume)
+        self._base_cache, self._resume = self._captured(resume)
 
     def checked(self, *, grows: bool) -> Resume:
-        """How the model is resumed, if rows may or may not begin at different blocks.
+        """Resumed forward of the model, if rows may or may not begin at different blocks.
 
         Raises:
             _UnfitError: a resumed run gives something else than the whole one.
@@ -179,9 +177,9 @@ class _Probe:
 
     def with_shortcuts(self, resume: Resume, findings: _Findings) -> Resume:
         """The resumed forward with what makes it cheaper still, where that was seen to change nothing."""
-        confined: frozenset[Tap] = frozenset()
+        token_local: frozenset[Tap] = frozenset()
         try:
-            confined = self._confined(resume)
+            token_local = self._token_local(resume)
             findings.has("single_tokens")
         except Exception as error:
             findings.lacks("single_tokens", error)
@@ -192,16 +190,16 @@ class _Probe:
             shares = True
         except Exception as error:
             findings.lacks("shared_prefixes", error)
-        return replace(resume, confined=confined, shares_prefixes=shares)
+        return replace(resume, token_local=token_local, shares_prefixes=shares)
 
-    def _confined(self, resume: Resume) -> frozenset[Tap]:
-        from workers.replay.confined import find_confined
+    def _token_local(self, resume: Resume) -> frozenset[Tap]:
+        from workers.replay.confined import find_token_local
 
         if not resume.grows:
             raise _UnfitError("all rows of a forward begin at one block")
         if self._model.facts.depends_on_length:
             raise _UnfitError(_DEPENDS)
-        found = find_confined(self._model, resume, self._slab, self._slots, self._whole, self._bound)
+        found = find_token_local(self._model, resume, self._base_cache, self._slots, self._whole, self._bound)
         if not found:
             raise _UnfitError("every change inside a block reaches the next token")
         return found
@@ -220,39 +218,43 @@ class _Probe:
         logits, _ = model.forward(alike[:, first:], reads, (), cache=cache, first=first)
         self._compare(logits, self._from(first, whole), "a shared prefix")
 
-    def _captured(self, resume: Resume) -> tuple[Slab, Resume]:
-        """What resumed runs of the probes need; and the model's shapes, as they were seen."""
+    def _captured(self, resume: Resume) -> tuple[BaseCache, Resume]:
+        """KV cache of the probes, and the model's shapes as they were seen."""
         from workers.replay.layers import RunCache
 
         returned: list[int] = []
 
-        def note(_: nn.Module, __: Any, output: Any) -> None:
+        def note(_: nn.Module, __: object, output: Tensor | tuple[object, ...]) -> None:
             returned.append(0 if isinstance(output, Tensor) else len(output))
 
-        extent = Extent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
-        slab = Slab(resume, extent, _PROBES)
+        extent = BaseExtent(num_tokens=self._num_tokens, block=0, first=0, last=self._num_tokens - 1)
+        base_cache = BaseCache(resume, extent, _PROBES)
         prompts = [tuple(row) for row in self._prompts.tolist()]
-        slab.reserve(prompts)
-        visits, keep = slab.recording(prompts, self._model.device)
+        base_cache.reserve(prompts)
+        visits, keep = base_cache.recording(prompts, self._model.device)
         cache = RunCache(resume.num_blocks, keep=keep)
         handle = self._model.module.get_submodule(f"{resume.blocks}.0").register_forward_hook(note)
         try:
             logits, _ = self._forward(self._prompts, visits, cache)
         finally:
             handle.remove()
-        slab.recorded(prompts)
-        self._slots = slab.slots(prompts, self._model.device)
-        if any(kept is None for kept in (*slab.keys, *slab.values, *slab.inputs)):
+        base_cache.recorded(prompts)
+        self._slots = base_cache.slots(prompts, self._model.device)
+        if any(kept is None for kept in (*base_cache.keys, *base_cache.values, *base_cache.inputs)):
             raise _UnfitError("some blocks keep no keys and values of their own")
-        if any(kept.shape[2] != extent.last for kept in (*slab.keys, *slab.values) if kept is not None):
+        if any(
+            kept.shape[2] != extent.last
+            for kept in (*base_cache.keys, *base_cache.values)
+            if kept is not None
+        ):
             raise _UnfitError("some blocks do not keep keys and values of every token")
         self._compare(logits, self._clean, "a run that keeps its keys and values")
         sizes = tuple(
             (k.nbytes + v.nbytes) // (_PROBES * extent.last)
-            for k, v in zip(slab.keys, slab.values, strict=True)
+            for k, v in zip(base_cache.keys, base_cache.values, strict=True)
             if k is not None and v is not None
         )
-        return slab, replace(
+        return base_cache, replace(
             resume, num_returned=returned[0], is_chain=self._is_chain(resume), cache_bytes=sizes
         )
 
@@ -281,7 +283,7 @@ class _Probe:
         return {path: block for path, block in resume.block_of.items() if path not in wrong}
 
     def _places(self, resume: Resume, blocks: Sequence[int]) -> list[Tap]:
-        """What the modules of `blocks` return, and what some blocks are given; in the order of the blocks."""
+        """Outputs of the modules of `blocks`, and inputs of some blocks; in the order of the blocks."""
         paths = [f"{resume.blocks}.{block}" for block in sorted(set(blocks))]
         inside = [
             Tap(f"{path}.{name}", "output")
@@ -293,7 +295,9 @@ class _Probe:
         return sorted(known, key=lambda tap: resume.block_of[tap.module])
 
     def _check_changed(self, resume: Resume, blocks: Sequence[int], token: int) -> None:
-        """Noise at one place a row, at one token."""
+        """Check runs with noise at one place a row, at one token."""
+        from workers.replay.confined import added, holds_nothing, noise_like
+
         places = self._places(resume, blocks)
         generator = torch.Generator().manual_seed(0)
         changes = [added(tap, token, noise_like(self._whole[tap], generator)) for tap in places]
@@ -328,14 +332,14 @@ class _Probe:
 
         reads = self._reads[:, self._firsts.index(first) :].expand(len(starts), -1)
         slots = self._slots if rows is None else self._slots[rows]
-        suffix = Suffix(bases=self._slab, slots=slots, starts=starts, first=first, reads=reads)
+        suffix = Suffix(bases=self._base_cache, slots=slots, starts=starts, first=first, reads=reads)
         logits, seen = run(self._model, resume, suffix, visits)
         if faults := [fault for tap, fault in seen.faults().items() if tap == resume.input_of(starts[0])]:
             raise faults[0]
         return logits
 
     def _forward(
-        self, prompts: Tensor, visits: Sequence[tuple[Tap, Visit]], cache: Any = None
+        self, prompts: Tensor, visits: Sequence[tuple[Tap, Visit]], cache: object = None
     ) -> tuple[Tensor, Visits]:
         """A whole run: the logits [n, R, V] at the tokens looked at."""
         return self._model.forward(prompts, self._reads.expand(len(prompts), -1), visits, cache=cache)

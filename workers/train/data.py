@@ -1,13 +1,13 @@
-"""What a training sees: inputs of a causal model beside what the network is given for them, and their labels.
+"""Data of a training: inputs of a causal model beside the network's inputs for them, and their labels.
 
 Shapes: N examples, I inputs of the causal model, T tokens, E width of a token's vector, B rows of a batch.
 """
 
-__all__ = ["Data", "Examples", "Labels", "one_hot", "token_ids"]
+__all__ = ["CausalLabels", "Data", "Examples", "one_hot", "token_ids"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from workers.causal.model import CausalModel, Values
 from workers.errors import RunError
 from workers.vocabulary import Prompt, Vectors
 
+Rows = NDArray[np.intp] | slice
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Inputs of a causal model, each beside what the network is given for it."""
+    """Inputs of a causal model, each beside the network's inputs for it."""
 
     values: NDArray[np.int64]
     """[N, I]."""
@@ -52,15 +54,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self.values)
 
-    def rows(self, rows: NDArray[np.intp] | slice) -> dict[str, Tensor]:
-        """What the network is given for some of them."""
+    def rows(self, rows: Rows) -> dict[str, Tensor]:
+        """Network inputs of some of them."""
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         return {name: tensor[chosen] for name, tensor in self.given.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """What a training is made from, and what it is measured on.
+    """Examples that a network is trained on, and pairs that it is measured on.
 
     Raises:
         RunError: an input that is tested is trained on, or there is not one source for each base.
@@ -70,10 +72,10 @@ class Data:
     train: Examples
     """The bases of each epoch, in an order of its own, with these as sources in another order."""
     base: Examples
-    """Of the test pairs; none of them is trained on."""
+    """Bases of the test pairs; none of them is trained on."""
     source: Examples
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """For a variable whose values are not numbered in the order of its domain the class of each, such as
+    """Class of each value, of a variable whose values are not numbered in the order of its domain, such as
     token ids of a language model."""
 
     def __post_init__(self) -> None:
@@ -89,14 +91,14 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
-    """The classes of variables, as they are and after interchanges."""
+class CausalLabels:
+    """Classes that a causal model gives its variables, as they are and after interchanges."""
 
     data: Data
     _ran: dict[int, Values] = field(default_factory=dict)
     _domains: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
-    def clean(self, variable: str, examples: Examples, rows: Any) -> Tensor:
+    def clean(self, variable: str, examples: Examples, rows: Rows) -> Tensor:
         """The class of a variable in some examples [B]."""
         return self._classes(variable, self._run(examples)[variable][rows])
 
@@ -104,8 +106,8 @@ class Labels:
         self,
         variable: str,
         swap: Sequence[str],
-        base: tuple[Examples, Any],
-        source: tuple[Examples, Any],
+        base: tuple[Examples, Rows],
+        source: tuple[Examples, Rows],
     ) -> Tensor:
         """The class of a variable [B] in bases that have the variables `swap` from sources."""
         (bases, rows), (sources, source_rows) = base, source

@@ -1,9 +1,9 @@
-"""The curve of a training: what a measurement is, and how a network is measured on pairs never trained on.
+"""Curve of a training: measurements of a network on pairs that it is never trained on.
 
 Shapes: B rows, C classes.
 """
 
-__all__ = ["CHUNK", "Measure", "Running", "measure"]
+__all__ = ["CHUNK", "Measure", "RunningLosses", "measure"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from workers.train.data import Labels
-from workers.train.network import Network
+from workers.train.data import CausalLabels
+from workers.train.losses import AlignedNetwork
 from workers.train.spec import Draw, TrainSpec
 
 CHUNK = 1024
-"""How many test pairs run at once."""
+"""Number of test pairs that run at once."""
 
 Metric = Literal[
     "task_loss",
@@ -36,42 +36,42 @@ class Measure:
     """One number of a curve."""
 
     step: int
-    """How many steps were done."""
+    """Number of steps that were done."""
     epoch: int
-    """How many epochs were."""
+    """Number of epochs that were done."""
     split: Literal["train", "test"]
-    """Of ``train`` there are the losses only, means since the measurement before."""
+    """Split: of ``train`` there are the losses only, means since the measurement before."""
     metric: Metric
     head: str
     variable: str | None = None
-    """What was interchanged."""
+    """Variables that were interchanged."""
     error: int | None = None
-    """Of a histogram: errors from this one to before its double; its value counts them."""
+    """Bin of a histogram: errors from this one to before its double; its value counts them."""
     value: float
 
-    def plain(self) -> list[Any]:
-        """Its fields, in order."""
+    def plain(self) -> list[object]:
+        """Values of its fields, in order."""
         return list(astuple(self))
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Self:
-        """What `plain` wrote."""
+        """Read what `plain` wrote."""
         return cls(**dict(zip((field.name for field in fields(cls)), plain, strict=True)))
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """A row of the curve."""
         return asdict(self)
 
 
-class Running:
+class RunningLosses:
     """Means of the losses since the last measurement."""
 
     def __init__(self, sums: Mapping[tuple[str, str, str | None], tuple[float, int]] | None = None) -> None:
         self.sums = dict(sums or {})
-        """By kind, head and variable."""
+        """Sums of losses and their numbers, by kind, head and variable."""
 
     def add(self, kind: str, head: str, variable: str | None, value: float) -> None:
-        """One more."""
+        """Count one more loss."""
         total, num = self.sums.get((kind, head, variable), (0.0, 0))
         self.sums[kind, head, variable] = (total + value, num + 1)
 
@@ -93,7 +93,9 @@ class Running:
 
 
 @torch.no_grad()
-def measure(spec: TrainSpec, network: Network, labels: Labels, step: int, epoch: int) -> Iterator[Measure]:
+def measure(
+    spec: TrainSpec, network: AlignedNetwork, labels: CausalLabels, step: int, epoch: int
+) -> Iterator[Measure]:
     """The network on the test pairs: its task on the bases, and each interchange, for every output."""
     swaps: tuple[Draw | None, ...] = (None, *spec.draws)
     for swap in swaps:
@@ -115,8 +117,8 @@ def measure(spec: TrainSpec, network: Network, labels: Labels, step: int, epoch:
                 )
 
 
-def _logits(network: Network, labels: Labels, swap: Draw | None) -> dict[str, Tensor]:
-    """Of each output [B, C], in main memory."""
+def _logits(network: AlignedNetwork, labels: CausalLabels, swap: Draw | None) -> dict[str, Tensor]:
+    """Logits of each output [B, C], in main memory."""
     base, source = labels.data.base, labels.data.source
     parts: list[Mapping[str, Tensor]] = []
     for start in range(0, len(base), CHUNK):
@@ -128,7 +130,7 @@ def _logits(network: Network, labels: Labels, swap: Draw | None) -> dict[str, Te
     return {head: torch.cat([part[head].float().cpu() for part in parts]) for head in parts[0]}
 
 
-def _label(labels: Labels, variable: str, swap: Draw | None) -> Tensor:
+def _label(labels: CausalLabels, variable: str, swap: Draw | None) -> Tensor:
     base, source, every = labels.data.base, labels.data.source, slice(None)
     if swap is None:
         return labels.clean(variable, base, every)
@@ -136,7 +138,7 @@ def _label(labels: Labels, variable: str, swap: Draw | None) -> Tensor:
 
 
 def _scores(
-    logits: Tensor, label: Tensor, labels: Labels, variable: str
+    logits: Tensor, label: Tensor, labels: CausalLabels, variable: str
 ) -> Iterator[tuple[str, int | None, float]]:
     """Name, error and value of each."""
     predicted = logits.argmax(-1)

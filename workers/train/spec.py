@@ -1,6 +1,6 @@
-"""What a training is made of, for whoever runs it. No torch here."""
+"""Specification of an interchange intervention training: network, alignment, losses. No torch here."""
 
-__all__ = ["Chosen", "Draw", "LossTerm", "Node", "TrainSpec"]
+__all__ = ["Draw", "LossTerm", "Node", "TorchClass", "TrainSpec"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -60,7 +60,7 @@ class LossTerm:
     """One is drawn for each batch."""
 
     def weight_at(self, epoch: int) -> float:
-        """Its weight in an epoch, from 0."""
+        """Weight of the term in an epoch, from 0."""
         counted = epoch - self.delay + 1
         if counted <= 0:
             return 0.0
@@ -74,8 +74,8 @@ class LossTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A class of torch by its name, and what it is made with."""
+class TorchClass:
+    """Optimizer or schedule of torch by the name of its class, and its options."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -91,22 +91,22 @@ class TrainSpec:
 
     model: ModelSpec
     alignment: Mapping[str, Node]
-    """Where each variable of the causal model is to be held."""
+    """Place that is to hold each variable of the causal model."""
     variables_of: Mapping[str, str]
     """The variable that each output of the network predicts; the only output of one is called ``logits``."""
     losses: tuple[LossTerm, ...]
-    optimizer: Chosen
+    optimizer: TorchClass
     """Any of ``torch.optim``."""
-    schedule: Chosen | None = None
+    schedule: TorchClass | None = None
     """Any of ``torch.optim.lr_scheduler``, stepped after each step."""
     l1: float = 0.0
-    """What the sum of the absolute weights adds to the loss, times this."""
+    """Factor with which the sum of the absolute weights adds to the loss."""
     num_epochs: int | None = None
     num_steps: int | None = None
     """Instead of epochs."""
     batch_size: int
     seed: int
-    """Of the streams of batches, sources and draws; the weights have the model's own."""
+    """Seed of the streams of batches, sources and draws; the weights have the model's own."""
     measure_every: int | None = None
     """Steps between measurements; None measures after each epoch."""
 
@@ -140,7 +140,7 @@ class TrainSpec:
 
     @property
     def draws(self) -> tuple[Draw, ...]:
-        """What is measured: each variable of the alignment alone, and what else losses draw."""
+        """Draws that are measured: each variable of the alignment alone, and what else losses draw."""
         alone = {(name,): Draw((name,)) for name in self.alignment}
         drawn = {draw.variables: draw for term in self.losses for draw in term.draws}
         return tuple((alone | drawn).values())
@@ -160,7 +160,7 @@ class TrainSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote, lists for tuples or not."""
+        """Read what `to_json` wrote, lists for tuples or not."""
         schedule = data.get("schedule")
         return cls(
             **{
@@ -168,7 +168,7 @@ class TrainSpec:
                 "model": ModelSpec.stored(data["model"]),
                 "alignment": {name: Node.from_json(node) for name, node in data["alignment"].items()},
                 "losses": tuple(LossTerm.from_json(term) for term in data["losses"]),
-                "optimizer": Chosen(**data["optimizer"]),
-                "schedule": None if schedule is None else Chosen(**schedule),
+                "optimizer": TorchClass(**data["optimizer"]),
+                "schedule": None if schedule is None else TorchClass(**schedule),
             }
         )

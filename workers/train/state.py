@@ -1,6 +1,6 @@
-"""What is kept of a training so that it can go on: its tensors as safetensors, the rest as plain data."""
+"""Checkpoint of a training, from which it goes on: tensors as safetensors, the rest as plain data."""
 
-__all__ = ["State", "joined", "parted", "restore", "tensors_of"]
+__all__ = ["TrainingState", "joined", "parted", "restore", "tensors_of"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from workers.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A training after some of its steps."""
+class TrainingState:
+    """State of a training after some of its steps."""
 
     tensors: bytes
     """Safetensors."""
@@ -24,7 +24,7 @@ class State:
     """Plain data, for JSON."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "State":
+    def of(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "TrainingState":
         """From tensors on any device."""
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return cls(safetensors.torch.save(kept), meta)
@@ -61,7 +61,7 @@ def parted(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def joined(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `parted` took apart."""
+    """Join what `parted` took apart."""
     if not isinstance(plain, Mapping):
         return plain
     ((form, content),) = plain.items()

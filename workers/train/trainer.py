@@ -1,8 +1,8 @@
-"""The training itself: steps that can be stopped after any of them, and gone on with elsewhere, bit for bit.
+"""Training loop of interchange intervention training, resumable after any step, elsewhere too, bit for bit.
 
-What a step sees comes from its number and the seed alone (`workers.train.streams`), the network runs without
-dropout, and a `State` holds the rest. So on one device and number of threads the weights after a step are the
-same however often the training was stopped before it.
+The examples of a step follow from its number and the seed alone (`workers.train.losses`), the network runs
+without dropout, and a `TrainingState` holds the rest. So on one device and number of threads the weights
+after a step are the same however often the training was stopped before it.
 
     trainer = Trainer(spec, module, data)
     while not trainer.advance(num_steps=100):
@@ -10,12 +10,13 @@ same however often the training was stopped before it.
     trainer.result()
 """
 
-__all__ = ["Trained", "Trainer"]
+__all__ = ["Trained", "Trainer", "optimizer_of", "schedule_of"]
 
+import inspect
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,31 +25,92 @@ import torch
 from numpy import intp
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from workers.errors import DivergedError, StoreError
-from workers.libraries.torch_updates import take_up
-from workers.train.data import Data, Labels
-from workers.train.losses import Batch, Judge
-from workers.train.measures import Measure, Running, measure
-from workers.train.network import Network
-from workers.train.spec import TrainSpec
-from workers.train.state import State, joined, parted, restore, tensors_of
-from workers.train.streams import order
-from workers.train.updates import optimizer_of, schedule_of
+from workers.errors import DivergedError, StoreError, StudyError, nearest
+from workers.libraries.torch_updates import optimizer_options, schedule_options, take_up
+from workers.train.data import CausalLabels, Data
+from workers.train.losses import AlignedNetwork, Judge, TrainingBatch, order
+from workers.train.measures import Measure, RunningLosses, measure
+from workers.train.spec import TorchClass, TrainSpec
+from workers.train.state import TrainingState, joined, parted, restore, tensors_of
+
+_LENGTHS = ("total_steps", "T_max")
+"""Options of schedules that mean the number of steps, which is known here."""
+
+
+def optimizer_of(chosen: TorchClass, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer.
+
+    Raises:
+        StudyError: there is no such one, or it does not take these options.
+    """
+    found = _class("optimizer", chosen.name, torch.optim, torch.optim.Optimizer, (torch.optim.LBFGS,))
+    options = optimizer_options(chosen.name, _tupled(chosen.options))
+    made: torch.optim.Optimizer = _made("optimizer", found, chosen, list(parameters), options)
+    return made
+
+
+def schedule_of(
+    chosen: TorchClass | None, optimizer: torch.optim.Optimizer, num_steps: int
+) -> LRScheduler | None:
+    """The schedule, as long as the training where it has a length and none is given.
+
+    Raises:
+        StudyError: there is no such one, or it does not take these options.
+    """
+    if chosen is None:
+        return None
+    found = _class("schedule", chosen.name, torch.optim.lr_scheduler, LRScheduler, (ReduceLROnPlateau,))
+    known = inspect.signature(found).parameters
+    lengths = {name: num_steps for name in _LENGTHS if name in known and "epochs" not in chosen.options}
+    said = TorchClass(chosen.name, lengths | dict(chosen.options))
+    options = schedule_options(chosen.name, _tupled(said.options))
+    made: LRScheduler = _made("schedule", found, said, optimizer, options)
+    return made
+
+
+def _class(what: str, name: str, module: Any, kind: type, without: tuple[type, ...]) -> Any:
+    known = {
+        key: one
+        for key, one in vars(module).items()
+        if isinstance(one, type) and issubclass(one, kind) and one not in (kind, *without) and key[0] != "_"
+    }
+    if name not in known:
+        raise StudyError(
+            f"there is no {what} {name!r}; there are {', '.join(sorted(known))}{nearest(name, known)}"
+        )
+    return known[name]
+
+
+def _tupled(options: Mapping[str, object]) -> dict[str, object]:
+    """Options as torch takes them: a list of a study file is a tuple."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+def _made(what: str, found: Any, chosen: TorchClass, given: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return found(given, **options)
+    except Exception as error:
+        takes = ", ".join(list(inspect.signature(found).parameters)[1:])
+        raise StudyError(
+            f"the {what} {chosen.name} with {_tupled(chosen.options)}: {error}; its options are {takes}"
+        ) from error
+
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What a training leaves."""
+    """Trained network as files hold it, with a report."""
 
     weights: bytes
     """Safetensors: parameters and buffers by name, shared ones once."""
-    config: Mapping[str, Any]
-    """What the network is made of."""
-    report: Mapping[str, Any]
-    """How long it was, and the last measurement."""
+    config: Mapping[str, object]
+    """Model reference and options of the network."""
+    report: Mapping[str, object]
+    """Length of the training, and the last measurement."""
 
 
 class Trainer:
@@ -69,29 +131,29 @@ class Trainer:
         self.spec = spec
         self.module = module
         self.step = 0
-        """How many steps were done."""
+        """Number of steps that were done."""
         self.num_executed = 0
-        """How many were executed on the way to this state, in whichever process."""
+        """Number of steps executed on the way to this state, in whichever process."""
         self.num_here = 0
-        """How many were executed by this object, those included that no state was kept of."""
+        """Number of steps executed by this object, those included that no state was kept of."""
         self.num_resumed = 0
-        """How often it went on from a state."""
+        """Number of times that it went on from a state."""
         self.curve: list[Measure] = []
         self.steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
         self.num_steps = spec.num_steps or (spec.num_epochs or 0) * self.steps_per_epoch
         self._num_examples = len(data.train)
-        self._labels = Labels(data)
-        self._network = Network(module, spec.alignment, tuple(spec.variables_of))
+        self._labels = CausalLabels(data)
+        self._network = AlignedNetwork(module, spec.alignment, tuple(spec.variables_of))
         self._judge = Judge(spec, self._network, self._labels)
         self._parameters = list(module.parameters())
         self._optimizer = optimizer_of(spec.optimizer, self._parameters)
         self._schedule = schedule_of(spec.schedule, self._optimizer, self.num_steps)
-        self._running = Running()
+        self._running = RunningLosses()
         self._order = lru_cache(maxsize=2)(self._new_order)
 
     @property
     def epoch(self) -> int:
-        """How many epochs were done."""
+        """Number of epochs that were done."""
         return self.step // self.steps_per_epoch
 
     @property
@@ -119,7 +181,7 @@ class Trainer:
                     break
         return self.is_done
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that is needed to go on from here."""
         tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.module).items()}
         schedule = None if self._schedule is None else self._schedule.state_dict()
@@ -135,9 +197,9 @@ class Trainer:
             "losses": [[*key, *sum_] for key, sum_ in self._running.sums.items()],
             "curve": [one.plain() for one in self.curve],
         }
-        return State.of(tensors, meta)
+        return TrainingState.of(tensors, meta)
 
-    def load(self, state: State) -> None:
+    def load(self, state: TrainingState) -> None:
         """Go on from a state, in place of what was done here.
 
         Raises:
@@ -157,16 +219,18 @@ class Trainer:
         self.step = meta["step"]
         self.num_executed = meta["num_executed"]
         self.num_resumed = meta["num_resumed"] + 1
-        self._running = Running({(kind, h, v): (total, num) for kind, h, v, total, num in meta["losses"]})
+        self._running = RunningLosses(
+            {(kind, h, v): (total, num) for kind, h, v, total, num in meta["losses"]}
+        )
         self.curve = [Measure.of(one) for one in meta["curve"]]
 
     def result(self) -> Trained:
-        """What the training leaves, as it is after the steps that were done."""
+        """Trained network as it is after the steps that were done."""
         config: Any = getattr(self.module, "config", None)
         options = config.to_dict() if hasattr(config, "to_dict") else dict(self.spec.model.options)
         last = [one.row() for one in self.curve if one.step == self.step]
         return Trained(
-            weights=State.of(tensors_of(self.module), {}).tensors,
+            weights=TrainingState.of(tensors_of(self.module), {}).tensors,
             config={"ref": self.spec.model.ref, "options": options},
             report={
                 "num_steps": self.step,
@@ -198,15 +262,17 @@ class Trainer:
             self._measure()
 
     def _l1(self) -> Tensor:
-        """What the weights add to the loss."""
+        """L1 penalty of the weights."""
         if not self.spec.l1:
             return torch.zeros((), device=self._parameters[0].device)
         return self.spec.l1 * torch.stack([parameter.abs().sum() for parameter in self._parameters]).sum()
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> TrainingBatch:
         epoch, number = divmod(self.step, self.steps_per_epoch)
         rows = slice(number * self.spec.batch_size, (number + 1) * self.spec.batch_size)
-        return Batch(self.step, epoch, self._order("base", epoch)[rows], self._order("source", epoch)[rows])
+        return TrainingBatch(
+            self.step, epoch, self._order("base", epoch)[rows], self._order("source", epoch)[rows]
+        )
 
     def _new_order(self, stream: str, epoch: int) -> NDArray[intp]:
         return order(self.spec.seed, stream, epoch, self._num_examples)

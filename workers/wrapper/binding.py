@@ -1,4 +1,4 @@
-"""A researcher's units on a batch of examples: the same steps and changes that the engine makes of cells.
+"""Units bound to a batch of examples: the same steps and changes that the engine makes of a study's cells.
 
 Shapes: B examples, P positions of a unit, C columns of its place.
 """
@@ -14,7 +14,7 @@ from workers.change.jobs import Change, Step, zipped
 from workers.change.operations import COLLECT, SKIP
 from workers.change.regions import Coordinates, Region
 from workers.change.subspaces import Coordinated, Part, Subspace, as_ranges
-from workers.change.values import ZERO, Constant, Drawn, Taken, TakenByRow, Value
+from workers.change.values import ZERO, Constant, Drawn, FromRun, FromRunByRow, Value
 from workers.errors import ModelError, RunError
 from workers.model.hooks import Tap
 from workers.model.layout import Dims, Target
@@ -26,7 +26,7 @@ from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Run, Unit, h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What one call of the wrapper is given."""
+    """Inputs of one call of an `IntervenableModel`, and what its units may ask of the model."""
 
     places: Places
     inputs: Mapping[str, Inputs]
@@ -34,7 +34,7 @@ class Call:
     mean: Callable[[Unit, Mean, Target], Tensor]
     """The mean [1, C] that such a unit takes at its origin."""
     embedding_std: Callable[[], float]
-    """What the scale of noise is measured in."""
+    """Standard deviation of the token embeddings: the unit of noise."""
 
     def inputs_of(self, source: str | IntervenedRun) -> Inputs:
         """The inputs of a run.
@@ -56,7 +56,7 @@ def run_of(unit: Unit) -> Run | None:
 
 
 def wants_of(units: Sequence[Unit], places: Places) -> dict[Run, set[Tap | Region]]:
-    """What is to be kept of each run that values come from, of those that other runs need too.
+    """Taps and regions to cache of each run that values come from, of those that other runs need too.
 
     Raises:
         ModelError: a place that the model does not have.
@@ -75,7 +75,7 @@ def wants_of(units: Sequence[Unit], places: Places) -> dict[Run, set[Tap | Regio
 
 
 def bind(units: Sequence[Unit], base: Inputs, call: Call) -> list[list[Change]]:
-    """For each example of `base` its changes, one for each unit; one that does nothing has no tokens.
+    """Bind units to the examples of `base`: changes of each, one a unit; one without effect has no tokens.
 
     Raises:
         ModelError: a place that the model does not have.
@@ -117,30 +117,30 @@ def _is_shared(unit: Unit) -> bool:
 
 
 def _shared(unit: Unit, step: Step, base: Inputs, run: Inputs) -> Change:
-    """The one change of all rows; see `TakenByRow`."""
+    """The one change of all rows; see `FromRunByRow`."""
     source = run_of(unit)
     own = base.tokens(unit.position, base.num_rows)[0]
     origin = run.tokens(origin_position(unit), base.num_rows)[0]
     assert own is not None and origin is not None
     own, origin = zipped(own, origin, source if isinstance(source, str) else "the run")
     start, origin_start = base.padded(0, own), run.padded(0, origin)
-    return Change(step, start, TakenByRow((source, None), origin_start, run.num_tokens))
+    return Change(step, start, FromRunByRow((source, None), origin_start, run.num_tokens))
 
 
-def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> Taken:
-    """What a run holds at an example's own tokens."""
-    return Taken((source, row % run.num_rows), run.padded(row, origin), run.num_tokens)
+def _taken(source: Run | None, row: int, origin: Sequence[int], run: Inputs) -> FromRun:
+    """Activations of a run at an example's own tokens."""
+    return FromRun((source, row % run.num_rows), run.padded(row, origin), run.num_tokens)
 
 
 def _region_value(unit: Unit, row: int, run: Inputs | None) -> Value:
-    """What the unit writes in a region of an example."""
+    """Value that the unit writes in a region of an example."""
     if isinstance(unit.from_, Tensor):
         return Constant(unit.from_[None])
     return ZERO if run is None else _taken(run_of(unit), row, (), run)
 
 
 def _value(unit: Unit, step: Step, row: int, own: Sequence[int], call: Call) -> Value:
-    """What the unit writes at an example's own tokens, where no run says it."""
+    """Value that the unit writes at an example's own tokens, where it comes from no run."""
     if isinstance(unit.from_, Noise):
         noise, std = unit.from_, call.embedding_std()
         return Drawn(noise.scale * std, noise.seed, noise.first_example + row, tuple(own))
@@ -205,7 +205,7 @@ def _place(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
 
 
 def _origin(unit: Unit, dims: Dims | None, places: Places) -> Target | Region:
-    """Where in its run the value is taken: as at the unit's own place, but for what is said."""
+    """Place in its run that the value is taken from: the unit's own, but for what is said."""
     origin = unit.from_
     assert isinstance(origin, From)
     site = unit.site if origin.site is None else origin.site
@@ -233,6 +233,6 @@ def _as_written(target: Target, unit: Unit, region: Coordinates | None, places: 
 
 
 def origin_position(unit: Unit) -> PositionForm:
-    """Where in its run the unit's value is taken, as written."""
+    """Position in its run that the unit's value is taken from, as written."""
     written = unit.from_.position if isinstance(unit.from_, From) else None
     return unit.position if written is None else written

@@ -1,14 +1,21 @@
-"""What a model is called with: from the forms that a user gives to arguments, and what is known of them.
+"""Inputs of a model: from the forms that users write to a module's arguments, and back from logits to tokens.
 
-Shapes: B examples, T tokens (or time steps), padding included.
+Shapes: B examples, T tokens (or time steps), padding included, V vocabulary.
 """
 
-__all__ = ["Inputs", "Tokenizer", "inputs_of"]
+__all__ = [
+    "Given",
+    "Inputs",
+    "TextTokenizer",
+    "format_token",
+    "inputs_of",
+    "last_logits",
+]
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +35,15 @@ _FROM_MASK = frozenset({"bloom", "falcon", "mpt"})
 """Types without an argument for positions that need none: of ALiBi only distances count, or the mask does."""
 
 
-class Tokenizer(Protocol):
-    """What is used of a tokenizer of the transformers library."""
+Given = Tensor | Mapping[str, object] | str | Sequence[object]
+"""A batch as users write it: `FORMS` lists the forms, and `inputs_of` refuses all others."""
 
-    def __call__(self, text: str) -> Mapping[str, Any]:
-        """Its ``input_ids``, special tokens as the tokenizer has them."""
+
+class TextTokenizer(Protocol):
+    """Methods that are used of a tokenizer of the transformers library."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, Sequence[int]]:
+        """Encode a text: ``input_ids``, special tokens as the tokenizer has them."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -40,16 +51,16 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One call of a model."""
+    """Arguments of one call of a model, and the shape of its examples."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[Tensor, ...]
+    kwargs: Mapping[str, object]
     num_rows: int
     """B."""
     num_tokens: int | None
     """T; 1 where an example is one vector; None where the inputs do not say."""
     spans: tuple[tuple[int, int], ...]
-    """Where each example's own tokens begin and end; empty where `num_tokens` is None."""
+    """Begin and end of each example's own tokens; empty where `num_tokens` is None."""
 
     @property
     def is_even(self) -> bool:
@@ -82,12 +93,12 @@ class Inputs:
         )
 
     def padded(self, row: int, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Where an example's own `tokens` lie among all, padding included; `row` is one of the base's."""
+        """Positions of an example's own `tokens` among all, padding included; `row` is one of the base's."""
         start = self.spans[row % self.num_rows][0] if self.spans else 0
         return tuple(start + token for token in tokens)
 
 
-def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
+def inputs_of(given: object, module: nn.Module, tokenizer: TextTokenizer | None) -> Inputs:
     """The call that `given` means, on the module's device.
 
     A tensor is the module's first argument, or its ``inputs_embeds`` where it holds floats and the module
@@ -104,7 +115,7 @@ def inputs_of(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inp
     return _placed(found, module)
 
 
-def _read(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
+def _read(given: object, module: nn.Module, tokenizer: TextTokenizer | None) -> Inputs:
     if isinstance(given, str):
         given = [given]
     if isinstance(given, list | tuple) and given and not isinstance(given[0], Tensor):
@@ -126,7 +137,7 @@ def _read(given: Any, module: nn.Module, tokenizer: Tokenizer | None) -> Inputs:
     return _inputs((), kwargs, main)
 
 
-def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any], main: Tensor) -> Inputs:
+def _inputs(args: tuple[Tensor, ...], kwargs: Mapping[str, object], main: Tensor) -> Inputs:
     num_tokens = _num_tokens(main)
     mask = kwargs.get("attention_mask")
     if num_tokens is None:
@@ -164,6 +175,7 @@ def _placed(inputs: Inputs, module: nn.Module) -> Inputs:
     if all(start == 0 for start, _ in inputs.spans):
         return inputs
     mask = inputs.kwargs["attention_mask"]
+    assert isinstance(mask, Tensor)
     kwargs = with_positions(module, inputs.kwargs, (mask.long().cumsum(-1) - 1).clamp_min(0))
     if kwargs is None:
         kind = getattr(getattr(module, "config", None), "model_type", None)
@@ -184,7 +196,7 @@ def _num_tokens(main: Tensor) -> int | None:
 
 
 def _span(mask: Sequence[bool]) -> tuple[int, int]:
-    """Where the example's own tokens begin and end.
+    """Begin and end of the example's own tokens.
 
     Raises:
         RunError: they are not in one piece.
@@ -196,22 +208,24 @@ def _span(mask: Sequence[bool]) -> tuple[int, int]:
     return start, end
 
 
-def _ids(given: Sequence[Any], tokenizer: Tokenizer | None) -> list[list[int]]:
+def _ids(given: Sequence[object], tokenizer: TextTokenizer | None) -> list[list[int]]:
     """Token ids of texts, or as given.
 
     Raises:
         RunError: texts without a tokenizer, or something else.
     """
-    if all(isinstance(item, str) for item in given):
+    texts = [item for item in given if isinstance(item, str)]
+    if len(texts) == len(given):
         if tokenizer is None:
             raise RunError("a text, but no tokenizer: give IntervenableModel(…, tokenizer=…), or token ids")
-        return [list(tokenizer(text)["input_ids"]) for text in given]
-    if all(isinstance(item, list | tuple) and all(type(one) is int for one in item) for item in given):
-        return [list(item) for item in given]
+        return [list(tokenizer(text)["input_ids"]) for text in texts]
+    lists = [list(item) for item in given if isinstance(item, list | tuple)]
+    if len(lists) == len(given) and all(type(one) is int for item in lists for one in item):
+        return lists
     raise RunError(f"a list of {type(given[0]).__name__}; give {FORMS}")
 
 
-def _padded(ids: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> dict[str, Tensor]:
+def _padded(ids: Sequence[Sequence[int]], tokenizer: TextTokenizer | None) -> dict[str, Tensor]:
     """Ids [B, T] padded at the right, with a mask where there is padding.
 
     Raises:
@@ -228,3 +242,20 @@ def _padded(ids: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> dict[s
         return padded
     mask = [[1] * length + [0] * (max(lengths) - length) for length in lengths]
     return {**padded, "attention_mask": torch.tensor(mask)}
+
+
+def last_logits(logits: Tensor, inputs: Inputs) -> Tensor:
+    """The logits [B, V] at each example's last own token, of logits [B, T, V], [B, 1, V] or [B, V]."""
+    if logits.dim() == 2:
+        return logits
+    if logits.shape[1] == 1 or not inputs.spans:
+        return logits[:, -1]
+    last = torch.tensor([end - 1 for _, end in inputs.spans], device=logits.device)
+    return logits[torch.arange(len(logits), device=logits.device), last]
+
+
+def format_token(tokenizer: TextTokenizer | None, token_id: int) -> str:
+    """A token as text in which spaces (``_``) and line ends can be seen; without a tokenizer its number."""
+    if tokenizer is None:
+        return str(token_id)
+    return tokenizer.decode([token_id]).replace(" ", "_").replace("\n", "\\n").replace("\t", "\\t")

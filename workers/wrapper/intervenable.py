@@ -1,4 +1,4 @@
-"""A module whose runs can be changed: the same steps as the engine's, made from tensors instead of cells.
+"""Any torch module with interventions: the same steps as the engine's, made from tensors instead of cells.
 
     net = IntervenableModel.load("smollm2-135m")
     swap = Unit("block_output", layer=10, position=-1)
@@ -8,11 +8,10 @@
 Shapes: B examples, T tokens, P positions of a unit, C columns of its place, V vocabulary.
 """
 
-__all__ = ["IntervenableModel", "Intervened", "places_of"]
+__all__ = ["IntervenableModel", "Intervened"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -23,39 +22,36 @@ from torch import Tensor, nn
 from workers.change.edits import Edits
 from workers.change.operations import COLLECT
 from workers.errors import ModelError, RunError, StudyError, article
-from workers.families import family_of
 from workers.libraries.pydantic import faults
-from workers.model.hooks import Tap, Visit, Visits, visiting
-from workers.model.identities import find_identities
-from workers.model.loading import facts_of, load
-from workers.model.places import Places, blocks_path
+from workers.model.loading import load
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
-from workers.wrapper.forwards import evaluating
-from workers.wrapper.inputs import Inputs, Tokenizer, inputs_of
-from workers.wrapper.nexttokens import format_token, last_logits
+from workers.wrapper.identify import places_of
+from workers.wrapper.inputs import Given, Inputs, TextTokenizer, format_token, inputs_of, last_logits
 from workers.wrapper.runs import Runs
 from workers.wrapper.saving import read_units, save_units
 from workers.wrapper.units import Unit, is_input
-from workers.zoo.base import ZooModel
 from workers.zoo.configs import is_zoo
 
 Collection = Tensor | tuple[Tensor | None, ...]
 
+Sources = Given | Mapping[str, Given] | None
+"""One source, or several by name: ``source``, ``source_2`` …"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervened:
-    """What an intervened run gave."""
+    """Result of an intervened run."""
 
     output: Any
     """Whatever the module returned."""
     base: Any
-    """What it returned without intervention, where ``base_output`` asked for it; otherwise None."""
+    """Output of the base without intervention, where ``base_output`` asked for it; otherwise None."""
     source: Any
-    """What the source returned without intervention, where a unit takes its value from it; otherwise None."""
+    """Output of the source without intervention, where a unit takes its value from it; otherwise None."""
     collected: tuple[Collection, ...]
-    """For each unit that collects, in order: [B, P, C], in a subspace its coordinates; where examples differ
-    in their positions a tensor [P, C] for each, None for one that is left out."""
+    """Activations of each unit that collects, in order: [B, P, C], in a subspace its coordinates; where
+    examples differ in their positions a tensor [P, C] for each, None for one that is left out."""
 
     @property
     def logits(self) -> Tensor:
@@ -86,7 +82,7 @@ class IntervenableModel(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, units: Sequence[Unit] = (), *, tokenizer: Tokenizer | None = None
+        self, module: nn.Module, units: Sequence[Unit] = (), *, tokenizer: TextTokenizer | None = None
     ) -> None:
         super().__init__()
         self.module = module.requires_grad_(False)
@@ -106,7 +102,7 @@ class IntervenableModel(nn.Module):
         device: str = "auto",
         missing_weights: Literal["initialise"] | None = None,
         seed: int | None = None,
-        **options: Any,
+        **options: object,
     ) -> Self:
         """A model by an alias, a hub id, a folder or ``zoo:NAME``, with its tokenizer; fetched if need be.
 
@@ -141,8 +137,8 @@ class IntervenableModel(nn.Module):
 
     def forward(
         self,
-        base: Any,
-        source: Any = None,
+        base: Given,
+        source: Sources = None,
         *,
         units: Sequence[Unit] | None = None,
         base_output: bool = False,
@@ -188,11 +184,11 @@ class IntervenableModel(nn.Module):
         return self
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer is given: learned subspaces, and the module where its gradients are enabled."""
+        """Parameters for an optimizer: learned subspaces, and the module where its gradients are enabled."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def num_parameters(self, *, trainable: bool = False) -> int:
-        """How many numbers the parameters hold, shared ones once; with `trainable` only the trained ones."""
+        """Number of parameters, shared ones once; with `trainable` only of the trained ones."""
         counted = self.trainable_parameters() if trainable else self.parameters()
         return sum(parameter.numel() for parameter in counted)
 
@@ -213,7 +209,7 @@ class IntervenableModel(nn.Module):
         """
         return read_units(Path(folder))
 
-    def next_token_probs(self, base: Any, source: Any = None, *, units: Sequence[Unit] = ()) -> Tensor:
+    def next_token_probs(self, base: Given, source: Sources = None, *, units: Sequence[Unit] = ()) -> Tensor:
         """The distribution of the token after each prompt: [B, V], float32, without gradients.
 
         Args:
@@ -229,7 +225,7 @@ class IntervenableModel(nn.Module):
         return last_logits(logits, self._inputs(base)).float().softmax(-1)
 
     def top_tokens(
-        self, base: Any, source: Any = None, *, units: Sequence[Unit] = (), k: int = 10
+        self, base: Given, source: Sources = None, *, units: Sequence[Unit] = (), k: int = 10
     ) -> list[tuple[str, float]]:
         """The k likeliest next tokens of one prompt, each with its probability; see `next_token_probs`.
 
@@ -246,10 +242,10 @@ class IntervenableModel(nn.Module):
         """A token as text in which spaces and line ends can be seen; without a tokenizer its number."""
         return format_token(self.tokenizer, token_id)
 
-    def _inputs(self, given: Any) -> Inputs:
+    def _inputs(self, given: object) -> Inputs:
         return inputs_of(given, self.module, self.tokenizer)
 
-    def _sources(self, source: Any) -> dict[str, Inputs]:
+    def _sources(self, source: object) -> dict[str, Inputs]:
         """The inputs that values are taken from, by name.
 
         Raises:
@@ -265,7 +261,7 @@ class IntervenableModel(nn.Module):
         return {name: self._inputs(given) for name, given in source.items()}
 
 
-def _checked(units: Any) -> tuple[Unit, ...]:
+def _checked(units: object) -> tuple[Unit, ...]:
     """Units, if they are a list of such.
 
     Raises:
@@ -277,7 +273,7 @@ def _checked(units: Any) -> tuple[Unit, ...]:
 
 
 def _collected(edits: Edits, units: Sequence[Unit], num_rows: int) -> tuple[Collection, ...]:
-    """What each unit that collects found."""
+    """Activations that each unit which collects found."""
     numbers = [number for number, unit in enumerate(units) if unit.intervention == COLLECT]
     return tuple(_joined([edits.collected(number, row) for row in range(num_rows)]) for number in numbers)
 
@@ -288,33 +284,7 @@ def _joined(rows: Sequence[Tensor | None]) -> Collection:
     return torch.stack(found) if is_regular else tuple(rows)
 
 
-def places_of(module: nn.Module) -> Places:
-    """The places of a module: named ones too, where its config names a known family."""
-    name = type(module).__name__
-    if not isinstance(module, ZooModel) and not hasattr(getattr(module, "config", None), "to_dict"):
-        return Places(module=module, name=name)
-    try:
-        facts = facts_of(module)
-        family = family_of(facts.model_type)
-    except ModelError:
-        return Places(module=module, name=name)
-    blocks = blocks_path(module, family)
-    if blocks is None:
-        return Places(module=module, name=name, facts=facts)
-    places = Places(module=module, name=name, facts=facts, family=family, blocks=blocks)
-
-    def run(prompts: Tensor, visits: Sequence[tuple[Tap, Visit]]) -> Visits:
-        name = "inputs_embeds" if prompts.is_floating_point() else "input_ids"
-        with torch.no_grad(), evaluating(module), visiting(module, visits) as seen:
-            module(**{name: prompts})
-        return seen
-
-    # At the first call that names a site which may be refused; all others pay nothing.
-    return replace(places, identities=cache(lambda: find_identities(places, run)))
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
+def _tokenizer(folder: Path) -> TextTokenizer:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return cast(Tokenizer, tokenizer)
+    return cast(TextTokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))

@@ -1,4 +1,4 @@
-"""Where in each example of a batch: the forms of a position, each with one meaning.
+"""Positions in the examples of a batch: the forms in which they are written, each with one meaning.
 
 ======================================  ==============================================================
 form                                    meaning
@@ -17,7 +17,7 @@ __all__ = ["PerExample", "PositionForm", "check_position", "per_example", "token
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 from workers.errors import RunError, StudyError
 
@@ -39,10 +39,10 @@ def per_example(values: Iterable[Any]) -> PerExample:
 
 
 PositionForm = int | Sequence[int] | str | PerExample
-"""See the module."""
+"""Position as it is written; the module's table lists the forms."""
 
 
-def check_position(form: Any) -> PositionForm:
+def check_position(form: object) -> PositionForm:
     """The position, its numbers as ints.
 
     Raises:
@@ -53,7 +53,7 @@ def check_position(form: Any) -> PositionForm:
     return _check_one(form)
 
 
-def _check_one(form: Any) -> int | tuple[int, ...] | str:
+def _check_one(form: object) -> int | tuple[int, ...] | str:
     if isinstance(form, str) and form == "all":
         return form
     if isinstance(form, list | tuple | range) and not isinstance(form, PerExample) and form:
@@ -61,9 +61,9 @@ def _check_one(form: Any) -> int | tuple[int, ...] | str:
     return _index(form, form)
 
 
-def _index(item: Any, form: Any) -> int:
+def _index(item: object, form: object) -> int:
     try:
-        if isinstance(item, bool):
+        if isinstance(item, bool) or not isinstance(item, SupportsIndex):
             raise TypeError
         return operator.index(item)
     except TypeError:

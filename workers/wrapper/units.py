@@ -1,4 +1,4 @@
-"""What a researcher writes: where a run is changed, in which coordinates, by which value.
+"""Units, as a researcher writes them: where a run is changed, in which coordinates, by which value.
 
 The words are those of study files. The intervention, the coordinates and the value are three separate things.
 """
@@ -8,7 +8,7 @@ __all__ = ["From", "IntervenedRun", "Mean", "Noise", "Run", "Unit", "UnitValue",
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from workers.change.subspaces import Coordinated, Part, Subspace, Wanted, as_ran
 from workers.errors import StudyError, nearest
 from workers.sites import check_site, is_module_path
 from workers.vocabulary import OPERATIONS
+from workers.wrapper.inputs import Given
 from workers.wrapper.positions import PerExample, PositionForm, check_position
 
 Kind = Literal["token", "step"]
@@ -34,8 +35,8 @@ class Noise:
     """
 
     scale: float
-    """How many standard deviations of the model's token embeddings: 3 in causal tracing. In a model that has
-    none the deviation itself; see `workers.model.embeddings`."""
+    """Standard deviations of the model's token embeddings: 3 in causal tracing. In a model that has none the
+    deviation itself; see `workers.model.embeddings`."""
     seed: int = 0
     first_example: int = 0
     """The number of the batch's first example, for examples that are run in several batches."""
@@ -50,7 +51,7 @@ class Noise:
 class Mean:
     """The mean over runs, for a value: over a batch's examples, and the positions that a unit takes."""
 
-    inputs: Any
+    inputs: Given
     """A batch, in any form that a base has."""
 
 
@@ -60,7 +61,7 @@ class IntervenedRun:
 
     units: Sequence["Unit"]
     base: str = "base"
-    """Which input: ``base``, ``source``, ``source_2`` …"""
+    """Input that is run: ``base``, ``source``, ``source_2`` …"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", tuple(self.units))
@@ -83,7 +84,7 @@ class From:
     layer: int | None = None
     head: int | Sequence[int] | None = None
     position: PositionForm | None = None
-    """In the same forms as the unit's; the two are zipped."""
+    """Position in the same forms as the unit's; the two are zipped."""
     coordinates: Coordinates | None = None
 
     def __post_init__(self) -> None:
@@ -118,20 +119,21 @@ class Unit:
     head: int | Sequence[int] | None = None
     """One head or several at once, where the site has heads; None for the whole width."""
     position: PositionForm = "all"
-    """Which tokens: see `workers.wrapper.positions`."""
+    """Tokens that are changed: see `workers.wrapper.positions`."""
     kind: Kind | None = None
     """``"step"`` says that the module at the path runs once for each time step, so that a position is a step;
     named sites know it themselves."""
     subspace: Wanted | Coordinated | PerExample | None = None
-    """In which coordinates: None for all dimensions, ``"0:16"`` or a list for some, a `Subspace` or a part of
+    """Coordinates: None for all dimensions, ``"0:16"`` or a list for some, a `Subspace` or a part of
     one, or `per_example` of these. Where heads are named, of each head."""
     intervention: Operation = "vanilla"
     """``vanilla``, ``add``, ``subtract``, ``collect``, ``skip``, or a function of the old and the other value
     that returns a new tensor of their shape."""
     from_: UnitValue = "source"
-    """Where the other value comes from: ``"source"``, ``"source_2"`` …, ``"base"`` (its clean run) or another
-    run, at this place; `From`, where in its run it is taken elsewhere; ``"zero"``, `Noise`, or numbers: [C],
-    [examples, C] or [examples, positions, C] for a place of C dimensions; 1 example serves all."""
+    """Run that the other value comes from, at this place: ``"source"``, ``"source_2"`` …, ``"base"`` (its
+    clean run) or another run; `From`, where in its run it is taken elsewhere; ``"zero"``, `Noise`, or
+    numbers: [C], [examples, C] or [examples, positions, C] for a place of C dimensions; 1 example serves
+    all."""
     coordinates: Coordinates | None = None
     """A getter and a setter, or ``Box[0:4, 10:20]``, for what is no position: then `position`, `head` and
     ranges of dimensions are left out."""
@@ -168,7 +170,7 @@ class Unit:
             raise StudyError("with coordinates, a value is taken from a run, zero or a tensor")
 
 
-def is_input(name: Any) -> bool:
+def is_input(name: object) -> TypeGuard[str]:
     """Whether `name` is that of an input: ``base``, ``source``, ``source_2`` …."""
     return isinstance(name, str) and (name == "base" or _SOURCE.fullmatch(name) is not None)
 
@@ -185,7 +187,7 @@ def check_place(site: str) -> None:
         check_site(site)
 
 
-def heads_of(head: Any) -> tuple[int, ...] | None:
+def heads_of(head: object) -> tuple[int, ...] | None:
     """Heads, all at once; None for the whole width.
 
     Raises:
@@ -201,12 +203,12 @@ def heads_of(head: Any) -> tuple[int, ...] | None:
     return tuple(listed)
 
 
-def _check_layer(layer: Any) -> None:
+def _check_layer(layer: object) -> None:
     if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
         raise StudyError(f"layer {layer!r}; write a block's number, from 0")
 
 
-def _check_intervention(intervention: Any) -> None:
+def _check_intervention(intervention: object) -> None:
     known = (*OPERATIONS, COLLECT, SKIP)
     if callable(intervention) or intervention in known:
         return
@@ -216,7 +218,7 @@ def _check_intervention(intervention: Any) -> None:
     )
 
 
-def _from(given: Any) -> UnitValue:
+def _from(given: object) -> UnitValue:
     """The value as written, a run as one with nothing said about the place.
 
     Raises:

@@ -14,15 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from tests.workers.libraries.covering import outcome, without
 from workers.change.masks import BoundlessRotation, Mask
 from workers.change.operations import exchange
-from workers.change.spaces import filled_space, space_config, space_tensors
 from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError, StoreError
-from workers.fits.fitted import Fitted, Report, decode_fitted, encode_fitted
+from workers.fits.fitted import FitReport, Fitted, decode_fitted, encode_fitted
 from workers.libraries import torch as library
 from workers.libraries import torch_rotations, torch_updates
-from workers.train.spec import Chosen
-from workers.train.updates import optimizer_of, schedule_of
-from workers.wrapper.saving import read_units, save_units
+from workers.train.spec import TorchClass
+from workers.train.trainer import optimizer_of, schedule_of
+from workers.wrapper.saving import filled_space, read_units, save_units, space_config, space_tensors
 from workers.wrapper.units import Unit
 from workers.zoo.build import make
 
@@ -170,7 +169,7 @@ def assert_equal(one: Subspace, other: Subspace) -> None:
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_fit_on_disk_is_a_plain_matrix_with_the_bits_that_were_used(kind: str) -> None:
     space = learned(SPACES[kind]())
-    data, about = encode_fitted(Fitted(content=space, report=Report(num_steps=3)))
+    data, about = encode_fitted(Fitted(content=space, report=FitReport(num_steps=3)))
     names = set(load(data))
     assert names <= {"rotation", "mask", "boundary", "of.rotation"}
     again = decode_fitted(data, about).content
@@ -326,12 +325,12 @@ def test_another_default_of_an_optimizer_changes_no_training(monkeypatch: pytest
     monkeypatch.setattr(torch.optim, "AdamW", AdamW)
     monkeypatch.setattr(torch.optim.lr_scheduler, "StepLR", StepLR)
     parameter = nn.Parameter(torch.ones(2))
-    optimizer = optimizer_of(Chosen("AdamW", {}), [parameter])
+    optimizer = optimizer_of(TorchClass("AdamW", {}), [parameter])
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.01)
-    schedule: Any = schedule_of(Chosen("StepLR", {"step_size": 1}), optimizer, 3)
+    schedule: Any = schedule_of(TorchClass("StepLR", {"step_size": 1}), optimizer, 3)
     assert schedule.gamma == 0.1
-    assert optimizer_of(Chosen("AdamW", {"lr": 0.2}), [parameter]).param_groups[0]["lr"] == 0.2
+    assert optimizer_of(TorchClass("AdamW", {"lr": 0.2}), [parameter]).param_groups[0]["lr"] == 0.2
     told = outcome("torch", "defaults of the optimizers").told
     assert "AdamW(lr=0.001) is 0.5 by now" in told and "StepLR(gamma=0.1) is 0.9 by now" in told
 
