@@ -21,7 +21,7 @@ from torch import Tensor
 from workers.change.features import PCA
 from workers.change.regions import Coordinates, box_of
 from workers.change.subspaces import Subspace
-from workers.code.kinds import GETTER, OPERATION, SETTER, Kind
+from workers.code.kinds import GETTER, OPERATION, SETTER, FunctionKind
 from workers.code.named import named
 from workers.code.places import NO_CODE, Code
 from workers.errors import RunError, StudyError
@@ -139,7 +139,7 @@ class Functions:
 
     def __init__(self, code: Code) -> None:
         self._code = code
-        self._found: dict[tuple[Kind, str], Callable[..., Tensor] | str] = {}
+        self._found: dict[tuple[FunctionKind, str], Callable[..., Tensor] | str] = {}
         self._made: dict[tuple[type[_RowFunction], str], _RowFunction] = {}
 
     def of(self, name: str) -> StudyFunction:
@@ -161,7 +161,7 @@ class Functions:
         getter = self._row_function(_Getter, get, GETTER)
         return Coordinates(getter, self._row_function(_Setter, put, SETTER))
 
-    def _row_function(self, made: type[_RowFunction], name: str, kind: Kind) -> _RowFunction:
+    def _row_function(self, made: type[_RowFunction], name: str, kind: FunctionKind) -> _RowFunction:
         if (kind, name) not in self._found:
             try:
                 self._found[kind, name] = named(name, kind, self._code)

@@ -29,7 +29,7 @@ from workers.engine.attempts import error_json
 from workers.engine.batch import NO_ID, Batch, Column, empty_columns
 from workers.engine.captures import ActivationCache, PromptNeed
 from workers.metrics import LABELS
-from workers.model.finite import why_not_finite
+from workers.model.embeddings import why_not_finite
 from workers.model.loading import LoadedModel
 from workers.vocabulary import CleanRun, Prompt, Vectors
 

@@ -21,7 +21,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workers.autoencoders.kinds import Kind
+from workers.autoencoders.kinds import AutoencoderKind
 from workers.autoencoders.loading import load_autoencoder
 from workers.autoencoders.weights import digest_of
 from workers.change.features import PCA, SparseAutoencoder
@@ -133,7 +133,7 @@ def _sae(spec: FitSpec, data: FitData) -> Fitted:
     if digest_of(file) != spec.sha256:
         raise StudyError(f"{file} is not the file that the study was planned with; plan the study anew")
     # What a config beside the file says is in the plan, and is not read again.
-    kind = None if spec.kind is None else Kind.from_json(spec.kind)
+    kind = None if spec.kind is None else AutoencoderKind.from_json(spec.kind)
     space = SparseAutoencoder(**load_autoencoder(file, kind), centered=spec.centered)
     width = data.head_width()
     if space.width != width:
