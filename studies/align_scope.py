@@ -39,7 +39,7 @@ def place_problems(alignment: Alignment, path: Path) -> Iterator[Problem]:
 
 
 def aligned_block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
-    """What is wrong with a block that names variables, and says nowhere itself where they are."""
+    """Problems of a block that names variables, and says nowhere itself where they are."""
     alignment = _alignment_of(study, raw, block)
     if alignment is None:
         if not _takes_artifacts(block):

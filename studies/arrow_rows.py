@@ -89,7 +89,7 @@ def _is_plain(kind: "pa.DataType") -> bool:
 
 
 def said_of(value: Any) -> Any:
-    """What tells one of Arrow's scalars apart, as plain data."""
+    """Plain data that differs wherever two of Arrow's scalars do."""
     import pyarrow as pa
 
     if not isinstance(value, pa.Scalar):

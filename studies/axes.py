@@ -28,14 +28,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How far the textual axes (``all``, ``8:18``, ``spans.last``) reach."""
+    """Counts of layers, tokens and heads, and the spans, that axes written as text (``all``, ``8:18``) reach."""
 
     num_layers: int
     num_tokens: int
     spans: tuple[str, ...]
     """The base's spans."""
     num_heads: Callable[[Names], int]
-    """How many heads there are at the site of a point."""
+    """The number of heads at the site of a point."""
 
 
 def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:

@@ -1,4 +1,4 @@
-"""What every part of a study definition has in common."""
+"""Base class of the parts of a study: keys are checked when they are read, and written back as plain data."""
 
 __all__ = ["Spec"]
 

@@ -1,4 +1,4 @@
-"""What a sweep is made of: values, units, blocks, and the settings that blocks take from the study.
+"""Values, units and blocks of a sweep, and the settings that blocks take from the study.
 
 Each unit and each block writes a place and what is done there. A plural key is an axis (a cell for each
 element), a singular key one value (a list there means all of them at once, in one cell).
@@ -116,7 +116,7 @@ Tasks = Annotated[Sequence[Task | str] | None, checked(axis(check_task))]
 
 
 class ValueSpec(Spec):
-    """Where a unit's value comes from; what is not said is as at the unit's own place.
+    """Source of a unit's value: a run, a fit or noise; keys that are left out are as at the unit's own place.
 
     A file writes the name alone where nothing else is said: ``from: source``.
     """
@@ -131,7 +131,7 @@ class ValueSpec(Spec):
     fit: fields.Name = None
     """A fit whose vector is the value."""
     scale: fields.Number = None
-    """What the fit's vector is multiplied by."""
+    """Factor of the fit's vector."""
     noise: fields.Number = None
     """Normal noise of this many standard deviations of the embeddings."""
 
@@ -199,7 +199,7 @@ class Coordinates(Spec):
     subspace: Subspace = None
     intervention: Intervention = None
     from_: Annotated[ValueSpec | None, Field(alias="from")] = None
-    """Where the value comes from; a name alone is a run or a fit."""
+    """Source of the value; a name alone is a run or a fit."""
 
     @model_validator(mode="before")
     @classmethod
@@ -240,7 +240,7 @@ Alignment = Annotated[Mapping[str, Aligned], Field(min_length=1)]
 
 
 class Settings(Coordinates):
-    """What a block says, and the study for all of its blocks."""
+    """Keys of a block, which the study may give for all of its blocks."""
 
     sites: Sites = None
     layers: Layers = None
@@ -264,7 +264,7 @@ class Settings(Coordinates):
     runs: Mapping[str, Units] | None = None
     """Other intervened runs, each a list of units, whose values ``from`` may name."""
     alignment: Alignment | None = None
-    """Where variables are interchanged by a block that says no place itself."""
+    """Places at which a block interchanges variables if it says no place itself."""
     where: fields.Column = None
     """SQL over the pair's columns: the pairs that the block is about."""
     missing: Annotated[str | None, checked(fields.one_of(("skip",)))] = None

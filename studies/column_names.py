@@ -24,13 +24,13 @@ _FIXED = (
 )
 _NUMBERED = re.compile(r"source(\d{1,9})(ids|embeds)?")
 _HEADS = {"span": ("span", "spans", "sapn", "spna", "psan"), "label": ("label", "labels", "lable", "lables")}
-"""What stands before the first dot of a family of columns, and how it is misspelt."""
+"""Words before the first dot of a family of columns, with their misspellings."""
 _LEAST = 5
 """Letters of a name of which one may be wrong: the words that are one letter from ``base`` are too many."""
 
 
 def problems_of_names(names: Sequence[Any]) -> tuple[tuple[str, str], ...]:
-    """What is wrong with the names of one header, or of one pair's columns: the name, and the problem."""
+    """Problems with the names of one header, or of one pair's columns: the name, and the problem."""
     return _problems(tuple(names))
 
 

@@ -35,10 +35,10 @@ from workers.vocabulary import Cell, ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairClass:
-    """What all pairs of a class have in common."""
+    """Pairs with the same cells: as many tokens in each run, the same spans and values of columns."""
 
     lengths: tuple[tuple[str, int], ...]
-    """How many tokens each run has; ``base`` is always there."""
+    """The number of tokens of each run; ``base`` is always there."""
     spans: frozenset[tuple[str, str]] = frozenset()
     """The spans that are there, as (run, name)."""
     blocks: frozenset[int] | None = None
@@ -82,7 +82,7 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What all blocks of an expansion are resolved in."""
+    """Model, class of pairs and fits that all blocks of an expansion are resolved with."""
 
     facts: ModelFacts
     pair_class: PairClass
@@ -90,7 +90,7 @@ class _Scene:
     fit_names: frozenset[str]
 
     def prompts(self) -> dict[str, Prompt]:
-        """What is known of each of the pairs' runs."""
+        """Number of tokens and spans of each of the pairs' runs."""
         spans = self.pair_class.spans
         return {
             run: Prompt(run, count, frozenset(name for r, name in spans if r == run))
@@ -334,7 +334,7 @@ def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
 
 
 def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
-    """How far ``all`` reaches on each axis."""
+    """The numbers that ``all`` stands for on each axis of a block."""
 
     def heads(names: Names) -> int:
         counts = {num_heads(site, facts) for site in _sites_with_heads(block, names)}

@@ -210,7 +210,7 @@ def check_variable(value: Any) -> str:
 
 
 def check_read(value: Any) -> int | str:
-    """Where the answer is read: a token's index, a token of a span, or an output of the model."""
+    """A place at which the answer is read: a token's index, a token of a span, or an output of the model."""
     if _is_int(value):
         return int(value)
     if isinstance(value, str) and (is_reference(value) or parse_span(value)):
@@ -246,7 +246,7 @@ def check_seed_range(text: str) -> None:
 
 
 def check_step(value: Any) -> int | str:
-    """When a generation is changed: ``prompt``, ``every``, or the number of a generated token."""
+    """A step at which a generation is changed: ``prompt``, ``every``, or the number of a generated token."""
     if _is_int(value) and value >= 0:
         return int(value)
     return str(one_of(("prompt", "every"))(value))

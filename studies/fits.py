@@ -1,4 +1,4 @@
-"""What is made before cells run: fits."""
+"""Fits, which are made before cells run: rotations, directions, masks, means, autoencoders."""
 
 __all__ = [
     "DEFAULTS",
@@ -38,10 +38,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sae": {"path": None, "centered": False},
     }
 )
-"""What each method is made of, besides pairs and a seed, with the value where a study says nothing."""
+"""Keys of each method, besides pairs and a seed, with the value where a study says nothing."""
 
 METHODS = tuple(DEFAULTS)
-"""How a fit is made."""
+"""Methods of fitting."""
 
 TRAINED = ("das", "boundless", "mask")
 """The methods that are trained on labels, and measured on pairs held out."""
@@ -78,7 +78,7 @@ class Fit(Spec):
 
     method: Annotated[str, required(one_of(METHODS))]
     rank: Count = None
-    """How many directions it has."""
+    """Number of directions."""
     ranks: Annotated[Sequence[int] | None, checked(axis(fields.check_count))] = None
     """An axis of ranks."""
     where: Column = None
@@ -90,7 +90,7 @@ class Fit(Spec):
     temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
     """Of a mask or a boundary, at the first and at the last step."""
     penalty: Number = None
-    """What the share of the coordinates that is exchanged adds to the loss."""
+    """Weight, in the loss, of the share of coordinates that is exchanged."""
     of: _RunName = None
     """The run whose values it is made from."""
     per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None

@@ -1,4 +1,4 @@
-"""Which fits cells use: what expansion asks of a study's fits for one model, and what it gets back.
+"""Fits that cells use: the questions that expansion asks of a study's fits for one model, and the answers.
 
 A fit is made once for each combination of model, place, variable, task and its own axes. A cell names the
 result by its identity, a hash of all that the fit is made of, so that cells are known before anything is
@@ -46,7 +46,7 @@ Written = tuple[int | str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlace:
-    """Where a fit is made. Positions are as written, so that prompts of all lengths share one fit."""
+    """Place of a fit. Positions are as written, so that prompts of all lengths share one fit."""
 
     site: str
     layer: int | None
@@ -54,14 +54,14 @@ class FitPlace:
     """In rising order."""
     position: Written
     read: int | str
-    """Where the label is read, as written."""
+    """Position at which the label is read, as written."""
 
 
 class FitNames(Protocol):
     """The fits of a study, for one model and its pairs."""
 
     def axes(self, name: str) -> Mapping[str, tuple[Scalar, ...]]:
-        """What the fit itself varies (`RANK`, ``seed``): these become axes of the cells that use it."""
+        """Axes of the fit itself (`RANK`, ``seed``), which become axes of the cells that use it."""
 
     def identity(self, name: str, place: FitPlace, names: Names) -> str:
         """The identity (32 hex digits) of the fit `name` made at `place`.

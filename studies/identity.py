@@ -58,7 +58,7 @@ def cell_id(lane: str, cell: Cell) -> UUID:
 
 
 def unit_json(unit: Unit) -> str:
-    """What `canonical_json` writes for ``unit.to_json()``, several times faster."""
+    """Canonical JSON of a unit: `canonical_json` of ``unit.to_json()``, several times faster."""
     place = _place_json(unit.place)
     origin = (
         "null" if unit.origin is None else place if unit.origin == unit.place else _place_json(unit.origin)
@@ -113,7 +113,7 @@ def _units_json(units: Sequence[Unit]) -> str:
 
 
 def _fit_json(unit: Unit) -> tuple[str, str]:
-    """What few units have: the keys of a fit, of noise, in the places where sorted keys have them."""
+    """Keys that few units have (of a fit, of noise), in the places where sorted keys have them."""
     fit = "" if unit.fit is None else f'"fit":{_text(unit.fit)},'
     scale = "" if unit.scale is None else f',"scale":{json.dumps(_number(unit.scale))}'
     seed = "" if unit.seed is None else f',"seed":{unit.seed}'

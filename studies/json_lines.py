@@ -14,7 +14,7 @@ _TOO_DEEP = f"its lists are more than {MOST_DEPTH} deep"
 
 
 class NoJSONError(ValueError):
-    """It is no JSON; the text says why."""
+    """Raised for text that is no JSON; the message says why."""
 
 
 def read_json(text: str) -> tuple[Any, dict[str, str]]:

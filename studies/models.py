@@ -1,4 +1,4 @@
-"""Which model and which task, as a study writes them: a name, or a mapping with options of its own."""
+"""Models and tasks as a study writes them: a name, or a mapping with options of its own."""
 
 __all__ = ["Model", "ModelSpec", "Task", "check_model", "check_task", "plain_model", "plain_task"]
 
@@ -22,7 +22,7 @@ _NO_KEY = (
     " trust the code in the model's folder run with --trust-remote-code (in Python: trust_remote_code=True)"
 )
 _MADE = ("zoo:", "artifact:")
-"""What models begin with that are made here: their seed is an option, or an axis."""
+"""Prefixes of models that are made here: their seed is an option, or an axis."""
 
 
 def check_model(value: Any) -> ModelSpec:
@@ -63,11 +63,11 @@ def plain_model(model: ModelSpec) -> Any:
 
 
 class Task(Spec):
-    """What makes the pairs: a task's name, how many pairs, and the seed of their order."""
+    """Task that makes the pairs: its name, how many pairs, and the seed of their order."""
 
     name: Annotated[str, required(check_name)]
     num_pairs: Count = None
-    """How many pairs are kept, counted after the filter."""
+    """Number of pairs that are kept, counted after the filter."""
     seed: Annotated[int | None, checked(check_seed)] = None
     filter: Annotated[str | None, checked(one_of(_FILTERS))] = None
     """``both_correct``, ``none``, or the task's own default."""
@@ -82,7 +82,7 @@ class Task(Spec):
 
     @model_validator(mode="after")
     def _check_known(self) -> "Task":
-        """What a task that is there needs; the options of others cannot be known."""
+        """Check the options of a bundled task; those of others cannot be known."""
         task = TASKS.get(self.name)
         if task is None:
             return self
@@ -126,7 +126,7 @@ def _unknown_key(key: str, allowed: Any) -> Problem:
 
 
 def _from_model(fault: Fault) -> Problem:
-    """What pydantic finds wrong with a `ModelSpec`, in our words."""
+    """A fault that pydantic finds in a `ModelSpec`, in our words."""
     if fault.kind == "carried":  # of keys that do not go together, in our words already
         return Problem((), fault.wanted)
     hint = nearest(str(fault.given), fault.choices)

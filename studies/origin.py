@@ -1,4 +1,4 @@
-"""Where a study was written: the lines of the file that it was read from, for errors that planning finds, and
+"""Origin of a study: the lines of the file that it was read from, for errors that planning finds, and
 the folder that its functions lie in."""
 
 __all__ = ["Origin"]
@@ -28,7 +28,7 @@ class Origin:
 
     text: Text | None = field(default=None, compare=False)
     code: Code | None = field(default=None, compare=False)
-    """Where its functions lie; None of a study that was built in Python: where its caller's do."""
+    """Folders of its functions; None of a study that was built in Python: those of its caller."""
 
     @classmethod
     def of(cls, text: Text) -> "Origin":
@@ -73,7 +73,7 @@ class Origin:
         return self.text.at(self._mentioned(said, self.path_of(said, keys)))
 
     def _mentioned(self, said: str, path: Path) -> Path:
-        """Where, at `path` or below, something stands that an error quotes, or the model it begins with."""
+        """The path, at `path` or below, of a value that an error quotes, or of the model it begins with."""
         assert self.text is not None
         if len(path) > 2:
             return path
@@ -116,7 +116,7 @@ class Origin:
         return path
 
     def _in_units(self, path: Path, key: str, part: str) -> Iterator[Path]:
-        """Where a block's units say a key: first those with a value that the text has, then the others."""
+        """Paths of a key in a block's units: first those with a value that the text has, then the others."""
         assert self.text is not None
         if len(path) != 2 or path[0] != "sweep":
             return
@@ -134,7 +134,7 @@ class Origin:
 
 
 def _functions(said: Any) -> list[tuple[Path, str]]:
-    """What looks like a function's name, the first of each last."""
+    """Values that look like a function's name, the first of each last."""
     found = [
         (path, value) for path, value in _values(said, ()) if isinstance(value, str) and is_function(value)
     ]

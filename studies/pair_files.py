@@ -30,7 +30,7 @@ class Found:
     where: str
     """``FILE:LINE`` or ``FILE: row N``."""
     row: Any
-    """What stands there, mostly a mapping by column."""
+    """The row's content, mostly a mapping by column."""
     left: Mapping[str, str] = field(default_factory=dict)
     """Columns whose value could not be read, and why."""
     problem: str = ""
@@ -63,7 +63,7 @@ def read_file(path: Path, check: CheckHeader) -> Rows:
 
 
 def other_kind(name: str) -> str:
-    """What to do about a file that is of none of our kinds, after what is allowed."""
+    """Advice on a file that is of none of our kinds, to stand after what is allowed."""
     suffix = Path(name).suffix.lower()
     if suffix in (".tsv", ".tab"):
         return "; save it with commas as .csv"

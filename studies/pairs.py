@@ -210,7 +210,7 @@ def check_inline(rows: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def check_row(row: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a row: the column (empty for the whole row) and the problem."""
+    """Problems of a row: the column (empty for the whole row) and the text."""
     named = list(problems_of_names(list(row))) if isinstance(row, Mapping) else []
     yield from named
     yield from _check_values(row, names_wrong=bool(named))
@@ -220,7 +220,7 @@ def check_row(row: Any) -> Iterator[tuple[str, str]]:
 
 
 def _check_values(row: Any, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
-    """What is wrong with what a row holds; of one with wrong names not that its base is missing."""
+    """Problems of a row's values; of one with wrong names not that its base is missing."""
     if not isinstance(row, Mapping):
         yield "", f"{shown(row)} is not allowed here; allowed: a mapping with at least base"
         return
@@ -270,13 +270,13 @@ def _spans_without_text(row: Mapping[str, Any], runs: Mapping[str, str]) -> Iter
 
 
 def num_sources(row: Mapping[str, Any]) -> int:
-    """How many sources a row has."""
+    """The number of sources of a row."""
     matches = (INPUT.fullmatch(column) for column, value in row.items() if value is not None)
     return len({match["run"] for match in matches if match and match["run"] != "base"})
 
 
 def _allowed(column: str, value: Any) -> str:
-    """What `column` takes, where `value` is not that; else nothing."""
+    """The values that `column` takes, where `value` is none of them; else nothing."""
     match = INPUT.fullmatch(column)
     if value is None:
         return ""

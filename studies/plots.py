@@ -55,13 +55,13 @@ class Plot(Spec):
     x: Columns = None
     y: Columns = None
     fill: Columns = None
-    """What a heat map's colour shows; of a list each in a facet of its own."""
+    """Column that a heat map's colour shows; of a list each in a facet of its own."""
     facet: Columns = None
     """Columns whose values get a picture each."""
     where: Column = None
     """SQL over the view's columns: the rows that are drawn."""
     log: Annotated[str | None, checked(one_of(("x", "y", "fill")))] = None
-    """What is on a logarithmic scale."""
+    """Axis with a logarithmic scale."""
     scale: Annotated[str, required(one_of(("shared", "own")))] = "shared"
     """Whether facets share one scale or have one each."""
     title: Column = None
@@ -85,7 +85,7 @@ class Plot(Spec):
 
 
 class Generate(Spec):
-    """How a continuation is generated: greedily, this many tokens."""
+    """Settings of generation: greedy, this many tokens."""
 
     max_tokens: Annotated[int, required(check_count)]
 

@@ -1,4 +1,4 @@
-"""What is wrong with a study, in words: where, what was given, what is allowed, the nearest spelling."""
+"""Problems of a study, in words: where, what was given, what is allowed, the nearest spelling."""
 
 __all__ = [
     "Problem",
@@ -44,7 +44,7 @@ class ProblemsError(CarryingError):
 
     @property
     def problems(self) -> list[Problem]:
-        """What it wraps."""
+        """The problems that the error wraps."""
         return list(self.load or [Problem((), str(self))])
 
 

@@ -1,4 +1,4 @@
-"""What no single key can tell: whether the names that a study uses exist, and its units are complete."""
+"""Checks across keys: whether the names that a study uses exist, and its units are complete."""
 
 __all__ = ["COORDINATES", "find_problems", "name_problems", "names_of", "values_of", "written"]
 

@@ -25,9 +25,9 @@ class Screen(Spec):
 
     method: Annotated[str, required(one_of(("attribution",)))]
     keep: Annotated[int | float, required(_check_part)] = 0.1
-    """How many cells of each model run: those with the largest mean estimated |effect|."""
+    """Number or share of the cells of each model that run: those with the largest mean estimated |effect|."""
     sample: Annotated[int | float, required(_check_part)] = 0.02
-    """How many of the others run, drawn evenly: a share is fifty at least, as far as there are."""
+    """Number or share of the others that run, drawn evenly: a share is fifty at least, as far as there are."""
     seed: Annotated[int, required(check_seed)] = 0
     """Of the sample."""
 

@@ -1,4 +1,4 @@
-"""What the views show of a point: names that are the same at every point of a block, and lists as text."""
+"""Columns of a point in the views: names that are the same at every point of a block, lists as text."""
 
 __all__ = ["constants_of", "same_everywhere", "scalar_of", "singulars_of"]
 
@@ -33,7 +33,7 @@ def constants_of(block: Block, model: ModelSpec, columns: Sequence[tuple[str, Sc
 
 
 def singulars_of(block: Block) -> dict[str, Any]:
-    """What ``$layer`` means where the block's layer is one value."""
+    """Values of singular keys: the meaning of ``$layer`` where the block's layer is one value."""
     found = {key: getattr(block, key) for key in AXES if key not in ("model", "task")}
     return {key: value for key, value in found.items() if value is not None and not references(value)}
 
@@ -41,7 +41,7 @@ def singulars_of(block: Block) -> dict[str, Any]:
 def same_everywhere(
     block: Block, units: Sequence[Coordinates]
 ) -> tuple[dict[str, Scalar], list[tuple[str, str]]]:
-    """What all units write alike: the scalars, and the keys that repeat the value of another name."""
+    """Values that all units write alike: the scalars, and the keys that repeat the value of another name."""
     constants: dict[str, Scalar] = {}
     copies: list[tuple[str, str]] = []
     varying = {singular for singular, plural in AXES.items() if getattr(block, plural) is not None}

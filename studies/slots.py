@@ -49,7 +49,7 @@ _UNSEEN: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is known of a run's prompt for a whole class of pairs."""
+    """Prompt of one run for a whole class of pairs: its number of tokens and its spans."""
 
     run: str
     num_tokens: int

@@ -69,13 +69,13 @@ class Study(Settings):
     label_tokens: Annotated[str | None, checked(one_of(("first", "all")))] = None
     """Labels of several tokens: score the first or all; without it each must be one token."""
     filter: Annotated[str | None, checked(one_of(("both_correct", "none")))] = None
-    """Which pairs are kept: the task's default where not said."""
+    """Filter of the pairs: the task's default where not said."""
     metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
-    """What is measured; without it everything but ``generated``."""
+    """Metrics that are measured; without it all but ``generated``."""
     require: Required = None
     """Abilities that a worker's loaded model must have, such as ``resumed``; without them it gets no job."""
     screen: Screened = None
-    """Which cells run, where all are too many; without it all do."""
+    """Choice of the cells that run, where all are too many; without it all do."""
     generate: Generate | None = None
     fits: Mapping[str, Fit] | None = None
     train: Mapping[str, Train] | None = None
@@ -131,7 +131,7 @@ class Study(Settings):
 
     @property
     def code(self) -> Code:
-        """Where its functions lie: beside its file, or where its caller's do."""
+        """Folders of its functions: that of its file, or those of its caller."""
         return self._origin.code or caller_code()
 
     def with_code(self, code: Code) -> Self:

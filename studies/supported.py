@@ -1,4 +1,4 @@
-"""What this version runs, of all that the language can say."""
+"""Capabilities of this version, of all that the language can say."""
 
 __all__ = ["check_supported"]
 
@@ -29,7 +29,7 @@ def check_supported(study: Study) -> None:
 
 
 def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
-    """Where, and which capability, in the words of the sentence "… not there yet"."""
+    """Places and capabilities, in the words of the sentence "… not there yet"."""
     if study.generate is not None:
         yield "generate", "generation is"
     if study.label_tokens == "all":

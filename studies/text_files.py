@@ -20,7 +20,7 @@ _MARKS = {
     b"\x28\xb5\x2f\xfd": ("packed by zstd", "unpack it"),
     b"%PDF": ("PDF", "give the text alone"),
 }
-"""How files begin that are no text in UTF-8: what they are, and what to do."""
+"""First bytes of files that are no text in UTF-8: what they are, and what to do."""
 
 
 def read_text(path: Path, name: str, most_bytes: int) -> str:

@@ -41,7 +41,7 @@ _JOINED = "+"
 
 
 def drawn(draw: Any) -> tuple[tuple[tuple[str, ...], float | str], ...]:
-    """What a draw says: variables that are interchanged at once, each with how often it is drawn."""
+    """Sets of variables that are interchanged at once, each with how often it is drawn."""
     if isinstance(draw, Mapping):
         return tuple((tuple(name.split(_JOINED)), weight) for name, weight in draw.items())
     return tuple(((one,) if isinstance(one, str) else tuple(one), 1.0) for one in draw)
@@ -107,7 +107,7 @@ class _Chosen(Spec):
 
 
 class Optimizer(_Chosen):
-    """How the parameters are updated: any optimizer of torch, with its own options."""
+    """Optimizer of torch, by name, with its own options."""
 
     name: Annotated[str, required(one_of(OPTIMIZERS))]
 
@@ -122,7 +122,7 @@ class Optimizer(_Chosen):
 
 
 class Schedule(_Chosen):
-    """How the learning rate changes, step by step: any schedule of torch, with its own options."""
+    """Learning-rate schedule of torch, by name, with its own options."""
 
     name: Annotated[str, required(one_of(tuple(SCHEDULES)))]
 
@@ -145,7 +145,7 @@ class Train(Spec):
     optimizer: Optimizer
     schedule: Schedule | None = None
     l1: Number = None
-    """What the sum of the absolute weights adds to the loss, times this."""
+    """Weight, in the loss, of the sum of the absolute weights."""
     num_epochs: Count = None
     num_steps: Count = None
     batch_size: Annotated[int, required(fields.check_count)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def train_problems(study: "Study") -> Iterator[Problem]:
-    """What is wrong with the names in ``train``."""
+    """Problems with the names in ``train``."""
     for name, train in (study.train or {}).items():
         path: Path = ("train", name)
         if study.pairs is not None:

@@ -26,11 +26,11 @@ READ = "read"
 """The axis of a trained model's outputs, and the column of a pair that says whose its label is."""
 
 ONLY_OUTPUT = "logits"
-"""What the only output of a model is called."""
+"""Name of the only output of a model."""
 
 _ZOO = "zoo:"
 _BUILT = "Train:1: "
-"""Where a spec that was built here says that something is wrong."""
+"""First words of errors of a spec that was built here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Training:
 
     @property
     def model(self) -> ModelSpec:
-        """What is trained."""
+        """The model that is trained."""
         return ModelSpec.model_validate(self.spec["model"])
 
     @property
@@ -56,7 +56,7 @@ class Training:
 
     @property
     def alignment(self) -> Mapping[str, Aligned]:
-        """Where it was aligned."""
+        """The place of each variable that it was trained to hold."""
         return {name: _place(node) for name, node in self.spec["alignment"].items()}
 
     @property
@@ -173,7 +173,7 @@ def _swept_block(
 
 
 def _chosen(block: Block, model: ModelSpec, found: Sequence[Training]) -> Sequence[Training]:
-    """Those that have the values which the model names."""
+    """Trainings that have the values which the model names."""
     chosen = [one for one in found if all(one.axes.get(key) == value for key, value in model.options.items())]
     if not chosen:
         asked = ", ".join(f"{key} {value!r}" for key, value in model.options.items())
@@ -250,7 +250,7 @@ def _filled(train: Train, names: Mapping[str, Any]) -> Train:
 
 
 def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | None) -> dict[str, Any]:
-    """What the training is made of, as plain data."""
+    """All that decides the training, as plain data."""
     model = train.model
     assert isinstance(model, ModelSpec), "checked when read"
     if model.ref.startswith(_ZOO):
@@ -277,7 +277,7 @@ def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | No
 
 
 def _node(name: str, place: Aligned) -> dict[str, Any]:
-    """Where a variable is to be held."""
+    """Place at which a variable is to be held, as plain data."""
     position: Any = "all" if place.position is None else place.position
     if place.site is None or isinstance(place.site, tuple):
         raise StudyError(f"the place of {name} needs one site")

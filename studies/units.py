@@ -38,7 +38,7 @@ _WITHOUT_VALUE = ("collect", SKIP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What the units of a block are resolved in: one model, and one class of pairs."""
+    """Model, class of pairs and names that the units of a block are resolved with."""
 
     facts: ModelFacts
     prompts: Prompts
@@ -66,7 +66,7 @@ class Lack(Exception):  # noqa: N818  (no error: it says that a point does not e
 
 
 def written_of(unit: Coordinates, block: Block, key: str) -> Any:
-    """What a unit says for a key, or its block; a block that is its own unit takes its axes too."""
+    """Written value of a key: the unit's, or its block's; a block that is its own unit takes its axes too."""
     for spec in (unit, block):
         if getattr(spec, key) is not None:
             return getattr(spec, key)
@@ -81,7 +81,7 @@ def places_of(block: Block) -> Block:
 
 
 def written_read(block: Block) -> Any:
-    """Where a block reads, as written: the last token where it does not say."""
+    """Position at which a block reads, as written: the last token where it does not say."""
     return "$read" if block.reads is not None else -1 if block.read is None else block.read
 
 
@@ -221,14 +221,14 @@ class UnitTemplate:
         return self._setting.slot(written, partial(read_layers, count=self._setting.facts.num_layers))
 
     def _position_slots(self, written: Any) -> dict[str, Slot[Any]]:
-        """Where the written positions lie in each run."""
+        """A slot of the written positions for each run."""
         return {
             run: self._setting.slot(written, partial(read_positions, prompt=prompt))
             for run, prompt in self._prompts.items()
         }
 
     def _origin_position(self, run: str, names: Names) -> Position:
-        """Where in `run` the value is taken."""
+        """The position in `run` at which the value is taken."""
         prompt = self._prompts.get(run)
         if prompt is None:
             raise Lack(None, run)

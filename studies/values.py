@@ -1,4 +1,4 @@
-"""Where a unit's value comes from at a point: a run, a fit, noise, or nothing but zeros."""
+"""Values that units write at a point: taken from a run, a fit's vector, noise, or zeros."""
 
 __all__ = ["FIT", "NOISE", "UNTAKEN", "ZERO", "Valued", "is_fit", "read_value", "written_value"]
 
@@ -19,7 +19,7 @@ UNTAKEN = (ZERO, NOISE, FIT)
 
 @dataclass(frozen=True, slots=True)
 class Valued:
-    """What a unit writes."""
+    """Value that a unit writes."""
 
     run: str
     """As in `Unit.run`."""

@@ -22,7 +22,7 @@ from workers.errors import StudyError
 from workers.libraries.yaml import dumper, events, loader, where
 
 UNNAMED = "<text>"
-"""What errors call a text that is no file."""
+"""Name of a text that is no file, in errors."""
 
 Mark = tuple[int, int]
 """Line and column, both from 1."""
@@ -31,7 +31,7 @@ Path = tuple[str | int, ...]
 """The keys and indices that lead to a value."""
 
 Marks = Mapping[Path, Mark]
-"""Where each value stands; a value of a mapping is marked at its key."""
+"""Place of each value in its text; a value of a mapping is marked at its key."""
 
 _SMALL = 200_000
 """Characters up to which a text is read by PyYAML itself, whose messages are the better ones."""
@@ -51,7 +51,7 @@ _SCALARS = tuple(
     for name, form in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT))
 )
 _NO_TEXT = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML has no place for: control characters, and halves of pairs of surrogates."""
+"""Characters that YAML has no place for: control characters, and halves of pairs of surrogates."""
 
 _LOADER = loader(_SCALARS)
 _FAST_LOADER = loader(_SCALARS, fast=True)
@@ -64,7 +64,7 @@ class Text:
     """One YAML document, read."""
 
     name: str
-    """What errors call it: a file's path, or ``<text>``."""
+    """Its name in errors: a file's path, or ``<text>``."""
     data: Any
     """Plain dicts, lists and scalars."""
     marks: Marks
@@ -140,7 +140,7 @@ def _check_events(found: Iterator[tuple[int, int]], name: str) -> None:
 
 
 def too_large(size_bytes: int) -> str:
-    """What is said of a study file of so many bytes."""
+    """The message about a study file of so many bytes."""
     return (
         f"the study has {size_bytes:,} bytes; at most {bounds.MOST_TEXT_BYTES:,} are read: put its pairs into"
         " a file of their own"

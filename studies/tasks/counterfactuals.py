@@ -14,7 +14,7 @@ from workers.errors import StudyError
 
 _COUNTS = ("num_train", "num_test")
 _MOST_STALE = 8
-"""How many draws of thousands of pairs may bring nothing new before all pairs are taken to be there."""
+"""Draws of thousands of pairs that may bring nothing new before all pairs are taken to be there."""
 
 
 class Counterfactuals:
@@ -166,7 +166,7 @@ class Counterfactuals:
 
 
 def _differ(runs: Sequence[Values], names: Sequence[str]) -> Any:
-    """Where every source has another value of every one of `names` than the base."""
+    """A mask of the pairs in which every source differs from the base in every one of `names`."""
     base, *sources = runs
     return np.logical_and.reduce([base[name] != source[name] for source in sources for name in names])
 

@@ -1,4 +1,4 @@
-"""How the inputs of a causal model are written for a network: one-hot or random vectors, token ids, text.
+"""Inputs of a causal model as a network takes them: one-hot or random vectors, token ids, text.
 
 Shapes: I inputs of the causal model, which are the tokens; E numbers each.
 """
@@ -122,7 +122,7 @@ class Texts:
         return {run: text, **spans}
 
     def answer(self, values: Mapping[str, int]) -> str:
-        """What continues the prompt of a run with these values."""
+        """The text that continues the prompt of a run with these values."""
         return "".join(
             literal + ("" if field is None else self._word(field, values[field]))
             for literal, field in self._answer
