@@ -28,7 +28,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """Counts of layers, tokens and heads, and the spans, that axes written as text (``all``, ``8:18``) reach."""
+    """Counts of layers, tokens and heads, and spans, that axes written as text (``all``) reach."""
 
     num_layers: int
     num_tokens: int

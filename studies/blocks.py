@@ -6,6 +6,7 @@ element), a singular key one value (a list there means all of them at once, in o
 
 __all__ = [
     "AXES",
+    "OTHER_FORM",
     "PLACE",
     "UNIT_AXES",
     "Aligned",
@@ -36,10 +37,36 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from studies import fields
 from studies.base import Spec
 from studies.bounds import MOST_AXIS_VALUES
-from studies.fields import Scalar, Written, at_once, axis, checked
+from studies.fields import (
+    Column,
+    Name,
+    Number,
+    Scalar,
+    Written,
+    at_once,
+    axis,
+    check_coordinates,
+    check_head,
+    check_intervention,
+    check_layer,
+    check_name,
+    check_position,
+    check_read,
+    check_seed,
+    check_seed_range,
+    check_site,
+    check_step,
+    check_subspace,
+    check_variable,
+    checked,
+    freeze,
+    is_bounded,
+    is_index_range,
+    is_position_range,
+    one_of,
+)
 from studies.models import Model, ModelSpec, Task, check_model, check_task
 from studies.problems import Problem, ProblemsError, refuse
 
@@ -61,6 +88,9 @@ AXES: Mapping[str, str] = MappingProxyType(
 )
 """Each singular key with its plural, in the order in which axes are crossed."""
 
+OTHER_FORM: Mapping[str, str] = {**AXES, **{plural: singular for singular, plural in AXES.items()}}
+"""The plural of each singular key, and the singular of each plural."""
+
 PLACE = ("site", "layer", "head", "position", "coordinates")
 """The keys that say where in a run something is."""
 
@@ -72,45 +102,43 @@ For = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
 _SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
 
-_one_site = at_once(fields.check_site)
-_one_layer = at_once(fields.check_layer)
-_one_head = at_once(fields.check_head)
-_one_position = at_once(fields.check_position)
-_one_subspace = at_once(fields.check_subspace)
-_one_variable = at_once(fields.check_variable)
+_one_site = at_once(check_site)
+_one_layer = at_once(check_layer)
+_one_head = at_once(check_head)
+_one_position = at_once(check_position)
+_one_subspace = at_once(check_subspace)
+_one_variable = at_once(check_variable)
 _range = ", all, or a range such as '8:18'"
 
 Site = Annotated[Written | None, checked(_one_site)]
 Layer = Annotated[Written | None, checked(_one_layer)]
 Head = Annotated[Written | None, checked(_one_head)]
 Position = Annotated[Written | None, checked(_one_position)]
-Region = Annotated[Any, checked(fields.check_coordinates)]
+Region = Annotated[Any, checked(check_coordinates)]
 Subspace = Annotated[Written | None, checked(_one_subspace)]
-Intervention = Annotated[str | None, checked(fields.check_intervention)]
+Intervention = Annotated[str | None, checked(check_intervention)]
 Variable = Annotated[Written | None, checked(_one_variable)]
-Read = Annotated[Written | None, checked(at_once(fields.check_read))]
-Seed = Annotated[int | None, checked(fields.check_seed)]
-Step = Annotated[Written | None, checked(at_once(fields.check_step))]
+Read = Annotated[Written | None, checked(at_once(check_read))]
+Seed = Annotated[int | None, checked(check_seed)]
+Step = Annotated[Written | None, checked(at_once(check_step))]
 Sites = Annotated[Sequence[Any] | None, checked(axis(_one_site))]
-Layers = Annotated[str | Sequence[Any] | None, checked(axis(_one_layer, _range, fields.is_index_range))]
-Heads = Annotated[str | Sequence[Any] | None, checked(axis(_one_head, _range, fields.is_index_range))]
+Layers = Annotated[str | Sequence[Any] | None, checked(axis(_one_layer, _range, is_index_range))]
+Heads = Annotated[str | Sequence[Any] | None, checked(axis(_one_head, _range, is_index_range))]
 Positions = Annotated[
     str | Sequence[Any] | None,
-    checked(axis(_one_position, ", all, a range, spans.first, spans.last", fields.is_position_range)),
+    checked(axis(_one_position, ", all, a range, spans.first, spans.last", is_position_range)),
 ]
 Subspaces = Annotated[Sequence[Any] | None, checked(axis(_one_subspace))]
-Interventions = Annotated[Sequence[str] | None, checked(axis(fields.check_intervention))]
+Interventions = Annotated[Sequence[str] | None, checked(axis(check_intervention))]
 Variables = Annotated[
     str | Sequence[Any] | None, checked(axis(_one_variable, ", or all", lambda text: text == "all"))
 ]
-Reads = Annotated[Sequence[Any] | None, checked(axis(fields.check_read))]
+Reads = Annotated[Sequence[Any] | None, checked(axis(check_read))]
 Seeds = Annotated[
     str | Sequence[int] | None,
-    checked(
-        axis(fields.check_seed, ", or a range such as '0:10'", fields.is_bounded, fields.check_seed_range)
-    ),
+    checked(axis(check_seed, ", or a range such as '0:10'", is_bounded, check_seed_range)),
 ]
-Steps = Annotated[Sequence[Any] | None, checked(axis(fields.check_step))]
+Steps = Annotated[Sequence[Any] | None, checked(axis(check_step))]
 Models = Annotated[Sequence[ModelSpec | str] | None, checked(axis(check_model))]
 Tasks = Annotated[Sequence[Task | str] | None, checked(axis(check_task))]
 
@@ -128,12 +156,17 @@ class ValueSpec(Spec):
     head: Head = None
     position: Position = None
     coordinates: Region = None
-    fit: fields.Name = None
+    fit: Name = None
     """A fit whose vector is the value."""
-    scale: fields.Number = None
+    scale: Number = None
     """Factor of the fit's vector."""
-    noise: fields.Number = None
+    noise: Number = None
     """Normal noise of this many standard deviations of the embeddings."""
+
+    def as_plain(self) -> Any:
+        """The value as a file writes it: a run's name alone where nothing else is said."""
+        given = self._given()
+        return given["run"] if list(given) == ["run"] else given
 
     @model_validator(mode="after")
     def _check_one(self) -> "ValueSpec":
@@ -157,7 +190,7 @@ def is_source(run: str) -> bool:
 def _value(value: Any) -> Any:
     """``source`` as ``{run: source}``; mappings and specs go on to `ValueSpec`."""
     if isinstance(value, str):
-        return {"run": fields.check_name(value)}
+        return {"run": check_name(value)}
     if not isinstance(value, dict | ValueSpec):
         refuse(
             value, "source, source_2, base, zero, mean, a run, a fit, {noise: SCALE}, or a mapping with run"
@@ -168,14 +201,12 @@ def _value(value: Any) -> Any:
 def check_for(value: Any) -> For:
     """A map from names to lists (a product), or a list of maps with the same names (zipped)."""
     if isinstance(value, dict) and value:
-        return {fields.check_name(key): _for_values(key, found) for key, found in value.items()}
+        return {check_name(key): _for_values(key, found) for key, found in value.items()}
     if isinstance(value, list | tuple) and value and all(isinstance(row, dict) and row for row in value):
         names = set(value[0])
         if any(set(row) != names for row in value):
             refuse(sorted(names), "the same names in each map of the list, which is zipped")
-        return tuple(
-            {fields.check_name(key): fields.freeze(found) for key, found in row.items()} for row in value
-        )
+        return tuple({check_name(key): freeze(found) for key, found in row.items()} for row in value)
     refuse(value, "a map from names to lists (a product), or a list of maps with the same names (zipped)")
 
 
@@ -184,7 +215,7 @@ def _for_values(name: str, values: Any) -> tuple[Any, ...]:
         refuse(values, "a list with a value for each cell", path=(name,))
     if len(values) > MOST_AXIS_VALUES:
         refuse(values, f"at most {MOST_AXIS_VALUES:,} values; here are {len(values):,}", path=(name,))
-    return tuple(fields.freeze(value) for value in values)
+    return tuple(freeze(value) for value in values)
 
 
 class Coordinates(Spec):
@@ -265,9 +296,9 @@ class Settings(Coordinates):
     """Other intervened runs, each a list of units, whose values ``from`` may name."""
     alignment: Alignment | None = None
     """Places at which a block interchanges variables if it says no place itself."""
-    where: fields.Column = None
+    where: Column = None
     """SQL over the pair's columns: the pairs that the block is about."""
-    missing: Annotated[str | None, checked(fields.one_of(("skip",)))] = None
+    missing: Annotated[str | None, checked(one_of(("skip",)))] = None
     """``skip``: leave out the pairs that lack a position instead of refusing."""
 
     @model_validator(mode="after")
@@ -285,7 +316,7 @@ class Settings(Coordinates):
 class Block(Settings):
     """Cells of one kind: the product of its axes; a study is the union of its blocks."""
 
-    name: fields.Name = None
+    name: Name = None
     units: Units | None = None
     """The changes of a cell, in the order in which they apply; without it the block is its one unit."""
 

@@ -1,6 +1,9 @@
-"""Names of columns that the views have of their own, so that no axis and no column of a pair hides one."""
+"""Names that a study may give: a rule for names of files and tables, and columns that the views have."""
 
-__all__ = ["PAIR_COLUMNS", "RESERVED", "RESULT_COLUMNS"]
+__all__ = ["NAME_RULE", "PAIR_COLUMNS", "RESERVED", "RESULT_COLUMNS", "is_name", "is_plain_file"]
+
+import re
+from typing import Any
 
 from workers.metrics import DERIVED, OBSERVED, RUN_VALUES
 
@@ -30,3 +33,20 @@ _OTHERS = (
 
 RESERVED = frozenset((*PAIR_COLUMNS, *RESULT_COLUMNS, *_OTHERS))
 """Names that are taken in every spelling, for SQL does not tell ``IIA`` from ``iia``."""
+
+
+NAME_RULE = "a folder's name: up to 100 letters, digits, '.', '_', '-', first a letter or digit"
+"""The rule, in words."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+
+
+def is_name(value: Any) -> bool:
+    """Whether a study, and what it names itself, may have this name."""
+    return isinstance(value, str) and _SAFE_NAME.fullmatch(value) is not None
+
+
+def is_plain_file(name: str) -> bool:
+    """Whether a file of this name lies in the folder that it is put into: studies of before there was a rule
+    may have names with blanks."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"} and len(name.encode()) < 200

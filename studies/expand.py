@@ -17,7 +17,7 @@ from studies.axes import Extent, Names, axes_of, combine
 from studies.blocks import Block, Coordinates, ValueSpec
 from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
-from studies.fitted import MEAN, FitNames, per_columns
+from studies.fitted import MEAN, ZERO, FitNames, is_fit, per_columns
 from studies.forms import is_reference, parse_every_span, parse_span, references
 from studies.scope import names_of, values_of, written
 from studies.shown import constants_of, same_everywhere, scalar_of, singulars_of
@@ -25,7 +25,6 @@ from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from studies.trained import READ
 from studies.units import Lack, Setting, UnitTemplate, named_runs, places_of, written_of, written_read
-from studies.values import ZERO, is_fit
 from studies.variables import VARIABLE, is_about, placed, placed_everywhere
 from workers.errors import StudyError
 from workers.facts import ModelFacts

@@ -15,10 +15,22 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from studies import fields
 from studies.base import Spec
 from studies.blocks import Seed, Seeds
-from studies.fields import Column, Count, FilePath, Number, axis, checked, one_of, required
+from studies.fields import (
+    Column,
+    Count,
+    FilePath,
+    Number,
+    axis,
+    check_count,
+    check_name,
+    check_number,
+    check_positive,
+    checked,
+    one_of,
+    required,
+)
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
 
@@ -55,12 +67,12 @@ WITHOUT_PAIRS = ("random_rotation", "sae")
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""
 
-_RunName = Annotated[str | None, checked(fields.check_name)]
+_RunName = Annotated[str | None, checked(check_name)]
 
 
 def _check_temperature(value: Any) -> tuple[float, float]:
     """The first and the last temperature."""
-    found = each(fields.check_number, value) if isinstance(value, list | tuple) else ()
+    found = each(check_number, value) if isinstance(value, list | tuple) else ()
     if len(found) != 2 or not all(isinstance(one, int | float) and one > 0 for one in found):
         refuse(value, "two temperatures above 0, the first and the last: [50, 0.1]")
     return found[0], found[1]
@@ -79,13 +91,13 @@ class Fit(Spec):
     method: Annotated[str, required(one_of(METHODS))]
     rank: Count = None
     """Number of directions."""
-    ranks: Annotated[Sequence[int] | None, checked(axis(fields.check_count))] = None
+    ranks: Annotated[Sequence[int] | None, checked(axis(check_count))] = None
     """An axis of ranks."""
     where: Column = None
     """SQL over the pair's columns: the pairs that it is made from."""
     num_steps: Count = None
     batch_size: Count = None
-    lr: Annotated[float | str | None, checked(fields.check_positive)] = None
+    lr: Annotated[float | str | None, checked(check_positive)] = None
     """Learning rate."""
     temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
     """Of a mask or a boundary, at the first and at the last step."""
@@ -93,7 +105,7 @@ class Fit(Spec):
     """Weight, in the loss, of the share of coordinates that is exchanged."""
     of: _RunName = None
     """The run whose values it is made from."""
-    per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
+    per: Annotated[Sequence[str] | None, checked(axis(check_name))] = None
     """Columns, and ``position``: one mean for each combination of their values."""
     path: FilePath = None
     """The file of a sparse autoencoder, or its folder; relative to the study's."""

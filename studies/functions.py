@@ -1,13 +1,22 @@
-"""The functions that a study names, wherever it does, and whether they can be what it wants of them."""
+"""Code that a study names: functions, checked without being run, and code in the folders of models."""
 
-__all__ = ["check_functions", "functions_of", "model_folder", "named_in", "names_columns"]
+__all__ = [
+    "check_functions",
+    "functions_of",
+    "model_folder",
+    "named_in",
+    "names_columns",
+    "remote_code",
+    "trusting_models",
+]
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from studies.blocks import Block, Coordinates, ValueSpec
+from studies.blocks import Block, Coordinates, Settings, ValueSpec
 from studies.forms import references
+from studies.models import ModelSpec
 from studies.scope import values_of
 from studies.spec import Study
 from studies.tasks.causal import CAUSAL, model_name
@@ -105,3 +114,34 @@ def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
                 for name in values_of(block, value[key]):
                     if isinstance(name, str) and is_function(name):
                         yield name, kind
+
+
+def remote_code(study: Study) -> frozenset[str]:
+    """References of the models of a study whose own code may be run."""
+    trained = [one.model for one in (study.train or {}).values()]
+    return frozenset(
+        model.ref
+        for model in (*study.lanes(), *trained)
+        if isinstance(model, ModelSpec) and model.trust_remote_code
+    )
+
+
+def trusting_models(study: Study) -> Study:
+    """The study, all of whose models may run the code in their folders."""
+    sweep = tuple(block.model_copy(update=_trusting(block)) for block in study.sweep)
+    train = study.train and {
+        name: one.model_copy(update={"model": _trusted(one.model)}) for name, one in study.train.items()
+    }
+    return study.model_copy(update={"sweep": sweep, "train": train, **_trusting(study)})
+
+
+def _trusting(settings: Settings) -> dict[str, Any]:
+    return {
+        "model": _trusted(settings.model),
+        "models": settings.models and tuple(map(_trusted, settings.models)),
+    }
+
+
+def _trusted(model: Any) -> Any:
+    """A model that may run its code; a reference to an axis, or none, stays as it is."""
+    return model.trusting((model.ref,)) if isinstance(model, ModelSpec) else model

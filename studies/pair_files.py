@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 from studies.arrow_rows import rows_of_batches
 from studies.column_names import INPUT, LABEL, SPAN, normal
-from studies.json_lines import NoJSONError, read_json
+from studies.plain_values import NoJSONError, read_json
 from studies.problems import shown
-from studies.text_files import check_is_file, not_utf8
+from studies.yaml import check_is_file, not_utf8
 from workers.errors import StudyError, nearest
 from workers.libraries.pyarrow import open_parquet
 

@@ -1,4 +1,4 @@
-"""Pictures, and what is read of a run: plots, generation, metrics."""
+"""Parts of a study about its results: metrics, generation, screening, required abilities, plots."""
 
 __all__ = [
     "KINDS",
@@ -8,17 +8,21 @@ __all__ = [
     "Generate",
     "Metric",
     "Plot",
+    "Required",
+    "Screen",
+    "Screened",
     "metric_families",
 ]
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from studies.base import Spec
-from studies.fields import Column, check_count, checked, one_of, required
+from studies.fields import Column, check_count, check_seed, checked, one_of, required
 from studies.problems import Problem, ProblemsError, refuse
+from workers.capability import ABILITIES
 from workers.metrics import DIVERGENCES, LABELS, LOGITS, MEASURABLE, METRIC_FAMILIES
 
 VIEWS = (
@@ -122,3 +126,50 @@ def metric_families(
         wanted.add(LABELS)
     unneeded = {LABELS} if LOGITS in wanted else set()
     return tuple(family for family in METRIC_FAMILIES if family in wanted - unneeded)
+
+
+def _check(value: Any) -> tuple[str, ...]:
+    """One ability's name, or a list of them."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        refuse(value, f"one or more of {', '.join(ABILITIES)}")
+    for name in names:
+        if name not in ABILITIES:
+            refuse(name, ", ".join(ABILITIES), near=ABILITIES)
+    return tuple(dict.fromkeys(names))
+
+
+Required = Annotated[
+    tuple[str, ...] | None, BeforeValidator(lambda value: None if value is None else _check(value))
+]
+"""An ability's name, or a list of names; none where nothing is required."""
+
+
+def _check_part(value: Any) -> int | float:
+    """A share below 1, or a number of cells."""
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    refuse(value, "a share of the cells above 0 and below 1, or a number of cells from 1")
+
+
+class Screen(Spec):
+    """Every cell is estimated; those with the largest effects run, and a sample of the others."""
+
+    method: Annotated[str, required(one_of(("attribution",)))]
+    keep: Annotated[int | float, required(_check_part)] = 0.1
+    """Number or share of the cells of each model that run: those with the largest mean estimated |effect|."""
+    sample: Annotated[int | float, required(_check_part)] = 0.02
+    """Number or share of the others that run, drawn evenly: a share is fifty at least, if there are so."""
+    seed: Annotated[int, required(check_seed)] = 0
+    """Of the sample."""
+
+
+def _from_name(value: Any) -> Any:
+    """A method's name alone, as a mapping."""
+    return {"method": value} if isinstance(value, str) else value
+
+
+Screened = Annotated[Screen | None, BeforeValidator(_from_name)]
+"""A method's name, or a mapping with more."""

@@ -9,15 +9,16 @@ __all__ = [
     "refuse",
     "refuse_odd",
     "shown",
+    "unknown_key",
     "write_path",
 ]
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from studies.yaml import Path, Text
+from studies.yaml import KeyPath, Text
 from workers.errors import StudyError, nearest
 from workers.libraries.pydantic import CarryingError, Fault, faults
 
@@ -29,7 +30,7 @@ _MOST_REPR = 100
 class Problem(NamedTuple):
     """One thing that is wrong, at `path` below the value that was being validated."""
 
-    path: Path
+    path: KeyPath
     text: str
 
 
@@ -56,7 +57,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def refuse(value: object, allowed: str, near: Iterable[str] = (), path: Path = ()) -> NoReturn:
+def refuse(value: object, allowed: str, near: Iterable[str] = (), path: KeyPath = ()) -> NoReturn:
     """Say that `value` is not allowed here, what is, and which of `near` is spelt like it.
 
     Raises:
@@ -64,6 +65,13 @@ def refuse(value: object, allowed: str, near: Iterable[str] = (), path: Path = (
     """
     hint = nearest(value, near) if isinstance(value, str) else ""
     raise ProblemsError([Problem(path, f"{shown(value)} is not allowed here; allowed: {allowed}{hint}")])
+
+
+def unknown_key(key: object, allowed: Collection[str]) -> Problem:
+    """A key that is not among those that are allowed, with the nearest one."""
+    text = f"the key {shown(key)} is not allowed here; allowed: {', '.join(allowed)}"
+    part = key if isinstance(key, str | int) else str(key)
+    return Problem((part,), text + nearest(str(key), allowed))
 
 
 def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
@@ -109,7 +117,7 @@ def refuse_odd(text: Text) -> None:
         raise _told(found, text)
 
 
-def _odd(value: Any, path: Path) -> Iterator[Problem]:
+def _odd(value: Any, path: KeyPath) -> Iterator[Problem]:
     if isinstance(value, dict):
         for key, item in value.items():
             if "\0" in key:
@@ -127,7 +135,7 @@ def _odd(value: Any, path: Path) -> Iterator[Problem]:
         yield Problem(path, f"{shown(value)} is not allowed here; allowed: text without zero characters")
 
 
-def write_path(path: Path) -> str:
+def write_path(path: KeyPath) -> str:
     """``("sweep", 0, "sites")`` as ``sweep[0].sites``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
@@ -151,9 +159,9 @@ def _problems(fault: Fault, source: Text) -> list[Problem]:
     return [Problem((*where, *path[below:]), text) for path, text in problems_of(fault)]
 
 
-def _known(loc: Sequence[str | int], source: Text) -> Path:
+def _known(loc: Sequence[str | int], source: Text) -> KeyPath:
     """The part of pydantic's location that the text has: names of unions and validators fall out."""
-    path: Path = ()
+    path: KeyPath = ()
     for part in loc:
         if (*path, part) in source.marks or not source.marks:
             path = (*path, part)

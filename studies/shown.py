@@ -8,11 +8,11 @@ from typing import Any
 
 from studies.blocks import AXES, UNIT_AXES, Block, Coordinates
 from studies.fields import Scalar
+from studies.fitted import NOISE
 from studies.forms import is_reference, references
 from studies.models import Task
 from studies.scope import names_of
 from studies.units import written_of
-from studies.values import NOISE
 from workers.vocabulary import ModelSpec
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from studies.base import Spec
+from studies.base import Spec, plain
 from studies.blocks import Aligned, Block
-from studies.dump import plain
 from studies.fields import Scalar
 from studies.forms import is_reference, parse_range, references, substitute
-from studies.models import ModelSpec, check_model, plain_model
+from studies.models import ModelSpec, check_model
 from studies.shown import scalar_of
 from studies.spec import Study
 from studies.train import Loss, Train, drawn
@@ -234,7 +233,7 @@ def _filled(train: Train, names: Mapping[str, Any]) -> Train:
 
     def fill(value: Any) -> Any:
         if isinstance(value, ModelSpec):
-            return check_model(fill(plain_model(value)))
+            return check_model(fill(plain(value)))
         if isinstance(value, Spec):
             return fill(plain(value))
         if isinstance(value, Mapping):

@@ -9,21 +9,35 @@ from typing import Any
 
 from studies.axes import Names
 from studies.blocks import AXES, Block, Coordinates, ValueSpec
-from studies.fitted import FitNames, FitPlace, as_written
+from studies.fitted import (
+    FIT,
+    NOISE,
+    UNTAKEN,
+    ZERO,
+    FitNames,
+    FitPlace,
+    Valued,
+    as_written,
+    read_value,
+    written_value,
+)
 from studies.forms import is_reference, parse_range
-from studies.lists import in_order, once, stretch, zip_heads, zip_positions
 from studies.slots import (
     Axes,
     Prompts,
     Slot,
+    in_order,
+    once,
     read_coordinates,
     read_heads,
     read_layers,
     read_positions,
     read_subspace,
     read_texts,
+    stretch,
+    zip_heads,
+    zip_positions,
 )
-from studies.values import FIT, NOISE, UNTAKEN, ZERO, Valued, read_value, written_value
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads

@@ -16,13 +16,11 @@ __all__ = [
 ]
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studies.blocks import Aligned, Block, UnitSpec
+from studies.keys import StudyKeys
 from workers.errors import StudyError, nearest
-
-if TYPE_CHECKING:
-    from studies.spec import Study
 
 VARIABLE = "variable"
 """The column of a pair that says whose label it has; ``x+S`` where several variables are interchanged."""
@@ -31,7 +29,7 @@ _LABEL = "label"
 _JOINED = "+"
 
 
-def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def per_variable(study: StudyKeys, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Each of `rows` once for every variable that the sweep names, with its label; neighbours stay so.
 
     Raises:
@@ -51,7 +49,7 @@ def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[
     ]
 
 
-def interchanged(study: "Study") -> list[str | list[str]] | None:
+def interchanged(study: StudyKeys) -> list[str | list[str]] | None:
     """The variables that the sweep is about, as a causal task takes them; None for whichever there are."""
     blocks = study.blocks()
     names = [_names(block) for block in blocks]
@@ -98,7 +96,7 @@ def placed(block: Block, variable: str | None) -> Block:
     return block.model_copy(update={"variable": variable, "variables": None, "units": units})
 
 
-def placed_everywhere(study: "Study") -> Iterator[Block]:
+def placed_everywhere(study: StudyKeys) -> Iterator[Block]:
     """The blocks with every unit that they may have, whichever the variable."""
     for block in study.blocks():
         yield placed(block, _JOINED.join(block.alignment or ())) if is_aligned(block) else block
