@@ -1,6 +1,6 @@
 """Tables of pairs, of Arrow and in data frames, as the rows that a list of pairs would have.
 
-A value whose type Python would lose stays as Arrow has it. pyarrow is imported only where there is such a table:
+A value whose type Python would lose stays as Arrow has it. pyarrow is imported only where a table is there:
 reading a study must stay quick.
 """
 
