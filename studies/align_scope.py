@@ -179,7 +179,7 @@ def _draw_problems(study: StudyKeys, train: Train, path: KeyPath) -> Iterator[Pr
                     yield Problem((*path, "losses", index, "draw"), text + nearest(name, places))
 
 
-def _as_dicts(value: Any) -> Any:
+def _as_dicts(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -16,7 +16,7 @@ from studies.problems import Problem, ProblemsError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 def rows_of_batches(batches: Iterable["pa.RecordBatch"]) -> Iterator[tuple[Row, Mapping[str, str]]]:
@@ -37,7 +37,7 @@ def rows_of_batches(batches: Iterable["pa.RecordBatch"]) -> Iterator[tuple[Row, 
             yield row, left
 
 
-def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
+def _values(name: str, column: "pa.Array") -> tuple[list[object], dict[int, str]]:
     """The values of a column, None for what cannot be read, and why that is so by place."""
     is_ours = any(p.fullmatch(name) for p in (INPUT, LABEL, SPAN)) or name in TEXT
     if not is_ours and not _is_plain(column.type):
@@ -45,7 +45,7 @@ def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
     try:
         return _listed(column), {}
     except (ValueError, OverflowError):
-        values: list[Any] = []
+        values: list[object] = []
         unread: dict[int, str] = {}
         for at, value in enumerate(column):
             try:
@@ -56,8 +56,8 @@ def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
         return values, unread
 
 
-def _listed(column: "pa.Array") -> list[Any]:
-    found: list[Any] = column.to_pylist()
+def _listed(column: "pa.Array") -> list[object]:
+    found: list[object] = column.to_pylist()
     return found
 
 
@@ -91,7 +91,7 @@ def _is_plain(kind: "pa.DataType") -> bool:
     return False
 
 
-def said_of(value: Any) -> Any:
+def said_of(value: object) -> object:
     """Plain data that differs wherever two of Arrow's scalars do."""
     import pyarrow as pa
 
@@ -120,17 +120,17 @@ def said_of(value: Any) -> Any:
     return [str(value.type), number if isinstance(number, int) else str(value.as_py())]
 
 
-def _items(value: "pa.StructScalar") -> Iterator[Any]:
+def _items(value: "pa.StructScalar") -> Iterator[object]:
     return (value[at] for at in range(len(value.type)))
 
 
-def is_table(value: Any) -> bool:
+def is_table(value: object) -> bool:
     """Whether it is a data frame or an Arrow table, of whichever library."""
     is_arrow = hasattr(value, "to_pylist") and hasattr(value, "schema")
     return is_arrow or (hasattr(value, "columns") and hasattr(value, "to_dict"))
 
 
-def rows_in_memory(table: Any) -> list[dict[str, Any]]:
+def rows_in_memory(table: Any) -> list[dict[str, object]]:
     """The rows of a data frame or an Arrow table, what is missing in them left out.
 
     A data frame's index is no column of it. What is missing there is NaN, so NaN is nothing here.
@@ -158,6 +158,6 @@ def rows_in_memory(table: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _check(names: list[Any]) -> None:
+def _check(names: list[object]) -> None:
     if problems := problems_of_names(names):
         raise ProblemsError([Problem((), text) for _, text in problems])

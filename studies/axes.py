@@ -1,6 +1,6 @@
 """A block's axes: which values each takes for one model and one class of pairs, and their product."""
 
-__all__ = ["Axis", "Extent", "Names", "axes_of", "combine"]
+__all__ = ["Axis", "Extent", "Names", "Row", "axes_of", "combine"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,16 @@ from workers.errors import StudyError
 Names = Mapping[str, Any]
 """The value of each name that ``$`` can reach."""
 
+Row = tuple[Any, ...]
+"""Values of the names of one or several axes, at one point."""
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """Names that vary together, and their rows of values, which may depend on the axes before."""
 
     names: tuple[str, ...]
-    rows: Callable[[Names], Sequence[tuple[Any, ...]]]
+    rows: Callable[[Names], Sequence[Row]]
     constant: bool = True
     """Whether the rows are the same at every point."""
 
@@ -48,16 +51,14 @@ def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:
     return found
 
 
-def combine(
-    axes: Sequence[Axis], scope: Names, most: int = MOST_CELLS
-) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+def combine(axes: Sequence[Axis], scope: Names, most: int = MOST_CELLS) -> tuple[tuple[str, ...], list[Row]]:
     """The product of the axes: their names, and a row of values for each point.
 
     Raises:
         StudyError: there are more than `most` points; they are counted before they are made.
     """
     names: tuple[str, ...] = ()
-    rows: list[tuple[Any, ...]] = [()]
+    rows: list[Row] = [()]
     sizes: dict[str, int] = {}
     for axis in axes:
         if axis.constant:
@@ -67,7 +68,7 @@ def combine(
                 raise _too_many(sizes, most)
             rows = [row + values for row in rows for values in more]
         else:
-            made: list[tuple[Any, ...]] = []
+            made: list[Row] = []
             for row in rows:
                 found = axis.rows({**scope, **dict(zip(names, row, strict=True))})
                 if len(made) + len(found) > most:
@@ -95,18 +96,18 @@ def _for_axes(block: Block) -> list[Axis]:
     return [_constant(names, [tuple(row[name] for name in names) for row in block.for_])]
 
 
-def _constant(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Axis:
+def _constant(names: tuple[str, ...], rows: list[Row]) -> Axis:
     return Axis(names, lambda scope: rows)
 
 
-def _axis(name: str, written: Any, extent: Extent, scope: Names) -> Axis:
+def _axis(name: str, written: str | Sequence[object], extent: Extent, scope: Names) -> Axis:
     if not isinstance(written, str):
         return _constant((name,), [(value,) for value in written])
     part = parse_every_span(written) if name == "position" else None
     if part is not None:
         return _constant((name,), [(f"{span}{part}",) for span in extent.spans])
 
-    def rows(names: Names) -> list[tuple[Any, ...]]:
+    def rows(names: Names) -> list[Row]:
         found = _indices(written, _count(name, extent, names), names)
         # The length of a range beyond what a machine counts cannot be asked for.
         if found and found[-1] - found[0] >= MOST_AXIS_VALUES:

@@ -12,6 +12,9 @@ from studies.yaml import Text
 from workers.libraries.pydantic import outermost_only
 from workers.vocabulary import ModelSpec
 
+Keys = dict[str, Any]
+"""Keys of a part of a study, as written."""
+
 
 class Spec(BaseModel):
     """A frozen, keyword-only part of a study; unknown keys and impossible values are refused.
@@ -48,11 +51,11 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise explain(error, text) from None
 
-    def as_plain(self) -> Any:
+    def as_plain(self) -> object:
         """The spec as a file would write it; what has its default is left out."""
         return self._given()
 
-    def _given(self) -> dict[str, Any]:
+    def _given(self) -> Keys:
         return {
             info.alias or name: plain(getattr(self, name))
             for name, info in type(self).model_fields.items()
@@ -74,7 +77,7 @@ class Spec(BaseModel):
         return data
 
     @classmethod
-    def _from_short(cls, data: dict[str, Any]) -> dict[str, Any]:
+    def _from_short(cls, data: Keys) -> Keys:
         """Turn what a file may write for convenience into fields; here nothing."""
         return data
 
@@ -82,13 +85,16 @@ class Spec(BaseModel):
 class SpecWithOptions(Spec):
     """A part of a study with ``options`` of its own, which a file writes beside its other keys."""
 
-    def as_plain(self) -> Any:
+    def as_plain(self) -> object:
         """The spec as a file would write it, its options among its keys."""
+        return self._given_with_options()
+
+    def _given_with_options(self) -> Keys:
         given = self._given()
         return {**given, **given.pop("options", {})}
 
     @classmethod
-    def _from_short(cls, data: dict[str, Any]) -> dict[str, Any]:
+    def _from_short(cls, data: Keys) -> Keys:
         known = {key: value for key, value in data.items() if key in cls.model_fields}
         others = {key: value for key, value in data.items() if key not in cls.model_fields}
         return {**known, "options": {**known.get("options", {}), **others}} if others else known
@@ -105,8 +111,8 @@ def plain(value: object) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _plain_model(model: ModelSpec) -> Any:
+def _plain_model(model: ModelSpec) -> object:
     """The model as a file writes it: its options lie beside the other keys."""
     given = model.model_dump(exclude_defaults=True, exclude={"options", "trust_remote_code"})
-    given.update(plain(model.options))
+    given.update({key: plain(value) for key, value in model.options.items()})
     return model.ref if list(given) == ["ref"] else given

@@ -43,7 +43,6 @@ from studies.fields import (
     Column,
     Name,
     Number,
-    Scalar,
     Written,
     at_once,
     axis,
@@ -97,7 +96,7 @@ PLACE = ("site", "layer", "head", "position", "coordinates")
 UNIT_AXES = ("site", "layer", "head", "position", "subspace", "intervention")
 """The axes that say where a unit is and what it does; the others are about the whole cell."""
 
-For = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+For = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
 """Named axes: a map is a product, a list of maps is zipped."""
 
 _SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
@@ -121,24 +120,24 @@ Variable = Annotated[Written | None, checked(_one_variable)]
 Read = Annotated[Written | None, checked(at_once(check_read))]
 Seed = Annotated[int | None, checked(check_seed)]
 Step = Annotated[Written | None, checked(at_once(check_step))]
-Sites = Annotated[Sequence[Any] | None, checked(axis(_one_site))]
-Layers = Annotated[str | Sequence[Any] | None, checked(axis(_one_layer, _range, is_index_range))]
-Heads = Annotated[str | Sequence[Any] | None, checked(axis(_one_head, _range, is_index_range))]
+Sites = Annotated[Sequence[object] | None, checked(axis(_one_site))]
+Layers = Annotated[str | Sequence[object] | None, checked(axis(_one_layer, _range, is_index_range))]
+Heads = Annotated[str | Sequence[object] | None, checked(axis(_one_head, _range, is_index_range))]
 Positions = Annotated[
-    str | Sequence[Any] | None,
+    str | Sequence[object] | None,
     checked(axis(_one_position, ", all, a range, spans.first, spans.last", is_position_range)),
 ]
-Subspaces = Annotated[Sequence[Any] | None, checked(axis(_one_subspace))]
+Subspaces = Annotated[Sequence[object] | None, checked(axis(_one_subspace))]
 Interventions = Annotated[Sequence[str] | None, checked(axis(check_intervention))]
 Variables = Annotated[
-    str | Sequence[Any] | None, checked(axis(_one_variable, ", or all", lambda text: text == "all"))
+    str | Sequence[object] | None, checked(axis(_one_variable, ", or all", lambda text: text == "all"))
 ]
-Reads = Annotated[Sequence[Any] | None, checked(axis(check_read))]
+Reads = Annotated[Sequence[object] | None, checked(axis(check_read))]
 Seeds = Annotated[
     str | Sequence[int] | None,
     checked(axis(check_seed, ", or a range such as '0:10'", is_bounded, check_seed_range)),
 ]
-Steps = Annotated[Sequence[Any] | None, checked(axis(check_step))]
+Steps = Annotated[Sequence[object] | None, checked(axis(check_step))]
 Models = Annotated[Sequence[ModelSpec | str] | None, checked(axis(check_model))]
 Tasks = Annotated[Sequence[Task | str] | None, checked(axis(check_task))]
 
@@ -163,7 +162,7 @@ class ValueSpec(Spec):
     noise: Number = None
     """Normal noise of this many standard deviations of the embeddings."""
 
-    def as_plain(self) -> Any:
+    def as_plain(self) -> object:
         """The value as a file writes it: a run's name alone where nothing else is said."""
         given = self._given()
         return given["run"] if list(given) == ["run"] else given
@@ -187,7 +186,7 @@ def is_source(run: str) -> bool:
     return _SOURCE.fullmatch(run) is not None
 
 
-def _value(value: Any) -> Any:
+def _value(value: object) -> object:
     """``source`` as ``{run: source}``; mappings and specs go on to `ValueSpec`."""
     if isinstance(value, str):
         return {"run": check_name(value)}
@@ -198,7 +197,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-def check_for(value: Any) -> For:
+def check_for(value: object) -> For:
     """A map from names to lists (a product), or a list of maps with the same names (zipped)."""
     if isinstance(value, dict) and value:
         return {check_name(key): _for_values(key, found) for key, found in value.items()}
@@ -210,7 +209,7 @@ def check_for(value: Any) -> For:
     refuse(value, "a map from names to lists (a product), or a list of maps with the same names (zipped)")
 
 
-def _for_values(name: str, values: Any) -> tuple[Any, ...]:
+def _for_values(name: str, values: object) -> tuple[object, ...]:
     if not isinstance(values, list | tuple) or not values:
         refuse(values, "a list with a value for each cell", path=(name,))
     if len(values) > MOST_AXIS_VALUES:
@@ -234,13 +233,13 @@ class Coordinates(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_value(cls, data: Any) -> Any:
+    def _expand_value(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
         return {key: _short_value(key, value) for key, value in data.items()}
 
 
-def _short_value(key: str, value: Any) -> Any:
+def _short_value(key: str, value: object) -> object:
     if key not in ("from", "from_") or value is None:
         return value
     try:
@@ -321,7 +320,7 @@ class Block(Settings):
     """The changes of a cell, in the order in which they apply; without it the block is its one unit."""
 
 
-def named_axes(for_: For | None) -> dict[str, list[Scalar | tuple[Any, ...]]]:
+def named_axes(for_: For | None) -> dict[str, list[object]]:
     """Each name of a ``for`` with all the values that it takes."""
     if for_ is None:
         return {}

@@ -26,7 +26,6 @@ __all__ = [
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from workers.errors import StudyError
 
@@ -68,7 +67,7 @@ def product_text(sizes: Mapping[str, int]) -> str:
     return f"{factors} = {math.prod(sizes.values()):,}"
 
 
-def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any]) -> None:
+def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, object]) -> None:
     """Refuse a task of which far too many or far too wide pairs are asked, before one is made.
 
     Raises:
@@ -94,7 +93,7 @@ def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any
         )
 
 
-def check_prompts(row: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+def check_prompts(row: Mapping[str, object]) -> Sequence[tuple[str, str]]:
     """The texts of a pair that no model takes: the column, and what is wrong."""
     return [
         (column, f"a text of {len(value):,} characters; at most {MOST_PROMPT_CHARACTERS:,} are allowed")

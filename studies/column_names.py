@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 _SOURCE = r"source(?:_(?:[2-9]|[1-9]\d+))?"
 INPUT = re.compile(rf"(?P<run>base|{_SOURCE})(?:_(?P<form>ids|embeds))?")
@@ -29,17 +28,17 @@ _LEAST = 5
 """Letters of a name of which one may be wrong: the words that are one letter from ``base`` are too many."""
 
 
-def problems_of_names(names: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+def problems_of_names(names: Sequence[object]) -> tuple[tuple[str, str], ...]:
     """Problems with the names of one header, or of one pair's columns: the name, and the problem."""
     return _problems(tuple(names))
 
 
 @lru_cache(maxsize=256)
-def _problems(names: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+def _problems(names: tuple[object, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(_found(names))
 
 
-def _found(names: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _found(names: tuple[object, ...]) -> Iterator[tuple[str, str]]:
     seen: dict[str, tuple[int, str]] = {}
     for at, name in enumerate(names, start=1):
         if not isinstance(name, str):

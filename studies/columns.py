@@ -3,7 +3,6 @@
 __all__ = ["NAME_RULE", "PAIR_COLUMNS", "RESERVED", "RESULT_COLUMNS", "is_name", "is_plain_file"]
 
 import re
-from typing import Any
 
 from workers.metrics import DERIVED, OBSERVED, RUN_VALUES
 
@@ -41,7 +40,7 @@ NAME_RULE = "a folder's name: up to 100 letters, digits, '.', '_', '-', first a 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 
-def is_name(value: Any) -> bool:
+def is_name(value: object) -> bool:
     """Whether a study, and what it names itself, may have this name."""
     return isinstance(value, str) and _SAFE_NAME.fullmatch(value) is not None
 

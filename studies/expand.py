@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from math import prod
-from typing import Any
 
-from studies.axes import Extent, Names, axes_of, combine
+from studies.axes import Extent, Names, Row, axes_of, combine
 from studies.blocks import Block, Coordinates, ValueSpec
 from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
@@ -144,7 +143,7 @@ def referenced_columns(study: Study) -> set[str]:
     found |= per_columns(study)
     for block in placed_everywhere(study):
         found |= {VARIABLE} if (block.variable, block.variables) != (None, None) else set()
-        everything = [names_of(block)[name] for name in names_of(block)]
+        everything: list[object] = list(names_of(block).values())
         everything.extend(value for unit, _ in _every_unit(block) for _, value in written(unit))
         names = references([*everything, block.read, block.seed])
         found |= {name.removeprefix("pair.") for name in names if name.startswith("pair.")}
@@ -198,7 +197,7 @@ def _every_unit(block: Block) -> Iterator[tuple[Coordinates, Block]]:
             yield unit, places_of(block)
 
 
-def _span_names(block: Block, value: Any) -> Iterator[str]:
+def _span_names(block: Block, value: object) -> Iterator[str]:
     """The spans that a written position can mean in a block."""
     if references(value) & {name for name in references(value) if name.startswith("pair.")}:
         yield "*"
@@ -223,7 +222,7 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
     base = prompts["base"]
     columns = {f"pair.{name}": value for name, value in scene.pair_class.columns}
     constants = constants_of(block, model, scene.pair_class.columns)
-    scope: dict[str, Any] = {**constants, **columns, **singulars_of(block)}
+    scope: dict[str, object] = {**constants, **columns, **singulars_of(block)}
     room = MOST_CELLS - len(into.points)
     names, rows = combine(axes_of(block, _extent(block, scene.facts, base), scope), scope, room)
     values = names_of(block)
@@ -268,12 +267,12 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
     into.missing.extend(missing)
 
 
-_Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+_Rows = tuple[tuple[str, ...], list[Row]]
 
 
 def _with_fit_axes(
     names: tuple[str, ...],
-    rows: list[tuple[Any, ...]],
+    rows: list[Row],
     templates: Sequence[UnitTemplate],
     setting: Setting,
     room: int,
@@ -321,7 +320,7 @@ def _fit_axes(
     return found
 
 
-def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
+def _one_read(found: tuple[int | str, ...] | None, read: object) -> int | str:
     if found is None:
         raise Lack(read, "base")
     span = parse_span(found[0]) if found and isinstance(found[0], str) else None

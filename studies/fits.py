@@ -34,7 +34,7 @@ from studies.fields import (
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
 
-_STEPS: Mapping[str, Any] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
+_STEPS: Mapping[str, object] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -70,15 +70,16 @@ _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 _RunName = Annotated[str | None, checked(check_name)]
 
 
-def _check_temperature(value: Any) -> tuple[float, float]:
+def _check_temperature(value: object) -> tuple[float, float]:
     """The first and the last temperature."""
     found = each(check_number, value) if isinstance(value, list | tuple) else ()
-    if len(found) != 2 or not all(isinstance(one, int | float) and one > 0 for one in found):
+    numbers = [one for one in found if not isinstance(one, str) and one > 0]
+    if len(found) != 2 or len(numbers) != 2:
         refuse(value, "two temperatures above 0, the first and the last: [50, 0.1]")
-    return found[0], found[1]
+    return numbers[0], numbers[1]
 
 
-def _check_flag(value: Any) -> bool:
+def _check_flag(value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):
         refuse(value, "true, false")

@@ -166,7 +166,7 @@ class Valued:
     seed: int | None = None
 
 
-def written_value(value: ValueSpec, block: Block) -> dict[str, Any]:
+def written_value(value: ValueSpec, block: Block) -> dict[str, object]:
     """The value as written, with the seed that it is drawn from where it is drawn."""
     draws = value.noise is not None
     return {
@@ -178,13 +178,13 @@ def written_value(value: ValueSpec, block: Block) -> dict[str, Any]:
     }
 
 
-def is_fit(name: str, runs: Collection[str], fits: Collection[str]) -> bool:
+def is_fit(name: object, runs: Collection[str], fits: Collection[str]) -> bool:
     """Whether ``from: NAME`` means a fit's vector."""
     return name in fits and name not in runs
 
 
 def read_value(
-    written: Mapping[str, Any], names: Names, *, runs: Collection[str], fits: Collection[str]
+    written: Mapping[str, object], names: Names, *, runs: Collection[str], fits: Collection[str]
 ) -> Valued:
     """The value at a point; `runs` and `fits` are the names that the block knows.
 
@@ -207,7 +207,7 @@ def _deviation(noise: float) -> float:
     return noise
 
 
-def _seed(written: Any, names: Names) -> int:
+def _seed(written: object, names: Names) -> int:
     seed = read_number(written, names)
     if seed is None:
         raise StudyError("noise is drawn, and nothing says from which seed; write seed: 0, or seeds")

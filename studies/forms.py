@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from studies.bounds import MOST_WRITTEN
 
@@ -85,7 +85,7 @@ class Range:
         )
 
 
-def is_reference(value: object) -> bool:
+def is_reference(value: object) -> TypeGuard[str]:
     """Whether the whole value is one ``$name``."""
     return isinstance(value, str) and _IS_REFERENCE.fullmatch(value) is not None
 

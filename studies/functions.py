@@ -12,7 +12,6 @@ __all__ = [
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from studies.blocks import Block, Coordinates, Settings, ValueSpec
 from studies.forms import references
@@ -97,7 +96,7 @@ def check_functions(functions: Iterable[Function], code: Code) -> None:
         raise StudyError("\n".join(dict.fromkeys(wrong)))
 
 
-def _model_of(task: str, options: Mapping[str, Any]) -> str | None:
+def _model_of(task: str, options: Mapping[str, object]) -> str | None:
     name = model_name(options) if task == CAUSAL else None
     return name if name is not None and is_function(name) else None
 
@@ -110,8 +109,9 @@ def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
     for one in written:
         # An axis of coordinates gives several.
         for value in (one,) if isinstance(one, Mapping) else values_of(block, one):
-            for key, kind in (("get", GETTER), ("set", SETTER)) if isinstance(value, Mapping) else ():
-                for name in values_of(block, value[key]):
+            named = value if isinstance(value, Mapping) else {}
+            for key, kind in ("get", GETTER), ("set", SETTER):
+                for name in values_of(block, named.get(key)):
                     if isinstance(name, str) and is_function(name):
                         yield name, kind
 
@@ -135,13 +135,13 @@ def trusting_models(study: Study) -> Study:
     return study.model_copy(update={"sweep": sweep, "train": train, **_trusting(study)})
 
 
-def _trusting(settings: Settings) -> dict[str, Any]:
+def _trusting(settings: Settings) -> dict[str, object]:
     return {
         "model": _trusted(settings.model),
         "models": settings.models and tuple(map(_trusted, settings.models)),
     }
 
 
-def _trusted(model: Any) -> Any:
+def _trusted(model: object) -> object:
     """A model that may run its code; a reference to an axis, or none, stays as it is."""
     return model.trusting((model.ref,)) if isinstance(model, ModelSpec) else model

@@ -23,14 +23,14 @@ from studies.train import Train
 _PAIR_FILES = tuple(SUFFIXES)
 
 
-def check_study_name(value: Any) -> str:
+def check_study_name(value: object) -> str:
     """A name that is also a safe folder name."""
     if not is_name(value):
         refuse(value, NAME_RULE)
     return str(value)
 
 
-def check_pairs(value: Any) -> str | tuple[Mapping[str, Any], ...]:
+def check_pairs(value: object) -> str | tuple[Mapping[str, object], ...]:
     """A file's path, a list of pairs, or a table of them in memory."""
     path = str(value) if isinstance(value, PurePath) else value
     if isinstance(path, str) and path.lower().endswith(_PAIR_FILES) and "\n" not in path:
@@ -47,7 +47,7 @@ class StudyKeys(Settings):
 
     study: Annotated[str, required(check_study_name)]
     """Its name, which is also that of its folder."""
-    pairs: Annotated[str | Sequence[Mapping[str, Any]] | None, checked(check_pairs)] = None
+    pairs: Annotated[str | Sequence[Mapping[str, object]] | None, checked(check_pairs)] = None
     """A file of pairs, or the pairs themselves."""
     label_tokens: Annotated[str | None, checked(one_of(("first", "all")))] = None
     """Labels of several tokens: score the first or all; without it each must be one token."""

@@ -5,7 +5,6 @@ __all__ = ["BUNDLED", "check_supported", "load_all", "load_study", "stored_study
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from studies.blocks import Block, Settings
 from studies.bounds import MOST_TEXT_BYTES
@@ -69,7 +68,7 @@ def stored_study(text: str, name: str) -> Study:
     return Study.from_text(replace(read, data=data), is_stored=True)
 
 
-def _without_trust(data: Any) -> Any:
+def _without_trust(data: object) -> object:
     """Studies could say once that code of their models may run."""
     if isinstance(data, dict):
         return {key: _without_trust(value) for key, value in data.items() if key != "trust_remote_code"}
@@ -113,7 +112,7 @@ def _with_whole_paths(study: Study, folder: Path) -> Study:
     return study.model_copy(update={"pairs": pairs, "sweep": sweep, "fits": fits, **_models(study, folder)})
 
 
-def _models(settings: Settings, folder: Path) -> dict[str, Any]:
+def _models(settings: Settings, folder: Path) -> dict[str, object]:
     return {
         "model": settings.model and _with_whole_ref(settings.model, folder),
         "models": settings.models and tuple(_with_whole_ref(model, folder) for model in settings.models),
@@ -188,7 +187,7 @@ def _block(block: Block, is_trained: bool) -> Iterator[tuple[str, str]]:
         yield from _read("reads", read)
 
 
-def _read(where: str, read: Any) -> Iterator[tuple[str, str]]:
+def _read(where: str, read: object) -> Iterator[tuple[str, str]]:
     """An output of the model is a name alone; a token of a span has a part."""
     span = parse_span(read) if isinstance(read, str) and not references(read) else None
     if span is not None and span[1] is None:

@@ -25,7 +25,7 @@ _MADE = ("zoo:", "artifact:")
 """Prefixes of models that are made here: their seed is an option, or an axis."""
 
 
-def check_model(value: Any) -> ModelSpec:
+def check_model(value: object) -> ModelSpec:
     """A model's name, or a mapping of `ModelSpec`'s fields; a built-in model's options lie beside them, and
     the values of a training's axes."""
     if isinstance(value, ModelSpec):
@@ -64,9 +64,9 @@ class Task(SpecWithOptions):
     options: Annotated[Mapping[str, Any], required(freeze)] = Field(default_factory=dict)
     """The task's own options; a file writes them beside the other keys."""
 
-    def as_plain(self) -> Any:
+    def as_plain(self) -> object:
         """The task as a file writes it: its name alone where nothing else is said."""
-        given = super().as_plain()
+        given = self._given_with_options()
         return self.name if list(given) == ["name"] else given
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class Task(SpecWithOptions):
         return self
 
 
-def check_task(value: Any) -> Task:
+def check_task(value: object) -> Task:
     """A task's name, or a mapping with its name, number of pairs, seed and options."""
     if isinstance(value, Task):
         return value

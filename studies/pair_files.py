@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from studies.arrow_rows import rows_of_batches
 from studies.column_names import INPUT, LABEL, SPAN, normal
@@ -29,7 +29,7 @@ class Found:
 
     where: str
     """``FILE:LINE`` or ``FILE: row N``."""
-    row: Any
+    row: object
     """The row's content, mostly a mapping by column."""
     left: Mapping[str, str] = field(default_factory=dict)
     """Columns whose value could not be read, and why."""
@@ -38,7 +38,7 @@ class Found:
 
 
 Rows = Iterator[Found]
-CheckHeader = Callable[[str, Sequence[Any]], None]
+CheckHeader = Callable[[str, Sequence[object]], None]
 """Is told where the names of a file's columns stand, and what they are; raises where they cannot be."""
 
 
@@ -185,7 +185,7 @@ def _check_delimiter(where: str, header: Sequence[str]) -> None:
             )
 
 
-def _from_csv(value: str) -> Any:
+def _from_csv(value: str) -> object:
     if not value.startswith("["):
         return value
     try:

@@ -2,6 +2,8 @@
 
 __all__ = [
     "NoJSONError",
+    "Plain",
+    "Scalar",
     "Twice",
     "is_missing",
     "is_text",
@@ -14,26 +16,32 @@ __all__ = [
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TypeAlias, TypeGuard
 from uuid import UUID
 
 from studies.bounds import MOST_DEPTH
+
+Scalar = str | int | float | bool | None
+"""One plain value."""
+
+Plain: TypeAlias = "Scalar | Sequence[Plain] | Mapping[str, Plain]"
+"""Data of YAML and of JSON."""
 
 _MOST_DIGITS = 4000
 """Python makes no number of text with more."""
 
 
-class Twice(dict[str, Any]):
+class Twice(dict[str, object]):
     """A JSON object that names a key twice; the last one is in it."""
 
     key = ""
     """The key."""
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether it is text that a file can hold: half of a pair of surrogates is no character."""
     try:
         return isinstance(value, str) and value.encode() is not None
@@ -41,7 +49,7 @@ def is_text(value: Any) -> bool:
         return False
 
 
-def unkept(value: Any, depth: int = 0) -> str | None:
+def unkept(value: object, depth: int = 0) -> str | None:
     """Why plain data cannot be kept; None where it can."""
     if isinstance(value, str):
         return None if is_text(value) else f"{value!r:.60} is half of a pair of surrogates, which is no text"
@@ -52,7 +60,7 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, Twice):
         return f"the key {value.key!r} is in one mapping twice"
     if isinstance(value, Mapping):
-        parts: Any = (part for item in value.items() for part in item)
+        parts: Iterable[object] = (part for item in value.items() for part in item)
     elif isinstance(value, list | tuple):
         parts = value
     else:
@@ -60,7 +68,7 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     return next((why for part in parts if (why := unkept(part, depth + 1)) is not None), None)
 
 
-def unwrapped(value: Any, depth: int = 0) -> Any:
+def unwrapped(value: object, depth: int = 0) -> object:
     """A value from Python as plain data: numbers and arrays of other libraries as Python's own, what YAML has
     not (dates, decimals, bytes) as text; as it is where it is plain data, or nothing that has a spelling."""
     if depth > MOST_DEPTH + 1:  # it may contain itself; whoever checks it will say that it is too deep
@@ -88,7 +96,7 @@ def unwrapped(value: Any, depth: int = 0) -> Any:
     return unwrapped(listed(), depth + 1) if callable(listed) and not hasattr(value, "columns") else value
 
 
-def _base(value: Any) -> Any:
+def _base(value: object) -> object:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return value if type(value) is kind else kind(value)
@@ -100,7 +108,7 @@ def whole_number(text: str) -> int | str:
     return int(text) if len(text) <= _MOST_DIGITS else text
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a data frame means nothing by it: its NaN in a column of other things."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -113,7 +121,7 @@ class NoJSONError(ValueError):
     """Raised for text that is no JSON; the message says why."""
 
 
-def read_json(text: str) -> tuple[Any, dict[str, str]]:
+def read_json(text: str) -> tuple[object, dict[str, str]]:
     """The value, and what of an object's own values could not be read, by key: why.
 
     Raises:
@@ -130,7 +138,7 @@ def read_json(text: str) -> tuple[Any, dict[str, str]]:
         raise NoJSONError(str(error)) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found

@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
@@ -38,7 +38,7 @@ KINDS = ("heatmap", "bars", *OF_TRAININGS)
 """The kinds of plots."""
 
 
-def _columns(value: Any) -> str | tuple[str, ...]:
+def _columns(value: object) -> str | tuple[str, ...]:
     """A column or SQL expression, or several."""
     if isinstance(value, str) and value.strip():
         return value
@@ -100,7 +100,7 @@ class Contains(Spec):
     contains: Annotated[str, Field(min_length=1)]
 
 
-def check_metric(value: Any) -> "Contains | str":
+def check_metric(value: object) -> "Contains | str":
     """A metric's name, or ``{contains: TEXT}``."""
     if isinstance(value, Contains):
         return value
@@ -128,7 +128,7 @@ def metric_families(
     return tuple(family for family in METRIC_FAMILIES if family in wanted - unneeded)
 
 
-def _check(value: Any) -> tuple[str, ...]:
+def _check(value: object) -> tuple[str, ...]:
     """One ability's name, or a list of them."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names:
@@ -145,7 +145,7 @@ Required = Annotated[
 """An ability's name, or a list of names; none where nothing is required."""
 
 
-def _check_part(value: Any) -> int | float:
+def _check_part(value: object) -> int | float:
     """A share below 1, or a number of cells."""
     if isinstance(value, float) and 0 < value < 1:
         return value
@@ -166,7 +166,7 @@ class Screen(Spec):
     """Of the sample."""
 
 
-def _from_name(value: Any) -> Any:
+def _from_name(value: object) -> object:
     """A method's name alone, as a mapping."""
     return {"method": value} if isinstance(value, str) else value
 

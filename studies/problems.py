@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
@@ -25,6 +25,9 @@ from workers.libraries.pydantic import CarryingError, Fault, faults
 _MAX_SHOWN = 5
 _MOST_REPR = 100
 """Items or characters of a value that are looked at, to show 80 characters of it."""
+
+
+T = TypeVar("T")
 
 
 class Problem(NamedTuple):
@@ -74,13 +77,13 @@ def unknown_key(key: object, allowed: Collection[str]) -> Problem:
     return Problem((part,), text + nearest(str(key), allowed))
 
 
-def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
+def each(check: Callable[[object], T], values: Iterable[object]) -> tuple[T, ...]:
     """Check every value of a list.
 
     Raises:
         ProblemsError: those of all values, each with its index.
     """
-    found: list[Any] = []
+    found: list[T] = []
     problems: list[Problem] = []
     for index, value in enumerate(values):
         try:
@@ -117,7 +120,7 @@ def refuse_odd(text: Text) -> None:
         raise _told(found, text)
 
 
-def _odd(value: Any, path: KeyPath) -> Iterator[Problem]:
+def _odd(value: object, path: KeyPath) -> Iterator[Problem]:
     if isinstance(value, dict):
         for key, item in value.items():
             if "\0" in key:

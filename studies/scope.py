@@ -3,7 +3,6 @@
 __all__ = ["COORDINATES", "find_problems", "name_problems", "names_of", "values_of", "written"]
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from studies.align_scope import (
     aligned_block_problems,
@@ -35,7 +34,7 @@ _VECTORS = ("mean", "mean_difference")
 """The methods that make a vector, which can be a value."""
 
 
-def written(unit: Coordinates) -> Iterator[tuple[KeyPath, Any]]:
+def written(unit: Coordinates) -> Iterator[tuple[KeyPath, object]]:
     """Every written value of a unit with its path below the unit, those inside ``from`` too."""
     for key in COORDINATES:
         if getattr(unit, key) is not None:
@@ -204,7 +203,7 @@ def _repeated_layers(block: Block, path: KeyPath) -> Iterator[Problem]:
             yield Problem((*path, "site" if block.sites is None else "sites"), text)
 
 
-def _sites_of(block: Block, unit: Coordinates) -> list[tuple[Any, ...]]:
+def _sites_of(block: Block, unit: Coordinates) -> list[tuple[object, ...]]:
     """The sites that a unit has at once, for each value of the axis that they come from, if any.
 
     None at all where they stand in a column of the pairs.
@@ -214,7 +213,7 @@ def _sites_of(block: Block, unit: Coordinates) -> list[tuple[Any, ...]]:
     return [sites if isinstance(sites, tuple) else (sites,) for sites in found]
 
 
-def _is_path(site: Any) -> bool:
+def _is_path(site: object) -> bool:
     return isinstance(site, str) and is_module_path(site)
 
 
@@ -226,7 +225,7 @@ def _used(block: Block) -> frozenset[str]:
 
 
 def _value_problems(
-    study: StudyKeys, block: Block, key: KeyPath, value: Any, path: KeyPath
+    study: StudyKeys, block: Block, key: KeyPath, value: object, path: KeyPath
 ) -> Iterator[Problem]:
     """Names after ``$``, runs and fits that do not exist."""
     known = names_of(block)
@@ -248,7 +247,7 @@ def _value_problems(
         yield Problem(path, "noise is drawn, and nothing says from which seed; write seed: 0, or seeds")
 
 
-def _fit_problems(study: StudyKeys, subspace: Any, path: KeyPath) -> Iterator[Problem]:
+def _fit_problems(study: StudyKeys, subspace: object, path: KeyPath) -> Iterator[Problem]:
     """Fits that a subspace names, or each of several at once, and that are not there."""
     for one in subspace if isinstance(subspace, tuple) else (subspace,):
         parsed = parse_subspace(one) if isinstance(one, str) and not is_reference(one) else None
@@ -257,7 +256,7 @@ def _fit_problems(study: StudyKeys, subspace: Any, path: KeyPath) -> Iterator[Pr
         yield from _wrong_method(study, fit, False, path)
 
 
-def _unknown_run(study: StudyKeys, block: Block, run: Any, path: KeyPath) -> Iterator[Problem]:
+def _unknown_run(study: StudyKeys, block: Block, run: object, path: KeyPath) -> Iterator[Problem]:
     known = [*_VALUES, *(block.runs or {}), *(study.fits or {})]
     if is_reference(run) or (isinstance(run, str) and (run in known or is_source(run))):
         return
@@ -265,14 +264,14 @@ def _unknown_run(study: StudyKeys, block: Block, run: Any, path: KeyPath) -> Ite
     yield Problem(path, text)
 
 
-def _unknown_fit(study: StudyKeys, fit: Any, others: tuple[str, ...], path: KeyPath) -> Iterator[Problem]:
+def _unknown_fit(study: StudyKeys, fit: object, others: tuple[str, ...], path: KeyPath) -> Iterator[Problem]:
     known = [*others, *(study.fits or {})]
     if fit is not None and not is_reference(fit) and fit not in known:
         allowed = ", ".join(known) or "none, for the study has no fits"
         yield Problem(path, f"no fit {shown(fit)}; allowed: {allowed}{nearest(str(fit), known)}")
 
 
-def _wrong_method(study: StudyKeys, fit: Any, is_value: bool, path: KeyPath) -> Iterator[Problem]:
+def _wrong_method(study: StudyKeys, fit: object, is_value: bool, path: KeyPath) -> Iterator[Problem]:
     """A fit that is no vector as a value, or one that has no coordinates as a subspace."""
     made = (study.fits or {}).get(fit) if isinstance(fit, str) else None
     if made is None:
@@ -321,9 +320,9 @@ def _both_coordinates(unit: Coordinates, is_region: bool, path: KeyPath) -> Iter
         yield Problem((*path, "from"), "coordinates of a value only beside coordinates of the unit")
 
 
-def names_of(block: Block) -> dict[str, tuple[Any, ...]]:
+def names_of(block: Block) -> dict[str, tuple[object, ...]]:
     """The names that ``$`` can reach in a block, with the values that are written for them."""
-    found: dict[str, tuple[Any, ...]] = {}
+    found: dict[str, tuple[object, ...]] = {}
     for singular, plural in AXES.items():
         one, many = getattr(block, singular), getattr(block, plural)
         if many is not None:
@@ -334,7 +333,7 @@ def names_of(block: Block) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def values_of(block: Block, value: Any) -> tuple[Any, ...]:
+def values_of(block: Block, value: object) -> tuple[object, ...]:
     """The values that a written value can have: itself, or each of its axis."""
     if is_reference(value):
         return names_of(block).get(value[1:], ())
@@ -343,5 +342,5 @@ def values_of(block: Block, value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _attribute(key: Any) -> str:
+def _attribute(key: object) -> str:
     return "from_" if key == "from" else str(key)

@@ -32,7 +32,7 @@ def constants_of(block: Block, model: ModelSpec, columns: Sequence[tuple[str, Sc
     return found
 
 
-def singulars_of(block: Block) -> dict[str, Any]:
+def singulars_of(block: Block) -> dict[str, object]:
     """Values of singular keys: the meaning of ``$layer`` where the block's layer is one value."""
     found = {key: getattr(block, key) for key in AXES if key not in ("model", "task")}
     return {key: value for key, value in found.items() if value is not None and not references(value)}

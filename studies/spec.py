@@ -134,7 +134,7 @@ class Origin:
         order = {word: number for number, word in reversed(list(enumerate(words)))}
         yield from sorted(found, key=lambda mark: order.get(str(self._value(mark)), len(words)))
 
-    def _value(self, path: KeyPath) -> Any:
+    def _value(self, path: KeyPath) -> object:
         assert self.text is not None
         value: Any = self.text.data
         for key in path:
@@ -142,7 +142,7 @@ class Origin:
         return value
 
 
-def _functions(said: Any) -> list[tuple[KeyPath, str]]:
+def _functions(said: object) -> list[tuple[KeyPath, str]]:
     """Values that look like a function's name, the first of each last."""
     found = [
         (path, value) for path, value in _values(said, ()) if isinstance(value, str) and is_function(value)
@@ -150,7 +150,7 @@ def _functions(said: Any) -> list[tuple[KeyPath, str]]:
     return found[::-1]
 
 
-def _values(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+def _values(data: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
     """Every scalar with the keys that lead to it."""
     if isinstance(data, dict | list):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):

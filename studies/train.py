@@ -59,7 +59,7 @@ def drawn(draw: Any) -> tuple[tuple[tuple[str, ...], float | str], ...]:
     return tuple(((one,) if isinstance(one, str) else tuple(one), 1.0) for one in draw)
 
 
-def _check_draw(value: Any) -> Any:
+def _check_draw(value: object) -> object:
     """A list of variables, of lists of them, or a mapping to weights."""
     if isinstance(value, Mapping) and value:
         return {_check_set(name): check_positive(weight) for name, weight in value.items()}
@@ -72,7 +72,7 @@ def _check_draw(value: Any) -> Any:
     return each(at_once(check_variable), value)
 
 
-def _check_set(name: Any) -> str:
+def _check_set(name: object) -> str:
     parts = name.split(_JOINED) if isinstance(name, str) else [name]
     return _JOINED.join(check_variable(part) for part in parts)
 
@@ -109,7 +109,7 @@ class Loss(Spec):
 class _Chosen(SpecWithOptions):
     """A class of torch, and what it is made with; a file writes its options beside its name."""
 
-    options: Annotated[Mapping[str, Any], required(freeze)] = Field(default_factory=dict)
+    options: Annotated[Mapping[str, object], required(freeze)] = Field(default_factory=dict)
 
 
 class Optimizer(_Chosen):

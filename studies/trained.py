@@ -14,7 +14,7 @@ from typing import Any
 from studies.base import Spec, plain
 from studies.blocks import Aligned, Block
 from studies.fields import Scalar
-from studies.forms import is_reference, parse_range, references, substitute
+from studies.forms import is_reference, parse_range, substitute
 from studies.models import ModelSpec, check_model
 from studies.shown import scalar_of
 from studies.spec import Study
@@ -140,10 +140,10 @@ def _swept_block(
     lanes: list[tuple[ModelSpec, Training]],
 ) -> Iterator[Block]:
     """The block, once for each alignment of its models."""
-    groups: dict[tuple[tuple[str, Aligned], ...] | None, list[Any]] = {}
+    groups: dict[tuple[tuple[str, Aligned], ...] | None, list[object]] = {}
     own: list[tuple[ModelSpec, Training]] = []
 
-    def add(model: Any, alignment: Mapping[str, Aligned] | None) -> None:
+    def add(model: object, alignment: Mapping[str, Aligned] | None) -> None:
         groups.setdefault(None if alignment is None else tuple(alignment.items()), []).append(model)
 
     for model in block.models or (block.model,):
@@ -195,9 +195,9 @@ def _lanes(block: Block, model: ModelSpec, training: Training) -> Iterator[tuple
         yield model.model_copy(update={"options": axes}), training
 
 
-def _combinations(train: Train) -> Iterator[dict[str, Any]]:
+def _combinations(train: Train) -> Iterator[dict[str, object]]:
     """The values of its axes."""
-    rows: Sequence[Mapping[str, Any]] = ({},)
+    rows: Sequence[Mapping[str, object]] = ({},)
     if isinstance(train.for_, Mapping):
         rows = [dict(zip(train.for_, values, strict=True)) for values in product(*train.for_.values())]
     elif train.for_ is not None:
@@ -218,7 +218,7 @@ def _seeds(train: Train) -> Sequence[int]:
 
 
 def _training(
-    study: Study, name: str, train: Train, names: Mapping[str, Any], output: str | None
+    study: Study, name: str, train: Train, names: Mapping[str, object], output: str | None
 ) -> Training:
     try:
         spec = _spec(study, _filled(train, names), names, output)
@@ -228,10 +228,10 @@ def _training(
     return Training(study=study.study, name=name, axes=axes, spec=spec)
 
 
-def _filled(train: Train, names: Mapping[str, Any]) -> Train:
+def _filled(train: Train, names: Mapping[str, object]) -> Train:
     """The training with the values of its axes in the places of their names."""
 
-    def fill(value: Any) -> Any:
+    def fill(value: object) -> Any:
         if isinstance(value, ModelSpec):
             return check_model(fill(plain(value)))
         if isinstance(value, Spec):
@@ -242,13 +242,13 @@ def _filled(train: Train, names: Mapping[str, Any]) -> Train:
             return [fill(item) for item in value]
         if is_reference(value):
             return names[value[1:]]
-        return substitute(value, names.__getitem__) if references(value) else value
+        return substitute(value, names.__getitem__) if isinstance(value, str) else value
 
     given = {key: fill(getattr(train, key)) for key in Train.model_fields if key not in ("for_", "seeds")}
     return Train(**{**given, "seed": names["seed"]})
 
 
-def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | None) -> dict[str, Any]:
+def _spec(study: Study, train: Train, names: Mapping[str, object], output: str | None) -> dict[str, object]:
     """All that decides the training, as plain data."""
     model = train.model
     assert isinstance(model, ModelSpec), "checked when read"
@@ -275,7 +275,7 @@ def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | No
     }
 
 
-def _node(name: str, place: Aligned) -> dict[str, Any]:
+def _node(name: str, place: Aligned) -> dict[str, object]:
     """Place at which a variable is to be held, as plain data."""
     position: Any = "all" if place.position is None else place.position
     if place.site is None or isinstance(place.site, tuple):
@@ -318,7 +318,7 @@ def _place(node: Mapping[str, Any]) -> Aligned:
     )
 
 
-def _term(loss: Loss) -> dict[str, Any]:
+def _term(loss: Loss) -> dict[str, object]:
     weight = 1.0 if loss.weight is None else loss.weight
     draws = () if loss.draw is None else drawn(loss.draw)
     return {

@@ -2,10 +2,10 @@
 
 __all__ = ["Lack", "Setting", "UnitTemplate", "named_runs", "places_of", "written_of", "written_read"]
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from studies.axes import Names
 from studies.blocks import AXES, Block, Coordinates, ValueSpec
@@ -43,6 +43,8 @@ from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads
 from workers.vocabulary import NamedRun, Place, Position, Region, Unit
 
+T = TypeVar("T")
+
 _Heads = tuple[int, ...] | None
 
 SKIP = "skip"
@@ -65,7 +67,7 @@ class Setting:
     """None where the study has none."""
     fit_names: Collection[str]
 
-    def slot(self, written: Any, resolve: Any) -> Slot[Any]:
+    def slot(self, written: object, resolve: Callable[[object, Names], T]) -> Slot[T]:
         """A written value in this setting."""
         return Slot(written, self.axes, self.scope, resolve)
 
@@ -73,7 +75,7 @@ class Setting:
 class Lack(Exception):  # noqa: N818  (no error: it says that a point does not exist for a class of pairs)
     """A prompt of the class lacks the position, as written, in the run; None: the class lacks the run."""
 
-    def __init__(self, position: Any, run: str):
+    def __init__(self, position: object, run: str):
         super().__init__(position, run)
         self.position = position
         self.run = run
@@ -215,7 +217,7 @@ class UnitTemplate:
         found: Valued = Valued(ZERO) if operation in _WITHOUT_VALUE else self._value.at(names)
         return found
 
-    def _identity(self, fit: str | None, place: Place, position: Any, names: Names) -> str | None:
+    def _identity(self, fit: str | None, place: Place, position: object, names: Names) -> str | None:
         """The identity of a fit made at a place, its position as written."""
         if fit is None:
             return None
@@ -231,10 +233,10 @@ class UnitTemplate:
         )
         return fits.identity(fit, made_at, known)
 
-    def _layer_slot(self, written: Any) -> Slot[Any]:
+    def _layer_slot(self, written: object) -> Slot[tuple[int, ...] | None]:
         return self._setting.slot(written, partial(read_layers, count=self._setting.facts.num_layers))
 
-    def _position_slots(self, written: Any) -> dict[str, Slot[Any]]:
+    def _position_slots(self, written: object) -> dict[str, Slot[Position | None]]:
         """A slot of the written positions for each run."""
         return {
             run: self._setting.slot(written, partial(read_positions, prompt=prompt))
@@ -252,7 +254,7 @@ class UnitTemplate:
                 f"position all with values from another prompt needs equal token counts; here the base has "
                 f"{num_base} and {run} {prompt.num_tokens}; name spans instead: 'positions: spans.last'"
             )
-        found: Position | None = self._from_at[run].at(names)
+        found = self._from_at[run].at(names)
         if found is None:
             raise Lack(_as_written(self._origin_written, names), prompt.run)
         return found
@@ -287,7 +289,7 @@ class _HeadSlots:
 
     __slots__ = ("_setting", "_slots", "_written")
 
-    def __init__(self, setting: Setting, written: Any):
+    def __init__(self, setting: Setting, written: object):
         self._setting = setting
         self._written = written
         self._slots: dict[str, Slot[_Heads]] = {}
@@ -339,7 +341,7 @@ def _cross(
     return found
 
 
-def _is_all(written: Any, block: Block) -> bool:
+def _is_all(written: object, block: Block) -> bool:
     """Whether the positions are every token, be it at once or by an axis."""
     if is_reference(written) and written == "$position":
         written = block.positions if block.positions is not None else block.position
@@ -349,5 +351,5 @@ def _is_all(written: Any, block: Block) -> bool:
     return written == "all" or (found is not None and found.stop is None)
 
 
-def _as_written(written: Any, names: Names) -> Any:
+def _as_written(written: object, names: Names) -> object:
     return names.get(written[1:], written) if is_reference(written) else written

@@ -32,7 +32,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from studies.bounds import MOST_DEPTH, MOST_DIGITS, MOST_TEXT_BYTES, MOST_VALUES
-from studies.plain_values import is_text
+from studies.plain_values import Plain, Scalar, is_text
 from workers.errors import StudyError
 from workers.libraries.yaml import dumper, events, loader, where
 
@@ -120,7 +120,7 @@ def read_all_yaml(text: str, name: str = UNNAMED) -> Iterator[Text]:
         raise StudyError(f"{name}:{line}: this is no YAML: {problem}") from None
 
 
-def dump_yaml(data: Any) -> str:
+def dump_yaml(data: object) -> str:
     """YAML that `read_yaml` reads back as equal data."""
     return yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=110)
 
@@ -169,7 +169,7 @@ class _Reader:
     open: set[int] = field(default_factory=set)
     """The nodes that are being read: one that contains itself never ends."""
 
-    def value(self, node: Node, path: KeyPath) -> Any:
+    def value(self, node: Node, path: KeyPath) -> Plain:
         self.marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
         if len(self.marks) > MOST_VALUES:
             raise self.error(node, _MANY)
@@ -185,15 +185,15 @@ class _Reader:
         finally:
             self.open.remove(id(node))
 
-    def sequence(self, node: Node, path: KeyPath) -> list[Any]:
+    def sequence(self, node: Node, path: KeyPath) -> list[Plain]:
         if not isinstance(node, SequenceNode) or node.tag != "tag:yaml.org,2002:seq":
             raise self.error(node, f"the tag {node.tag!r} is not plain data")
         return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
-    def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+    def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Plain]:
         if node.tag != "tag:yaml.org,2002:map":
             raise self.error(node, f"the tag {node.tag!r} is not plain data")
-        data: dict[str, Any] = {}
+        data: dict[str, Plain] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key is None:
@@ -205,7 +205,7 @@ class _Reader:
             data[key] = self.value(value_node, (*path, key))
         return data
 
-    def scalar(self, node: ScalarNode) -> Any:
+    def scalar(self, node: ScalarNode) -> Scalar:
         text: str = node.value
         match node.tag.removeprefix("tag:yaml.org,2002:"):
             case "str":

@@ -4,7 +4,7 @@ __all__ = ["TASKS", "PairRow", "Task", "find_task"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 from studies.tasks.capitals import Capitals
 from studies.tasks.causal import BUNDLED_MODELS, CAUSAL, Causal
@@ -13,7 +13,7 @@ from studies.tasks.random_embeds import RandomEmbeds
 from workers.code.places import NO_CODE, Code
 from workers.errors import NotYetError, nearest
 
-PairRow = Mapping[str, Any]
+PairRow = Mapping[str, object]
 """One pair as the columns of ``docs/study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
 
 
@@ -40,7 +40,7 @@ class Task(Protocol):
     def options(self) -> Sequence[str]:
         """The names of the options that `candidates` takes."""
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[PairRow]:
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[PairRow]:
         """Every pair that the task can make, each once, in an order that depends on `seed` alone.
 
         The first ``num_pairs`` that pass the filter are the study's, so a larger number only adds pairs.

@@ -10,7 +10,6 @@ __all__ = ["IOI", "NAMES", "OBJECTS", "PLACES", "TEMPLATES"]
 import random
 from collections.abc import Iterator, Mapping
 from itertools import count
-from typing import Any
 
 from workers.errors import StudyError, nearest
 
@@ -71,7 +70,7 @@ class IOI:
     is_endless = True
     options = ("source",)
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
         """See `Task.candidates`: template, order, names, place and object drawn for each pair.
 
         Raises:
@@ -84,7 +83,7 @@ class IOI:
                 f"{nearest(str(kind), _SOURCES)}"
             )
         draw = random.Random(seed)
-        seen: set[str] = set()
+        seen: set[object] = set()
         for number in count():
             row = _row(draw, kind)
             while row["base"] in seen:
@@ -93,7 +92,7 @@ class IOI:
             yield {**row, "split": "test" if number % 2 else "train"}
 
 
-def _row(draw: random.Random, kind: str) -> dict[str, Any]:
+def _row(draw: random.Random, kind: object) -> dict[str, object]:
     number = draw.randrange(len(TEMPLATES))
     order = draw.choice(("ABBA", "BABA"))
     words = {"place": draw.choice(PLACES), "object": draw.choice(OBJECTS)}
