@@ -1,6 +1,6 @@
 """A block's axes: which values each takes for one model and one class of pairs, and their product."""
 
-__all__ = ["Axis", "Extent", "Names", "Row", "axes_of", "combine"]
+__all__ = ["AxisExtent", "Names", "Row", "SweepAxis", "axes_of", "combine"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class SweepAxis:
     """Names that vary together, and their rows of values, which may depend on the axes before."""
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+class AxisExtent:
     """Counts of layers, tokens and heads, and spans, that axes written as text (``all``) reach."""
 
     num_layers: int
@@ -41,7 +41,7 @@ class Extent:
     """The number of heads at the site of a point."""
 
 
-def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:
+def axes_of(block: Block, extent: AxisExtent, scope: Names) -> list[SweepAxis]:
     """The axes in the order in which they are crossed; `scope` holds what is constant in the block."""
     found = _for_axes(block)
     for singular, plural in AXES.items():
@@ -51,7 +51,9 @@ def axes_of(block: Block, extent: Extent, scope: Names) -> list[Axis]:
     return found
 
 
-def combine(axes: Sequence[Axis], scope: Names, most: int = MOST_CELLS) -> tuple[tuple[str, ...], list[Row]]:
+def combine(
+    axes: Sequence[SweepAxis], scope: Names, most: int = MOST_CELLS
+) -> tuple[tuple[str, ...], list[Row]]:
     """The product of the axes: their names, and a row of values for each point.
 
     Raises:
@@ -87,7 +89,7 @@ def _too_many(sizes: Mapping[str, int], most: int) -> StudyError:
     )
 
 
-def _for_axes(block: Block) -> list[Axis]:
+def _for_axes(block: Block) -> list[SweepAxis]:
     if block.for_ is None:
         return []
     if isinstance(block.for_, Mapping):
@@ -96,11 +98,11 @@ def _for_axes(block: Block) -> list[Axis]:
     return [_constant(names, [tuple(row[name] for name in names) for row in block.for_])]
 
 
-def _constant(names: tuple[str, ...], rows: list[Row]) -> Axis:
-    return Axis(names, lambda scope: rows)
+def _constant(names: tuple[str, ...], rows: list[Row]) -> SweepAxis:
+    return SweepAxis(names, lambda scope: rows)
 
 
-def _axis(name: str, written: str | Sequence[object], extent: Extent, scope: Names) -> Axis:
+def _axis(name: str, written: str | Sequence[object], extent: AxisExtent, scope: Names) -> SweepAxis:
     if not isinstance(written, str):
         return _constant((name,), [(value,) for value in written])
     part = parse_every_span(written) if name == "position" else None
@@ -118,11 +120,11 @@ def _axis(name: str, written: str | Sequence[object], extent: Extent, scope: Nam
         return [(index,) for index in found]
 
     if name == "head" or "$" in written:
-        return Axis((name,), rows, constant=False)
+        return SweepAxis((name,), rows, constant=False)
     return _constant((name,), rows(scope))
 
 
-def _count(name: str, extent: Extent, names: Names) -> int:
+def _count(name: str, extent: AxisExtent, names: Names) -> int:
     if name == "head":
         return extent.num_heads(names)
     # Seeds have no end of their own: their range has both ends.

@@ -12,7 +12,6 @@ __all__ = [
     "Aligned",
     "Alignment",
     "Block",
-    "Coordinates",
     "For",
     "Head",
     "Layer",
@@ -22,6 +21,7 @@ __all__ = [
     "Settings",
     "Site",
     "Subspace",
+    "UnitKeys",
     "UnitSpec",
     "Units",
     "ValueSpec",
@@ -217,7 +217,7 @@ def _for_values(name: str, values: object) -> tuple[object, ...]:
     return tuple(freeze(value) for value in values)
 
 
-class Coordinates(Spec):
+class UnitKeys(Spec):
     """A place, the coordinates in it, the operation and the value."""
 
     site: Site = None
@@ -248,7 +248,7 @@ def _short_value(key: str, value: object) -> object:
         raise ProblemsError([Problem(("from",), problem.problems[0].text)]) from None
 
 
-class UnitSpec(Coordinates):
+class UnitSpec(UnitKeys):
     """One change: at a place, in some coordinates, by an operation with a value."""
 
 
@@ -269,7 +269,7 @@ Alignment = Annotated[Mapping[str, Aligned], Field(min_length=1)]
 """The place of each variable of the causal model."""
 
 
-class Settings(Coordinates):
+class Settings(UnitKeys):
     """Keys of a block, which the study may give for all of its blocks."""
 
     sites: Sites = None

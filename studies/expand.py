@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import chain, product
 from math import prod
 
-from studies.axes import Extent, Names, Row, axes_of, combine
-from studies.blocks import Block, Coordinates, ValueSpec
+from studies.axes import AxisExtent, Names, Row, axes_of, combine
+from studies.blocks import Block, UnitKeys, ValueSpec
 from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
 from studies.fitted import MEAN, ZERO, FitNames, is_fit, per_columns
@@ -184,11 +184,11 @@ def _prompts_of(value: ValueSpec | None, block: Block, fits: Collection[str]) ->
         yield from ("base", "source")
 
 
-def _units_of(block: Block) -> tuple[Coordinates, ...]:
+def _units_of(block: Block) -> tuple[UnitKeys, ...]:
     return tuple(block.units) if block.units is not None else (block,)
 
 
-def _every_unit(block: Block) -> Iterator[tuple[Coordinates, Block]]:
+def _every_unit(block: Block) -> Iterator[tuple[UnitKeys, Block]]:
     """The units of a block and of its runs, each with the block that it takes its defaults from."""
     for unit in _units_of(block):
         yield unit, block
@@ -331,7 +331,7 @@ def _one_read(found: tuple[int | str, ...] | None, read: object) -> int | str:
     return found[0]
 
 
-def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
+def _extent(block: Block, facts: ModelFacts, base: Prompt) -> AxisExtent:
     """The numbers that ``all`` stands for on each axis of a block."""
 
     def heads(names: Names) -> int:
@@ -340,7 +340,7 @@ def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
             raise StudyError("heads all needs sites that have heads, as many each; list the heads instead")
         return next(count for count in counts if count is not None)
 
-    return Extent(
+    return AxisExtent(
         num_layers=facts.num_layers,
         num_tokens=base.num_tokens,
         spans=tuple(sorted(base.spans)),

@@ -16,7 +16,7 @@ __all__ = [
     "FitNames",
     "FitPlace",
     "Valued",
-    "Written",
+    "WrittenPosition",
     "as_written",
     "is_fit",
     "looked_at",
@@ -49,7 +49,7 @@ RANK = "fit_rank"
 PER_POSITION = "position"
 """In ``per``: a value for each token of the prompt, counted from 0. Every other name is a column."""
 
-Written = tuple[int | str, ...]
+WrittenPosition = tuple[int | str, ...]
 """Positions as a study writes them, references filled in: ``-1``, ``all``, ``2:``, ``subject.last``."""
 
 
@@ -61,7 +61,7 @@ class FitPlace:
     layer: int | None
     heads: tuple[int, ...] | None
     """In rising order."""
-    position: Written
+    position: WrittenPosition
     read: int | str
     """Position at which the label is read, as written."""
 
@@ -90,7 +90,7 @@ def per_columns(study: Study) -> set[str]:
     return {name for fit in (study.fits or {}).values() for name in fit.per or ()} - {PER_POSITION}
 
 
-def as_written(written: Any, names: Names) -> Written:
+def as_written(written: Any, names: Names) -> WrittenPosition:
     """A position as the study writes it, with every ``$name`` filled in and one spelling for equal ones."""
     if isinstance(written, list | tuple):
         return tuple(found for item in written for found in as_written(item, names))
@@ -113,7 +113,9 @@ def _range(computed: Range, names: Names) -> str:
     return f"{end(computed.start)}:{end(computed.stop)}"
 
 
-def tokens_at(position: Written, num_tokens: int, spans: Mapping[str, Span]) -> tuple[int, ...] | None:
+def tokens_at(
+    position: WrittenPosition, num_tokens: int, spans: Mapping[str, Span]
+) -> tuple[int, ...] | None:
     """The tokens of a prompt that a written position means, in order and each once.
 
     None where the prompt lacks one of them, or where there are none.

@@ -13,7 +13,7 @@ __all__ = [
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from studies.blocks import Block, Coordinates, Settings, ValueSpec
+from studies.blocks import Block, Settings, UnitKeys, ValueSpec
 from studies.forms import references
 from studies.models import ModelSpec
 from studies.scope import values_of
@@ -61,7 +61,7 @@ def _models(study: Study) -> list[str]:
     return [name for task in study.all_tasks() if (name := _model_of(task.name, task.options))]
 
 
-def _units(block: Block) -> list[Coordinates]:
+def _units(block: Block) -> list[UnitKeys]:
     """The block itself, its units, and those of its runs."""
     return [block, *(block.units or ()), *(unit for run in (block.runs or {}).values() for unit in run)]
 
@@ -101,7 +101,7 @@ def _model_of(task: str, options: Mapping[str, object]) -> str | None:
     return name if name is not None and is_function(name) else None
 
 
-def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
+def _of_unit(block: Block, unit: UnitKeys) -> Iterator[Function]:
     for name in (*values_of(block, "$intervention"), *values_of(block, unit.intervention)):
         if isinstance(name, str) and is_function(name):
             yield name, OPERATION

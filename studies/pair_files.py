@@ -1,6 +1,6 @@
 """Files of pairs: CSV, JSONL and Parquet, row by row, each with the place where it stands."""
 
-__all__ = ["SUFFIXES", "Found", "other_kind", "read_file"]
+__all__ = ["SUFFIXES", "LocatedRow", "other_kind", "read_file"]
 
 import csv
 import re
@@ -24,7 +24,7 @@ _DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedRow:
     """One row of a file."""
 
     where: str
@@ -37,7 +37,7 @@ class Found:
     """Why there is no row; the next ones may be read all the same."""
 
 
-Rows = Iterator[Found]
+Rows = Iterator[LocatedRow]
 CheckHeader = Callable[[str, Sequence[object]], None]
 """Is told where the names of a file's columns stand, and what they are; raises where they cannot be."""
 
@@ -111,11 +111,11 @@ def _read_jsonl(path: Path, check: CheckHeader) -> Rows:
                 todo = (
                     "" if line.lstrip().startswith("{") else '; each line has to be an object, {"base": ...}'
                 )
-                yield Found(where, None, problem=f"this is no JSON: {error}{todo}")
+                yield LocatedRow(where, None, problem=f"this is no JSON: {error}{todo}")
                 continue
             if isinstance(value, list) and number == 1:
                 raise StudyError(f"{where}: this is a JSON array{_AS_LINES}")
-            yield Found(where, value, left)
+            yield LocatedRow(where, value, left)
 
 
 _AS_LINES = "; write one object a line, each on one line (of an array: jq -c '.[]')"
@@ -136,11 +136,11 @@ def _read_csv(path: Path, check: CheckHeader) -> Rows:
                 if not any(fields):
                     continue
                 if len(fields) != len(header):
-                    yield Found(where, None, problem=_uneven(len(fields), len(header)))
+                    yield LocatedRow(where, None, problem=_uneven(len(fields), len(header)))
                     continue
                 # A pair without a base is a pair of which something is to be said, not a faulty file.
                 row = zip(header, fields, strict=True)
-                yield Found(where, {name: _from_csv(v) for name, v in row if v != "" or name == "base"})
+                yield LocatedRow(where, {name: _from_csv(v) for name, v in row if v != "" or name == "base"})
         except csv.Error as error:
             raise StudyError(f"{path}:{begun}: this is no CSV: {_said(error)}") from None
 
@@ -203,7 +203,7 @@ def _read_parquet(path: Path, check: CheckHeader) -> Rows:
         file = open_parquet(path, checked=True)
         check(str(path), file.schema_arrow.names)
         for number, (row, left) in enumerate(rows_of_batches(file.iter_batches(use_threads=False))):
-            yield Found(f"{path}: row {number}", row, left)
+            yield LocatedRow(f"{path}: row {number}", row, left)
     except pyarrow.ArrowException as error:
         raise StudyError(f"{path}: this is no Parquet: {_first_line(error)}") from None
 

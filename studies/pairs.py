@@ -12,7 +12,7 @@ from typing import Any
 
 from studies.bounds import check_prompts
 from studies.column_names import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
-from studies.pair_files import Found, read_file
+from studies.pair_files import LocatedRow, read_file
 from studies.plain_values import Twice, is_text, unkept, unwrapped
 from studies.problems import Problem, ProblemsError, shown
 from workers.errors import StudyError, nearest
@@ -47,16 +47,16 @@ def read_pairs(
             with its file and line or row.
     """
     if not isinstance(pairs, str | Path):
-        listed = (Found(f"pairs[{index}]", row) for index, row in enumerate(pairs))
-        return _Checked("pairs", say).rows(lambda check: listed)
+        listed = (LocatedRow(f"pairs[{index}]", row) for index, row in enumerate(pairs))
+        return _RowChecker("pairs", say).rows(lambda check: listed)
     try:
         path = (folder or Path()) / Path(pairs).expanduser()
     except RuntimeError as error:
         raise StudyError(f"{pairs}: the pairs cannot be read: {error}") from None
-    return _Checked(str(path), say).rows(lambda check: read_file(path, check))
+    return _RowChecker(str(path), say).rows(lambda check: read_file(path, check))
 
 
-class _Checked:
+class _RowChecker:
     """Rows as they come, with all that is wrong with them and all that is left out."""
 
     def __init__(self, name: str, say: Callable[[str], None] | None) -> None:
@@ -71,7 +71,9 @@ class _Checked:
         self._known: set[tuple[object, ...]] = set()
         """Sets of names that are right."""
 
-    def rows(self, read: Callable[[Callable[[str, Sequence[object]], None]], Iterator[Found]]) -> list[Row]:
+    def rows(
+        self, read: Callable[[Callable[[str, Sequence[object]], None]], Iterator[LocatedRow]]
+    ) -> list[Row]:
         """All rows, checked.
 
         Raises:
@@ -116,7 +118,7 @@ class _Checked:
         # Rows would only repeat it.
         raise StudyError(f"{where}: {found[-1][1]}")
 
-    def _add(self, found: Found, rows: list[Row]) -> None:
+    def _add(self, found: LocatedRow, rows: list[Row]) -> None:
         if found.problem:
             self._problem(f"{found.where}: {found.problem}")
             return

@@ -11,7 +11,7 @@ from studies.align_scope import (
     size_problems,
     train_problems,
 )
-from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueSpec, is_source, named_axes
+from studies.blocks import AXES, UNIT_AXES, Block, UnitKeys, UnitSpec, ValueSpec, is_source, named_axes
 from studies.columns import NAME_RULE, RESERVED, is_name
 from studies.forms import is_reference, parse_subspace, references
 from studies.keys import StudyKeys
@@ -34,7 +34,7 @@ _VECTORS = ("mean", "mean_difference")
 """The methods that make a vector, which can be a value."""
 
 
-def written(unit: Coordinates) -> Iterator[tuple[KeyPath, object]]:
+def written(unit: UnitKeys) -> Iterator[tuple[KeyPath, object]]:
     """Every written value of a unit with its path below the unit, those inside ``from`` too."""
     for key in COORDINATES:
         if getattr(unit, key) is not None:
@@ -99,7 +99,7 @@ def _inputs(study: StudyKeys, blocks: tuple[Block, ...]) -> Iterator[Problem]:
 
 
 def _block_problems(study: StudyKeys, raw: Block, block: Block, path: KeyPath) -> Iterator[Problem]:
-    units: list[tuple[KeyPath, Coordinates]] = [
+    units: list[tuple[KeyPath, UnitKeys]] = [
         ((*path, "units", index), unit) for index, unit in enumerate(block.units or ())
     ]
     yield from _axis_problems(raw, block, path)
@@ -203,7 +203,7 @@ def _repeated_layers(block: Block, path: KeyPath) -> Iterator[Problem]:
             yield Problem((*path, "site" if block.sites is None else "sites"), text)
 
 
-def _sites_of(block: Block, unit: Coordinates) -> list[tuple[object, ...]]:
+def _sites_of(block: Block, unit: UnitKeys) -> list[tuple[object, ...]]:
     """The sites that a unit has at once, for each value of the axis that they come from, if any.
 
     None at all where they stand in a column of the pairs.
@@ -284,7 +284,7 @@ def _wrong_method(study: StudyKeys, fit: object, is_value: bool, path: KeyPath) 
         yield Problem(path, f"the fit {fit!r} is a mean, which has no coordinates; write 'from: {fit}'")
 
 
-def _missing_coordinates(block: Block, unit: Coordinates, path: KeyPath) -> Iterator[Problem]:
+def _missing_coordinates(block: Block, unit: UnitKeys, path: KeyPath) -> Iterator[Problem]:
     """A unit needs a site, a position or coordinates, and a layer where its site is a name."""
 
     def has(key: str) -> bool:
@@ -301,7 +301,7 @@ def _missing_coordinates(block: Block, unit: Coordinates, path: KeyPath) -> Iter
             yield Problem(path, f"the key {key!r} or {AXES[key]!r} is missing; a unit needs it")
 
 
-def _both_coordinates(unit: Coordinates, is_region: bool, path: KeyPath) -> Iterator[Problem]:
+def _both_coordinates(unit: UnitKeys, is_region: bool, path: KeyPath) -> Iterator[Problem]:
     """Positions, heads or dimensions beside coordinates, in a unit or where its value is taken."""
     told = ("head", "position", "subspace")
     own = [key for one in told for key in (one, AXES[one]) if getattr(unit, key, None) is not None]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from studies.blocks import AXES, UNIT_AXES, Block, Coordinates
+from studies.blocks import AXES, UNIT_AXES, Block, UnitKeys
 from studies.fields import Scalar
 from studies.fitted import NOISE
 from studies.forms import is_reference, references
@@ -39,7 +39,7 @@ def singulars_of(block: Block) -> dict[str, object]:
 
 
 def same_everywhere(
-    block: Block, units: Sequence[Coordinates]
+    block: Block, units: Sequence[UnitKeys]
 ) -> tuple[dict[str, Scalar], list[tuple[str, str]]]:
     """Values that all units write alike: the scalars, and the keys that repeat the value of another name."""
     constants: dict[str, Scalar] = {}
@@ -59,7 +59,7 @@ def same_everywhere(
     return constants, copies
 
 
-def _written_scalar(unit: Coordinates, block: Block, key: str) -> Any:
+def _written_scalar(unit: UnitKeys, block: Block, key: str) -> Any:
     if key != "from":
         return written_of(unit, block, key)
     value = written_of(unit, block, "from_")

@@ -1,6 +1,6 @@
 """Trainings: a network is trained to do what the causal model of the task does, and then swept as a model."""
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Loss", "Optimizer", "Schedule", "Train", "drawn"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LRSchedule", "Loss", "Optimizer", "Train", "drawn"]
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -127,13 +127,13 @@ class Optimizer(_Chosen):
         return self
 
 
-class Schedule(_Chosen):
+class LRSchedule(_Chosen):
     """Learning-rate schedule of torch, by name, with its own options."""
 
     name: Annotated[str, required(one_of(tuple(SCHEDULES)))]
 
     @model_validator(mode="after")
-    def _check_needed(self) -> "Schedule":
+    def _check_needed(self) -> "LRSchedule":
         missing = [name for name in SCHEDULES[self.name] if name not in self.options]
         if missing:
             names = ", ".join(map(repr, missing))
@@ -149,7 +149,7 @@ class Train(Spec):
     """The place of each variable, where it is not the study's; its places may name axes."""
     losses: Annotated[Sequence[Loss], Field(min_length=1), AfterValidator(tuple)]
     optimizer: Optimizer
-    schedule: Schedule | None = None
+    schedule: LRSchedule | None = None
     l1: Number = None
     """Weight, in the loss, of the sum of the absolute weights."""
     num_epochs: Count = None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from studies.axes import Names
-from studies.blocks import AXES, Block, Coordinates, ValueSpec
+from studies.blocks import AXES, Block, UnitKeys, ValueSpec
 from studies.fitted import (
     FIT,
     NOISE,
@@ -81,7 +81,7 @@ class Lack(Exception):  # noqa: N818  (no error: it says that a point does not e
         self.run = run
 
 
-def written_of(unit: Coordinates, block: Block, key: str) -> Any:
+def written_of(unit: UnitKeys, block: Block, key: str) -> Any:
     """Written value of a key: the unit's, or its block's; a block that is its own unit takes its axes too."""
     for spec in (unit, block):
         if getattr(spec, key) is not None:
@@ -104,7 +104,7 @@ def written_read(block: Block) -> Any:
 class UnitTemplate:
     """One unit of a block, for one model and one class of pairs."""
 
-    def __init__(self, unit: Coordinates, block: Block, setting: Setting):
+    def __init__(self, unit: UnitKeys, block: Block, setting: Setting):
         """Prepare the slots."""
         slot = setting.slot
         value = written_of(unit, block, "from_") or ValueSpec(run="source")

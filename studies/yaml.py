@@ -113,7 +113,7 @@ def read_all_yaml(text: str, name: str = UNNAMED) -> Iterator[Text]:
     try:
         _refuse_too_much(text, name)
         for node in yaml.compose_all(text, Loader=_LOADER if len(text) <= _SMALL else _FAST_LOADER):
-            reader = _Reader(name)
+            reader = _NodeReader(name)
             yield Text(name, reader.value(node, ()), reader.marks)
     except yaml.YAMLError as error:
         line, problem = where(error)
@@ -161,7 +161,7 @@ def too_large(size_bytes: int) -> str:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _NodeReader:
     """Turns nodes into data and notes where each stood."""
 
     name: str
@@ -228,7 +228,7 @@ class _Reader:
         return StudyError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
 
 
-def _check_text(reader: _Reader, node: Node, text: str) -> None:
+def _check_text(reader: _NodeReader, node: Node, text: str) -> None:
     if not is_text(text):
         raise reader.error(node, f"{text[:40]!r} has half of a pair of surrogates, which is no text")
 

@@ -1,6 +1,6 @@
 """Tasks make pairs. A task is a small object; `TASKS` holds those that are bundled."""
 
-__all__ = ["TASKS", "PairRow", "Task", "find_task"]
+__all__ = ["TASKS", "PairRow", "PairTask", "find_task"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +17,7 @@ PairRow = Mapping[str, object]
 """One pair as the columns of ``docs/study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
 
 
-class Task(Protocol):
+class PairTask(Protocol):
     """Makes candidate pairs; the filter then keeps those that the model answers right."""
 
     @property
@@ -50,18 +50,18 @@ class Task(Protocol):
         """
 
 
-_ALL: Sequence[Task] = (
+_ALL: Sequence[PairTask] = (
     Capitals(),
     IOI(),
     RandomEmbeds(),
     *(Causal(name) for name in (CAUSAL, *BUNDLED_MODELS)),
 )
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
+TASKS: Mapping[str, PairTask] = MappingProxyType({task.name: task for task in _ALL})
 """The bundled tasks by name."""
 
 
-def find_task(name: str, code: Code = NO_CODE) -> Task:
+def find_task(name: str, code: Code = NO_CODE) -> PairTask:
     """The bundled task of this name; one that is made of a study's own model finds it in its `code`.
 
     Raises:

@@ -138,7 +138,7 @@ class Capitals:
     options = ()
 
     def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-        """See `Task.candidates`: ordered pairs, shuffled by `seed`; there are no options."""
+        """See `PairTask.candidates`: ordered pairs, shuffled by `seed`; there are no options."""
         pairs = list(itertools.permutations(sorted(CAPITALS), 2))
         random.Random(seed).shuffle(pairs)
         for base, source in pairs:

@@ -45,7 +45,7 @@ class Causal:
         return (*self._own, *_OWN, *_WRITING, *_COUNTS)
 
     def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-        """See `Task.candidates`: pairs without a repetition, base and sources always of one split.
+        """See `PairTask.candidates`: pairs without a repetition, base and sources always of one split.
 
         Raises:
             StudyError: an option has an impossible value, or there are too few pairs.

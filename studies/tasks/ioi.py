@@ -71,7 +71,7 @@ class IOI:
     options = ("source",)
 
     def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-        """See `Task.candidates`: template, order, names, place and object drawn for each pair.
+        """See `PairTask.candidates`: template, order, names, place and object drawn for each pair.
 
         Raises:
             StudyError: an unknown kind of source.

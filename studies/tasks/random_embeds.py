@@ -27,7 +27,7 @@ class RandomEmbeds:
     options = ("shape", "num_sources")
 
     def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-        """See `Task.candidates`: pair after pair from one stream, the same on every machine.
+        """See `PairTask.candidates`: pair after pair from one stream, the same on every machine.
 
         Raises:
             StudyError: no shape, or no number of sources.

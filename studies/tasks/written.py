@@ -3,7 +3,7 @@
 Shapes: I inputs of the causal model, which are the tokens; E numbers each.
 """
 
-__all__ = ["FORMS", "Texts", "Written", "written_inputs"]
+__all__ = ["FORMS", "InputWriter", "Texts", "written_inputs"]
 
 import random
 import string
@@ -19,14 +19,14 @@ FORMS = ("ids", "one_hot", "random", "text")
 _STEPS = 24
 
 
-class Written(Protocol):
+class InputWriter(Protocol):
     """Writes inputs as the columns of a pair."""
 
     def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         """The columns of `run` (``base``, ``source`` …) for the values of the inputs."""
 
 
-def written_inputs(model: CausalModel, form: str, width: int | None, texts: "Texts | None") -> Written:
+def written_inputs(model: CausalModel, form: str, width: int | None, texts: "Texts | None") -> InputWriter:
     """The form that a study asks for.
 
     Raises:
