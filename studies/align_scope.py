@@ -128,7 +128,7 @@ def train_problems(study: StudyKeys) -> Iterator[Problem]:
 def _axis_problems(train: Train, path: KeyPath) -> Iterator[Problem]:
     """Axes that are columns already, and references to none."""
     known = ["seed", *named_axes(train.for_)]
-    named = references([_as_dicts(plain(getattr(train, key))) for key in Train.model_fields if key != "for_"])
+    named = references([plain(getattr(train, key)) for key in Train.model_fields if key != "for_"])
     for axis, values in named_axes(train.for_).items():
         if axis.casefold() in (*RESERVED, *AXES):
             text = f"{axis!r} is a column of the views already; allowed: a name of your own"
@@ -140,7 +140,7 @@ def _axis_problems(train: Train, path: KeyPath) -> Iterator[Problem]:
     for key in Train.model_fields:
         if key == "for_":
             continue
-        for name in sorted(references(_as_dicts(plain(getattr(train, key))))):
+        for name in sorted(references(plain(getattr(train, key)))):
             if name not in known:
                 allowed = ", ".join(f"${one}" for one in known)
                 yield Problem((*path, key), f"no axis '${name}'; allowed: {allowed}{nearest(name, known)}")
@@ -177,10 +177,6 @@ def _draw_problems(study: StudyKeys, train: Train, path: KeyPath) -> Iterator[Pr
                     known = ", ".join(places) or "none, for there is no alignment"
                     text = f"the alignment has no {name!r}; allowed: {known}"
                     yield Problem((*path, "losses", index, "draw"), text + nearest(name, places))
-
-
-def _as_dicts(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else value
 
 
 def size_problems(study: StudyKeys) -> Iterator[Problem]:

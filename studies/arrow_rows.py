@@ -9,7 +9,7 @@ __all__ = ["is_table", "rows_in_memory", "rows_of_batches", "said_of"]
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from studies.column_names import INPUT, LABEL, SPAN, TEXT, problems_of_names
+from studies.columns import INPUT, LABEL, SPAN, TEXT, problems_of_names
 from studies.plain_values import is_missing, unwrapped
 from studies.problems import Problem, ProblemsError
 

@@ -218,14 +218,14 @@ def _for_values(name: str, values: object) -> tuple[object, ...]:
 
 
 class UnitKeys(Spec):
-    """A place, the coordinates in it, the operation and the value."""
+    """Keys of a unit, which its block may say for it: a place, coordinates, the operation and the value."""
 
     site: Site = None
     layer: Layer = None
     head: Head = None
     position: Position = None
     coordinates: Region = None
-    """In place of head, position and subspace: a rectangle of a module's tensor, or a getter and a setter."""
+    """Rectangle of a module's tensor, or a getter and a setter, in place of head, position and subspace."""
     subspace: Subspace = None
     intervention: Intervention = None
     from_: Annotated[ValueSpec | None, Field(alias="from")] = None

@@ -12,14 +12,22 @@ from dataclasses import dataclass, field
 from itertools import chain, product
 from math import prod
 
-from studies.axes import AxisExtent, Names, Row, axes_of, combine
+from studies.axes import (
+    AxisExtent,
+    Row,
+    axes_of,
+    combine,
+    constants_of,
+    same_everywhere,
+    scalar_of,
+    singulars_of,
+)
 from studies.blocks import Block, UnitKeys, ValueSpec
 from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
 from studies.fitted import MEAN, ZERO, FitNames, is_fit, per_columns
-from studies.forms import is_reference, parse_every_span, parse_span, references
+from studies.forms import Names, is_reference, parse_every_span, parse_span, references
 from studies.scope import names_of, values_of, written
-from studies.shown import constants_of, same_everywhere, scalar_of, singulars_of
 from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from studies.trained import READ
@@ -50,7 +58,7 @@ class Point:
     """One cell as the study wrote it and as it resolved."""
 
     block: str
-    """The block's name, or ``block0`` …"""
+    """The name of the block, or ``block0`` …"""
     index: int
     """The block's index in the sweep."""
     axes: Mapping[str, Scalar]
@@ -64,7 +72,7 @@ class Missing:
 
     block: str
     position: Scalar
-    """As written; None where there is no such run."""
+    """The position as written; None where there is no such run."""
     run: str
     skip: bool
     """Whether the block says ``missing: skip``."""

@@ -68,7 +68,7 @@ Written = str | int | float | Sequence[str | int | float]
 """A value of a singular key, as written: one, or several at once (a tuple once it is validated)."""
 
 Check = Callable[[object], object]
-"""Returns the value, or raises `ProblemsError`."""
+"""A check of one value as written: it returns the value, or raises `ProblemsError`."""
 
 _MOST_PATH = 4000
 _NAME = re.compile(r"[A-Za-z_][\w-]*")

@@ -101,7 +101,7 @@ class Fit(Spec):
     lr: Annotated[float | str | None, checked(check_positive)] = None
     """Learning rate."""
     temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
-    """Of a mask or a boundary, at the first and at the last step."""
+    """Temperature of a mask or a boundary, at the first and at the last step."""
     penalty: Number = None
     """Weight, in the loss, of the share of coordinates that is exchanged."""
     of: _RunName = None

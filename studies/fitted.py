@@ -30,11 +30,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from studies.axes import Names
 from studies.blocks import Block, ValueSpec
 from studies.fields import Scalar
 from studies.fits import TRAINED
-from studies.forms import Range, Sum, is_reference, parse_range, parse_sum, references, substitute
+from studies.forms import Names, Range, Sum, is_reference, parse_range, parse_sum, references, substitute
 from studies.slots import Prompt, read_number, read_positions, read_texts
 from studies.spec import Study
 from workers.errors import StudyError
@@ -47,7 +46,7 @@ RANK = "fit_rank"
 """The axis of a fit's ``ranks``; ``rank`` is a metric's name."""
 
 PER_POSITION = "position"
-"""In ``per``: a value for each token of the prompt, counted from 0. Every other name is a column."""
+"""Name in ``per`` for a value of each token of the prompt, counted from 0. Every other name is a column."""
 
 WrittenPosition = tuple[int | str, ...]
 """Positions as a study writes them, references filled in: ``-1``, ``all``, ``2:``, ``subject.last``."""
@@ -60,7 +59,7 @@ class FitPlace:
     site: str
     layer: int | None
     heads: tuple[int, ...] | None
-    """In rising order."""
+    """Heads in rising order."""
     position: WrittenPosition
     read: int | str
     """Position at which the label is read, as written."""
@@ -161,7 +160,7 @@ class Valued:
     """Value that a unit writes."""
 
     run: str
-    """As in `Unit.run`."""
+    """The run, as in `Unit.run`."""
     fit: str | None = None
     """The name of the fit whose vector it is."""
     scale: float | None = None

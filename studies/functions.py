@@ -13,8 +13,9 @@ __all__ = [
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from studies.blocks import Block, Settings, UnitKeys, ValueSpec
+from studies.blocks import Block, UnitKeys, ValueSpec
 from studies.forms import references
+from studies.keys import with_models
 from studies.models import ModelSpec
 from studies.scope import values_of
 from studies.spec import Study
@@ -128,20 +129,13 @@ def remote_code(study: Study) -> frozenset[str]:
 
 def trusting_models(study: Study) -> Study:
     """The study, all of whose models may run the code in their folders."""
-    sweep = tuple(block.model_copy(update=_trusting(block)) for block in study.sweep)
     train = study.train and {
-        name: one.model_copy(update={"model": _trusted(one.model)}) for name, one in study.train.items()
+        name: one.model_copy(update={"model": one.model and _trusted(one.model)})
+        for name, one in study.train.items()
     }
-    return study.model_copy(update={"sweep": sweep, "train": train, **_trusting(study)})
+    return with_models(study, _trusted).model_copy(update={"train": train})
 
 
-def _trusting(settings: Settings) -> dict[str, object]:
-    return {
-        "model": _trusted(settings.model),
-        "models": settings.models and tuple(map(_trusted, settings.models)),
-    }
-
-
-def _trusted(model: object) -> object:
-    """A model that may run its code; a reference to an axis, or none, stays as it is."""
+def _trusted(model: ModelSpec | str) -> ModelSpec | str:
+    """A model that may run its code; a reference to an axis stays as it is."""
     return model.trusting((model.ref,)) if isinstance(model, ModelSpec) else model

@@ -1,10 +1,10 @@
 """Keys of a study file, each with its type and check; names and units are checked once all of it is read."""
 
-__all__ = ["StudyKeys"]
+__all__ = ["StudyKeys", "with_models"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -40,6 +40,9 @@ def check_pairs(value: object) -> str | tuple[Mapping[str, object], ...]:
         return check_inline(listed)
     allowed = f"a path that ends in {', '.join(_PAIR_FILES)}, or a list of pairs that is not empty"
     refuse(value, allowed + (other_kind(path) if isinstance(path, str) else ""))
+
+
+_StudyT = TypeVar("_StudyT", bound="StudyKeys")
 
 
 class StudyKeys(Settings):
@@ -84,6 +87,17 @@ class StudyKeys(Settings):
             tasks = block.tasks or (block.task,)
             found.extend(t for t in tasks if isinstance(t, Task) and t not in found)
         return tuple(found)
+
+
+def with_models(study: _StudyT, change: Callable[[ModelSpec | str], ModelSpec | str]) -> _StudyT:
+    """The study with a change of every model that it, or a block, names."""
+
+    def changed(settings: Settings) -> dict[str, object]:
+        models = settings.models and tuple(change(model) for model in settings.models)
+        return {"model": settings.model and change(settings.model), "models": models}
+
+    sweep = tuple(block.model_copy(update=changed(block)) for block in study.sweep)
+    return study.model_copy(update={"sweep": sweep, **changed(study)})
 
 
 def _merge(study: StudyKeys, block: Block, index: int) -> Block:

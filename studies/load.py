@@ -4,11 +4,13 @@ __all__ = ["BUNDLED", "check_supported", "load_all", "load_study", "stored_study
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from studies.blocks import Block, Settings
+from studies.blocks import Block
 from studies.bounds import MOST_TEXT_BYTES
 from studies.forms import parse_span, references
+from studies.keys import with_models
 from studies.models import ModelSpec, check_model
 from studies.plots import Contains
 from studies.spec import Study
@@ -102,21 +104,14 @@ def _beside(study: Study, folder: Path) -> Study:
 
 
 def _with_whole_paths(study: Study, folder: Path) -> Study:
-    """So that the study means the same pairs, models and weights wherever it is read again."""
+    """Make relative paths whole, so that the study means the same wherever it is read again."""
     pairs = _whole(study.pairs, folder) if isinstance(study.pairs, str) else study.pairs
-    sweep = tuple(block.model_copy(update=_models(block, folder)) for block in study.sweep)
     fits = study.fits and {
         name: fit if fit.path is None else fit.model_copy(update={"path": _whole(fit.path, folder)})
         for name, fit in study.fits.items()
     }
-    return study.model_copy(update={"pairs": pairs, "sweep": sweep, "fits": fits, **_models(study, folder)})
-
-
-def _models(settings: Settings, folder: Path) -> dict[str, object]:
-    return {
-        "model": settings.model and _with_whole_ref(settings.model, folder),
-        "models": settings.models and tuple(_with_whole_ref(model, folder) for model in settings.models),
-    }
+    study = with_models(study, partial(_with_whole_ref, folder=folder))
+    return study.model_copy(update={"pairs": pairs, "fits": fits})
 
 
 def _with_whole_ref(model: ModelSpec | str, folder: Path) -> ModelSpec:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from studies.arrow_rows import rows_of_batches
-from studies.column_names import INPUT, LABEL, SPAN, normal
+from studies.columns import INPUT, LABEL, SPAN, normal
 from studies.plain_values import NoJSONError, read_json
 from studies.problems import shown
 from studies.yaml import check_is_file, not_utf8
@@ -39,7 +39,7 @@ class LocatedRow:
 
 Rows = Iterator[LocatedRow]
 CheckHeader = Callable[[str, Sequence[object]], None]
-"""Is told where the names of a file's columns stand, and what they are; raises where they cannot be."""
+"""Check of a header: gets its place and the names of the columns; raises where they cannot be."""
 
 
 def read_file(path: Path, check: CheckHeader) -> Rows:

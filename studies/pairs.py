@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.bounds import check_prompts
-from studies.column_names import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
+from studies.columns import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
 from studies.pair_files import LocatedRow, read_file
 from studies.plain_values import Twice, is_text, unkept, unwrapped
 from studies.problems import Problem, ProblemsError, shown

@@ -163,7 +163,7 @@ class Screen(Spec):
     sample: Annotated[int | float, required(_check_part)] = 0.02
     """Number or share of the others that run, drawn evenly: a share is fifty at least, if there are so."""
     seed: Annotated[int, required(check_seed)] = 0
-    """Of the sample."""
+    """Seed of the sample."""
 
 
 def _from_name(value: object) -> object:

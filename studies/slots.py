@@ -27,8 +27,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
-from studies.axes import Names
 from studies.forms import (
+    Names,
     is_reference,
     parse_box,
     parse_every_span,
@@ -311,7 +311,7 @@ def in_order(place: Place) -> Place:
 
 
 def zip_heads(place: Place, origin: Place) -> tuple[Place, Place]:
-    """Both in the order of the place's heads, so that one swap has one spelling."""
+    """Zip the heads of both, in the order of the place's, so that one swap has one spelling."""
     given, taken = place.heads, origin.heads
     if given is None and taken is None:
         return place, origin
@@ -328,7 +328,7 @@ def zip_heads(place: Place, origin: Place) -> tuple[Place, Place]:
 
 
 def zip_positions(position: Position, origin: Position) -> tuple[Position, Position]:
-    """Both in the order of the base's positions, so that one swap has one spelling."""
+    """Zip the positions of both, in the order of the base's, so that one swap has one spelling."""
     symbolic = any(isinstance(item, str) for item in (*position, *origin))
     if len(position) != len(origin) and not (symbolic or is_pooled(origin)):
         raise StudyError(

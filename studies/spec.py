@@ -27,7 +27,7 @@ _ELSEWHERE = ("pairs",)
 _NO_CELLS = ("sweep", "plots", "train")
 """Keys beside those that say what is true of all blocks."""
 _MOST_PARTS = 4
-"""Of an error's text, how many parts before a colon may say where it is."""
+"""Parts before a colon of an error's text that may say what it is about."""
 _DEFINED = ("fits", "train", "plots")
 """Keys whose values have names of their own."""
 
@@ -170,7 +170,7 @@ class Study(StudyKeys):
 
     @classmethod
     def from_text(cls, text: Text, *, is_stored: bool = False) -> Self:
-        """As `Spec.from_text`; the study then knows the lines that it was written in.
+        """Read as `Spec.from_text` does; the study then knows the lines that it was written in.
 
         One that `is_stored` was accepted by the rules of its day, and may have names of then.
         """

@@ -37,7 +37,7 @@ class Encoding:
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    """For each token the characters ``[start, end)`` it stands for; ``(0, 0)`` for special tokens added."""
+    """Characters ``[start, end)`` that each token stands for; ``(0, 0)`` for special tokens added."""
 
 
 class Tokenizer:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from studies.axes import scalar_of
 from studies.base import Spec, plain
 from studies.blocks import Aligned, Block
 from studies.fields import Scalar
 from studies.forms import is_reference, parse_range, substitute
 from studies.models import ModelSpec, check_model
-from studies.shown import scalar_of
 from studies.spec import Study
 from studies.train import Loss, Train, drawn
 from workers.errors import StudyError, nearest
@@ -41,7 +41,7 @@ class Training:
     name: str
     axes: Mapping[str, Scalar]
     spec: Mapping[str, Any]
-    """As `workers.train.spec.TrainSpec` takes it."""
+    """Keys of `workers.train.spec.TrainSpec`, as plain data."""
 
     @property
     def model(self) -> ModelSpec:

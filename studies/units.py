@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from studies.axes import Names
 from studies.blocks import AXES, Block, UnitKeys, ValueSpec
 from studies.fitted import (
     FIT,
@@ -21,7 +20,7 @@ from studies.fitted import (
     read_value,
     written_value,
 )
-from studies.forms import is_reference, parse_range
+from studies.forms import Names, is_reference, parse_range
 from studies.slots import (
     Axes,
     Prompts,
@@ -58,13 +57,13 @@ class Setting:
 
     facts: ModelFacts
     prompts: Prompts
-    """Of the pairs' runs, and of the block's own ``runs``."""
+    """Prompts of the pairs' runs, and of the block's own ``runs``."""
     axes: Axes
     """The names that vary."""
     scope: Names
     """The values of the other names."""
     fits: FitNames | None
-    """None where the study has none."""
+    """The study's fits; None where it has none."""
     fit_names: Collection[str]
 
     def slot(self, written: object, resolve: Callable[[object, Names], T]) -> Slot[T]:

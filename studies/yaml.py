@@ -162,7 +162,7 @@ def too_large(size_bytes: int) -> str:
 
 @dataclass(slots=True)
 class _NodeReader:
-    """Turns nodes into data and notes where each stood."""
+    """Reader of YAML nodes as data, which notes where each stood."""
 
     name: str
     marks: dict[KeyPath, Mark] = field(default_factory=dict)

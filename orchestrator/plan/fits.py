@@ -13,11 +13,10 @@ from orchestrator.plan.prepare import Input
 from orchestrator.plan.split import apart, split
 from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
-from studies.axes import Names
 from studies.fields import Scalar
 from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, WrittenPosition, looked_at, tokens_at
-from studies.forms import parse_range
+from studies.forms import Names, parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
 from workers.errors import StudyError, nearest

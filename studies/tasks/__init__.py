@@ -18,11 +18,11 @@ PairRow = Mapping[str, object]
 
 
 class PairTask(Protocol):
-    """Makes candidate pairs; the filter then keeps those that the model answers right."""
+    """Maker of candidate pairs; the filter then keeps those that the model answers right."""
 
     @property
     def name(self) -> str:
-        """As a study names it."""
+        """Name in a study."""
 
     @property
     def filter(self) -> str:

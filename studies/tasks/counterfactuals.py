@@ -140,7 +140,7 @@ class Counterfactuals:
         return names
 
     def _read_swaps(self) -> dict[str, dict[str, str]]:
-        """For each label its name, and what is interchanged: variables, and the sources of their values."""
+        """Interchanges by the name of their label: variables, and the sources of their values."""
         every = [name for name in self._model.variables if name != self._output]
         given = self._options.get("variables", every)
         found: dict[str, dict[str, str]] = {}

@@ -10,7 +10,7 @@ from workers.errors import StudyError
 from workers.vocabulary import Vectors
 
 _STEPS = 24
-"""Of [0, 1) as many equal parts as float32 tells apart everywhere in it: 2 to this power."""
+"""Binary digits of a number: float32 tells 2 to this power parts of [0, 1) apart everywhere in it."""
 
 
 class RandomEmbeds:

@@ -20,7 +20,7 @@ _STEPS = 24
 
 
 class InputWriter(Protocol):
-    """Writes inputs as the columns of a pair."""
+    """Writer of inputs as the columns of a pair."""
 
     def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         """The columns of `run` (``base``, ``source`` …) for the values of the inputs."""
