@@ -13,7 +13,6 @@ __all__ = [
     "Alignment",
     "Block",
     "For",
-    "Head",
     "Layer",
     "Position",
     "Seed",

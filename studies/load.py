@@ -21,9 +21,6 @@ from workers.errors import NotYetError, StudyError, nearest
 BUNDLED = Path(__file__).parent
 """The folder of the bundled studies."""
 
-_MOST_BYTES = 4_000_000
-"""Of a study file; YAML takes seconds for each million."""
-
 
 def load_study(path_or_text: str | Path) -> Study:
     """The study in a file, a bundled study by its bare name, or a study written as text.

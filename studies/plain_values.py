@@ -10,7 +10,6 @@ __all__ = [
     "read_json",
     "unkept",
     "unwrapped",
-    "whole_number",
 ]
 
 import json

@@ -10,7 +10,6 @@ __all__ = [
     "refuse_odd",
     "shown",
     "unknown_key",
-    "write_path",
 ]
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

@@ -4,7 +4,7 @@ A study knows the lines of the file that it was read from, for errors that plann
 its functions lie in.
 """
 
-__all__ = ["Origin", "Study"]
+__all__ = ["Study"]
 
 import re
 from collections.abc import Iterator

@@ -4,7 +4,7 @@ A block that names a training as its model has a lane for each combination of th
 each output of it that is read: the axes, and the output as ``read``, are columns of its cells.
 """
 
-__all__ = ["ONLY_OUTPUT", "READ", "Lanes", "Training", "outputs_of", "read_variables", "swept", "trainings"]
+__all__ = ["READ", "Lanes", "Training", "read_variables", "swept", "trainings"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

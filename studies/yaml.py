@@ -16,7 +16,6 @@ __all__ = [
     "read_all_yaml",
     "read_text",
     "read_yaml",
-    "too_large",
 ]
 
 import math

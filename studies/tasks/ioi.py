@@ -5,7 +5,7 @@ again; the answer is the other one. The templates' wording is our own; their two
 paper, ABBA (the indirect object first) and BABA (the subject first).
 """
 
-__all__ = ["IOI", "NAMES", "OBJECTS", "PLACES", "TEMPLATES"]
+__all__ = ["IOI", "NAMES", "PLACES", "TEMPLATES"]
 
 import random
 from collections.abc import Iterator, Mapping
