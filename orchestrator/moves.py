@@ -36,7 +36,7 @@ from orchestrator.store.identity import fresh_identity, write_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.storage import LocalStorage, explained, named
 from orchestrator.store.verify import damaged_files
-from studies.spec import is_study_name
+from studies.columns import is_name
 from workers.errors import StoreError
 
 _CHUNK_BYTES = 1 << 20
@@ -60,7 +60,7 @@ def target_of(store: Path, name: str) -> Path:
     Raises:
         StoreError: something does, or it is no name for a folder.
     """
-    if not is_study_name(name):
+    if not is_name(name):
         raise StoreError(
             f"{name!r} cannot be the name of a study: letters, digits, '.', '_', '-', 100 at most, first a"
             " letter or digit; another store is named with --to"

@@ -20,7 +20,6 @@ from studies.blocks import Aligned, Block, UnitSpec, ValueSpec
 from studies.fits import Fit
 from studies.load import load_study
 from studies.models import ModelSpec, Task
-from studies.plots import Generate, Plot
-from studies.screen import Screen
+from studies.plots import Generate, Plot, Screen
 from studies.spec import Study
 from studies.train import Train

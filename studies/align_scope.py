@@ -1,27 +1,31 @@
-"""Whether the alignments of a study are complete, and its blocks and plots have the ones that they need."""
+"""Checks of a study across its parts: alignments, plots, trainings, and the sizes of products of axes."""
 
-__all__ = ["aligned_block_problems", "place_problems", "plot_problems"]
+__all__ = ["aligned_block_problems", "place_problems", "plot_problems", "size_problems", "train_problems"]
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from studies.blocks import AXES, Alignment, Block
-from studies.forms import references
+from studies.base import plain
+from studies.blocks import AXES, Alignment, Block, For, named_axes
+from studies.bounds import MOST_CELLS, MOST_TRAININGS, product_text
+from studies.columns import RESERVED
+from studies.forms import parse_range, references
+from studies.keys import StudyKeys
 from studies.models import ModelSpec
 from studies.plots import OF_TRAININGS
-from studies.problems import Problem
+from studies.problems import Problem, shown
+from studies.train import Train, drawn
 from studies.variables import has_no_place
-from studies.yaml import Path
+from studies.yaml import KeyPath
 from workers.errors import nearest
 from workers.sites import is_module_path
-
-if TYPE_CHECKING:
-    from studies.spec import Study
 
 _ARTIFACT = "artifact:"
 
 
-def place_problems(alignment: Alignment, path: Path) -> Iterator[Problem]:
+def place_problems(alignment: Alignment, path: KeyPath) -> Iterator[Problem]:
     """Places that are not complete, or that name an axis."""
     for name, place in alignment.items():
         written = {key: getattr(place, key) for key in type(place).model_fields}
@@ -38,8 +42,8 @@ def place_problems(alignment: Alignment, path: Path) -> Iterator[Problem]:
                 yield Problem((*path, name), f"the key {key!r} is missing; a place needs it")
 
 
-def aligned_block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
-    """What is wrong with a block that names variables, and says nowhere itself where they are."""
+def aligned_block_problems(study: StudyKeys, raw: Block, block: Block, path: KeyPath) -> Iterator[Problem]:
+    """Problems of a block that names variables, and says nowhere itself where they are."""
     alignment = _alignment_of(study, raw, block)
     if alignment is None:
         if not _takes_artifacts(block):
@@ -56,7 +60,7 @@ def aligned_block_problems(study: "Study", raw: Block, block: Block, path: Path)
             yield Problem((*path, AXES[key]), text)
 
 
-def plot_problems(study: "Study", blocks: tuple[Block, ...]) -> Iterator[Problem]:
+def plot_problems(study: StudyKeys, blocks: tuple[Block, ...]) -> Iterator[Problem]:
     """Plots of trainings and alignments in a study that has none."""
     aligned = [
         has_no_place(block) and (_takes_artifacts(block) or _alignment_of(study, raw, block) is not None)
@@ -74,14 +78,14 @@ def plot_problems(study: "Study", blocks: tuple[Block, ...]) -> Iterator[Problem
             yield Problem(("plots", name, "kind"), text)
 
 
-def _alignment_of(study: "Study", raw: Block, block: Block) -> Alignment | None:
+def _alignment_of(study: StudyKeys, raw: Block, block: Block) -> Alignment | None:
     """The alignment of the block, or of the training that it sweeps."""
     trained = [train.alignment for name, train in (study.train or {}).items() if name in _refs(block)]
     own = next((alignment for alignment in trained if alignment is not None), None)
     return raw.alignment or own or block.alignment
 
 
-def _without_alignment(study: "Study", block: Block) -> str:
+def _without_alignment(study: StudyKeys, block: Block) -> str:
     text = "the block says nowhere where its variables are, and there is no alignment; give a site, or one"
     unknown = [ref for ref in _refs(block) if ref not in (study.train or {})]
     if not study.train or not unknown:
@@ -106,3 +110,130 @@ def _flat(written: Any) -> Iterator[str]:
     """The variables of a list, which may hold lists."""
     for one in (written,) if isinstance(written, str) else written:
         yield from (one,) if isinstance(one, str) else one
+
+
+def train_problems(study: StudyKeys) -> Iterator[Problem]:
+    """Problems with the names in ``train``."""
+    for name, train in (study.train or {}).items():
+        path: KeyPath = ("train", name)
+        if study.pairs is not None:
+            yield Problem(path, "a training needs a task with a causal model; here are pairs")
+        if not isinstance(train.model, ModelSpec):
+            yield Problem(path, "the key 'model' is missing; a training needs the network that it trains")
+        yield from _axis_problems(train, path)
+        yield from _output_problems(train, path)
+        yield from _draw_problems(study, train, path)
+
+
+def _axis_problems(train: Train, path: KeyPath) -> Iterator[Problem]:
+    """Axes that are columns already, and references to none."""
+    known = ["seed", *named_axes(train.for_)]
+    named = references([plain(getattr(train, key)) for key in Train.model_fields if key != "for_"])
+    for axis, values in named_axes(train.for_).items():
+        if axis.casefold() in (*RESERVED, *AXES):
+            text = f"{axis!r} is a column of the views already; allowed: a name of your own"
+            yield Problem((*path, "for", axis), text)
+        if axis not in named:
+            yield Problem((*path, "for", axis), f"nothing uses this axis; write ${axis} where it is meant")
+        if isinstance(train.for_, Mapping) and len(set(map(repr, values))) < len(values):
+            yield Problem((*path, "for", axis), f"{shown(values)} has a value twice; name each once")
+    for key in Train.model_fields:
+        if key == "for_":
+            continue
+        for name in sorted(references(plain(getattr(train, key)))):
+            if name not in known:
+                allowed = ", ".join(f"${one}" for one in known)
+                yield Problem((*path, key), f"no axis '${name}'; allowed: {allowed}{nearest(name, known)}")
+
+
+def _output_problems(train: Train, path: KeyPath) -> Iterator[Problem]:
+    """Outputs that nobody says the variable of, or that the model does not have."""
+    named = train.model.options.get("outputs") if isinstance(train.model, ModelSpec) else None
+    outputs = list(named) if isinstance(named, Mapping) else ["logits"]
+    if isinstance(named, Mapping) and train.variables_of is None:
+        text = (
+            f"the key 'variables_of' is missing; it says which variable each of {', '.join(outputs)} predicts"
+        )
+        yield Problem(path, text)
+    for name in train.variables_of or {}:
+        if name not in outputs:
+            text = f"the model has no output {name!r}; allowed: {', '.join(outputs)}{nearest(name, outputs)}"
+            yield Problem((*path, "variables_of", name), text)
+    known = list(train.variables_of or outputs)
+    for index, loss in enumerate(train.losses):
+        if loss.output not in known:
+            key = "task" if loss.task is not None else "interchange"
+            text = f"no output {loss.output!r}; allowed: {', '.join(known)}{nearest(loss.output, known)}"
+            yield Problem((*path, "losses", index, key), text)
+
+
+def _draw_problems(study: StudyKeys, train: Train, path: KeyPath) -> Iterator[Problem]:
+    """Variables that are interchanged and have no place."""
+    places = train.alignment or study.alignment or {}
+    for index, loss in enumerate(train.losses):
+        for names, _ in drawn(loss.draw) if loss.draw is not None else ():
+            for name in names:
+                if name not in places and not name.startswith("$"):
+                    known = ", ".join(places) or "none, for there is no alignment"
+                    text = f"the alignment has no {name!r}; allowed: {known}"
+                    yield Problem((*path, "losses", index, "draw"), text + nearest(name, places))
+
+
+def size_problems(study: StudyKeys) -> Iterator[Problem]:
+    """Blocks, trainings and fits whose axes alone make far too many cells, trainings or fits."""
+    totals: Counter[str] = Counter()
+    for index, (raw, block) in enumerate(zip(study.sweep, study.blocks(), strict=True)):
+        sizes = {**_for_sizes(block.for_), **_axis_sizes(block)}
+        if math.prod(sizes.values()) > MOST_CELLS:
+            text = (
+                f"the axes make {product_text(sizes)} cells; a study has at most {MOST_CELLS:,} of one model"
+            )
+            path: KeyPath = ("sweep", index)
+            yield Problem((*path, "for") if raw.for_ is not None else path, text)
+            continue
+        for model in block.models or (block.model,):
+            totals[str(model)] += math.prod(sizes.values())
+            if totals[str(model)] > MOST_CELLS >= totals[str(model)] - math.prod(sizes.values()):
+                text = (
+                    f"the axes make {product_text(sizes)} cells, with those of the blocks before"
+                    f" {totals[str(model)]:,}; a study has at most {MOST_CELLS:,} of one model"
+                )
+                yield Problem(("sweep", index), text)
+    for name, train in (study.train or {}).items():
+        sizes = {**_for_sizes(train.for_), **_sizes({"seeds": train.seeds})}
+        if math.prod(sizes.values()) > MOST_TRAININGS:
+            text = f"the axes make {product_text(sizes)} trainings; at most {MOST_TRAININGS:,} are made"
+            yield Problem(("train", name), text)
+    for name, fit in (study.fits or {}).items():
+        sizes = _sizes({"ranks": fit.ranks, "seeds": fit.seeds})
+        if math.prod(sizes.values()) > MOST_TRAININGS:
+            text = (
+                f"the axes make {product_text(sizes)} fits at each place; at most {MOST_TRAININGS:,} are made"
+            )
+            yield Problem(("fits", name), text)
+
+
+def _for_sizes(for_: For | None) -> dict[str, int]:
+    if for_ is None:
+        return {}
+    if isinstance(for_, Mapping):
+        return {name: len(values) for name, values in for_.items()}
+    return {"+".join(for_[0]): len(for_)}
+
+
+def _axis_sizes(block: object) -> dict[str, int]:
+    """The sizes of the axes that are lists, or ranges of seeds; what others reach the model says."""
+    return _sizes({plural: getattr(block, plural) for plural in AXES.values() if plural != "models"})
+
+
+def _sizes(written: Mapping[str, object]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, values in written.items():
+        if isinstance(values, list | tuple):
+            found[name] = len(values)
+        elif isinstance(values, str) and name == "seeds" and "$" not in values:
+            parsed = parse_range(values)
+            start, stop = (None, None) if parsed is None else parsed.bounds(lambda name: 0)
+            if start is not None and stop is not None:
+                found[name] = max(0, stop - start)
+    return found

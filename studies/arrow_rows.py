@@ -1,19 +1,22 @@
-"""Rows of Arrow tables as Python has them, and as Arrow has them where Python would lose what they are.
+"""Tables of pairs, of Arrow and in data frames, as the rows that a list of pairs would have.
 
-pyarrow is imported only where there is such a table: reading a study must stay quick.
+A value whose type Python would lose stays as Arrow has it. pyarrow is imported only where a table is there:
+reading a study must stay quick.
 """
 
-__all__ = ["rows_of_batches", "said_of"]
+__all__ = ["is_table", "rows_in_memory", "rows_of_batches", "said_of"]
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from studies.column_names import INPUT, LABEL, SPAN, TEXT
+from studies.columns import INPUT, LABEL, SPAN, TEXT, problems_of_names
+from studies.plain_values import is_missing, unwrapped
+from studies.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 def rows_of_batches(batches: Iterable["pa.RecordBatch"]) -> Iterator[tuple[Row, Mapping[str, str]]]:
@@ -34,7 +37,7 @@ def rows_of_batches(batches: Iterable["pa.RecordBatch"]) -> Iterator[tuple[Row, 
             yield row, left
 
 
-def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
+def _values(name: str, column: "pa.Array") -> tuple[list[object], dict[int, str]]:
     """The values of a column, None for what cannot be read, and why that is so by place."""
     is_ours = any(p.fullmatch(name) for p in (INPUT, LABEL, SPAN)) or name in TEXT
     if not is_ours and not _is_plain(column.type):
@@ -42,7 +45,7 @@ def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
     try:
         return _listed(column), {}
     except (ValueError, OverflowError):
-        values: list[Any] = []
+        values: list[object] = []
         unread: dict[int, str] = {}
         for at, value in enumerate(column):
             try:
@@ -53,8 +56,8 @@ def _values(name: str, column: "pa.Array") -> tuple[list[Any], dict[int, str]]:
         return values, unread
 
 
-def _listed(column: "pa.Array") -> list[Any]:
-    found: list[Any] = column.to_pylist()
+def _listed(column: "pa.Array") -> list[object]:
+    found: list[object] = column.to_pylist()
     return found
 
 
@@ -88,8 +91,8 @@ def _is_plain(kind: "pa.DataType") -> bool:
     return False
 
 
-def said_of(value: Any) -> Any:
-    """What tells one of Arrow's scalars apart, as plain data."""
+def said_of(value: object) -> object:
+    """Plain data that differs wherever two of Arrow's scalars do."""
     import pyarrow as pa
 
     if not isinstance(value, pa.Scalar):
@@ -117,5 +120,44 @@ def said_of(value: Any) -> Any:
     return [str(value.type), number if isinstance(number, int) else str(value.as_py())]
 
 
-def _items(value: "pa.StructScalar") -> Iterator[Any]:
+def _items(value: "pa.StructScalar") -> Iterator[object]:
     return (value[at] for at in range(len(value.type)))
+
+
+def is_table(value: object) -> bool:
+    """Whether it is a data frame or an Arrow table, of whichever library."""
+    is_arrow = hasattr(value, "to_pylist") and hasattr(value, "schema")
+    return is_arrow or (hasattr(value, "columns") and hasattr(value, "to_dict"))
+
+
+def rows_in_memory(table: Any) -> list[dict[str, object]]:
+    """The rows of a data frame or an Arrow table, what is missing in them left out.
+
+    A data frame's index is no column of it. What is missing there is NaN, so NaN is nothing here.
+
+    Raises:
+        ProblemsError: names of columns are wrong: no list of rows could have them.
+    """
+    if hasattr(table, "to_pylist"):
+        names = list(table.schema.names)
+        _check(names)
+        return [dict(row) for row in table.to_pylist()]
+    names = list(table.columns)
+    _check(names)
+    if hasattr(table, "rows"):  # polars
+        listed = table.rows()
+    else:
+        listed = zip(*(table[name].tolist() for name in names), strict=True)
+    return [
+        {
+            name: plain
+            for name, value in zip(names, row, strict=True)
+            if not is_missing(plain := unwrapped(value))
+        }
+        for row in listed
+    ]
+
+
+def _check(names: list[object]) -> None:
+    if problems := problems_of_names(names):
+        raise ProblemsError([Problem((), text) for _, text in problems])

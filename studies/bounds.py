@@ -26,18 +26,17 @@ __all__ = [
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from workers.errors import StudyError
 
 MOST_TEXT_BYTES = 64_000_000
-"""Of a study file."""
+"""Bytes of a study file."""
 MOST_VALUES = 250_000
-"""Values of a study file, what aliases repeat counted each time: they say very much in little text."""
+"""Values of a study file; what aliases repeat is counted each time, for they say very much in little text."""
 MOST_DEPTH = 32
-"""Mappings and lists in one another."""
+"""Depth of mappings and lists in one another."""
 MOST_DIGITS = 30
-"""Of a whole number."""
+"""Digits of a whole number."""
 MOST_WRITTEN = 1_000
 """Characters of a sum, a range, a span or a rectangle."""
 MOST_AXIS_VALUES = 100_000
@@ -51,13 +50,13 @@ MOST_PAIRS = 10_000_000
 MOST_COUNTED = 1_000_000_000
 """Whatever else is counted: ranks, steps, epochs, the size of a batch."""
 MOST_SOURCES = 100
-"""Of a pair that is made."""
+"""Sources of a pair that is made."""
 MOST_NUMBERS = 1_000_000_000
 """Numbers in the vectors of all pairs that are drawn."""
 MOST_PROMPT_CHARACTERS = 1_000_000
-"""Of one prompt; in tokens a fifth of that or so, which no model takes."""
+"""Characters of one prompt; in tokens a fifth of that or so, which no model takes."""
 MOST_SEED = 2**63 - 1
-"""Of what draws."""
+"""Largest seed."""
 
 
 def product_text(sizes: Mapping[str, int]) -> str:
@@ -68,7 +67,7 @@ def product_text(sizes: Mapping[str, int]) -> str:
     return f"{factors} = {math.prod(sizes.values()):,}"
 
 
-def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any]) -> None:
+def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, object]) -> None:
     """Refuse a task of which far too many or far too wide pairs are asked, before one is made.
 
     Raises:
@@ -94,7 +93,7 @@ def check_candidates(name: str, num_pairs: int | None, options: Mapping[str, Any
         )
 
 
-def check_prompts(row: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+def check_prompts(row: Mapping[str, object]) -> Sequence[tuple[str, str]]:
     """The texts of a pair that no model takes: the column, and what is wrong."""
     return [
         (column, f"a text of {len(value):,} characters; at most {MOST_PROMPT_CHARACTERS:,} are allowed")

@@ -11,21 +11,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from math import prod
-from typing import Any
 
-from studies.axes import Extent, Names, axes_of, combine
-from studies.blocks import Block, Coordinates, ValueSpec
+from studies.axes import (
+    AxisExtent,
+    Row,
+    axes_of,
+    combine,
+    constants_of,
+    same_everywhere,
+    scalar_of,
+    singulars_of,
+)
+from studies.blocks import Block, UnitKeys, ValueSpec
 from studies.bounds import MOST_CELLS
 from studies.fields import Scalar
-from studies.fitted import MEAN, FitNames, per_columns
-from studies.forms import is_reference, parse_every_span, parse_span, references
+from studies.fitted import MEAN, ZERO, FitNames, is_fit, per_columns
+from studies.forms import Names, is_reference, parse_every_span, parse_span, references
 from studies.scope import names_of, values_of, written
-from studies.shown import constants_of, same_everywhere, scalar_of, singulars_of
 from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from studies.trained import READ
 from studies.units import Lack, Setting, UnitTemplate, named_runs, places_of, written_of, written_read
-from studies.values import ZERO, is_fit
 from studies.variables import VARIABLE, is_about, placed, placed_everywhere
 from workers.errors import StudyError
 from workers.facts import ModelFacts
@@ -35,10 +41,10 @@ from workers.vocabulary import Cell, ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairClass:
-    """What all pairs of a class have in common."""
+    """Pairs with the same cells: as many tokens in each run, the same spans and values of columns."""
 
     lengths: tuple[tuple[str, int], ...]
-    """How many tokens each run has; ``base`` is always there."""
+    """The number of tokens of each run; ``base`` is always there."""
     spans: frozenset[tuple[str, str]] = frozenset()
     """The spans that are there, as (run, name)."""
     blocks: frozenset[int] | None = None
@@ -52,7 +58,7 @@ class Point:
     """One cell as the study wrote it and as it resolved."""
 
     block: str
-    """The block's name, or ``block0`` …"""
+    """The name of the block, or ``block0`` …"""
     index: int
     """The block's index in the sweep."""
     axes: Mapping[str, Scalar]
@@ -66,7 +72,7 @@ class Missing:
 
     block: str
     position: Scalar
-    """As written; None where there is no such run."""
+    """The position as written; None where there is no such run."""
     run: str
     skip: bool
     """Whether the block says ``missing: skip``."""
@@ -82,7 +88,7 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What all blocks of an expansion are resolved in."""
+    """Model, class of pairs and fits that all blocks of an expansion are resolved with."""
 
     facts: ModelFacts
     pair_class: PairClass
@@ -90,7 +96,7 @@ class _Scene:
     fit_names: frozenset[str]
 
     def prompts(self) -> dict[str, Prompt]:
-        """What is known of each of the pairs' runs."""
+        """Number of tokens and spans of each of the pairs' runs."""
         spans = self.pair_class.spans
         return {
             run: Prompt(run, count, frozenset(name for r, name in spans if r == run))
@@ -145,7 +151,7 @@ def referenced_columns(study: Study) -> set[str]:
     found |= per_columns(study)
     for block in placed_everywhere(study):
         found |= {VARIABLE} if (block.variable, block.variables) != (None, None) else set()
-        everything = [names_of(block)[name] for name in names_of(block)]
+        everything: list[object] = list(names_of(block).values())
         everything.extend(value for unit, _ in _every_unit(block) for _, value in written(unit))
         names = references([*everything, block.read, block.seed])
         found |= {name.removeprefix("pair.") for name in names if name.startswith("pair.")}
@@ -186,11 +192,11 @@ def _prompts_of(value: ValueSpec | None, block: Block, fits: Collection[str]) ->
         yield from ("base", "source")
 
 
-def _units_of(block: Block) -> tuple[Coordinates, ...]:
+def _units_of(block: Block) -> tuple[UnitKeys, ...]:
     return tuple(block.units) if block.units is not None else (block,)
 
 
-def _every_unit(block: Block) -> Iterator[tuple[Coordinates, Block]]:
+def _every_unit(block: Block) -> Iterator[tuple[UnitKeys, Block]]:
     """The units of a block and of its runs, each with the block that it takes its defaults from."""
     for unit in _units_of(block):
         yield unit, block
@@ -199,7 +205,7 @@ def _every_unit(block: Block) -> Iterator[tuple[Coordinates, Block]]:
             yield unit, places_of(block)
 
 
-def _span_names(block: Block, value: Any) -> Iterator[str]:
+def _span_names(block: Block, value: object) -> Iterator[str]:
     """The spans that a written position can mean in a block."""
     if references(value) & {name for name in references(value) if name.startswith("pair.")}:
         yield "*"
@@ -224,7 +230,7 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
     base = prompts["base"]
     columns = {f"pair.{name}": value for name, value in scene.pair_class.columns}
     constants = constants_of(block, model, scene.pair_class.columns)
-    scope: dict[str, Any] = {**constants, **columns, **singulars_of(block)}
+    scope: dict[str, object] = {**constants, **columns, **singulars_of(block)}
     room = MOST_CELLS - len(into.points)
     names, rows = combine(axes_of(block, _extent(block, scene.facts, base), scope), scope, room)
     values = names_of(block)
@@ -269,12 +275,12 @@ def _expand_block(index: int, block: Block, model: ModelSpec, scene: _Scene, int
     into.missing.extend(missing)
 
 
-_Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+_Rows = tuple[tuple[str, ...], list[Row]]
 
 
 def _with_fit_axes(
     names: tuple[str, ...],
-    rows: list[tuple[Any, ...]],
+    rows: list[Row],
     templates: Sequence[UnitTemplate],
     setting: Setting,
     room: int,
@@ -322,7 +328,7 @@ def _fit_axes(
     return found
 
 
-def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
+def _one_read(found: tuple[int | str, ...] | None, read: object) -> int | str:
     if found is None:
         raise Lack(read, "base")
     span = parse_span(found[0]) if found and isinstance(found[0], str) else None
@@ -333,8 +339,8 @@ def _one_read(found: tuple[int | str, ...] | None, read: Any) -> int | str:
     return found[0]
 
 
-def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
-    """How far ``all`` reaches on each axis."""
+def _extent(block: Block, facts: ModelFacts, base: Prompt) -> AxisExtent:
+    """The numbers that ``all`` stands for on each axis of a block."""
 
     def heads(names: Names) -> int:
         counts = {num_heads(site, facts) for site in _sites_with_heads(block, names)}
@@ -342,7 +348,7 @@ def _extent(block: Block, facts: ModelFacts, base: Prompt) -> Extent:
             raise StudyError("heads all needs sites that have heads, as many each; list the heads instead")
         return next(count for count in counts if count is not None)
 
-    return Extent(
+    return AxisExtent(
         num_layers=facts.num_layers,
         num_tokens=base.num_tokens,
         spans=tuple(sorted(base.spans)),

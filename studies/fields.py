@@ -44,7 +44,7 @@ __all__ = [
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import PlainValidator
 
@@ -58,19 +58,17 @@ from studies.forms import (
     parse_subspace,
     parse_sum,
 )
+from studies.plain_values import Scalar
 from studies.problems import each, refuse
 from workers import sites
 from workers.errors import ModelError
 from workers.vocabulary import OPERATIONS, is_function
 
-Scalar = str | int | float | bool | None
-"""One plain value."""
-
 Written = str | int | float | Sequence[str | int | float]
 """A value of a singular key, as written: one, or several at once (a tuple once it is validated)."""
 
-Check = Callable[[Any], Any]
-"""Returns the value, or raises `ProblemsError`."""
+Check = Callable[[object], object]
+"""A check of one value as written: it returns the value, or raises `ProblemsError`."""
 
 _MOST_PATH = 4000
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
@@ -90,7 +88,7 @@ def required(check: Check) -> PlainValidator:
 def at_once(check: Check) -> Check:
     """Accept one value, or a list of several that hold at once."""
 
-    def check_all(value: Any) -> Any:
+    def check_all(value: object) -> object:
         if not isinstance(value, list | tuple):
             return check(value)
         if not value:
@@ -111,7 +109,7 @@ def axis(
     `check_text` refuses what such a text cannot say.
     """
 
-    def check_axis(value: Any) -> Any:
+    def check_axis(value: object) -> object:
         if isinstance(value, str) and is_text(value):
             check_text(value)
             return value
@@ -130,7 +128,7 @@ def axis(
 def one_of(allowed: Sequence[str]) -> Check:
     """Accept one of these words."""
 
-    def check(value: Any) -> str:
+    def check(value: object) -> str:
         if not isinstance(value, str) or value not in allowed:
             refuse(value, ", ".join(allowed), allowed)
         return value
@@ -138,7 +136,7 @@ def one_of(allowed: Sequence[str]) -> Check:
     return check
 
 
-def check_site(value: Any) -> str:
+def check_site(value: object) -> str:
     """A site's name, a module path, or a reference."""
     if not isinstance(value, str) or not value:
         refuse(value, "the name of a site, or a module path")
@@ -151,17 +149,17 @@ def check_site(value: Any) -> str:
     return value
 
 
-def check_layer(value: Any) -> int | str:
+def check_layer(value: object) -> int | str:
     """A layer from 0, ``all``, a range, or a sum of references."""
     return _index(value, "a layer from 0, all, a range such as '8:18', or '$NAME'")
 
 
-def check_head(value: Any) -> int | str:
+def check_head(value: object) -> int | str:
     """A head from 0, ``all``, a range, or a sum of references."""
     return _index(value, "a head from 0, all, a range such as '0:4', or '$NAME'")
 
 
-def check_position(value: Any) -> int | str:
+def check_position(value: object) -> int | str:
     """A token's index (negative from the end), ``all``, a range, a span or one of its tokens, a sum."""
     if _is_int(value):
         return int(value)
@@ -173,7 +171,7 @@ def check_position(value: Any) -> int | str:
     )
 
 
-def check_subspace(value: Any) -> str:
+def check_subspace(value: object) -> str:
     """``all``, dimensions, a fit's name, part of a fit's coordinates, or a reference."""
     if not isinstance(value, str) or not (is_reference(value) or parse_subspace(value)):
         refuse(value, "all, dimensions such as '0:16', a fit's name R, or part of it such as 'R[0:16]'")
@@ -184,7 +182,7 @@ def check_subspace(value: Any) -> str:
     return value
 
 
-def check_coordinates(value: Any) -> Any:
+def check_coordinates(value: object) -> str | dict[str, str]:
     """A rectangle, the names of a getter and a setter, or a reference."""
     if _is_int(value):
         return str(value)
@@ -195,7 +193,7 @@ def check_coordinates(value: Any) -> Any:
     refuse(value, "a rectangle such as '1:3, 4:9', or {get: module:function, set: module:function}")
 
 
-def check_intervention(value: Any) -> str:
+def check_intervention(value: object) -> str:
     """An operation's name, a Python function ``module:function``, or a reference."""
     if _is_function(value):
         return str(value)
@@ -204,13 +202,13 @@ def check_intervention(value: Any) -> str:
     return value
 
 
-def check_variable(value: Any) -> str:
+def check_variable(value: object) -> str:
     """A variable of the causal model, or ``all``."""
     return check_name(value)
 
 
-def check_read(value: Any) -> int | str:
-    """Where the answer is read: a token's index, a token of a span, or an output of the model."""
+def check_read(value: object) -> int | str:
+    """A place at which the answer is read: a token's index, a token of a span, or an output of the model."""
     if _is_int(value):
         return int(value)
     if isinstance(value, str) and (is_reference(value) or parse_span(value)):
@@ -218,7 +216,7 @@ def check_read(value: Any) -> int | str:
     refuse(value, "a token's index, SPAN.first, SPAN.last, SPAN[1], or the name of an output")
 
 
-def check_seed(value: Any) -> int:
+def check_seed(value: object) -> int:
     """A whole number from 0."""
     if not _is_int(value) or value < 0:
         refuse(value, "a whole number from 0")
@@ -245,21 +243,21 @@ def check_seed_range(text: str) -> None:
         refuse(text, f"seeds up to {MOST_SEED:,}")
 
 
-def check_step(value: Any) -> int | str:
-    """When a generation is changed: ``prompt``, ``every``, or the number of a generated token."""
+def check_step(value: object) -> int | str:
+    """A step at which a generation is changed: ``prompt``, ``every``, or the number of a generated token."""
     if _is_int(value) and value >= 0:
         return int(value)
     return str(one_of(("prompt", "every"))(value))
 
 
-def check_name(value: Any) -> str:
+def check_name(value: object) -> str:
     """A name: letters, digits, ``_`` and ``-``, no digit first; or a reference."""
     if not isinstance(value, str) or not (_NAME.fullmatch(value) or is_reference(value)):
         refuse(value, "a name of letters, digits, _ and -, with no digit first")
     return value
 
 
-def check_number(value: Any) -> int | float | str:
+def check_number(value: object) -> int | float | str:
     """A finite number, or a reference."""
     if is_reference(value):
         return str(value)
@@ -268,7 +266,7 @@ def check_number(value: Any) -> int | float | str:
     return value
 
 
-def check_positive(value: Any) -> int | float | str:
+def check_positive(value: object) -> int | float | str:
     """A finite number above 0, or a reference."""
     found = check_number(value)
     if not isinstance(found, str) and found <= 0:
@@ -276,7 +274,7 @@ def check_positive(value: Any) -> int | float | str:
     return found
 
 
-def scalar(value: Any) -> Scalar:
+def scalar(value: object) -> Scalar:
     """Text, a number, true or false."""
     if isinstance(value, str) and len(value) > MOST_PROMPT_CHARACTERS:
         refuse(value, f"text of at most {MOST_PROMPT_CHARACTERS:,} characters; here are {len(value):,}")
@@ -285,18 +283,18 @@ def scalar(value: Any) -> Scalar:
     refuse(value, "text, a finite number, true or false")
 
 
-def freeze(value: Any) -> Any:
+def freeze(value: object) -> Any:
     """Plain data without nulls, with tuples for lists; mappings stay mappings."""
     if isinstance(value, Mapping):
         return {str(key): freeze(item) for key, item in value.items()}
     return each(freeze, value) if isinstance(value, list | tuple) else scalar(value)
 
 
-def _is_function(value: Any) -> bool:
+def _is_function(value: object) -> bool:
     return isinstance(value, str) and (is_reference(value) or is_function(value))
 
 
-def _index(value: Any, allowed: str) -> int | str:
+def _index(value: object, allowed: str) -> int | str:
     if _is_int(value) and value >= 0:
         return int(value)
     if isinstance(value, str) and (value == "all" or parse_sum(value) or parse_range(value)):
@@ -304,11 +302,11 @@ def _index(value: Any, allowed: str) -> int | str:
     refuse(value, allowed, ("all",))
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_count(value: Any) -> int:
+def check_count(value: object) -> int:
     """A whole number from 1."""
     if not _is_int(value) or value < 1:
         refuse(value, "a whole number from 1")
@@ -317,13 +315,13 @@ def check_count(value: Any) -> int:
     return int(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         refuse(value, "text")
     return value
 
 
-def check_path(value: Any) -> str:
+def check_path(value: object) -> str:
     """A path, or the name of a model, that a file system can look up."""
     found = _text(value)
     if "\0" in found or len(found) > _MOST_PATH or any(len(p.encode()) > 255 for p in found.split("/")):

@@ -1,4 +1,4 @@
-"""What is made before cells run: fits."""
+"""Fits, which are made before cells run: rotations, directions, masks, means, autoencoders."""
 
 __all__ = [
     "DEFAULTS",
@@ -15,14 +15,26 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from studies import fields
 from studies.base import Spec
 from studies.blocks import Seed, Seeds
-from studies.fields import Column, Count, FilePath, Number, axis, checked, one_of, required
+from studies.fields import (
+    Column,
+    Count,
+    FilePath,
+    Number,
+    axis,
+    check_count,
+    check_name,
+    check_number,
+    check_positive,
+    checked,
+    one_of,
+    required,
+)
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
 
-_STEPS: Mapping[str, Any] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
+_STEPS: Mapping[str, object] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -38,10 +50,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sae": {"path": None, "centered": False},
     }
 )
-"""What each method is made of, besides pairs and a seed, with the value where a study says nothing."""
+"""Keys of each method, besides pairs and a seed, with the value where a study says nothing."""
 
 METHODS = tuple(DEFAULTS)
-"""How a fit is made."""
+"""Methods of fitting."""
 
 TRAINED = ("das", "boundless", "mask")
 """The methods that are trained on labels, and measured on pairs held out."""
@@ -55,18 +67,19 @@ WITHOUT_PAIRS = ("random_rotation", "sae")
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""
 
-_RunName = Annotated[str | None, checked(fields.check_name)]
+_RunName = Annotated[str | None, checked(check_name)]
 
 
-def _check_temperature(value: Any) -> tuple[float, float]:
+def _check_temperature(value: object) -> tuple[float, float]:
     """The first and the last temperature."""
-    found = each(fields.check_number, value) if isinstance(value, list | tuple) else ()
-    if len(found) != 2 or not all(isinstance(one, int | float) and one > 0 for one in found):
+    found = each(check_number, value) if isinstance(value, list | tuple) else ()
+    numbers = [one for one in found if not isinstance(one, str) and one > 0]
+    if len(found) != 2 or len(numbers) != 2:
         refuse(value, "two temperatures above 0, the first and the last: [50, 0.1]")
-    return found[0], found[1]
+    return numbers[0], numbers[1]
 
 
-def _check_flag(value: Any) -> bool:
+def _check_flag(value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):
         refuse(value, "true, false")
@@ -78,22 +91,22 @@ class Fit(Spec):
 
     method: Annotated[str, required(one_of(METHODS))]
     rank: Count = None
-    """How many directions it has."""
-    ranks: Annotated[Sequence[int] | None, checked(axis(fields.check_count))] = None
+    """Number of directions."""
+    ranks: Annotated[Sequence[int] | None, checked(axis(check_count))] = None
     """An axis of ranks."""
     where: Column = None
     """SQL over the pair's columns: the pairs that it is made from."""
     num_steps: Count = None
     batch_size: Count = None
-    lr: Annotated[float | str | None, checked(fields.check_positive)] = None
+    lr: Annotated[float | str | None, checked(check_positive)] = None
     """Learning rate."""
     temperature: Annotated[tuple[float, float] | None, checked(_check_temperature)] = None
-    """Of a mask or a boundary, at the first and at the last step."""
+    """Temperature of a mask or a boundary, at the first and at the last step."""
     penalty: Number = None
-    """What the share of the coordinates that is exchanged adds to the loss."""
+    """Weight, in the loss, of the share of coordinates that is exchanged."""
     of: _RunName = None
     """The run whose values it is made from."""
-    per: Annotated[Sequence[str] | None, checked(axis(fields.check_name))] = None
+    per: Annotated[Sequence[str] | None, checked(axis(check_name))] = None
     """Columns, and ``position``: one mean for each combination of their values."""
     path: FilePath = None
     """The file of a sparse autoencoder, or its folder; relative to the study's."""

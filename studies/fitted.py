@@ -1,4 +1,4 @@
-"""Which fits cells use: what expansion asks of a study's fits for one model, and what it gets back.
+"""Values and fits of units at a point of a sweep: runs, noise, zeros, vectors and coordinates of fits.
 
 A fit is made once for each combination of model, place, variable, task and its own axes. A cell names the
 result by its identity, a hash of all that the fit is made of, so that cells are known before anything is
@@ -6,27 +6,35 @@ fitted.
 """
 
 __all__ = [
+    "FIT",
     "MEAN",
+    "NOISE",
     "PER_POSITION",
     "RANK",
+    "UNTAKEN",
+    "ZERO",
     "FitNames",
     "FitPlace",
-    "Written",
+    "Valued",
+    "WrittenPosition",
     "as_written",
+    "is_fit",
     "looked_at",
     "per_columns",
+    "read_value",
     "tokens_at",
+    "written_value",
 ]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from studies.axes import Names
+from studies.blocks import Block, ValueSpec
 from studies.fields import Scalar
 from studies.fits import TRAINED
-from studies.forms import Range, Sum, is_reference, parse_range, parse_sum, references, substitute
-from studies.slots import Prompt, read_positions
+from studies.forms import Names, Range, Sum, is_reference, parse_range, parse_sum, references, substitute
+from studies.slots import Prompt, read_number, read_positions, read_texts
 from studies.spec import Study
 from workers.errors import StudyError
 from workers.vocabulary import Span, locate
@@ -38,30 +46,30 @@ RANK = "fit_rank"
 """The axis of a fit's ``ranks``; ``rank`` is a metric's name."""
 
 PER_POSITION = "position"
-"""In ``per``: a value for each token of the prompt, counted from 0. Every other name is a column."""
+"""Name in ``per`` for a value of each token of the prompt, counted from 0. Every other name is a column."""
 
-Written = tuple[int | str, ...]
+WrittenPosition = tuple[int | str, ...]
 """Positions as a study writes them, references filled in: ``-1``, ``all``, ``2:``, ``subject.last``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlace:
-    """Where a fit is made. Positions are as written, so that prompts of all lengths share one fit."""
+    """Place of a fit. Positions are as written, so that prompts of all lengths share one fit."""
 
     site: str
     layer: int | None
     heads: tuple[int, ...] | None
-    """In rising order."""
-    position: Written
+    """Heads in rising order."""
+    position: WrittenPosition
     read: int | str
-    """Where the label is read, as written."""
+    """Position at which the label is read, as written."""
 
 
 class FitNames(Protocol):
     """The fits of a study, for one model and its pairs."""
 
     def axes(self, name: str) -> Mapping[str, tuple[Scalar, ...]]:
-        """What the fit itself varies (`RANK`, ``seed``): these become axes of the cells that use it."""
+        """Axes of the fit itself (`RANK`, ``seed``), which become axes of the cells that use it."""
 
     def identity(self, name: str, place: FitPlace, names: Names) -> str:
         """The identity (32 hex digits) of the fit `name` made at `place`.
@@ -81,7 +89,7 @@ def per_columns(study: Study) -> set[str]:
     return {name for fit in (study.fits or {}).values() for name in fit.per or ()} - {PER_POSITION}
 
 
-def as_written(written: Any, names: Names) -> Written:
+def as_written(written: Any, names: Names) -> WrittenPosition:
     """A position as the study writes it, with every ``$name`` filled in and one spelling for equal ones."""
     if isinstance(written, list | tuple):
         return tuple(found for item in written for found in as_written(item, names))
@@ -104,7 +112,9 @@ def _range(computed: Range, names: Names) -> str:
     return f"{end(computed.start)}:{end(computed.stop)}"
 
 
-def tokens_at(position: Written, num_tokens: int, spans: Mapping[str, Span]) -> tuple[int, ...] | None:
+def tokens_at(
+    position: WrittenPosition, num_tokens: int, spans: Mapping[str, Span]
+) -> tuple[int, ...] | None:
     """The tokens of a prompt that a written position means, in order and each once.
 
     None where the prompt lacks one of them, or where there are none.
@@ -137,3 +147,69 @@ def looked_at(method: str, of: str | None, runs: Iterable[str]) -> tuple[str, ..
     if method == "pca" and of is None:
         return tuple(runs)
     return ("base", "source") if of is None else (of,)
+
+
+ZERO, NOISE, FIT = "zero", "noise", "fit"
+
+UNTAKEN = (ZERO, NOISE, FIT)
+"""The words of `Unit.run` for values that are taken from no run; no run can be named so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """Value that a unit writes."""
+
+    run: str
+    """The run, as in `Unit.run`."""
+    fit: str | None = None
+    """The name of the fit whose vector it is."""
+    scale: float | None = None
+    seed: int | None = None
+
+
+def written_value(value: ValueSpec, block: Block) -> dict[str, object]:
+    """The value as written, with the seed that it is drawn from where it is drawn."""
+    draws = value.noise is not None
+    return {
+        "run": value.run,
+        "fit": value.fit,
+        "noise": value.noise,
+        "scale": value.scale,
+        "seed": ("$seed" if block.seeds is not None else block.seed) if draws else None,
+    }
+
+
+def is_fit(name: object, runs: Collection[str], fits: Collection[str]) -> bool:
+    """Whether ``from: NAME`` means a fit's vector."""
+    return name in fits and name not in runs
+
+
+def read_value(
+    written: Mapping[str, object], names: Names, *, runs: Collection[str], fits: Collection[str]
+) -> Valued:
+    """The value at a point; `runs` and `fits` are the names that the block knows.
+
+    Raises:
+        StudyError: noise without a seed, or of a negative scale.
+    """
+    noise = read_number(written["noise"], names)
+    if noise is not None:
+        return Valued(NOISE, scale=_deviation(noise), seed=_seed(written["seed"], names))
+    (name,) = read_texts(written["run"] or written["fit"], names)
+    if written["run"] is not None and not is_fit(name, runs, fits):
+        return Valued(name)
+    scale = read_number(written["scale"], names)
+    return Valued(FIT, fit=name, scale=None if scale == 1 else scale)
+
+
+def _deviation(noise: float) -> float:
+    if noise < 0:
+        raise StudyError(f"noise of {noise} standard deviations; write a number from 0")
+    return noise
+
+
+def _seed(written: object, names: Names) -> int:
+    seed = read_number(written, names)
+    if seed is None:
+        raise StudyError("noise is drawn, and nothing says from which seed; write seed: 0, or seeds")
+    return int(seed)

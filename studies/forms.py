@@ -9,6 +9,7 @@
 """
 
 __all__ = [
+    "Names",
     "Range",
     "Sum",
     "is_reference",
@@ -23,10 +24,10 @@ __all__ = [
 ]
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from studies.bounds import MOST_WRITTEN
 
@@ -44,6 +45,9 @@ _IS_SUBSPACE = re.compile(rf"(?P<fit>{_NAME})(?:\[(?P<range>[^\[\]]+)\])?")
 _END = rf"(?:-\d+|{_SUM})"
 _IS_BOX_PART = re.compile(rf"\s*(?P<start>{_END})?\s*(?P<colon>:)?\s*(?P<stop>{_END})?\s*")
 _IN_PATH = re.compile(r"\$(?:pair\.[A-Za-z_]\w*|[A-Za-z_]\w*)")
+
+Names = Mapping[str, Any]
+"""The value of each name that ``$`` can reach."""
 
 Lookup = Callable[[str], Any]
 """The value of a name that stands after ``$``."""
@@ -85,7 +89,7 @@ class Range:
         )
 
 
-def is_reference(value: object) -> bool:
+def is_reference(value: object) -> TypeGuard[str]:
     """Whether the whole value is one ``$name``."""
     return isinstance(value, str) and _IS_REFERENCE.fullmatch(value) is not None
 
@@ -111,7 +115,7 @@ def parse_range(text: str) -> Range | None:
 
 @lru_cache(maxsize=4096)
 def parse_box(text: str) -> tuple[Sum | tuple[Sum | None, Sum | None], ...] | None:
-    """For each dimension an index or both ends of a range, maybe negative; None where it is no rectangle."""
+    """An index or both ends of a range for each dimension, maybe negative; None where it is no rectangle."""
     found: list[Sum | tuple[Sum | None, Sum | None]] = []
     if len(text) > MOST_WRITTEN:
         return None

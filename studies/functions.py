@@ -1,13 +1,22 @@
-"""The functions that a study names, wherever it does, and whether they can be what it wants of them."""
+"""Code that a study names: functions, checked without being run, and code in the folders of models."""
 
-__all__ = ["check_functions", "functions_of", "model_folder", "named_in", "names_columns"]
+__all__ = [
+    "check_functions",
+    "functions_of",
+    "model_folder",
+    "named_in",
+    "names_columns",
+    "remote_code",
+    "trusting_models",
+]
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from studies.blocks import Block, Coordinates, ValueSpec
+from studies.blocks import Block, UnitKeys, ValueSpec
 from studies.forms import references
+from studies.keys import with_models
+from studies.models import ModelSpec
 from studies.scope import values_of
 from studies.spec import Study
 from studies.tasks.causal import CAUSAL, model_name
@@ -53,7 +62,7 @@ def _models(study: Study) -> list[str]:
     return [name for task in study.all_tasks() if (name := _model_of(task.name, task.options))]
 
 
-def _units(block: Block) -> list[Coordinates]:
+def _units(block: Block) -> list[UnitKeys]:
     """The block itself, its units, and those of its runs."""
     return [block, *(block.units or ()), *(unit for run in (block.runs or {}).values() for unit in run)]
 
@@ -88,12 +97,12 @@ def check_functions(functions: Iterable[Function], code: Code) -> None:
         raise StudyError("\n".join(dict.fromkeys(wrong)))
 
 
-def _model_of(task: str, options: Mapping[str, Any]) -> str | None:
+def _model_of(task: str, options: Mapping[str, object]) -> str | None:
     name = model_name(options) if task == CAUSAL else None
     return name if name is not None and is_function(name) else None
 
 
-def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
+def _of_unit(block: Block, unit: UnitKeys) -> Iterator[Function]:
     for name in (*values_of(block, "$intervention"), *values_of(block, unit.intervention)):
         if isinstance(name, str) and is_function(name):
             yield name, OPERATION
@@ -101,7 +110,32 @@ def _of_unit(block: Block, unit: Coordinates) -> Iterator[Function]:
     for one in written:
         # An axis of coordinates gives several.
         for value in (one,) if isinstance(one, Mapping) else values_of(block, one):
-            for key, kind in (("get", GETTER), ("set", SETTER)) if isinstance(value, Mapping) else ():
-                for name in values_of(block, value[key]):
+            named = value if isinstance(value, Mapping) else {}
+            for key, kind in ("get", GETTER), ("set", SETTER):
+                for name in values_of(block, named.get(key)):
                     if isinstance(name, str) and is_function(name):
                         yield name, kind
+
+
+def remote_code(study: Study) -> frozenset[str]:
+    """References of the models of a study whose own code may be run."""
+    trained = [one.model for one in (study.train or {}).values()]
+    return frozenset(
+        model.ref
+        for model in (*study.lanes(), *trained)
+        if isinstance(model, ModelSpec) and model.trust_remote_code
+    )
+
+
+def trusting_models(study: Study) -> Study:
+    """The study, all of whose models may run the code in their folders."""
+    train = study.train and {
+        name: one.model_copy(update={"model": one.model and _trusted(one.model)})
+        for name, one in study.train.items()
+    }
+    return with_models(study, _trusted).model_copy(update={"train": train})
+
+
+def _trusted(model: ModelSpec | str) -> ModelSpec | str:
+    """A model that may run its code; a reference to an axis stays as it is."""
+    return model.trusting((model.ref,)) if isinstance(model, ModelSpec) else model

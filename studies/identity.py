@@ -12,14 +12,13 @@ import math
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 from uuid import UUID
 
 from workers.facts import ModelFacts
 from workers.vocabulary import Cell, ModelSpec, NamedRun, Place, Prompt, Span, Unit, Vectors
 
 
-def canonical_json(data: Any) -> str:
+def canonical_json(data: object) -> str:
     """The one spelling of plain data: equal data, equal text.
 
     Raises:
@@ -29,7 +28,7 @@ def canonical_json(data: Any) -> str:
     return json.dumps(_canonical(data), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def content_id(tag: str, data: Any) -> UUID:
+def content_id(tag: str, data: object) -> UUID:
     """The id of plain data of the kind `tag`; raises as `canonical_json` does."""
     return _hash(tag, canonical_json(data))
 
@@ -41,7 +40,7 @@ def lane_identity(facts: ModelFacts, spec: ModelSpec) -> str:
     options of a built-in model are in its revision, those that are not written too.
     """
     # Options stood here once; without the key no lane of before would be known again.
-    lane: dict[str, Any] = {"revision": facts.revision, "dtype": facts.dtype, "options": {}}
+    lane: dict[str, object] = {"revision": facts.revision, "dtype": facts.dtype, "options": {}}
     if spec.missing_weights is not None:
         lane["missing_weights"] = {spec.missing_weights: spec.seed}
     return canonical_json(lane if facts.is_hashed else {"ref": spec.ref, **lane})
@@ -58,7 +57,7 @@ def cell_id(lane: str, cell: Cell) -> UUID:
 
 
 def unit_json(unit: Unit) -> str:
-    """What `canonical_json` writes for ``unit.to_json()``, several times faster."""
+    """Canonical JSON of a unit: `canonical_json` of ``unit.to_json()``, several times faster."""
     place = _place_json(unit.place)
     origin = (
         "null" if unit.origin is None else place if unit.origin == unit.place else _place_json(unit.origin)
@@ -101,7 +100,7 @@ def _hash(tag: str, text: str) -> UUID:
     return UUID(bytes=hashlib.sha256(f"swapyard:{tag}:1\n{text}".encode()).digest()[:16])
 
 
-def _prompt(prompt: Prompt) -> Any:
+def _prompt(prompt: Prompt) -> object:
     """Ids as they are; of vectors, which are many numbers, shape and digest."""
     if isinstance(prompt, Vectors):
         return {"shape": list(prompt.shape), "sha256": prompt.digest}
@@ -113,7 +112,7 @@ def _units_json(units: Sequence[Unit]) -> str:
 
 
 def _fit_json(unit: Unit) -> tuple[str, str]:
-    """What few units have: the keys of a fit, of noise, in the places where sorted keys have them."""
+    """Keys that few units have (of a fit, of noise), in the places where sorted keys have them."""
     fit = "" if unit.fit is None else f'"fit":{_text(unit.fit)},'
     scale = "" if unit.scale is None else f',"scale":{json.dumps(_number(unit.scale))}'
     seed = "" if unit.seed is None else f',"seed":{unit.seed}'
@@ -137,7 +136,7 @@ def _text(text: str) -> str:
     return json.dumps(unicodedata.normalize("NFC", text), ensure_ascii=False)
 
 
-def _canonical(data: Any) -> Any:
+def _canonical(data: object) -> object:
     if isinstance(data, str):
         return unicodedata.normalize("NFC", data)
     if data is None or isinstance(data, bool | int):
@@ -159,8 +158,8 @@ def _number(value: float) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _mapping(data: Mapping[Any, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _mapping(data: Mapping[object, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for key, value in data.items():
         if not isinstance(key, str):
             raise TypeError(f"the key {key!r} is no text")

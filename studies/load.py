@@ -1,25 +1,25 @@
-"""Reading studies: from a path, from the name of a bundled study, or from text."""
+"""Reading of studies from a path, the name of a bundled one, or text; and whether this version runs them."""
 
-__all__ = ["BUNDLED", "load_all", "load_study", "stored_study"]
+__all__ = ["BUNDLED", "check_supported", "load_all", "load_study", "stored_study"]
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from studies.blocks import Settings
+from studies.blocks import Block
 from studies.bounds import MOST_TEXT_BYTES
+from studies.forms import parse_span, references
+from studies.keys import with_models
 from studies.models import ModelSpec, check_model
+from studies.plots import Contains
 from studies.spec import Study
-from studies.text_files import read_text
-from studies.yaml import read_all_yaml, read_yaml
-from workers.errors import StudyError, nearest
+from studies.tasks import find_task
+from studies.yaml import read_all_yaml, read_text, read_yaml
+from workers.errors import NotYetError, StudyError, nearest
 
 BUNDLED = Path(__file__).parent
 """The folder of the bundled studies."""
-
-_MOST_BYTES = 4_000_000
-"""Of a study file; YAML takes seconds for each million."""
 
 
 def load_study(path_or_text: str | Path) -> Study:
@@ -67,7 +67,7 @@ def stored_study(text: str, name: str) -> Study:
     return Study.from_text(replace(read, data=data), is_stored=True)
 
 
-def _without_trust(data: Any) -> Any:
+def _without_trust(data: object) -> object:
     """Studies could say once that code of their models may run."""
     if isinstance(data, dict):
         return {key: _without_trust(value) for key, value in data.items() if key != "trust_remote_code"}
@@ -101,21 +101,14 @@ def _beside(study: Study, folder: Path) -> Study:
 
 
 def _with_whole_paths(study: Study, folder: Path) -> Study:
-    """So that the study means the same pairs, models and weights wherever it is read again."""
+    """Make relative paths whole, so that the study means the same wherever it is read again."""
     pairs = _whole(study.pairs, folder) if isinstance(study.pairs, str) else study.pairs
-    sweep = tuple(block.model_copy(update=_models(block, folder)) for block in study.sweep)
     fits = study.fits and {
         name: fit if fit.path is None else fit.model_copy(update={"path": _whole(fit.path, folder)})
         for name, fit in study.fits.items()
     }
-    return study.model_copy(update={"pairs": pairs, "sweep": sweep, "fits": fits, **_models(study, folder)})
-
-
-def _models(settings: Settings, folder: Path) -> dict[str, Any]:
-    return {
-        "model": settings.model and _with_whole_ref(settings.model, folder),
-        "models": settings.models and tuple(_with_whole_ref(model, folder) for model in settings.models),
-    }
+    study = with_models(study, partial(_with_whole_ref, folder=folder))
+    return study.model_copy(update={"pairs": pairs, "fits": fits})
 
 
 def _with_whole_ref(model: ModelSpec | str, folder: Path) -> ModelSpec:
@@ -131,3 +124,63 @@ def _whole(path: str, folder: Path) -> str:
         return str((folder / Path(path).expanduser()).resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise StudyError(f"{path[:80]!r} is no path that can be read: {error}") from None
+
+
+_METRICS_TO_COME = ("generated",)
+
+
+def check_supported(study: Study) -> None:
+    """Accept a study that this version can run.
+
+    Raises:
+        NotYetError: it uses a capability that is not there yet; names the capability and where.
+    """
+    for where, what in _not_yet(study):
+        raise NotYetError(f"{study.study}: {where}: {what} not there yet in this version")
+    for task in study.all_tasks():
+        find_task(task.name)
+
+
+def _not_yet(study: Study) -> Iterator[tuple[str, str]]:
+    """Places and capabilities, in the words of the sentence "… not there yet"."""
+    if study.generate is not None:
+        yield "generate", "generation is"
+    if study.label_tokens == "all":
+        yield "label_tokens", "scoring all tokens of a label is"
+    for metric in study.metrics or ():
+        if isinstance(metric, Contains) or metric in _METRICS_TO_COME:
+            yield "metrics", f"the metric {metric if isinstance(metric, str) else 'contains'} is"
+    for model in study.lanes():
+        yield from _model(model)
+    for block in study.blocks():
+        is_trained = _is_trained(study, block)
+        yield from ((f"sweep, {block.name}: {where}", what) for where, what in _block(block, is_trained))
+
+
+def _model(model: ModelSpec) -> Iterator[tuple[str, str]]:
+    if model.chat:
+        yield "model", "chat templates are"
+
+
+def _is_trained(study: Study, block: Block) -> bool:
+    """Whether the block's models are trained: they have outputs that can be read by name."""
+    models = [model.ref for model in block.models or (block.model,) if isinstance(model, ModelSpec)]
+    return all(ref in (study.train or {}) or ref.startswith("artifact:") for ref in models)
+
+
+def _block(block: Block, is_trained: bool) -> Iterator[tuple[str, str]]:
+    if block.step is not None or block.steps is not None:
+        yield "steps", "steps of a generation are"
+    if isinstance(block.read, tuple):
+        yield "read", "reading in several places at once is"
+    if isinstance(block.read, str) and not is_trained:
+        yield from _read("read", block.read)
+    for read in () if is_trained else block.reads or ():
+        yield from _read("reads", read)
+
+
+def _read(where: str, read: object) -> Iterator[tuple[str, str]]:
+    """An output of the model is a name alone; a token of a span has a part."""
+    span = parse_span(read) if isinstance(read, str) and not references(read) else None
+    if span is not None and span[1] is None:
+        yield where, f"reading the model's output {read!r} is"

@@ -1,15 +1,15 @@
-"""Which model and which task, as a study writes them: a name, or a mapping with options of its own."""
+"""Models and tasks as a study writes them: a name, or a mapping with options of its own."""
 
-__all__ = ["Model", "ModelSpec", "Task", "check_model", "check_task", "plain_model", "plain_task"]
+__all__ = ["Model", "ModelSpec", "Task", "check_model", "check_task"]
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from studies.base import Spec
+from studies.base import SpecWithOptions
 from studies.fields import Count, check_name, check_path, check_seed, checked, freeze, one_of, required
-from studies.problems import Problem, ProblemsError, problems_of, refuse
+from studies.problems import Problem, ProblemsError, problems_of, refuse, unknown_key
 from studies.tasks import TASKS
 from workers.errors import nearest
 from workers.libraries.pydantic import Fault, faults
@@ -22,10 +22,10 @@ _NO_KEY = (
     " trust the code in the model's folder run with --trust-remote-code (in Python: trust_remote_code=True)"
 )
 _MADE = ("zoo:", "artifact:")
-"""What models begin with that are made here: their seed is an option, or an axis."""
+"""Prefixes of models that are made here: their seed is an option, or an axis."""
 
 
-def check_model(value: Any) -> ModelSpec:
+def check_model(value: object) -> ModelSpec:
     """A model's name, or a mapping of `ModelSpec`'s fields; a built-in model's options lie beside them, and
     the values of a training's axes."""
     if isinstance(value, ModelSpec):
@@ -41,7 +41,7 @@ def check_model(value: Any) -> ModelSpec:
     keys = tuple(key for key in _MODEL_KEYS if key != "seed" or not is_made)
     others = [key for key in value if key not in (*keys, "options")]
     if others and not is_made:
-        raise ProblemsError([_unknown_key(key, keys) for key in others])
+        raise ProblemsError([unknown_key(key, keys) for key in others])
     options = {**value.get("options", {}), **{key: value[key] for key in others}}
     given = {key: value[key] for key in keys if key in value}
     if given.get("seed") is not None:
@@ -52,44 +52,33 @@ def check_model(value: Any) -> ModelSpec:
         raise ProblemsError([_from_model(fault) for fault in faults(error)]) from None
 
 
-def plain_model(model: ModelSpec) -> Any:
-    """The model as a file writes it: `check_model` reads it back."""
-    left_out = ("options", "trust_remote_code")
-    given = {
-        key: value for key, value in model.model_dump(exclude_defaults=True).items() if key not in left_out
-    }
-    given.update(_plain(model.options))
-    return model.ref if list(given) == ["ref"] else given
-
-
-class Task(Spec):
-    """What makes the pairs: a task's name, how many pairs, and the seed of their order."""
+class Task(SpecWithOptions):
+    """Task that makes the pairs: its name, how many pairs, and the seed of their order."""
 
     name: Annotated[str, required(check_name)]
     num_pairs: Count = None
-    """How many pairs are kept, counted after the filter."""
+    """Number of pairs that are kept, counted after the filter."""
     seed: Annotated[int | None, checked(check_seed)] = None
     filter: Annotated[str | None, checked(one_of(_FILTERS))] = None
     """``both_correct``, ``none``, or the task's own default."""
     options: Annotated[Mapping[str, Any], required(freeze)] = Field(default_factory=dict)
     """The task's own options; a file writes them beside the other keys."""
 
-    @classmethod
-    def _from_short(cls, data: dict[str, Any]) -> dict[str, Any]:
-        known = {key: value for key, value in data.items() if key in cls.model_fields}
-        others = {key: value for key, value in data.items() if key not in cls.model_fields}
-        return {**known, "options": {**known.get("options", {}), **others}} if others else known
+    def as_plain(self) -> object:
+        """The task as a file writes it: its name alone where nothing else is said."""
+        given = self._given_with_options()
+        return self.name if list(given) == ["name"] else given
 
     @model_validator(mode="after")
     def _check_known(self) -> "Task":
-        """What a task that is there needs; the options of others cannot be known."""
+        """Check the options of a bundled task; those of others cannot be known."""
         task = TASKS.get(self.name)
         if task is None:
             return self
         allowed = [key for key in Task.key_names() if key != "options"] + list(task.options)
         unknown = [key for key in self.options if key not in allowed]
         if unknown:
-            raise ProblemsError([_unknown_key(key, allowed) for key in unknown])
+            raise ProblemsError([unknown_key(key, allowed) for key in unknown])
         is_counted = self.options.keys() & {"num_train", "num_test"}
         for key in ("seed",) if is_counted else ("num_pairs", "seed"):
             if getattr(self, key) is None:
@@ -99,7 +88,7 @@ class Task(Spec):
         return self
 
 
-def check_task(value: Any) -> Task:
+def check_task(value: object) -> Task:
     """A task's name, or a mapping with its name, number of pairs, seed and options."""
     if isinstance(value, Task):
         return value
@@ -110,31 +99,12 @@ def check_task(value: Any) -> Task:
         raise ProblemsError([problem for fault in faults(error) for problem in problems_of(fault)]) from None
 
 
-def plain_task(task: Task) -> Any:
-    """The task as a file writes it: `check_task` reads it back."""
-    given = task.model_dump(exclude_none=True, exclude={"options"})
-    given.update(_plain(task.options))
-    return task.name if list(given) == ["name"] else given
-
-
 Model = Annotated[ModelSpec | str | None, checked(check_model)]
 
 
-def _unknown_key(key: str, allowed: Any) -> Problem:
-    text = f"the key {key!r} is not allowed here; allowed: {', '.join(allowed)}{nearest(str(key), allowed)}"
-    return Problem((key,), text)
-
-
 def _from_model(fault: Fault) -> Problem:
-    """What pydantic finds wrong with a `ModelSpec`, in our words."""
+    """A fault that pydantic finds in a `ModelSpec`, in our words."""
     if fault.kind == "carried":  # of keys that do not go together, in our words already
         return Problem((), fault.wanted)
     hint = nearest(str(fault.given), fault.choices)
     return Problem(fault.where, f"{fault.given!r} is not allowed here; allowed: {fault.wanted}{hint}")
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

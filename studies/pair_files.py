@@ -1,6 +1,6 @@
 """Files of pairs: CSV, JSONL and Parquet, row by row, each with the place where it stands."""
 
-__all__ = ["SUFFIXES", "Found", "other_kind", "read_file"]
+__all__ = ["SUFFIXES", "LocatedRow", "other_kind", "read_file"]
 
 import csv
 import re
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from studies.arrow_rows import rows_of_batches
-from studies.column_names import INPUT, LABEL, SPAN, normal
-from studies.json_lines import NoJSONError, read_json
+from studies.columns import INPUT, LABEL, SPAN, normal
+from studies.plain_values import NoJSONError, read_json
 from studies.problems import shown
-from studies.text_files import check_is_file, not_utf8
+from studies.yaml import check_is_file, not_utf8
 from workers.errors import StudyError, nearest
 from workers.libraries.pyarrow import open_parquet
 
@@ -24,22 +24,22 @@ _DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedRow:
     """One row of a file."""
 
     where: str
     """``FILE:LINE`` or ``FILE: row N``."""
-    row: Any
-    """What stands there, mostly a mapping by column."""
+    row: object
+    """The row's content, mostly a mapping by column."""
     left: Mapping[str, str] = field(default_factory=dict)
     """Columns whose value could not be read, and why."""
     problem: str = ""
     """Why there is no row; the next ones may be read all the same."""
 
 
-Rows = Iterator[Found]
-CheckHeader = Callable[[str, Sequence[Any]], None]
-"""Is told where the names of a file's columns stand, and what they are; raises where they cannot be."""
+Rows = Iterator[LocatedRow]
+CheckHeader = Callable[[str, Sequence[object]], None]
+"""Check of a header: gets its place and the names of the columns; raises where they cannot be."""
 
 
 def read_file(path: Path, check: CheckHeader) -> Rows:
@@ -63,7 +63,7 @@ def read_file(path: Path, check: CheckHeader) -> Rows:
 
 
 def other_kind(name: str) -> str:
-    """What to do about a file that is of none of our kinds, after what is allowed."""
+    """Advice on a file that is of none of our kinds, to stand after what is allowed."""
     suffix = Path(name).suffix.lower()
     if suffix in (".tsv", ".tab"):
         return "; save it with commas as .csv"
@@ -111,11 +111,11 @@ def _read_jsonl(path: Path, check: CheckHeader) -> Rows:
                 todo = (
                     "" if line.lstrip().startswith("{") else '; each line has to be an object, {"base": ...}'
                 )
-                yield Found(where, None, problem=f"this is no JSON: {error}{todo}")
+                yield LocatedRow(where, None, problem=f"this is no JSON: {error}{todo}")
                 continue
             if isinstance(value, list) and number == 1:
                 raise StudyError(f"{where}: this is a JSON array{_AS_LINES}")
-            yield Found(where, value, left)
+            yield LocatedRow(where, value, left)
 
 
 _AS_LINES = "; write one object a line, each on one line (of an array: jq -c '.[]')"
@@ -136,11 +136,11 @@ def _read_csv(path: Path, check: CheckHeader) -> Rows:
                 if not any(fields):
                     continue
                 if len(fields) != len(header):
-                    yield Found(where, None, problem=_uneven(len(fields), len(header)))
+                    yield LocatedRow(where, None, problem=_uneven(len(fields), len(header)))
                     continue
                 # A pair without a base is a pair of which something is to be said, not a faulty file.
                 row = zip(header, fields, strict=True)
-                yield Found(where, {name: _from_csv(v) for name, v in row if v != "" or name == "base"})
+                yield LocatedRow(where, {name: _from_csv(v) for name, v in row if v != "" or name == "base"})
         except csv.Error as error:
             raise StudyError(f"{path}:{begun}: this is no CSV: {_said(error)}") from None
 
@@ -185,7 +185,7 @@ def _check_delimiter(where: str, header: Sequence[str]) -> None:
             )
 
 
-def _from_csv(value: str) -> Any:
+def _from_csv(value: str) -> object:
     if not value.startswith("["):
         return value
     try:
@@ -203,7 +203,7 @@ def _read_parquet(path: Path, check: CheckHeader) -> Rows:
         file = open_parquet(path, checked=True)
         check(str(path), file.schema_arrow.names)
         for number, (row, left) in enumerate(rows_of_batches(file.iter_batches(use_threads=False))):
-            yield Found(f"{path}: row {number}", row, left)
+            yield LocatedRow(f"{path}: row {number}", row, left)
     except pyarrow.ArrowException as error:
         raise StudyError(f"{path}: this is no Parquet: {_first_line(error)}") from None
 

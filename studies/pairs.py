@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from studies.bounds import check_prompts
-from studies.column_names import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
-from studies.pair_files import Found, read_file
+from studies.columns import INPUT, LABEL, SPAN, TEXT, normal, problems_of_names, unlike
+from studies.pair_files import LocatedRow, read_file
 from studies.plain_values import Twice, is_text, unkept, unwrapped
 from studies.problems import Problem, ProblemsError, shown
 from workers.errors import StudyError, nearest
 from workers.vocabulary import Vectors
 
-Row = dict[str, Any]
+Row = dict[str, object]
 """One pair by column, as ``study-files.md`` lists them; a column without a value is left out."""
 
 _RUNS = tuple(f"{run}{form}" for run in ("base", "source") for form in ("", "_ids", "_embeds"))
@@ -32,7 +32,7 @@ _MOST_COUNTED = 10_000
 
 
 def read_pairs(
-    pairs: str | Path | Iterable[Mapping[str, Any]],
+    pairs: str | Path | Iterable[Mapping[str, object]],
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -47,16 +47,16 @@ def read_pairs(
             with its file and line or row.
     """
     if not isinstance(pairs, str | Path):
-        listed = (Found(f"pairs[{index}]", row) for index, row in enumerate(pairs))
-        return _Checked("pairs", say).rows(lambda check: listed)
+        listed = (LocatedRow(f"pairs[{index}]", row) for index, row in enumerate(pairs))
+        return _RowChecker("pairs", say).rows(lambda check: listed)
     try:
         path = (folder or Path()) / Path(pairs).expanduser()
     except RuntimeError as error:
         raise StudyError(f"{pairs}: the pairs cannot be read: {error}") from None
-    return _Checked(str(path), say).rows(lambda check: read_file(path, check))
+    return _RowChecker(str(path), say).rows(lambda check: read_file(path, check))
 
 
-class _Checked:
+class _RowChecker:
     """Rows as they come, with all that is wrong with them and all that is left out."""
 
     def __init__(self, name: str, say: Callable[[str], None] | None) -> None:
@@ -68,10 +68,12 @@ class _Checked:
         self._first: dict[tuple[str, str], str] = {}
         self._names: dict[str, str] = {}
         """Columns of all rows so far, by their normal names."""
-        self._known: set[tuple[str, ...]] = set()
+        self._known: set[tuple[object, ...]] = set()
         """Sets of names that are right."""
 
-    def rows(self, read: Callable[[Callable[[str, Sequence[Any]], None]], Iterator[Found]]) -> list[Row]:
+    def rows(
+        self, read: Callable[[Callable[[str, Sequence[object]], None]], Iterator[LocatedRow]]
+    ) -> list[Row]:
         """All rows, checked.
 
         Raises:
@@ -102,21 +104,21 @@ class _Checked:
         if len(self._problems) < _MOST_TOLD:
             self._problems.append(text)
 
-    def _check_header(self, where: str, names: Sequence[Any]) -> None:
+    def _check_header(self, where: str, names: Sequence[object]) -> None:
         found = list(problems_of_names(names))
         if not found and names and not any(_is_base(name) for name in names):
             known = ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8)
             found = [("", f"{_NO_BASE}; the columns are {known:.200}{_hint(names)}")]
         if not found:
             self._known.add(tuple(names))
-            self._names |= {normal(name): name for name in names}
+            self._names |= {normal(name): name for name in map(str, names)}
             return
         for _, text in found[:-1]:
             self._problem(f"{where}: {text}")
         # Rows would only repeat it.
         raise StudyError(f"{where}: {found[-1][1]}")
 
-    def _add(self, found: Found, rows: list[Row]) -> None:
+    def _add(self, found: LocatedRow, rows: list[Row]) -> None:
         if found.problem:
             self._problem(f"{found.where}: {found.problem}")
             return
@@ -136,10 +138,10 @@ class _Checked:
                 self._problem(f"{found.where}: {column}: its value cannot be read: {why}")
             else:
                 self._leave(column, why, found.where)
-        if fine and not self._num:
+        if fine and not self._num and isinstance(row, Mapping):
             rows.append(self._finish(row, found.where))
 
-    def _new_names(self, row: Mapping[str, Any]) -> Iterator[str]:
+    def _new_names(self, row: Mapping[str, object]) -> Iterator[str]:
         problems = [text for _, text in problems_of_names(list(row))]
         if not problems:
             problems = [text for name in row if (text := unlike(self._names, name)) is not None]
@@ -148,7 +150,7 @@ class _Checked:
             self._known.add(tuple(row))
             self._names |= {normal(name): name for name in row}
 
-    def _finish(self, row: Mapping[str, Any], where: str) -> Row:
+    def _finish(self, row: Mapping[str, object], where: str) -> Row:
         """The checked row without empty columns and what cannot be kept, its label derived."""
         found: Row = {}
         for column, value in row.items():
@@ -186,7 +188,7 @@ class _Checked:
                 self._say(line)
 
 
-def check_inline(rows: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
+def check_inline(rows: Sequence[object]) -> tuple[Mapping[str, object], ...]:
     """Check pairs that are listed in a study, in YAML or in Python.
 
     Raises:
@@ -206,11 +208,11 @@ def check_inline(rows: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
             names.setdefault(normal(name), name)
     if problems:
         raise ProblemsError(problems)
-    return tuple(dict(row) for row in listed)
+    return tuple(dict(row) for row in listed if isinstance(row, Mapping))
 
 
-def check_row(row: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a row: the column (empty for the whole row) and the problem."""
+def check_row(row: object) -> Iterator[tuple[str, str]]:
+    """Problems of a row: the column (empty for the whole row) and the text."""
     named = list(problems_of_names(list(row))) if isinstance(row, Mapping) else []
     yield from named
     yield from _check_values(row, names_wrong=bool(named))
@@ -219,8 +221,8 @@ def check_row(row: Any) -> Iterator[tuple[str, str]]:
             yield column, f"{shown(value)} cannot be kept: {why}"
 
 
-def _check_values(row: Any, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
-    """What is wrong with what a row holds; of one with wrong names not that its base is missing."""
+def _check_values(row: object, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
+    """Problems of a row's values; of one with wrong names not that its base is missing."""
     if not isinstance(row, Mapping):
         yield "", f"{shown(row)} is not allowed here; allowed: a mapping with at least base"
         return
@@ -244,11 +246,11 @@ def _check_values(row: Any, *, names_wrong: bool) -> Iterator[tuple[str, str]]:
         yield "", _NO_BASE + _hint(row)
 
 
-def _hint(names: Iterable[Any]) -> str:
+def _hint(names: Iterable[object]) -> str:
     return next((h for c in names if not _is_ours(str(c)) and (h := nearest(str(c), _RUNS[:3]))), "")
 
 
-def _is_base(name: Any) -> bool:
+def _is_base(name: object) -> bool:
     return isinstance(name, str) and (found := INPUT.fullmatch(name)) is not None and found["run"] == "base"
 
 
@@ -256,7 +258,7 @@ def _is_ours(column: str) -> bool:
     return column in TEXT or any(pattern.fullmatch(column) for pattern in (INPUT, LABEL, SPAN))
 
 
-def _spans_without_text(row: Mapping[str, Any], runs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _spans_without_text(row: Mapping[str, object], runs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Spans are found in text, so a run that is token ids or vectors can have none."""
     for column, value in row.items():
         match = SPAN.fullmatch(str(column))
@@ -269,14 +271,14 @@ def _spans_without_text(row: Mapping[str, Any], runs: Mapping[str, str]) -> Iter
             )
 
 
-def num_sources(row: Mapping[str, Any]) -> int:
-    """How many sources a row has."""
+def num_sources(row: Mapping[str, object]) -> int:
+    """The number of sources of a row."""
     matches = (INPUT.fullmatch(column) for column, value in row.items() if value is not None)
     return len({match["run"] for match in matches if match and match["run"] != "base"})
 
 
-def _allowed(column: str, value: Any) -> str:
-    """What `column` takes, where `value` is not that; else nothing."""
+def _allowed(column: str, value: object) -> str:
+    """The values that `column` takes, where `value` is none of them; else nothing."""
     match = INPUT.fullmatch(column)
     if value is None:
         return ""
@@ -297,42 +299,42 @@ def _allowed(column: str, value: Any) -> str:
     return "" if _is_kept(value) else "plain data"
 
 
-def _is_ids(value: Any) -> bool:
+def _is_ids(value: object) -> bool:
     return isinstance(value, list | tuple) and all(_is_index(item) for item in value)
 
 
-def _is_vectors(value: Any) -> bool:
+def _is_vectors(value: object) -> bool:
     if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) and row for row in value):
         return False
     return len({len(row) for row in value}) == 1 and all(_is_number(item) for row in value for item in row)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_label(value: Any) -> bool:
+def _is_label(value: object) -> bool:
     many = value if isinstance(value, list | tuple) else [value]
     return bool(many) and all(is_text(item) or _is_index(item) for item in many)
 
 
-def _is_span(value: Any) -> bool:
+def _is_span(value: object) -> bool:
     if isinstance(value, list | tuple):
         return len(value) == 2 and all(_is_index(item) for item in value) and value[0] < value[1]
     return bool(value) and is_text(value)
 
 
-def _is_kept(value: Any) -> bool:
+def _is_kept(value: object) -> bool:
     """Whether a user's own column may hold it: plain data, or what Arrow has beyond it."""
     return not callable(value) and (
         isinstance(value, str | int | float | list | tuple | Mapping) or hasattr(value, "as_py")
     )
 
 
-def _read(column: str, value: Any) -> Any:
+def _read(column: str, value: Any) -> object:
     match = INPUT.fullmatch(column)
     return Vectors.of(value) if match and match["form"] == "embeds" else value

@@ -1,28 +1,46 @@
-"""Values of columns that are users' own: what a file can hold is kept, at any depth."""
+"""Plain data that files can hold: values of users' own columns, and JSON in which no key is lost."""
 
-__all__ = ["Twice", "is_missing", "is_text", "unkept", "unwrapped", "whole_number"]
+__all__ = [
+    "NoJSONError",
+    "Plain",
+    "Scalar",
+    "Twice",
+    "is_missing",
+    "is_text",
+    "read_json",
+    "unkept",
+    "unwrapped",
+]
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TypeAlias, TypeGuard
 from uuid import UUID
 
 from studies.bounds import MOST_DEPTH
+
+Scalar = str | int | float | bool | None
+"""One plain value."""
+
+Plain: TypeAlias = "Scalar | Sequence[Plain] | Mapping[str, Plain]"
+"""Data of YAML and of JSON."""
 
 _MOST_DIGITS = 4000
 """Python makes no number of text with more."""
 
 
-class Twice(dict[str, Any]):
+class Twice(dict[str, object]):
     """A JSON object that names a key twice; the last one is in it."""
 
     key = ""
     """The key."""
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether it is text that a file can hold: half of a pair of surrogates is no character."""
     try:
         return isinstance(value, str) and value.encode() is not None
@@ -30,7 +48,7 @@ def is_text(value: Any) -> bool:
         return False
 
 
-def unkept(value: Any, depth: int = 0) -> str | None:
+def unkept(value: object, depth: int = 0) -> str | None:
     """Why plain data cannot be kept; None where it can."""
     if isinstance(value, str):
         return None if is_text(value) else f"{value!r:.60} is half of a pair of surrogates, which is no text"
@@ -41,7 +59,7 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     if isinstance(value, Twice):
         return f"the key {value.key!r} is in one mapping twice"
     if isinstance(value, Mapping):
-        parts: Any = (part for item in value.items() for part in item)
+        parts: Iterable[object] = (part for item in value.items() for part in item)
     elif isinstance(value, list | tuple):
         parts = value
     else:
@@ -49,7 +67,7 @@ def unkept(value: Any, depth: int = 0) -> str | None:
     return next((why for part in parts if (why := unkept(part, depth + 1)) is not None), None)
 
 
-def unwrapped(value: Any, depth: int = 0) -> Any:
+def unwrapped(value: object, depth: int = 0) -> object:
     """A value from Python as plain data: numbers and arrays of other libraries as Python's own, what YAML has
     not (dates, decimals, bytes) as text; as it is where it is plain data, or nothing that has a spelling."""
     if depth > MOST_DEPTH + 1:  # it may contain itself; whoever checks it will say that it is too deep
@@ -77,7 +95,7 @@ def unwrapped(value: Any, depth: int = 0) -> Any:
     return unwrapped(listed(), depth + 1) if callable(listed) and not hasattr(value, "columns") else value
 
 
-def _base(value: Any) -> Any:
+def _base(value: object) -> object:
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return value if type(value) is kind else kind(value)
@@ -89,6 +107,72 @@ def whole_number(text: str) -> int | str:
     return int(text) if len(text) <= _MOST_DIGITS else text
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a data frame means nothing by it: its NaN in a column of other things."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_TOO_DEEP = f"its lists are more than {MOST_DEPTH} deep"
+
+
+class NoJSONError(ValueError):
+    """Raised for text that is no JSON; the message says why."""
+
+
+def read_json(text: str) -> tuple[object, dict[str, str]]:
+    """The value, and what of an object's own values could not be read, by key: why.
+
+    Raises:
+        NoJSONError: it is no JSON.
+    """
+    left: dict[str, str] = {}
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        text, left = _without_depths(text)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=whole_number), left
+    except json.JSONDecodeError as error:
+        raise NoJSONError(f"{error.msg} at character {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise NoJSONError(str(error)) from None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    twice, seen = Twice(found), set[str]()
+    twice.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return twice
+
+
+def _without_depths(text: str) -> tuple[str, dict[str, str]]:
+    """The text with null for each value of its object that is too deep for the reader, and their keys."""
+    depth, deepest, start, key, last = 0, 0, 0, "", ""
+    kept, copied = [], 0
+    left: dict[str, str] = {}
+    for match in _TOKENS.finditer(text):
+        token = match[0]
+        if token in "[{":
+            depth += 1
+            if depth == 2:
+                start, key, deepest = match.start(), last, 0
+            deepest = max(deepest, depth)
+        elif token in "]}":
+            depth -= 1
+            if depth == 1 and deepest > MOST_DEPTH + 1:
+                kept.append(text[copied:start] + "null")
+                copied = match.end()
+                left[_read_key(key)] = _TOO_DEEP
+        elif depth == 1:
+            last = token
+    if depth > MOST_DEPTH:
+        raise NoJSONError("its brackets are never closed")
+    return "".join(kept) + text[copied:], left
+
+
+def _read_key(token: str) -> str:
+    try:
+        return str(json.loads(token))
+    except ValueError:
+        return token

@@ -1,4 +1,4 @@
-"""Pictures, and what is read of a run: plots, generation, metrics."""
+"""Parts of a study about its results: metrics, generation, screening, required abilities, plots."""
 
 __all__ = [
     "KINDS",
@@ -8,17 +8,21 @@ __all__ = [
     "Generate",
     "Metric",
     "Plot",
+    "Required",
+    "Screen",
+    "Screened",
     "metric_families",
 ]
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from studies.base import Spec
-from studies.fields import Column, check_count, checked, one_of, required
+from studies.fields import Column, check_count, check_seed, checked, one_of, required
 from studies.problems import Problem, ProblemsError, refuse
+from workers.capability import ABILITIES
 from workers.metrics import DIVERGENCES, LABELS, LOGITS, MEASURABLE, METRIC_FAMILIES
 
 VIEWS = (
@@ -34,7 +38,7 @@ KINDS = ("heatmap", "bars", *OF_TRAININGS)
 """The kinds of plots."""
 
 
-def _columns(value: Any) -> str | tuple[str, ...]:
+def _columns(value: object) -> str | tuple[str, ...]:
     """A column or SQL expression, or several."""
     if isinstance(value, str) and value.strip():
         return value
@@ -55,13 +59,13 @@ class Plot(Spec):
     x: Columns = None
     y: Columns = None
     fill: Columns = None
-    """What a heat map's colour shows; of a list each in a facet of its own."""
+    """Column that a heat map's colour shows; of a list each in a facet of its own."""
     facet: Columns = None
     """Columns whose values get a picture each."""
     where: Column = None
     """SQL over the view's columns: the rows that are drawn."""
     log: Annotated[str | None, checked(one_of(("x", "y", "fill")))] = None
-    """What is on a logarithmic scale."""
+    """Axis with a logarithmic scale."""
     scale: Annotated[str, required(one_of(("shared", "own")))] = "shared"
     """Whether facets share one scale or have one each."""
     title: Column = None
@@ -85,7 +89,7 @@ class Plot(Spec):
 
 
 class Generate(Spec):
-    """How a continuation is generated: greedily, this many tokens."""
+    """Settings of generation: greedy, this many tokens."""
 
     max_tokens: Annotated[int, required(check_count)]
 
@@ -96,7 +100,7 @@ class Contains(Spec):
     contains: Annotated[str, Field(min_length=1)]
 
 
-def check_metric(value: Any) -> "Contains | str":
+def check_metric(value: object) -> "Contains | str":
     """A metric's name, or ``{contains: TEXT}``."""
     if isinstance(value, Contains):
         return value
@@ -122,3 +126,50 @@ def metric_families(
         wanted.add(LABELS)
     unneeded = {LABELS} if LOGITS in wanted else set()
     return tuple(family for family in METRIC_FAMILIES if family in wanted - unneeded)
+
+
+def _check(value: object) -> tuple[str, ...]:
+    """One ability's name, or a list of them."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        refuse(value, f"one or more of {', '.join(ABILITIES)}")
+    for name in names:
+        if name not in ABILITIES:
+            refuse(name, ", ".join(ABILITIES), near=ABILITIES)
+    return tuple(dict.fromkeys(names))
+
+
+Required = Annotated[
+    tuple[str, ...] | None, BeforeValidator(lambda value: None if value is None else _check(value))
+]
+"""An ability's name, or a list of names; none where nothing is required."""
+
+
+def _check_part(value: object) -> int | float:
+    """A share below 1, or a number of cells."""
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    refuse(value, "a share of the cells above 0 and below 1, or a number of cells from 1")
+
+
+class Screen(Spec):
+    """Every cell is estimated; those with the largest effects run, and a sample of the others."""
+
+    method: Annotated[str, required(one_of(("attribution",)))]
+    keep: Annotated[int | float, required(_check_part)] = 0.1
+    """Number or share of the cells of each model that run: those with the largest mean estimated |effect|."""
+    sample: Annotated[int | float, required(_check_part)] = 0.02
+    """Number or share of the others that run, drawn evenly: a share is fifty at least, if there are so."""
+    seed: Annotated[int, required(check_seed)] = 0
+    """Seed of the sample."""
+
+
+def _from_name(value: object) -> object:
+    """A method's name alone, as a mapping."""
+    return {"method": value} if isinstance(value, str) else value
+
+
+Screened = Annotated[Screen | None, BeforeValidator(_from_name)]
+"""A method's name, or a mapping with more."""

@@ -1,4 +1,4 @@
-"""What is wrong with a study, in words: where, what was given, what is allowed, the nearest spelling."""
+"""Problems of a study, in words: where, what was given, what is allowed, the nearest spelling."""
 
 __all__ = [
     "Problem",
@@ -9,15 +9,15 @@ __all__ = [
     "refuse",
     "refuse_odd",
     "shown",
-    "write_path",
+    "unknown_key",
 ]
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from studies.yaml import Path, Text
+from studies.yaml import KeyPath, Text
 from workers.errors import StudyError, nearest
 from workers.libraries.pydantic import CarryingError, Fault, faults
 
@@ -26,10 +26,13 @@ _MOST_REPR = 100
 """Items or characters of a value that are looked at, to show 80 characters of it."""
 
 
+T = TypeVar("T")
+
+
 class Problem(NamedTuple):
     """One thing that is wrong, at `path` below the value that was being validated."""
 
-    path: Path
+    path: KeyPath
     text: str
 
 
@@ -44,7 +47,7 @@ class ProblemsError(CarryingError):
 
     @property
     def problems(self) -> list[Problem]:
-        """What it wraps."""
+        """The problems that the error wraps."""
         return list(self.load or [Problem((), str(self))])
 
 
@@ -56,7 +59,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def refuse(value: object, allowed: str, near: Iterable[str] = (), path: Path = ()) -> NoReturn:
+def refuse(value: object, allowed: str, near: Iterable[str] = (), path: KeyPath = ()) -> NoReturn:
     """Say that `value` is not allowed here, what is, and which of `near` is spelt like it.
 
     Raises:
@@ -66,13 +69,20 @@ def refuse(value: object, allowed: str, near: Iterable[str] = (), path: Path = (
     raise ProblemsError([Problem(path, f"{shown(value)} is not allowed here; allowed: {allowed}{hint}")])
 
 
-def each(check: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
+def unknown_key(key: object, allowed: Collection[str]) -> Problem:
+    """A key that is not among those that are allowed, with the nearest one."""
+    text = f"the key {shown(key)} is not allowed here; allowed: {', '.join(allowed)}"
+    part = key if isinstance(key, str | int) else str(key)
+    return Problem((part,), text + nearest(str(key), allowed))
+
+
+def each(check: Callable[[object], T], values: Iterable[object]) -> tuple[T, ...]:
     """Check every value of a list.
 
     Raises:
         ProblemsError: those of all values, each with its index.
     """
-    found: list[Any] = []
+    found: list[T] = []
     problems: list[Problem] = []
     for index, value in enumerate(values):
         try:
@@ -109,7 +119,7 @@ def refuse_odd(text: Text) -> None:
         raise _told(found, text)
 
 
-def _odd(value: Any, path: Path) -> Iterator[Problem]:
+def _odd(value: object, path: KeyPath) -> Iterator[Problem]:
     if isinstance(value, dict):
         for key, item in value.items():
             if "\0" in key:
@@ -127,7 +137,7 @@ def _odd(value: Any, path: Path) -> Iterator[Problem]:
         yield Problem(path, f"{shown(value)} is not allowed here; allowed: text without zero characters")
 
 
-def write_path(path: Path) -> str:
+def write_path(path: KeyPath) -> str:
     """``("sweep", 0, "sites")`` as ``sweep[0].sites``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
@@ -151,9 +161,9 @@ def _problems(fault: Fault, source: Text) -> list[Problem]:
     return [Problem((*where, *path[below:]), text) for path, text in problems_of(fault)]
 
 
-def _known(loc: Sequence[str | int], source: Text) -> Path:
+def _known(loc: Sequence[str | int], source: Text) -> KeyPath:
     """The part of pydantic's location that the text has: names of unions and validators fall out."""
-    path: Path = ()
+    path: KeyPath = ()
     for part in loc:
         if (*path, part) in source.marks or not source.marks:
             path = (*path, part)

@@ -1,26 +1,26 @@
-"""What no single key can tell: whether the names that a study uses exist, and its units are complete."""
+"""Checks across keys: whether the names that a study uses exist, and its units are complete."""
 
 __all__ = ["COORDINATES", "find_problems", "name_problems", "names_of", "values_of", "written"]
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
-from studies.align_scope import aligned_block_problems, place_problems, plot_problems
-from studies.blocks import AXES, UNIT_AXES, Block, Coordinates, UnitSpec, ValueSpec, is_source, named_axes
-from studies.columns import RESERVED
+from studies.align_scope import (
+    aligned_block_problems,
+    place_problems,
+    plot_problems,
+    size_problems,
+    train_problems,
+)
+from studies.blocks import AXES, UNIT_AXES, Block, UnitKeys, UnitSpec, ValueSpec, is_source, named_axes
+from studies.columns import NAME_RULE, RESERVED, is_name
 from studies.forms import is_reference, parse_subspace, references
+from studies.keys import StudyKeys
 from studies.models import Task
-from studies.names import NAME_RULE, is_name
 from studies.problems import Problem, shown
-from studies.sizes import size_problems
-from studies.train_scope import train_problems
 from studies.variables import has_no_place
-from studies.yaml import Path
+from studies.yaml import KeyPath
 from workers.errors import nearest
 from workers.sites import is_module_path
-
-if TYPE_CHECKING:
-    from studies.spec import Study
 
 COORDINATES = (*UNIT_AXES, "coordinates")
 """The keys of a unit that take a written value; ``from`` is the other one."""
@@ -34,7 +34,7 @@ _VECTORS = ("mean", "mean_difference")
 """The methods that make a vector, which can be a value."""
 
 
-def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
+def written(unit: UnitKeys) -> Iterator[tuple[KeyPath, object]]:
     """Every written value of a unit with its path below the unit, those inside ``from`` too."""
     for key in COORDINATES:
         if getattr(unit, key) is not None:
@@ -45,9 +45,9 @@ def written(unit: Coordinates) -> Iterator[tuple[Path, Any]]:
                 yield ("from",) if key == "run" else ("from", key), getattr(unit.from_, key)
 
 
-def name_problems(study: "Study") -> Iterator[Problem]:
-    """Names of plots, fits, trainings and blocks that are no names of files: see `studies.names`."""
-    named: list[tuple[Path, str]] = [
+def name_problems(study: StudyKeys) -> Iterator[Problem]:
+    """Names of plots, fits, trainings and blocks that are no names of files: see `studies.columns`."""
+    named: list[tuple[KeyPath, str]] = [
         ((key, name), name) for key in ("plots", "fits", "train") for name in getattr(study, key) or {}
     ]
     named += [(("sweep", n, "name"), block.name) for n, block in enumerate(study.sweep) if block.name]
@@ -56,7 +56,7 @@ def name_problems(study: "Study") -> Iterator[Problem]:
             yield Problem(path, f"{shown(name)} is not allowed as a name here; allowed: {NAME_RULE}")
 
 
-def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
+def find_problems(study: StudyKeys, blocks: tuple[Block, ...]) -> list[Problem]:
     """Everything that is wrong with the names in `study`, whose merged blocks are `blocks`."""
     problems = list(_inputs(study, blocks))
     for name in study.fits or {}:
@@ -83,7 +83,7 @@ def find_problems(study: "Study", blocks: tuple[Block, ...]) -> list[Problem]:
     return problems
 
 
-def _inputs(study: "Study", blocks: tuple[Block, ...]) -> Iterator[Problem]:
+def _inputs(study: StudyKeys, blocks: tuple[Block, ...]) -> Iterator[Problem]:
     """The model and the pairs, which every block needs."""
     has_task = [block.task is not None or block.tasks is not None for block in blocks]
     if study.pairs is not None and any(has_task):
@@ -98,8 +98,8 @@ def _inputs(study: "Study", blocks: tuple[Block, ...]) -> Iterator[Problem]:
             yield Problem(("tasks",), "two tasks have one name; allowed: each name once")
 
 
-def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
-    units: list[tuple[Path, Coordinates]] = [
+def _block_problems(study: StudyKeys, raw: Block, block: Block, path: KeyPath) -> Iterator[Problem]:
+    units: list[tuple[KeyPath, UnitKeys]] = [
         ((*path, "units", index), unit) for index, unit in enumerate(block.units or ())
     ]
     yield from _axis_problems(raw, block, path)
@@ -124,12 +124,12 @@ def _block_problems(study: "Study", raw: Block, block: Block, path: Path) -> Ite
             yield from _missing_coordinates(block, unit, place)
 
 
-def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+def _run_problems(study: StudyKeys, raw: Block, block: Block, path: KeyPath) -> Iterator[Problem]:
     """Names and units of the block's runs; a run takes values from those listed before it only."""
     before: list[str] = []
     for name, units in (block.runs or {}).items():
         own = raw.runs is not None and name in raw.runs
-        where: Path = (*(path if own else ()), "runs", name)
+        where: KeyPath = (*(path if own else ()), "runs", name)
         yield from _name_problems(study, name, where)
         for index, unit in enumerate(units):
             place = (*where, index)
@@ -143,7 +143,7 @@ def _run_problems(study: "Study", raw: Block, block: Block, path: Path) -> Itera
         before.append(name)
 
 
-def _name_problems(study: "Study", name: str, path: Path) -> Iterator[Problem]:
+def _name_problems(study: StudyKeys, name: str, path: KeyPath) -> Iterator[Problem]:
     """A run or a fit whose name means something else."""
     if name in _WORDS or is_source(name):
         yield Problem(path, f"{name!r} says where a value comes from already; give it a name of its own")
@@ -153,7 +153,7 @@ def _name_problems(study: "Study", name: str, path: Path) -> Iterator[Problem]:
         yield Problem(path, f"{name!r} is a fit, too; give the run a name of its own")
 
 
-def _later_runs(block: Block, unit: UnitSpec, before: list[str], path: Path) -> Iterator[Problem]:
+def _later_runs(block: Block, unit: UnitSpec, before: list[str], path: KeyPath) -> Iterator[Problem]:
     """Values of a run that is not there yet when this one is made."""
     run = None if unit.from_ is None else unit.from_.run
     for found in values_of(block, run) if run is not None else ():
@@ -162,7 +162,7 @@ def _later_runs(block: Block, unit: UnitSpec, before: list[str], path: Path) -> 
             yield Problem(path, f"the run {found!r} is not there yet; runs listed before this one: {known}")
 
 
-def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
+def _axis_problems(raw: Block, block: Block, path: KeyPath) -> Iterator[Problem]:
     """Axes that reach no unit would only repeat cells; names that mean two things mislead."""
     used = _used(block)
     for name in named_axes(block.for_):
@@ -189,7 +189,7 @@ def _axis_problems(raw: Block, block: Block, path: Path) -> Iterator[Problem]:
     yield from _repeated_layers(block, path)
 
 
-def _repeated_layers(block: Block, path: Path) -> Iterator[Problem]:
+def _repeated_layers(block: Block, path: KeyPath) -> Iterator[Problem]:
     """Module paths that are the same at every layer of an axis, which nothing else of the unit uses."""
     elsewhere = references([value for _, value in written(block)])
     if block.units is not None or block.layers is None or "layer" in elsewhere:
@@ -203,7 +203,7 @@ def _repeated_layers(block: Block, path: Path) -> Iterator[Problem]:
             yield Problem((*path, "site" if block.sites is None else "sites"), text)
 
 
-def _sites_of(block: Block, unit: Coordinates) -> list[tuple[Any, ...]]:
+def _sites_of(block: Block, unit: UnitKeys) -> list[tuple[object, ...]]:
     """The sites that a unit has at once, for each value of the axis that they come from, if any.
 
     None at all where they stand in a column of the pairs.
@@ -213,7 +213,7 @@ def _sites_of(block: Block, unit: Coordinates) -> list[tuple[Any, ...]]:
     return [sites if isinstance(sites, tuple) else (sites,) for sites in found]
 
 
-def _is_path(site: Any) -> bool:
+def _is_path(site: object) -> bool:
     return isinstance(site, str) and is_module_path(site)
 
 
@@ -224,7 +224,9 @@ def _used(block: Block) -> frozenset[str]:
     return used | references(block.sites) if "site" in used else used
 
 
-def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: Path) -> Iterator[Problem]:
+def _value_problems(
+    study: StudyKeys, block: Block, key: KeyPath, value: object, path: KeyPath
+) -> Iterator[Problem]:
     """Names after ``$``, runs and fits that do not exist."""
     known = names_of(block)
     for name in sorted(references(value)):
@@ -245,7 +247,7 @@ def _value_problems(study: "Study", block: Block, key: Path, value: Any, path: P
         yield Problem(path, "noise is drawn, and nothing says from which seed; write seed: 0, or seeds")
 
 
-def _fit_problems(study: "Study", subspace: Any, path: Path) -> Iterator[Problem]:
+def _fit_problems(study: StudyKeys, subspace: object, path: KeyPath) -> Iterator[Problem]:
     """Fits that a subspace names, or each of several at once, and that are not there."""
     for one in subspace if isinstance(subspace, tuple) else (subspace,):
         parsed = parse_subspace(one) if isinstance(one, str) and not is_reference(one) else None
@@ -254,7 +256,7 @@ def _fit_problems(study: "Study", subspace: Any, path: Path) -> Iterator[Problem
         yield from _wrong_method(study, fit, False, path)
 
 
-def _unknown_run(study: "Study", block: Block, run: Any, path: Path) -> Iterator[Problem]:
+def _unknown_run(study: StudyKeys, block: Block, run: object, path: KeyPath) -> Iterator[Problem]:
     known = [*_VALUES, *(block.runs or {}), *(study.fits or {})]
     if is_reference(run) or (isinstance(run, str) and (run in known or is_source(run))):
         return
@@ -262,14 +264,14 @@ def _unknown_run(study: "Study", block: Block, run: Any, path: Path) -> Iterator
     yield Problem(path, text)
 
 
-def _unknown_fit(study: "Study", fit: Any, others: tuple[str, ...], path: Path) -> Iterator[Problem]:
+def _unknown_fit(study: StudyKeys, fit: object, others: tuple[str, ...], path: KeyPath) -> Iterator[Problem]:
     known = [*others, *(study.fits or {})]
     if fit is not None and not is_reference(fit) and fit not in known:
         allowed = ", ".join(known) or "none, for the study has no fits"
         yield Problem(path, f"no fit {shown(fit)}; allowed: {allowed}{nearest(str(fit), known)}")
 
 
-def _wrong_method(study: "Study", fit: Any, is_value: bool, path: Path) -> Iterator[Problem]:
+def _wrong_method(study: StudyKeys, fit: object, is_value: bool, path: KeyPath) -> Iterator[Problem]:
     """A fit that is no vector as a value, or one that has no coordinates as a subspace."""
     made = (study.fits or {}).get(fit) if isinstance(fit, str) else None
     if made is None:
@@ -282,7 +284,7 @@ def _wrong_method(study: "Study", fit: Any, is_value: bool, path: Path) -> Itera
         yield Problem(path, f"the fit {fit!r} is a mean, which has no coordinates; write 'from: {fit}'")
 
 
-def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterator[Problem]:
+def _missing_coordinates(block: Block, unit: UnitKeys, path: KeyPath) -> Iterator[Problem]:
     """A unit needs a site, a position or coordinates, and a layer where its site is a name."""
 
     def has(key: str) -> bool:
@@ -299,7 +301,7 @@ def _missing_coordinates(block: Block, unit: Coordinates, path: Path) -> Iterato
             yield Problem(path, f"the key {key!r} or {AXES[key]!r} is missing; a unit needs it")
 
 
-def _both_coordinates(unit: Coordinates, is_region: bool, path: Path) -> Iterator[Problem]:
+def _both_coordinates(unit: UnitKeys, is_region: bool, path: KeyPath) -> Iterator[Problem]:
     """Positions, heads or dimensions beside coordinates, in a unit or where its value is taken."""
     told = ("head", "position", "subspace")
     own = [key for one in told for key in (one, AXES[one]) if getattr(unit, key, None) is not None]
@@ -318,9 +320,9 @@ def _both_coordinates(unit: Coordinates, is_region: bool, path: Path) -> Iterato
         yield Problem((*path, "from"), "coordinates of a value only beside coordinates of the unit")
 
 
-def names_of(block: Block) -> dict[str, tuple[Any, ...]]:
+def names_of(block: Block) -> dict[str, tuple[object, ...]]:
     """The names that ``$`` can reach in a block, with the values that are written for them."""
-    found: dict[str, tuple[Any, ...]] = {}
+    found: dict[str, tuple[object, ...]] = {}
     for singular, plural in AXES.items():
         one, many = getattr(block, singular), getattr(block, plural)
         if many is not None:
@@ -331,7 +333,7 @@ def names_of(block: Block) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def values_of(block: Block, value: Any) -> tuple[Any, ...]:
+def values_of(block: Block, value: object) -> tuple[object, ...]:
     """The values that a written value can have: itself, or each of its axis."""
     if is_reference(value):
         return names_of(block).get(value[1:], ())
@@ -340,5 +342,5 @@ def values_of(block: Block, value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _attribute(key: Any) -> str:
+def _attribute(key: object) -> str:
     return "from_" if key == "from" else str(key)

@@ -1,4 +1,7 @@
-"""Written values of one kind, resolved at each point of a sweep, and remembered."""
+"""Written values of one kind, resolved at each point of a sweep and remembered.
+
+Lists of places are zipped and put in order, so that one change has one spelling.
+"""
 
 __all__ = [
     "Axes",
@@ -6,6 +9,8 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Slot",
+    "in_order",
+    "once",
     "read_coordinates",
     "read_heads",
     "read_layers",
@@ -13,14 +18,17 @@ __all__ = [
     "read_positions",
     "read_subspace",
     "read_texts",
+    "stretch",
+    "zip_heads",
+    "zip_positions",
 ]
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, cast
 
-from studies.axes import Names
 from studies.forms import (
+    Names,
     is_reference,
     parse_box,
     parse_every_span,
@@ -34,7 +42,7 @@ from studies.forms import (
 from studies.problems import shown
 from workers.errors import StudyError
 from workers.sites import BoxPart, written_box
-from workers.vocabulary import Region, is_function
+from workers.vocabulary import Place, Position, Region, is_function, is_pooled
 
 Axes = Mapping[str, frozenset[str]]
 """The names that vary, each with the names that its own values use."""
@@ -44,12 +52,12 @@ Dims = tuple[tuple[int, int], ...]
 
 T = TypeVar("T")
 
-_UNSEEN: Any = object()
+_UNSEEN = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is known of a run's prompt for a whole class of pairs."""
+    """Prompt of one run for a whole class of pairs: its number of tokens and its spans."""
 
     run: str
     num_tokens: int
@@ -61,7 +69,7 @@ class Slot(Generic[T]):
 
     __slots__ = ("_constant", "_memo", "_names", "_only", "_resolve", "_scope", "_written")
 
-    def __init__(self, written: Any, axes: Axes, scope: Names, resolve: Callable[[Any, Names], T]):
+    def __init__(self, written: object, axes: Axes, scope: Names, resolve: Callable[[object, Names], T]):
         """Resolve at once where no name of `axes` is used; the others' values stand in `scope`."""
         self._written = written
         self._scope = scope
@@ -69,7 +77,7 @@ class Slot(Generic[T]):
         used = references(written) & axes.keys()
         self._names = tuple(sorted(used.union(*(axes[name] for name in used)) & axes.keys()))
         self._only = self._names[0] if len(self._names) == 1 else None
-        self._memo: dict[Any, T] = {}
+        self._memo: dict[object, T] = {}
         self._constant: T | None = None if self._names else resolve(written, scope)
 
     def at(self, names: Names) -> T:
@@ -86,7 +94,7 @@ class Slot(Generic[T]):
         return cast(T, found)
 
 
-def read_texts(written: Any, names: Names) -> tuple[str, ...]:
+def read_texts(written: object, names: Names) -> tuple[str, ...]:
     """Texts, all at once: whole references looked up, those inside a module path filled in."""
     found: list[str] = []
     for item in _flat(written, names):
@@ -94,7 +102,7 @@ def read_texts(written: Any, names: Names) -> tuple[str, ...]:
     return tuple(found)
 
 
-def read_layers(written: Any, names: Names, count: int) -> tuple[int, ...] | None:
+def read_layers(written: object, names: Names, count: int) -> tuple[int, ...] | None:
     """Layers, all at once; none where a computed range is empty; None where no layer is written.
 
     Raises:
@@ -103,7 +111,7 @@ def read_layers(written: Any, names: Names, count: int) -> tuple[int, ...] | Non
     return None if written is None else _read_indices(written, names, count, "layer")
 
 
-def read_heads(written: Any, names: Names, count: int | None, site: str) -> tuple[int, ...] | None:
+def read_heads(written: object, names: Names, count: int | None, site: str) -> tuple[int, ...] | None:
     """Heads of a site that has `count`, all at once; None for the whole width.
 
     Raises:
@@ -116,7 +124,7 @@ def read_heads(written: Any, names: Names, count: int | None, site: str) -> tupl
     return _read_indices(written, names, count, "head")
 
 
-def read_positions(written: Any, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
+def read_positions(written: object, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
     """Positions in a prompt, all at once: indices from 0 and spans; None where the prompt lacks one."""
     found: list[int | str] = []
     for item in _flat(written, names):
@@ -127,7 +135,7 @@ def read_positions(written: Any, names: Names, prompt: Prompt) -> tuple[int | st
     return tuple(found)
 
 
-def read_number(written: Any, names: Names) -> float | None:
+def read_number(written: object, names: Names) -> float | None:
     """A number, in one spelling: 3 and 3.0 are 3.
 
     Raises:
@@ -142,7 +150,7 @@ def read_number(written: Any, names: Names) -> float | None:
     return int(number) if float(number).is_integer() else number
 
 
-def read_subspace(written: Any, names: Names) -> tuple[str | None, Dims | None]:
+def read_subspace(written: object, names: Names) -> tuple[str | None, Dims | None]:
     """A fit's name, if one is named, and sorted half-open ranges that do not touch; None for all of them.
 
     Raises:
@@ -157,7 +165,7 @@ def read_subspace(written: Any, names: Names) -> tuple[str | None, Dims | None]:
     return fits.pop(), None if len(ranges) < len(found) else _join(sorted(ranges))
 
 
-def read_coordinates(written: Any, names: Names) -> Region | None:
+def read_coordinates(written: object, names: Names) -> Region | None:
     """A rectangle in its one spelling, or the names of a getter and a setter; None where none is written.
 
     Raises:
@@ -189,7 +197,7 @@ def read_coordinates(written: Any, names: Names) -> Region | None:
     return written_box(parts)
 
 
-def _flat(written: Any, names: Names) -> list[Any]:
+def _flat(written: object, names: Names) -> list[object]:
     """The items of a value, its whole references replaced by what they stand for."""
     if isinstance(written, list | tuple):
         return [found for item in written for found in _flat(item, names)]
@@ -198,7 +206,7 @@ def _flat(written: Any, names: Names) -> list[Any]:
     return [written]
 
 
-def _read_indices(written: Any, names: Names, count: int, what: str) -> tuple[int, ...]:
+def _read_indices(written: object, names: Names, count: int, what: str) -> tuple[int, ...]:
     found: list[int] = []
     for item in _flat(written, names):
         if isinstance(item, int):
@@ -217,7 +225,7 @@ def _read_indices(written: Any, names: Names, count: int, what: str) -> tuple[in
     return tuple(found)
 
 
-def _read_position(item: Any, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
+def _read_position(item: object, names: Names, prompt: Prompt) -> tuple[int | str, ...] | None:
     if isinstance(item, int):
         index = item + prompt.num_tokens if item < 0 else item
         return (index,) if 0 <= index < prompt.num_tokens else None
@@ -227,10 +235,11 @@ def _read_position(item: Any, names: Names, prompt: Prompt) -> tuple[int | str, 
     if text == "all":
         return tuple(range(prompt.num_tokens))
 
-    def lookup(name: str) -> Any:
+    def lookup(name: str) -> object:
         value = names[name]
-        own_end = name == "position" and isinstance(value, int) and value < 0
-        return value + prompt.num_tokens if own_end else value
+        if name == "position" and isinstance(value, int) and value < 0:
+            return value + prompt.num_tokens
+        return value
 
     if computed := parse_range(text):
         return computed.indices(prompt.num_tokens, lookup)
@@ -281,3 +290,63 @@ def _join(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 Prompts = Mapping[str, Prompt]
 """The prompt of each run: ``base``, ``source`` …"""
+
+
+def stretch(origins: list[Place], places: list[Place]) -> list[Place]:
+    """One origin for each place: as many are zipped, one alone serves all."""
+    if len(origins) == 1:
+        origins = origins * len(places)
+    if len(origins) != len(places):
+        raise StudyError(
+            f"from names {len(origins)} places for {len(places)}; lists are zipped, so name as many"
+        )
+    return origins
+
+
+def in_order(place: Place) -> Place:
+    """The place with its heads in one spelling."""
+    if place.heads is None or len(place.heads) < 2:
+        return place
+    return replace(place, heads=tuple(sorted(set(place.heads))))
+
+
+def zip_heads(place: Place, origin: Place) -> tuple[Place, Place]:
+    """Zip the heads of both, in the order of the place's, so that one swap has one spelling."""
+    given, taken = place.heads, origin.heads
+    if given is None and taken is None:
+        return place, origin
+    if given is None or taken is None or len(given) != len(taken):
+        counts = [0 if heads is None else len(heads) for heads in (taken, given)]
+        raise StudyError(f"from names {counts[0]} heads for {counts[1]}; lists are zipped, so name as many")
+    if len(set(given)) < len(given):
+        raise StudyError(f"the heads {list(given)} name one twice; name each once")
+    pairs = sorted(zip(given, taken, strict=True))
+    return (
+        replace(place, heads=tuple(head for head, _ in pairs)),
+        replace(origin, heads=tuple(head for _, head in pairs)),
+    )
+
+
+def zip_positions(position: Position, origin: Position) -> tuple[Position, Position]:
+    """Zip the positions of both, in the order of the base's, so that one swap has one spelling."""
+    symbolic = any(isinstance(item, str) for item in (*position, *origin))
+    if len(position) != len(origin) and not (symbolic or is_pooled(origin)):
+        raise StudyError(
+            f"{len(position)} positions take values from {len(origin)}; lists are zipped, so name as many"
+        )
+    if symbolic or len(position) < 2:
+        return position, origin
+    pairs = sorted(zip(position, origin, strict=True))
+    once(position)
+    return tuple(at for at, _ in pairs), tuple(at for _, at in pairs)
+
+
+def once(position: Position) -> Position:
+    """Token indices in order.
+
+    Raises:
+        StudyError: one is there twice.
+    """
+    if len(set(position)) < len(position):
+        raise StudyError(f"the positions {list(position)} name one token twice; name each once")
+    return position if any(isinstance(item, str) for item in position) else tuple(sorted(position))

@@ -1,91 +1,176 @@
-"""A study: a model, pairs, and a sweep of interventions. The same in YAML and in Python."""
+"""Studies: a model, pairs, and a sweep of interventions; the same in YAML and in Python.
 
-__all__ = ["Study", "is_study_name"]
+A study knows the lines of the file that it was read from, for errors that planning finds, and the folder that
+its functions lie in.
+"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import PurePath
-from typing import Annotated, Any, Self
+__all__ = ["Study"]
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from studies.blocks import AXES, Block, Settings
-from studies.dump import plain
-from studies.fields import checked, one_of, required
-from studies.fits import Fit
-from studies.models import ModelSpec, Task
-from studies.names import NAME_RULE, is_name
-from studies.origin import Origin
-from studies.pair_files import SUFFIXES, other_kind
-from studies.pairs import check_inline
-from studies.plots import Generate, Metric, Plot
-from studies.problems import ProblemsError, refuse, refuse_odd
-from studies.require import Required
+from pydantic import PrivateAttr, ValidationInfo, model_validator
+
+from studies.base import plain
+from studies.blocks import OTHER_FORM
+from studies.keys import StudyKeys
+from studies.problems import ProblemsError, refuse_odd
 from studies.scope import find_problems, name_problems
-from studies.screen import Screened
-from studies.tables import is_table, rows_in_memory
-from studies.train import Train
-from studies.yaml import Path, Text, dump_yaml
-from workers.code.places import Code, caller_code
+from studies.yaml import UNNAMED, KeyPath, Text, dump_yaml
+from workers.code.places import NO_CODE, Code, caller_code
+from workers.vocabulary import is_function
 
-_PAIR_FILES = tuple(SUFFIXES)
-
-
-def is_study_name(value: Any) -> bool:
-    """Whether a study, and its folder, may have this name."""
-    return is_name(value)
-
-
-def check_study_name(value: Any) -> str:
-    """A name that is also a safe folder name."""
-    if not is_study_name(value):
-        refuse(value, NAME_RULE)
-    return str(value)
+_ELSEWHERE = ("pairs",)
+"""Keys of a study whose lines are not kept: they may be many, and pairs are told by their numbers."""
+_NO_CELLS = ("sweep", "plots", "train")
+"""Keys beside those that say what is true of all blocks."""
+_MOST_PARTS = 4
+"""Parts before a colon of an error's text that may say what it is about."""
+_DEFINED = ("fits", "train", "plots")
+"""Keys whose values have names of their own."""
 
 
-def check_pairs(value: Any) -> str | tuple[Mapping[str, Any], ...]:
-    """A file's path, a list of pairs, or a table of them in memory."""
-    path = str(value) if isinstance(value, PurePath) else value
-    if isinstance(path, str) and path.lower().endswith(_PAIR_FILES) and "\n" not in path:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The text that a study was read from; studies are equal wherever they were read from."""
+
+    text: Text | None = field(default=None, compare=False)
+    code: Code | None = field(default=None, compare=False)
+    """Folders of its functions; None of a study that was built in Python: those of its caller."""
+
+    @classmethod
+    def of(cls, text: Text) -> "Origin":
+        """The text of a whole study, without its pairs, which may be many."""
+        if not isinstance(text.data, dict):
+            return cls(code=NO_CODE)
+        said = {key: value for key, value in text.data.items() if key != "pairs"}
+        lines = {value: text.at(path) for path, value in _functions(said)}
+        data = {key: value for key, value in text.data.items() if key not in _ELSEWHERE}
+        below = {(key,) for key in _ELSEWHERE}
+        marks = {path: mark for path, mark in text.marks.items() if len(path) < 2 or path[:1] not in below}
+        return cls(Text(text.name, data, marks), Code(lines=lines))
+
+    def at(self, block: int, word: str) -> str | None:
+        """``FILE:LINE`` at which a block of the sweep says `word`, or the study for all its blocks.
+
+        The block's own line where neither does; None of a study that was made in Python.
+        """
+        if self.text is None or not self.text.marks:
+            return None
+        own: KeyPath = ("sweep", block)
+        paths = [path for path, value in _values(self.text.data, ()) if value == word]
+        in_block = [path for path in paths if path[:2] == own]
+        in_study = [path for path in paths if path[0] not in _NO_CELLS]
+        return self.text.at(next(iter((*in_block, *in_study)), own))
+
+    def line(self, path: KeyPath) -> str | None:
+        """``FILE:LINE`` of what stands at `path`, or of what is around it; None where nobody knows."""
+        return None if self.text is None or not self.text.marks else self.text.at(path)
+
+    def place_of(self, said: str) -> str | None:
+        """``FILE:LINE`` of what an error is about; None where nobody knows, or it says so itself, and of a
+        text that is no file: who wrote it in Python has it before them.
+
+        Errors of planning begin with what they are about, as the study writes it: a block's name,
+        ``fits.das``, ``screen``, and then the key.
+        """
+        if self.text is None or not self.text.marks or said.startswith(f"{self.text.name}:"):
+            return None
+        if self.text.name == UNNAMED:
+            return None
+        return self.text.at(self._mentioned(said, self.path_of(said)))
+
+    def _mentioned(self, said: str, path: KeyPath) -> KeyPath:
+        """The path, at `path` or below, of a value that an error quotes, or of the model it begins with."""
+        assert self.text is not None
+        if len(path) > 2:
+            return path
+        named = re.findall(r"'([^']+)'", said)
+        below = [(one, value) for one, value in _values(self.text.data, ()) if one[: len(path)] == path]
+        for name in named:
+            for one, value in below:
+                if value == name or one[-1] == name:
+                    return one
+        for one, value in below if not path else ():
+            if set(one) & {"model", "models", "ref"} and isinstance(value, str) and said.startswith(value):
+                return one
+        return path or (("model",) if ("model",) in self.text.marks and said.startswith("model") else ())
+
+    def path_of(self, said: str) -> KeyPath:
+        """The path of what an error is about, as far as its text says it."""
+        path: KeyPath = ()
+        for part in said.split(": ")[:_MOST_PARTS]:
+            path = self._below(path, part)
         return path
-    listed = rows_in_memory(value) if is_table(value) else value
-    if isinstance(listed, list | tuple) and listed:
-        return check_inline(listed)
-    allowed = f"a path that ends in {', '.join(_PAIR_FILES)}, or a list of pairs that is not empty"
-    refuse(value, allowed + (other_kind(path) if isinstance(path, str) else ""))
+
+    def _below(self, path: KeyPath, part: str) -> KeyPath:
+        """The path below `path` that the next part of an error's text names, or `path`."""
+        assert self.text is not None
+        marks, data = self.text.marks, self.text.data
+        if not path:
+            names = [name for name in _DEFINED if part.startswith(f"{name}.")]
+            if names and (names[0], part.removeprefix(f"{names[0]}.")) in marks:
+                return names[0], part.removeprefix(f"{names[0]}.")
+            for index, block in enumerate(data.get("sweep") or ()):
+                name = block.get("name") if isinstance(block, dict) else None
+                if part.removeprefix("sweep, ") == (name or f"block{index}"):
+                    return "sweep", index
+        word = re.match(r"\w*", part)[0]  # type: ignore[index]
+        for key in dict.fromkeys((word, OTHER_FORM.get(word, word))):
+            for found in ((*path, key), *self._in_units(path, key, part), (key,)):
+                if key and found in marks and (len(found) > 1 or key not in ("study", "sweep")):
+                    return found
+        return path
+
+    def _in_units(self, path: KeyPath, key: str, part: str) -> Iterator[KeyPath]:
+        """Paths of a key in a block's units: first those with a value that the text has, then the others."""
+        assert self.text is not None
+        if len(path) != 2 or path[0] != "sweep":
+            return
+        found = [mark for mark in self.text.marks if mark[:2] == path and len(mark) > 3 and mark[-1] == key]
+        words = re.findall(r"[\w.$:-]+", part)
+        order = {word: number for number, word in reversed(list(enumerate(words)))}
+        yield from sorted(found, key=lambda mark: order.get(str(self._value(mark)), len(words)))
+
+    def _value(self, path: KeyPath) -> object:
+        assert self.text is not None
+        value: Any = self.text.data
+        for key in path:
+            value = value[key]
+        return value
 
 
-class Study(Settings):
+def _functions(said: object) -> list[tuple[KeyPath, str]]:
+    """Values that look like a function's name, the first of each last."""
+    found = [
+        (path, value) for path, value in _values(said, ()) if isinstance(value, str) and is_function(value)
+    ]
+    return found[::-1]
+
+
+def _values(data: object, path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
+    """Every scalar with the keys that lead to it."""
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _values(value, (*path, key))
+    else:
+        yield path, data
+
+
+class Study(StudyKeys):
     """A whole study. What `Settings` holds are the defaults of its blocks.
 
     Raises:
         StudyError: an unknown key, a wrong type, or a value that cannot be.
     """
 
-    study: Annotated[str, required(check_study_name)]
-    """Its name, which is also that of its folder."""
-    pairs: Annotated[str | Sequence[Mapping[str, Any]] | None, checked(check_pairs)] = None
-    """A file of pairs, or the pairs themselves."""
-    label_tokens: Annotated[str | None, checked(one_of(("first", "all")))] = None
-    """Labels of several tokens: score the first or all; without it each must be one token."""
-    filter: Annotated[str | None, checked(one_of(("both_correct", "none")))] = None
-    """Which pairs are kept: the task's default where not said."""
-    metrics: Annotated[Sequence[Metric] | None, AfterValidator(lambda given: given and tuple(given))] = None
-    """What is measured; without it everything but ``generated``."""
-    require: Required = None
-    """Abilities that a worker's loaded model must have, such as ``resumed``; without them it gets no job."""
-    screen: Screened = None
-    """Which cells run, where all are too many; without it all do."""
-    generate: Generate | None = None
-    fits: Mapping[str, Fit] | None = None
-    train: Mapping[str, Train] | None = None
-    sweep: Annotated[Sequence[Block], Field(min_length=1), AfterValidator(tuple)]
-    plots: Mapping[str, Plot] | None = None
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @classmethod
     def from_text(cls, text: Text, *, is_stored: bool = False) -> Self:
-        """As `Spec.from_text`; the study then knows the lines that it was written in.
+        """Read as `Spec.from_text` does; the study then knows the lines that it was written in.
 
         One that `is_stored` was accepted by the rules of its day, and may have names of then.
         """
@@ -104,34 +189,30 @@ class Study(Settings):
             raise ProblemsError(problems)
         return self
 
-    def blocks(self) -> tuple[Block, ...]:
-        """The sweep's blocks, named, each with the study's defaults for what it does not say."""
-        return tuple(_merge(self, block, index) for index, block in enumerate(self.sweep))
-
     def line_of(self, block: int, word: str) -> str | None:
         """``FILE:LINE`` at which a block says `word`; None of a study that was made in Python."""
         return self._origin.at(block, word)
 
-    def line_at(self, path: Path) -> str | None:
+    def line_at(self, path: KeyPath) -> str | None:
         """``FILE:LINE`` of what stands at a path of keys; None of a study that was made in Python."""
         return self._origin.line(path)
 
     def place_of(self, said: str) -> str | None:
         """``FILE:LINE`` of what an error of planning is about; None of a study that was made in Python, or
         where the error says it itself."""
-        return self._origin.place_of(said, AXES)
+        return self._origin.place_of(said)
 
     def is_about(self, said: str) -> bool:
         """Whether an error begins with something that the study defines: a block, a fit, a key."""
-        return self._origin.text is not None and self._origin.path_of(said, AXES) != ()
+        return self._origin.text is not None and self._origin.path_of(said) != ()
 
-    def path_of(self, block: int, key: str) -> Path:
+    def path_of(self, block: int, key: str) -> KeyPath:
         """The path at which a block, by its number in the sweep, or the study for it, writes a key."""
-        return self._origin.path_of(f"{self.blocks()[block].name}: {key}", AXES)
+        return self._origin.path_of(f"{self.blocks()[block].name}: {key}")
 
     @property
     def code(self) -> Code:
-        """Where its functions lie: beside its file, or where its caller's do."""
+        """Folders of its functions: that of its file, or those of its caller."""
         return self._origin.code or caller_code()
 
     def with_code(self, code: Code) -> Self:
@@ -140,33 +221,6 @@ class Study(Settings):
         made._origin = replace(self._origin, code=code)
         return made
 
-    def lanes(self) -> tuple[ModelSpec, ...]:
-        """Every model that the study runs, in order, each once."""
-        found: list[ModelSpec] = []
-        for block in self.blocks():
-            models = block.models or (block.model,)
-            found.extend(m for m in models if isinstance(m, ModelSpec) and m not in found)
-        return tuple(found)
-
-    def all_tasks(self) -> tuple[Task, ...]:
-        """Every task that makes the study's pairs, in order, each once; none where pairs are given."""
-        found: list[Task] = []
-        for block in self.blocks():
-            tasks = block.tasks or (block.task,)
-            found.extend(t for t in tasks if isinstance(t, Task) and t not in found)
-        return tuple(found)
-
     def to_yaml(self) -> str:
         """The study as YAML that reads back equal."""
         return dump_yaml(plain(self))
-
-
-def _merge(study: Study, block: Block, index: int) -> Block:
-    """The block with the study's settings for what it does not say; either form of a pair says it."""
-    values: dict[str, Any] = {"name": block.name or f"block{index}", "units": block.units}
-    plurals = {plural: singular for singular, plural in AXES.items()}
-    for key in Settings.model_fields:
-        forms = (key, AXES.get(key, key), plurals.get(key, key))
-        said = any(getattr(block, form) is not None for form in forms)
-        values[key] = getattr(block if said else study, key)
-    return Block.model_construct(**values)

@@ -37,7 +37,7 @@ class Encoding:
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    """For each token the characters ``[start, end)`` it stands for; ``(0, 0)`` for special tokens added."""
+    """Characters ``[start, end)`` that each token stands for; ``(0, 0)`` for special tokens added."""
 
 
 class Tokenizer:
@@ -82,7 +82,7 @@ class Tokenizer:
         return Encoding(self._opening + ids, ((0, 0),) * len(self._opening) + offsets)
 
     def lost(self, text: str, encoding: Encoding) -> str | None:
-        """What a model is not told of `text`, which became `encoding`; None where it is told all.
+        """The part of `text` that its `encoding` keeps from the model, in words; None where it is told all.
 
         That is words that became the tokeniser's token for the unknown, and letters and digits that no token
         stands for: other texts would give the same prompt. A text may spell the unknown token itself.

@@ -1,16 +1,28 @@
 """Trainings: a network is trained to do what the causal model of the task does, and then swept as a model."""
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Loss", "Optimizer", "Schedule", "Train", "drawn"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "LRSchedule", "Loss", "Optimizer", "Train", "drawn"]
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from studies import fields
-from studies.base import Spec
+from studies.base import Spec, SpecWithOptions
 from studies.blocks import Alignment, For, Seed, Seeds, check_for
-from studies.fields import Count, Number, checked, one_of, required
+from studies.fields import (
+    Count,
+    Number,
+    at_once,
+    check_count,
+    check_name,
+    check_positive,
+    check_seed,
+    check_variable,
+    checked,
+    freeze,
+    one_of,
+    required,
+)
 from studies.models import Model
 from studies.problems import Problem, ProblemsError, each, refuse
 
@@ -35,34 +47,34 @@ SCHEDULES: Mapping[str, tuple[str, ...]] = {
 """The classes of ``torch.optim.lr_scheduler`` that a training may name, those that take plain options; and
 the options that each needs. Lengths are those of the training."""
 
-_OutputName = Annotated[str | None, checked(fields.check_name)]
+_OutputName = Annotated[str | None, checked(check_name)]
 
 _JOINED = "+"
 
 
 def drawn(draw: Any) -> tuple[tuple[tuple[str, ...], float | str], ...]:
-    """What a draw says: variables that are interchanged at once, each with how often it is drawn."""
+    """Sets of variables that are interchanged at once, each with how often it is drawn."""
     if isinstance(draw, Mapping):
         return tuple((tuple(name.split(_JOINED)), weight) for name, weight in draw.items())
     return tuple(((one,) if isinstance(one, str) else tuple(one), 1.0) for one in draw)
 
 
-def _check_draw(value: Any) -> Any:
+def _check_draw(value: object) -> object:
     """A list of variables, of lists of them, or a mapping to weights."""
     if isinstance(value, Mapping) and value:
-        return {_check_set(name): fields.check_positive(weight) for name, weight in value.items()}
+        return {_check_set(name): check_positive(weight) for name, weight in value.items()}
     if not isinstance(value, list | tuple) or not value:
         refuse(
             value,
             "a list of variables, or of lists of them that are interchanged at once, or a mapping to weights:"
             " {S: 3, x: 1, x+y: 1}",
         )
-    return each(fields.at_once(fields.check_variable), value)
+    return each(at_once(check_variable), value)
 
 
-def _check_set(name: Any) -> str:
+def _check_set(name: object) -> str:
     parts = name.split(_JOINED) if isinstance(name, str) else [name]
-    return _JOINED.join(fields.check_variable(part) for part in parts)
+    return _JOINED.join(check_variable(part) for part in parts)
 
 
 class Loss(Spec):
@@ -75,9 +87,9 @@ class Loss(Spec):
     draw: Annotated[Any, checked(_check_draw)] = None
     """Variables, of which one (or several at once) is drawn for each batch, whose places are interchanged."""
     weight: Number = None
-    delay: Annotated[int | None, checked(fields.check_seed)] = None
+    delay: Annotated[int | None, checked(check_seed)] = None
     """Epochs before it counts."""
-    warmup: Annotated[int | None, checked(fields.check_seed)] = None
+    warmup: Annotated[int | None, checked(check_seed)] = None
     """Epochs over which its weight grows to the full one."""
 
     @property
@@ -94,20 +106,14 @@ class Loss(Spec):
         return self
 
 
-class _Chosen(Spec):
+class _Chosen(SpecWithOptions):
     """A class of torch, and what it is made with; a file writes its options beside its name."""
 
-    options: Annotated[Mapping[str, Any], required(fields.freeze)] = Field(default_factory=dict)
-
-    @classmethod
-    def _from_short(cls, data: dict[str, Any]) -> dict[str, Any]:
-        known = {key: value for key, value in data.items() if key in ("name", "options")}
-        others = {key: value for key, value in data.items() if key not in known}
-        return {**known, "options": {**known.get("options", {}), **others}} if others else known
+    options: Annotated[Mapping[str, object], required(freeze)] = Field(default_factory=dict)
 
 
 class Optimizer(_Chosen):
-    """How the parameters are updated: any optimizer of torch, with its own options."""
+    """Optimizer of torch, by name, with its own options."""
 
     name: Annotated[str, required(one_of(OPTIMIZERS))]
 
@@ -117,17 +123,17 @@ class Optimizer(_Chosen):
             raise ProblemsError(
                 [Problem((), "the key 'lr' is missing; an optimizer needs its learning rate")]
             )
-        fields.check_positive(self.options["lr"])
+        check_positive(self.options["lr"])
         return self
 
 
-class Schedule(_Chosen):
-    """How the learning rate changes, step by step: any schedule of torch, with its own options."""
+class LRSchedule(_Chosen):
+    """Learning-rate schedule of torch, by name, with its own options."""
 
     name: Annotated[str, required(one_of(tuple(SCHEDULES)))]
 
     @model_validator(mode="after")
-    def _check_needed(self) -> "Schedule":
+    def _check_needed(self) -> "LRSchedule":
         missing = [name for name in SCHEDULES[self.name] if name not in self.options]
         if missing:
             names = ", ".join(map(repr, missing))
@@ -143,12 +149,12 @@ class Train(Spec):
     """The place of each variable, where it is not the study's; its places may name axes."""
     losses: Annotated[Sequence[Loss], Field(min_length=1), AfterValidator(tuple)]
     optimizer: Optimizer
-    schedule: Schedule | None = None
+    schedule: LRSchedule | None = None
     l1: Number = None
-    """What the sum of the absolute weights adds to the loss, times this."""
+    """Weight, in the loss, of the sum of the absolute weights."""
     num_epochs: Count = None
     num_steps: Count = None
-    batch_size: Annotated[int, required(fields.check_count)]
+    batch_size: Annotated[int, required(check_count)]
     measure_every: Count = None
     """Steps between measurements; without it there is one after each epoch."""
     variables_of: Mapping[str, str] | None = None

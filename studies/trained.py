@@ -4,20 +4,19 @@ A block that names a training as its model has a lane for each combination of th
 each output of it that is read: the axes, and the output as ``read``, are columns of its cells.
 """
 
-__all__ = ["ONLY_OUTPUT", "READ", "Lanes", "Training", "outputs_of", "read_variables", "swept", "trainings"]
+__all__ = ["READ", "Lanes", "Training", "read_variables", "swept", "trainings"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from studies.base import Spec
+from studies.axes import scalar_of
+from studies.base import Spec, plain
 from studies.blocks import Aligned, Block
-from studies.dump import plain
 from studies.fields import Scalar
-from studies.forms import is_reference, parse_range, references, substitute
-from studies.models import ModelSpec, check_model, plain_model
-from studies.shown import scalar_of
+from studies.forms import is_reference, parse_range, substitute
+from studies.models import ModelSpec, check_model
 from studies.spec import Study
 from studies.train import Loss, Train, drawn
 from workers.errors import StudyError, nearest
@@ -26,11 +25,11 @@ READ = "read"
 """The axis of a trained model's outputs, and the column of a pair that says whose its label is."""
 
 ONLY_OUTPUT = "logits"
-"""What the only output of a model is called."""
+"""Name of the only output of a model."""
 
 _ZOO = "zoo:"
 _BUILT = "Train:1: "
-"""Where a spec that was built here says that something is wrong."""
+"""First words of errors of a spec that was built here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +41,11 @@ class Training:
     name: str
     axes: Mapping[str, Scalar]
     spec: Mapping[str, Any]
-    """As `workers.train.spec.TrainSpec` takes it."""
+    """Keys of `workers.train.spec.TrainSpec`, as plain data."""
 
     @property
     def model(self) -> ModelSpec:
-        """What is trained."""
+        """The model that is trained."""
         return ModelSpec.model_validate(self.spec["model"])
 
     @property
@@ -56,7 +55,7 @@ class Training:
 
     @property
     def alignment(self) -> Mapping[str, Aligned]:
-        """Where it was aligned."""
+        """The place of each variable that it was trained to hold."""
         return {name: _place(node) for name, node in self.spec["alignment"].items()}
 
     @property
@@ -141,10 +140,10 @@ def _swept_block(
     lanes: list[tuple[ModelSpec, Training]],
 ) -> Iterator[Block]:
     """The block, once for each alignment of its models."""
-    groups: dict[tuple[tuple[str, Aligned], ...] | None, list[Any]] = {}
+    groups: dict[tuple[tuple[str, Aligned], ...] | None, list[object]] = {}
     own: list[tuple[ModelSpec, Training]] = []
 
-    def add(model: Any, alignment: Mapping[str, Aligned] | None) -> None:
+    def add(model: object, alignment: Mapping[str, Aligned] | None) -> None:
         groups.setdefault(None if alignment is None else tuple(alignment.items()), []).append(model)
 
     for model in block.models or (block.model,):
@@ -173,7 +172,7 @@ def _swept_block(
 
 
 def _chosen(block: Block, model: ModelSpec, found: Sequence[Training]) -> Sequence[Training]:
-    """Those that have the values which the model names."""
+    """Trainings that have the values which the model names."""
     chosen = [one for one in found if all(one.axes.get(key) == value for key, value in model.options.items())]
     if not chosen:
         asked = ", ".join(f"{key} {value!r}" for key, value in model.options.items())
@@ -196,9 +195,9 @@ def _lanes(block: Block, model: ModelSpec, training: Training) -> Iterator[tuple
         yield model.model_copy(update={"options": axes}), training
 
 
-def _combinations(train: Train) -> Iterator[dict[str, Any]]:
+def _combinations(train: Train) -> Iterator[dict[str, object]]:
     """The values of its axes."""
-    rows: Sequence[Mapping[str, Any]] = ({},)
+    rows: Sequence[Mapping[str, object]] = ({},)
     if isinstance(train.for_, Mapping):
         rows = [dict(zip(train.for_, values, strict=True)) for values in product(*train.for_.values())]
     elif train.for_ is not None:
@@ -219,7 +218,7 @@ def _seeds(train: Train) -> Sequence[int]:
 
 
 def _training(
-    study: Study, name: str, train: Train, names: Mapping[str, Any], output: str | None
+    study: Study, name: str, train: Train, names: Mapping[str, object], output: str | None
 ) -> Training:
     try:
         spec = _spec(study, _filled(train, names), names, output)
@@ -229,12 +228,12 @@ def _training(
     return Training(study=study.study, name=name, axes=axes, spec=spec)
 
 
-def _filled(train: Train, names: Mapping[str, Any]) -> Train:
+def _filled(train: Train, names: Mapping[str, object]) -> Train:
     """The training with the values of its axes in the places of their names."""
 
-    def fill(value: Any) -> Any:
+    def fill(value: object) -> Any:
         if isinstance(value, ModelSpec):
-            return check_model(fill(plain_model(value)))
+            return check_model(fill(plain(value)))
         if isinstance(value, Spec):
             return fill(plain(value))
         if isinstance(value, Mapping):
@@ -243,14 +242,14 @@ def _filled(train: Train, names: Mapping[str, Any]) -> Train:
             return [fill(item) for item in value]
         if is_reference(value):
             return names[value[1:]]
-        return substitute(value, names.__getitem__) if references(value) else value
+        return substitute(value, names.__getitem__) if isinstance(value, str) else value
 
     given = {key: fill(getattr(train, key)) for key in Train.model_fields if key not in ("for_", "seeds")}
     return Train(**{**given, "seed": names["seed"]})
 
 
-def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | None) -> dict[str, Any]:
-    """What the training is made of, as plain data."""
+def _spec(study: Study, train: Train, names: Mapping[str, object], output: str | None) -> dict[str, object]:
+    """All that decides the training, as plain data."""
     model = train.model
     assert isinstance(model, ModelSpec), "checked when read"
     if model.ref.startswith(_ZOO):
@@ -276,8 +275,8 @@ def _spec(study: Study, train: Train, names: Mapping[str, Any], output: str | No
     }
 
 
-def _node(name: str, place: Aligned) -> dict[str, Any]:
-    """Where a variable is to be held."""
+def _node(name: str, place: Aligned) -> dict[str, object]:
+    """Place at which a variable is to be held, as plain data."""
     position: Any = "all" if place.position is None else place.position
     if place.site is None or isinstance(place.site, tuple):
         raise StudyError(f"the place of {name} needs one site")
@@ -319,7 +318,7 @@ def _place(node: Mapping[str, Any]) -> Aligned:
     )
 
 
-def _term(loss: Loss) -> dict[str, Any]:
+def _term(loss: Loss) -> dict[str, object]:
     weight = 1.0 if loss.weight is None else loss.weight
     draws = () if loss.draw is None else drawn(loss.draw)
     return {

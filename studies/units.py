@@ -2,32 +2,47 @@
 
 __all__ = ["Lack", "Setting", "UnitTemplate", "named_runs", "places_of", "written_of", "written_read"]
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from studies.axes import Names
-from studies.blocks import AXES, Block, Coordinates, ValueSpec
-from studies.fitted import FitNames, FitPlace, as_written
-from studies.forms import is_reference, parse_range
-from studies.lists import in_order, once, stretch, zip_heads, zip_positions
+from studies.blocks import AXES, Block, UnitKeys, ValueSpec
+from studies.fitted import (
+    FIT,
+    NOISE,
+    UNTAKEN,
+    ZERO,
+    FitNames,
+    FitPlace,
+    Valued,
+    as_written,
+    read_value,
+    written_value,
+)
+from studies.forms import Names, is_reference, parse_range
 from studies.slots import (
     Axes,
     Prompts,
     Slot,
+    in_order,
+    once,
     read_coordinates,
     read_heads,
     read_layers,
     read_positions,
     read_subspace,
     read_texts,
+    stretch,
+    zip_heads,
+    zip_positions,
 )
-from studies.values import FIT, NOISE, UNTAKEN, ZERO, Valued, read_value, written_value
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.sites import is_module_path, num_heads
 from workers.vocabulary import NamedRun, Place, Position, Region, Unit
+
+T = TypeVar("T")
 
 _Heads = tuple[int, ...] | None
 
@@ -38,20 +53,20 @@ _WITHOUT_VALUE = ("collect", SKIP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What the units of a block are resolved in: one model, and one class of pairs."""
+    """Model, class of pairs and names that the units of a block are resolved with."""
 
     facts: ModelFacts
     prompts: Prompts
-    """Of the pairs' runs, and of the block's own ``runs``."""
+    """Prompts of the pairs' runs, and of the block's own ``runs``."""
     axes: Axes
     """The names that vary."""
     scope: Names
     """The values of the other names."""
     fits: FitNames | None
-    """None where the study has none."""
+    """The study's fits; None where it has none."""
     fit_names: Collection[str]
 
-    def slot(self, written: Any, resolve: Any) -> Slot[Any]:
+    def slot(self, written: object, resolve: Callable[[object, Names], T]) -> Slot[T]:
         """A written value in this setting."""
         return Slot(written, self.axes, self.scope, resolve)
 
@@ -59,14 +74,14 @@ class Setting:
 class Lack(Exception):  # noqa: N818  (no error: it says that a point does not exist for a class of pairs)
     """A prompt of the class lacks the position, as written, in the run; None: the class lacks the run."""
 
-    def __init__(self, position: Any, run: str):
+    def __init__(self, position: object, run: str):
         super().__init__(position, run)
         self.position = position
         self.run = run
 
 
-def written_of(unit: Coordinates, block: Block, key: str) -> Any:
-    """What a unit says for a key, or its block; a block that is its own unit takes its axes too."""
+def written_of(unit: UnitKeys, block: Block, key: str) -> Any:
+    """Written value of a key: the unit's, or its block's; a block that is its own unit takes its axes too."""
     for spec in (unit, block):
         if getattr(spec, key) is not None:
             return getattr(spec, key)
@@ -81,14 +96,14 @@ def places_of(block: Block) -> Block:
 
 
 def written_read(block: Block) -> Any:
-    """Where a block reads, as written: the last token where it does not say."""
+    """Position at which a block reads, as written: the last token where it does not say."""
     return "$read" if block.reads is not None else -1 if block.read is None else block.read
 
 
 class UnitTemplate:
     """One unit of a block, for one model and one class of pairs."""
 
-    def __init__(self, unit: Coordinates, block: Block, setting: Setting):
+    def __init__(self, unit: UnitKeys, block: Block, setting: Setting):
         """Prepare the slots."""
         slot = setting.slot
         value = written_of(unit, block, "from_") or ValueSpec(run="source")
@@ -201,7 +216,7 @@ class UnitTemplate:
         found: Valued = Valued(ZERO) if operation in _WITHOUT_VALUE else self._value.at(names)
         return found
 
-    def _identity(self, fit: str | None, place: Place, position: Any, names: Names) -> str | None:
+    def _identity(self, fit: str | None, place: Place, position: object, names: Names) -> str | None:
         """The identity of a fit made at a place, its position as written."""
         if fit is None:
             return None
@@ -217,18 +232,18 @@ class UnitTemplate:
         )
         return fits.identity(fit, made_at, known)
 
-    def _layer_slot(self, written: Any) -> Slot[Any]:
+    def _layer_slot(self, written: object) -> Slot[tuple[int, ...] | None]:
         return self._setting.slot(written, partial(read_layers, count=self._setting.facts.num_layers))
 
-    def _position_slots(self, written: Any) -> dict[str, Slot[Any]]:
-        """Where the written positions lie in each run."""
+    def _position_slots(self, written: object) -> dict[str, Slot[Position | None]]:
+        """A slot of the written positions for each run."""
         return {
             run: self._setting.slot(written, partial(read_positions, prompt=prompt))
             for run, prompt in self._prompts.items()
         }
 
     def _origin_position(self, run: str, names: Names) -> Position:
-        """Where in `run` the value is taken."""
+        """The position in `run` at which the value is taken."""
         prompt = self._prompts.get(run)
         if prompt is None:
             raise Lack(None, run)
@@ -238,7 +253,7 @@ class UnitTemplate:
                 f"position all with values from another prompt needs equal token counts; here the base has "
                 f"{num_base} and {run} {prompt.num_tokens}; name spans instead: 'positions: spans.last'"
             )
-        found: Position | None = self._from_at[run].at(names)
+        found = self._from_at[run].at(names)
         if found is None:
             raise Lack(_as_written(self._origin_written, names), prompt.run)
         return found
@@ -273,7 +288,7 @@ class _HeadSlots:
 
     __slots__ = ("_setting", "_slots", "_written")
 
-    def __init__(self, setting: Setting, written: Any):
+    def __init__(self, setting: Setting, written: object):
         self._setting = setting
         self._written = written
         self._slots: dict[str, Slot[_Heads]] = {}
@@ -325,7 +340,7 @@ def _cross(
     return found
 
 
-def _is_all(written: Any, block: Block) -> bool:
+def _is_all(written: object, block: Block) -> bool:
     """Whether the positions are every token, be it at once or by an axis."""
     if is_reference(written) and written == "$position":
         written = block.positions if block.positions is not None else block.position
@@ -335,5 +350,5 @@ def _is_all(written: Any, block: Block) -> bool:
     return written == "all" or (found is not None and found.stop is None)
 
 
-def _as_written(written: Any, names: Names) -> Any:
+def _as_written(written: object, names: Names) -> object:
     return names.get(written[1:], written) if is_reference(written) else written

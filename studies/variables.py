@@ -16,13 +16,10 @@ __all__ = [
 ]
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from studies.blocks import Aligned, Block, UnitSpec
+from studies.keys import StudyKeys
 from workers.errors import StudyError, nearest
-
-if TYPE_CHECKING:
-    from studies.spec import Study
 
 VARIABLE = "variable"
 """The column of a pair that says whose label it has; ``x+S`` where several variables are interchanged."""
@@ -31,7 +28,7 @@ _LABEL = "label"
 _JOINED = "+"
 
 
-def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def per_variable(study: StudyKeys, rows: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
     """Each of `rows` once for every variable that the sweep names, with its label; neighbours stay so.
 
     Raises:
@@ -51,7 +48,7 @@ def per_variable(study: "Study", rows: Sequence[Mapping[str, Any]]) -> Sequence[
     ]
 
 
-def interchanged(study: "Study") -> list[str | list[str]] | None:
+def interchanged(study: StudyKeys) -> list[str | list[str]] | None:
     """The variables that the sweep is about, as a causal task takes them; None for whichever there are."""
     blocks = study.blocks()
     names = [_names(block) for block in blocks]
@@ -98,7 +95,7 @@ def placed(block: Block, variable: str | None) -> Block:
     return block.model_copy(update={"variable": variable, "variables": None, "units": units})
 
 
-def placed_everywhere(study: "Study") -> Iterator[Block]:
+def placed_everywhere(study: StudyKeys) -> Iterator[Block]:
     """The blocks with every unit that they may have, whichever the variable."""
     for block in study.blocks():
         yield placed(block, _JOINED.join(block.alignment or ())) if is_aligned(block) else block
@@ -126,7 +123,7 @@ def _names(block: Block) -> Sequence[str] | str | None:
     return [str(name) for name in found] or None
 
 
-def _wanted(block: Block, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+def _wanted(block: Block, rows: Sequence[Mapping[str, object]]) -> Sequence[str | None]:
     names = _names(block)
     if names is None:
         return (None,)
@@ -135,13 +132,13 @@ def _wanted(block: Block, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | N
     return tuple(block.alignment if block.alignment is not None else _labels(rows))
 
 
-def _labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+def _labels(rows: Sequence[Mapping[str, object]]) -> dict[str, None]:
     prefix = f"{_LABEL}."
     columns = dict.fromkeys(column for row in rows for column in row)
     return {column.removeprefix(prefix): None for column in columns if column.startswith(prefix)}
 
 
-def _check_labels(wanted: Sequence[str | None], rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_labels(wanted: Sequence[str | None], rows: Sequence[Mapping[str, object]]) -> None:
     known = _labels(rows)
     for name in wanted:
         if name is not None and all(row.get(_column(name)) is None for row in rows):
@@ -156,5 +153,5 @@ def _column(name: str) -> str:
     return _LABEL if name == _LABEL else f"{_LABEL}.{name}"
 
 
-def _labelled(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _labelled(row: Mapping[str, object], name: str) -> dict[str, object]:
     return {**row, _LABEL: row[_column(name)], VARIABLE: name}

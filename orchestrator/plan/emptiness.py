@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.plan.where import meant
 from studies import Study
-from studies.blocks import AXES, Block, Coordinates
+from studies.blocks import AXES, Block, UnitKeys
 from studies.expand import PairClass
 from studies.forms import parse_every_span, parse_range
 from studies.problems import shown
@@ -90,7 +90,7 @@ def _variable(kind: PairClass) -> str | None:
 
 def _written(block: Block) -> Iterator[tuple[str, str]]:
     """Each text that says a range, with its key: of the block's axes, of its units, of their values."""
-    units: list[Coordinates] = [block, *(block.units or ())]
+    units: list[UnitKeys] = [block, *(block.units or ())]
     units += [unit for run in (block.runs or {}).values() for unit in run]
     for unit in units:
         for key in _RANGES:
@@ -152,7 +152,7 @@ def _counts(lacking: Lacking, block: Block, form: str) -> Iterator[tuple[str, in
 
 def _head_counts(block: Block, facts: ModelFacts) -> Iterator[int]:
     """How many heads the sites that a block names have, where all have as many."""
-    specs: list[Coordinates] = [block, *(block.units or ())]
+    specs: list[UnitKeys] = [block, *(block.units or ())]
     written = [getattr(spec, form, None) for spec in specs for form in ("site", "sites")]
     sites = [item for one in written for item in (one if isinstance(one, tuple) else (one,))]
     found = set()

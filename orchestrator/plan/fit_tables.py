@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fits import FitPairs, LaneFits, MadeFit
-from studies.fitted import Written
+from studies.fitted import WrittenPosition
 from workers.vocabulary import Cell
 
 
@@ -31,7 +31,7 @@ class PlannedFit:
     """As the study writes it; the first where it has several."""
     spec: Mapping[str, Any]
     """As `workers.fits.fitted.FitSpec` takes it."""
-    position: Written
+    position: WrittenPosition
     read: int | str
     pairs: tuple[int, ...]
     held_out: tuple[int, ...]

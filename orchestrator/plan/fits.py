@@ -13,11 +13,10 @@ from orchestrator.plan.prepare import Input
 from orchestrator.plan.split import apart, split
 from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
-from studies.axes import Names
 from studies.fields import Scalar
 from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
-from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
-from studies.forms import parse_range
+from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, WrittenPosition, looked_at, tokens_at
+from studies.forms import Names, parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
 from workers.errors import StudyError, nearest
@@ -284,7 +283,7 @@ def _source(one: Input, fit: Fit) -> list[Any]:
     return [one.tokens[run]] if run in one.tokens else []
 
 
-def _tokens(one: Input, run: str, position: Written) -> tuple[int, ...] | None:
+def _tokens(one: Input, run: str, position: WrittenPosition) -> tuple[int, ...] | None:
     """The tokens of a run that a position means; None where the pair has no such run or token."""
     if run not in one.tokens:
         return None

@@ -11,13 +11,13 @@ from typing import Any
 from orchestrator.plan.held import holding, told
 from orchestrator.plan.where import passing_blocks
 from studies import Study
-from studies.blocks import Block, Coordinates
+from studies.blocks import Block, UnitKeys
 from studies.blocks import is_source as is_source_name
 from studies.bounds import check_candidates
 from studies.identity import content_id
 from studies.models import Task
 from studies.pairs import read_pairs
-from studies.tasks import Task as Maker
+from studies.tasks import PairTask as Maker
 from studies.tasks import find_task
 from studies.trained import READ
 from studies.variables import interchanged, per_variable
@@ -136,11 +136,11 @@ def _swaps(block: Block) -> bool:
     """Whether a block does nothing but put a source's values into the base."""
     if block.runs or block.for_ or block.interventions:
         return False
-    units: Sequence[Coordinates] = block.units or (block,)
+    units: Sequence[UnitKeys] = block.units or (block,)
     return all(_is_swap(unit) for unit in (block, *units))
 
 
-def _is_swap(unit: Coordinates) -> bool:
+def _is_swap(unit: UnitKeys) -> bool:
     said = unit.from_
     run = "source" if said is None or said.run is None else said.run
     is_source = is_source_name(run) and (said is None or (said.noise is None and said.fit is None))

@@ -32,8 +32,8 @@ from orchestrator.trust import allowed
 from studies import Study
 from studies.functions import check_functions, functions_of, model_folder, named_in, names_columns
 from studies.identity import content_id, lane_identity
+from studies.load import check_supported
 from studies.plots import metric_families
-from studies.supported import check_supported
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.vocabulary import ModelSpec

@@ -4,8 +4,7 @@ __all__ = ["remarks"]
 
 from orchestrator.plan.tables import Plan
 from orchestrator.views.names import names_in_results
-from studies.column_names import INPUT
-from studies.columns import PAIR_COLUMNS
+from studies.columns import INPUT, PAIR_COLUMNS
 
 _LOST = {
     ("label", "base_label"): "iia, flip, prob, base_prob and logit_diff",

@@ -29,10 +29,10 @@ from orchestrator.plan.given import task_rows
 from orchestrator.plan.tables import read_plan
 from orchestrator.store import StudyStore
 from studies import ModelSpec, Study, Task
+from studies.base import plain
+from studies.columns import is_name
 from studies.fields import Scalar
 from studies.identity import canonical_json, content_id, lane_identity
-from studies.models import plain_task
-from studies.names import is_name
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
@@ -136,7 +136,7 @@ class StudyTrainings:
         task, causal = causal_task(self._written)
         model = causal.model(task.options)
         content = _content(causal, task)
-        said = plain_task(task)
+        said = plain(task)
         output = str(task.options.get("output", model.outputs[0]))
         return [
             PlannedTraining(identity=self._identity(one, content), training=one, task=said)

@@ -24,7 +24,7 @@ from orchestrator.plots.style import save, style
 from orchestrator.store import StudyStore
 from orchestrator.views import connect
 from studies import Block, ModelSpec, Study
-from studies.names import NAME_RULE, is_plain_file
+from studies.columns import NAME_RULE, is_plain_file
 from studies.plots import OF_TRAININGS, Plot
 from studies.trained import Lanes
 from studies.variables import is_aligned

@@ -29,7 +29,7 @@ from orchestrator.store import Driver, StudyStore
 from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
 from studies import Study
-from studies.remote import remote_code
+from studies.functions import remote_code
 from workers.errors import RunError, StoreError, counted
 
 

@@ -1,10 +1,10 @@
 """Tasks make pairs. A task is a small object; `TASKS` holds those that are bundled."""
 
-__all__ = ["TASKS", "PairRow", "Task", "find_task"]
+__all__ = ["TASKS", "PairRow", "PairTask", "find_task"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 from studies.tasks.capitals import Capitals
 from studies.tasks.causal import BUNDLED_MODELS, CAUSAL, Causal
@@ -13,16 +13,16 @@ from studies.tasks.random_embeds import RandomEmbeds
 from workers.code.places import NO_CODE, Code
 from workers.errors import NotYetError, nearest
 
-PairRow = Mapping[str, Any]
+PairRow = Mapping[str, object]
 """One pair as the columns of ``docs/study-files.md``: ``base``, ``source``, ``label``, ``span.NAME`` …"""
 
 
-class Task(Protocol):
-    """Makes candidate pairs; the filter then keeps those that the model answers right."""
+class PairTask(Protocol):
+    """Maker of candidate pairs; the filter then keeps those that the model answers right."""
 
     @property
     def name(self) -> str:
-        """As a study names it."""
+        """Name in a study."""
 
     @property
     def filter(self) -> str:
@@ -40,7 +40,7 @@ class Task(Protocol):
     def options(self) -> Sequence[str]:
         """The names of the options that `candidates` takes."""
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[PairRow]:
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[PairRow]:
         """Every pair that the task can make, each once, in an order that depends on `seed` alone.
 
         The first ``num_pairs`` that pass the filter are the study's, so a larger number only adds pairs.
@@ -50,18 +50,18 @@ class Task(Protocol):
         """
 
 
-_ALL: Sequence[Task] = (
+_ALL: Sequence[PairTask] = (
     Capitals(),
     IOI(),
     RandomEmbeds(),
     *(Causal(name) for name in (CAUSAL, *BUNDLED_MODELS)),
 )
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
+TASKS: Mapping[str, PairTask] = MappingProxyType({task.name: task for task in _ALL})
 """The bundled tasks by name."""
 
 
-def find_task(name: str, code: Code = NO_CODE) -> Task:
+def find_task(name: str, code: Code = NO_CODE) -> PairTask:
     """The bundled task of this name; one that is made of a study's own model finds it in its `code`.
 
     Raises:

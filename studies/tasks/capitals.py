@@ -6,7 +6,6 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
 CAPITALS: Mapping[str, str] = MappingProxyType(
     {
@@ -138,8 +137,8 @@ class Capitals:
     is_endless = False
     options = ()
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """See `Task.candidates`: ordered pairs, shuffled by `seed`; there are no options."""
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+        """See `PairTask.candidates`: ordered pairs, shuffled by `seed`; there are no options."""
         pairs = list(itertools.permutations(sorted(CAPITALS), 2))
         random.Random(seed).shuffle(pairs)
         for base, source in pairs:

@@ -4,7 +4,7 @@ __all__ = ["BUNDLED_MODELS", "CAUSAL", "Causal", "model_name"]
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workers.code.places import NO_CODE, Code
 from workers.errors import StudyError
@@ -44,8 +44,8 @@ class Causal:
         """The names of the options: the model's own, and those that every causal task has."""
         return (*self._own, *_OWN, *_WRITING, *_COUNTS)
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """See `Task.candidates`: pairs without a repetition, base and sources always of one split.
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+        """See `PairTask.candidates`: pairs without a repetition, base and sources always of one split.
 
         Raises:
             StudyError: an option has an impossible value, or there are too few pairs.
@@ -68,7 +68,7 @@ class Causal:
 
         return ("model",) if self.name == CAUSAL else option_names(self.name)
 
-    def model(self, options: Mapping[str, Any]) -> "CausalModel":
+    def model(self, options: Mapping[str, object]) -> "CausalModel":
         """The causal model.
 
         Raises:
@@ -89,7 +89,7 @@ class Causal:
         return causal_model(name, own, self._code)
 
 
-def model_name(options: Mapping[str, Any]) -> str | None:
+def model_name(options: Mapping[str, object]) -> str | None:
     """The name of the causal model that the options of a task name; None where they name none."""
     ref = options.get("model")
     name = ref.get("ref") if isinstance(ref, Mapping) else ref

@@ -14,7 +14,7 @@ from workers.errors import StudyError
 
 _COUNTS = ("num_train", "num_test")
 _MOST_STALE = 8
-"""How many draws of thousands of pairs may bring nothing new before all pairs are taken to be there."""
+"""Draws of thousands of pairs that may bring nothing new before all pairs are taken to be there."""
 
 
 class Counterfactuals:
@@ -37,7 +37,7 @@ class Counterfactuals:
         width = _count(options, "width", 1) if "width" in options else None
         self._written = written_inputs(model, form, width, self._texts)
 
-    def rows(self) -> Iterator[Mapping[str, Any]]:
+    def rows(self) -> Iterator[Mapping[str, object]]:
         """Pair after pair, none twice.
 
         Raises:
@@ -62,15 +62,15 @@ class Counterfactuals:
                 yield row
 
     def _exactly(
-        self, num: int, split: str, stream: Iterator[Mapping[str, Any]]
-    ) -> Iterator[Mapping[str, Any]]:
+        self, num: int, split: str, stream: Iterator[Mapping[str, object]]
+    ) -> Iterator[Mapping[str, object]]:
         for number in range(num):
             row = next(stream, None)
             if row is None:
                 raise StudyError(f"num_{split} {num}; there are only {number} pairs in {split}")
             yield row
 
-    def _split_rows(self, split: str) -> Iterator[Mapping[str, Any]]:
+    def _split_rows(self, split: str) -> Iterator[Mapping[str, object]]:
         seen: set[bytes] = set()
         stale = 0
         for runs in self._sampler(split).chunks(self._num_sources):
@@ -81,7 +81,7 @@ class Counterfactuals:
                 return
             yield from self._chunk_rows([{n: v[fresh] for n, v in run.items()} for run in runs], split)
 
-    def _chunk_rows(self, runs: Sequence[Values], split: str) -> Iterator[Mapping[str, Any]]:
+    def _chunk_rows(self, runs: Sequence[Values], split: str) -> Iterator[Mapping[str, object]]:
         """A row for each pair, from all of them at once."""
         model = self._model
         clean = dict(zip(self._runs, (model.run(run) for run in runs), strict=True))
@@ -96,7 +96,7 @@ class Counterfactuals:
         values = {f"{run}.{name}": ran[name].tolist() for run, ran in clean.items() for name in ran}
         inputs = [list(zip(*(run[name].tolist() for name in model.inputs), strict=True)) for run in runs]
         for at in range(len(inputs[0])):
-            row: dict[str, Any] = {}
+            row: dict[str, object] = {}
             for run, given in zip(self._runs, inputs, strict=True):
                 row |= self._written.columns(run, given[at])
             yield {
@@ -106,7 +106,7 @@ class Counterfactuals:
                 "split": split,
             }
 
-    def _labels(self, ran: Values) -> list[Any]:
+    def _labels(self, ran: Values) -> list[object]:
         """Answers: the number of the output's value in its domain, or text."""
         if self._texts is None:
             return [int(number) for number in np.searchsorted(self._domain, ran[self._output])]
@@ -140,7 +140,7 @@ class Counterfactuals:
         return names
 
     def _read_swaps(self) -> dict[str, dict[str, str]]:
-        """For each label its name, and what is interchanged: variables, and the sources of their values."""
+        """Interchanges by the name of their label: variables, and the sources of their values."""
         every = [name for name in self._model.variables if name != self._output]
         given = self._options.get("variables", every)
         found: dict[str, dict[str, str]] = {}
@@ -166,7 +166,7 @@ class Counterfactuals:
 
 
 def _differ(runs: Sequence[Values], names: Sequence[str]) -> Any:
-    """Where every source has another value of every one of `names` than the base."""
+    """A mask of the pairs in which every source differs from the base in every one of `names`."""
     base, *sources = runs
     return np.logical_and.reduce([base[name] != source[name] for source in sources for name in names])
 
@@ -178,7 +178,7 @@ def _is_new(pair: bytes, seen: set[bytes]) -> bool:
     return True
 
 
-def _count(options: Mapping[str, Any], key: str, default: int, *, least: int | None = None) -> int:
+def _count(options: Mapping[str, object], key: str, default: int, *, least: int | None = None) -> int:
     value = options.get(key, default)
     least = min(default, 1) if least is None else least
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -5,12 +5,11 @@ again; the answer is the other one. The templates' wording is our own; their two
 paper, ABBA (the indirect object first) and BABA (the subject first).
 """
 
-__all__ = ["IOI", "NAMES", "OBJECTS", "PLACES", "TEMPLATES"]
+__all__ = ["IOI", "NAMES", "PLACES", "TEMPLATES"]
 
 import random
 from collections.abc import Iterator, Mapping
 from itertools import count
-from typing import Any
 
 from workers.errors import StudyError, nearest
 
@@ -71,8 +70,8 @@ class IOI:
     is_endless = True
     options = ("source",)
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """See `Task.candidates`: template, order, names, place and object drawn for each pair.
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+        """See `PairTask.candidates`: template, order, names, place and object drawn for each pair.
 
         Raises:
             StudyError: an unknown kind of source.
@@ -84,7 +83,7 @@ class IOI:
                 f"{nearest(str(kind), _SOURCES)}"
             )
         draw = random.Random(seed)
-        seen: set[str] = set()
+        seen: set[object] = set()
         for number in count():
             row = _row(draw, kind)
             while row["base"] in seen:
@@ -93,7 +92,7 @@ class IOI:
             yield {**row, "split": "test" if number % 2 else "train"}
 
 
-def _row(draw: random.Random, kind: str) -> dict[str, Any]:
+def _row(draw: random.Random, kind: object) -> dict[str, object]:
     number = draw.randrange(len(TEMPLATES))
     order = draw.choice(("ABBA", "BABA"))
     words = {"place": draw.choice(PLACES), "object": draw.choice(OBJECTS)}

@@ -4,13 +4,13 @@ __all__ = ["RandomEmbeds"]
 
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypeGuard
 
 from workers.errors import StudyError
 from workers.vocabulary import Vectors
 
 _STEPS = 24
-"""Of [0, 1) as many equal parts as float32 tells apart everywhere in it: 2 to this power."""
+"""Binary digits of a number: float32 tells 2 to this power parts of [0, 1) apart everywhere in it."""
 
 
 class RandomEmbeds:
@@ -26,8 +26,8 @@ class RandomEmbeds:
     is_endless = True
     options = ("shape", "num_sources")
 
-    def candidates(self, *, seed: int, options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """See `Task.candidates`: pair after pair from one stream, the same on every machine.
+    def candidates(self, *, seed: int, options: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+        """See `PairTask.candidates`: pair after pair from one stream, the same on every machine.
 
         Raises:
             StudyError: no shape, or no number of sources.
@@ -49,7 +49,7 @@ def _vectors(draw: random.Random, num_tokens: int, width: int) -> Vectors:
     )
 
 
-def _shape(given: Any) -> tuple[int, int]:
+def _shape(given: object) -> tuple[int, int]:
     if isinstance(given, list | tuple) and len(given) == 2 and all(_is_count(n, least=1) for n in given):
         return given[0], given[1]
     raise StudyError(
@@ -57,5 +57,5 @@ def _shape(given: Any) -> tuple[int, int]:
     )
 
 
-def _is_count(value: Any, *, least: int) -> bool:
+def _is_count(value: object, *, least: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

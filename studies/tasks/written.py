@@ -1,15 +1,15 @@
-"""How the inputs of a causal model are written for a network: one-hot or random vectors, token ids, text.
+"""Inputs of a causal model as a network takes them: one-hot or random vectors, token ids, text.
 
 Shapes: I inputs of the causal model, which are the tokens; E numbers each.
 """
 
-__all__ = ["FORMS", "Texts", "Written", "written_inputs"]
+__all__ = ["FORMS", "InputWriter", "Texts", "written_inputs"]
 
 import random
 import string
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from workers.causal.model import CausalModel
 from workers.errors import StudyError, nearest
@@ -19,14 +19,14 @@ FORMS = ("ids", "one_hot", "random", "text")
 _STEPS = 24
 
 
-class Written(Protocol):
-    """Writes inputs as the columns of a pair."""
+class InputWriter(Protocol):
+    """Writer of inputs as the columns of a pair."""
 
-    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, Any]:
+    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         """The columns of `run` (``base``, ``source`` …) for the values of the inputs."""
 
 
-def written_inputs(model: CausalModel, form: str, width: int | None, texts: "Texts | None") -> Written:
+def written_inputs(model: CausalModel, form: str, width: int | None, texts: "Texts | None") -> InputWriter:
     """The form that a study asks for.
 
     Raises:
@@ -51,7 +51,7 @@ class _Ids:
     def __init__(self, model: CausalModel) -> None:
         self._ids = [{int(v): at for at, v in enumerate(model.domain(name))} for name in model.inputs]
 
-    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, Any]:
+    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         return {f"{run}_ids": [ids[value] for ids, value in zip(self._ids, inputs, strict=True)]}
 
 
@@ -66,7 +66,7 @@ class _OneHot:
             for domain in domains
         ]
 
-    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, Any]:
+    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         data = b"".join(rows[value] for rows, value in zip(self._rows, inputs, strict=True))
         return {f"{run}_embeds": Vectors((len(inputs), self.width), data)}
 
@@ -79,7 +79,7 @@ class _Random:
         values = sorted({int(value) for name in model.inputs for value in model.domain(name)})
         self._rows = {value: _packed(_drawn(value, width)) for value in values}
 
-    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, Any]:
+    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         data = b"".join(self._rows[value] for value in inputs)
         return {f"{run}_embeds": Vectors((len(inputs), self.width), data)}
 
@@ -108,11 +108,11 @@ class Texts:
             raise StudyError(f"text {text!r} must have {{{lacking[0]}}} in it once, as every input")
         self._words = {name: self._listed(name, listed) for name, listed in words.items()}
 
-    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, Any]:
+    def columns(self, run: str, inputs: Sequence[int]) -> dict[str, object]:
         """The text, and a span for each input."""
         values = dict(zip(self._model.inputs, inputs, strict=True))
         prefix = "span." if run == "base" else f"{run}.span."
-        text, spans = "", dict[str, Any]()
+        text, spans = "", dict[str, object]()
         for literal, field in self._text:
             text += literal
             if field is not None:
@@ -122,7 +122,7 @@ class Texts:
         return {run: text, **spans}
 
     def answer(self, values: Mapping[str, int]) -> str:
-        """What continues the prompt of a run with these values."""
+        """The text that continues the prompt of a run with these values."""
         return "".join(
             literal + ("" if field is None else self._word(field, values[field]))
             for literal, field in self._answer
@@ -131,7 +131,7 @@ class Texts:
     def _word(self, name: str, value: int) -> str:
         return self._words[name][value] if name in self._words else str(value)
 
-    def _listed(self, name: str, words: Any) -> dict[int, str]:
+    def _listed(self, name: str, words: object) -> dict[int, str]:
         domain = self._model.domain(name)
         listed = list(words) if isinstance(words, list | tuple) else []
         other = next((word for word in listed if not isinstance(word, str) or not word), None)
@@ -142,7 +142,7 @@ class Texts:
         return dict(zip(domain.tolist(), listed, strict=True))
 
 
-def _pieces(key: str, template: Any, names: Sequence[str]) -> list[tuple[str, str | None]]:
+def _pieces(key: str, template: object, names: Sequence[str]) -> list[tuple[str, str | None]]:
     """A template as text and the name after it, if any."""
     if not isinstance(template, str):
         raise StudyError(f"{key} {template!r}; give a text such as '{{x}} + {{y}} ='")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from studies import ModelSpec, load_study
-from studies.models import check_model, plain_model
+from studies.base import plain
+from studies.models import check_model
 from workers.errors import StudyError
 
 DRAWN = {"ref": "./m", "missing_weights": "initialise", "seed": 3}
@@ -25,7 +26,7 @@ def message(model: str) -> str:
     "written", ["m", {"ref": "m", "dtype": "bfloat16"}, DRAWN, {"ref": "zoo:gru", "width": 2, "seed": 3}]
 )
 def test_a_model_is_written_back_as_it_was(written: Any) -> None:
-    assert plain_model(check_model(written)) == written
+    assert plain(check_model(written)) == written
 
 
 def test_the_seed_of_a_model_that_is_made_here_is_an_option_and_of_another_its_missing_weights() -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from studies import load_study
-from studies.load import load_all
-from studies.supported import check_supported
+from studies.load import check_supported, load_all
 from studies.tasks import TASKS
 from workers.errors import NotYetError
 
