@@ -1,16 +1,27 @@
 """Options that several commands share, and the question that trust is asked for by."""
 
-__all__ = ["asker", "duration", "remote_code_option", "store_option", "study_argument", "trust_option"]
+__all__ = [
+    "Incomplete",
+    "asker",
+    "duration",
+    "partial_option",
+    "remote_code_option",
+    "store_option",
+    "study_argument",
+    "trust_option",
+]
 
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import click
 
 if TYPE_CHECKING:
+    from orchestrator.lost import Lost
     from orchestrator.trust import Answer, Ask
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -34,7 +45,7 @@ store_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="The folder that studies lie in.",
+    help="Folder that holds the studies.",
 )
 
 study_argument = click.argument("study", metavar="STUDY")
@@ -52,7 +63,7 @@ remote_code_option = click.option(
 
 
 def asker() -> "Ask | None":
-    """Who can be asked whether a folder is trusted: the user at a terminal, else nobody."""
+    """Question whether a folder is trusted, where a user at a terminal can be asked; else None."""
     return _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
@@ -75,3 +86,43 @@ def _chosen(text: str) -> "Answer":
         if text.strip() and answer.startswith(text.strip().lower()):
             return answer
     raise click.UsageError("answer yes, no or always")
+
+
+partial_option = click.option(
+    "--partial", is_flag=True, help="Exit with 0, not 1, if studies or rows are missing from the answer."
+)
+
+
+class Incomplete:
+    """Within it an answer is given; after that is said what it lacks, and the command ends with 1."""
+
+    def __init__(self, *, partial: bool) -> None:
+        self._partial = partial
+        self._lines: dict[str, None] = {}
+
+    def study(self, line: str) -> None:
+        """A study is left out; `line` says which, and why."""
+        self._lines[line] = None
+
+    def rows(self, lost: "Lost") -> None:
+        """Rows of a study are lost."""
+        self._lines.update(dict.fromkeys(lost.lines()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        from orchestrator.lines import plain
+
+        for line in self._lines:
+            click.echo(plain(line), err=True)
+        if self._lines and kind is None:
+            if self._partial:
+                return
+            click.echo("the answer is of the rest; with --partial that is no error", err=True)
+            sys.exit(1)

@@ -20,18 +20,18 @@ from orchestrator.cli.options import (
 @study_argument
 @store_option
 @click.option(
-    "--prepare", is_flag=True, help="Run the prompts once without interventions, where that is open."
+    "--prepare", is_flag=True, help="Run the prompts once without interventions, where filters need it."
 )
 @trust_option
 @remote_code_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool, as_json: bool) -> None:
     """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
 
     STUDY is a study file, the name of a bundled study, or of one below --store.
 
-    Nothing is run, unless --prepare is given: which pairs a filter keeps only the model can tell, and
-    until it was asked the numbers are bounds.
+    No model is run, unless --prepare is given. Only the model can tell which pairs a filter keeps: until it
+    has run, the numbers are upper bounds.
     """
     from orchestrator.overview import overview
     from orchestrator.stored import load_named

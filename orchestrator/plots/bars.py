@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.plots.data import Facet, Grid
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
-from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
-from orchestrator.plots.ticks import log_ticks
+from orchestrator.plots.style import CHAR_IN, log_ticks, new_figure, plain_log, thin_ticks, title_of, wrapped
 from studies.plots import Plot
 from workers.errors import QueryError
 

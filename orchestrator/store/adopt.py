@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.store.manifest import PLAIN_NAME, Manifest
-from orchestrator.store.notes import Found, examined
+from orchestrator.store.notes import ExaminedFile, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
 
@@ -21,7 +21,7 @@ class Unnamed:
     """A file of rows that no commit names."""
 
     name: str
-    found: Found
+    found: ExaminedFile
     epoch: int
     """Of the driver under which it was written."""
 
@@ -80,7 +80,7 @@ def is_of(one: Unnamed, state: State) -> bool:
 
 
 def check_rows(data: bytes, parts: Iterable[Manifest]) -> str | None:
-    """How a file's rows are not those that its parts are said to have; None where they are."""
+    """Difference between a file's rows and those that its parts should have; None where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

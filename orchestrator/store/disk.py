@@ -1,4 +1,4 @@
-"""What a local storage asks of the operating system, call by call.
+"""System calls of a local storage, one method each.
 
 Everything that a study's durability rests on goes through here, so that a test can record it, call by call,
 and work out what a power loss may leave.

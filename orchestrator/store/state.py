@@ -1,4 +1,4 @@
-"""What a study holds: the commits folded into one value, the same in every process that read as many."""
+"""State of a study: its commits folded into one value, the same in every process that read as many."""
 
 __all__ = ["State"]
 
@@ -25,15 +25,15 @@ class State:
         self.epoch = 0
         """The number of the last ``open`` commit: only its driver's commits count."""
         self.holder: Holder | None = None
-        """Who made that ``open`` commit."""
+        """Process that made that ``open`` commit."""
         self.time_s = 0.0
-        """When the last commit was made, in seconds since 1970."""
+        """Time of the last commit, in seconds since 1970."""
         self.plan: PlanRef | None = None
         """The latest plan."""
         self.num_rows: Counter[str] = Counter()
         """Jobs done, for each metric family; a retried job counts once."""
         self.num_failed: Counter[str] = Counter()
-        """Those whose row holds an error."""
+        """Jobs whose row holds an error."""
         self._plans: set[str] = set()
         self._live: dict[str, Manifest] = {}
         self._done: dict[tuple[str, int], IntervalSet] = {}
@@ -143,7 +143,7 @@ class State:
 
     @classmethod
     def rebuilt(cls, commit: Commit) -> "State":
-        """What a ``rebuild`` commit says, whatever was before it."""
+        """State that a ``rebuild`` commit says, whatever was before it."""
         assert commit.rebuilt is not None
         return cls.of(
             commit.rebuilt,
@@ -235,7 +235,7 @@ class State:
         return tuple(path for path in self._files if path in gone)
 
     def without(self, paths: Iterable[str]) -> "State":
-        """What is left for readers where the files `paths` are lost; a value of its own.
+        """Rest for readers where the files `paths` are lost; a value of its own.
 
         A retry whose part is lost goes as well, but its file stays as long as other retries lie in it.
         """

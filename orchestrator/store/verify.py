@@ -68,7 +68,7 @@ def fault_of(
     *,
     afresh: bool = False,
 ) -> str | None:
-    """What is wrong with a file of rows; None where nothing is. With `afresh`, whatever was found before."""
+    """Fault of a file of rows; None where there is none. With `afresh`, whatever was found before."""
     try:
         found = path.stat().st_size
         if found != file.size_bytes:

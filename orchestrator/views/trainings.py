@@ -4,7 +4,7 @@ __all__ = ["curves_table", "kinds_of", "trainings_view_table"]
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -66,7 +66,7 @@ def kinds_of(connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
     return ("model", "dtype", *(axis for axis in axes if axis != "seed"), "read", "variable")
 
 
-def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
+def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, object]:
     found = folder.status(one.identity)
     resumed = [attempt["from_step"] for attempt in found.attempts[1:]]
     return {
@@ -80,9 +80,9 @@ def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
 
 
 def _named(planned: Sequence[PlannedTraining], counts: Sequence[int], axes: Sequence[str]) -> pa.Table:
-    """What each training is called, as often as is asked for."""
+    """Identity, name and axes of each training, repeated as often as is asked for."""
 
-    def column(values: Sequence[Any]) -> pa.Array:
+    def column(values: Sequence[object]) -> pa.Array:
         return pa.array([v for v, count in zip(values, counts, strict=True) for _ in range(count)])
 
     text: Mapping[str, Sequence[str]] = {
