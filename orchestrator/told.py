@@ -10,9 +10,8 @@ from orchestrator.lines import table
 from orchestrator.query import explained
 from orchestrator.remaining import Counts
 from orchestrator.status import StudyStatus, read_status
-from orchestrator.views.axes import varying
+from orchestrator.views.axes import model_columns, varying
 from orchestrator.views.connection import connect
-from orchestrator.views.trainings import kinds_of
 from workers.errors import JobsFailedError, SwapyardError, counted
 from workers.libraries.duckdb import quoted
 
@@ -137,7 +136,7 @@ def answer(root: Path) -> str | None:
     connection = connect([root])
     with explained(connection):
         axes = varying(connection) or ("block",)
-        kinds = [name for name in axes if name in (*kinds_of(connection), *_KINDS)]
+        kinds = [name for name in axes if name in (*model_columns(connection), *_KINDS)]
         relation = connection.sql(_sql(axes, kinds))
         names, rows = relation.columns, relation.fetchall()
     if not rows:

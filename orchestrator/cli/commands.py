@@ -24,7 +24,12 @@ _COMMANDS = {
     "import": "Unpack a study from an archive.",
 }
 """Commands in the order of a study's life, each in the module of its name."""
-_TOGETHER = {**dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders"), "sites": "models"}
+_TOGETHER = {
+    **dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders"),
+    "plan": "run",
+    "sites": "models",
+    "trust": "options",
+}
 """Commands that share a module, each with its name."""
 
 

@@ -1,4 +1,4 @@
-"""``swapyard models``: which models have short names, where the cache lies, fetching and clearing."""
+"""`swapyard models` and `swapyard sites`: short names, the cache, and the sites that a model has."""
 
 __all__ = ["models", "options_of", "sites"]
 

@@ -1,7 +1,8 @@
-"""`swapyard run`: run a study, from wherever it stands."""
+"""`swapyard plan` and `swapyard run`: the numbers of a study before anything runs, and the run itself."""
 
-__all__ = ["run"]
+__all__ = ["plan", "run"]
 
+import json
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from orchestrator.cli.options import (
     study_argument,
     trust_option,
 )
+from orchestrator.interrupts import INTERRUPTED
 from orchestrator.machine import num_cores
 from workers.capability import ABILITIES
 
@@ -29,8 +31,37 @@ if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
     from workers.code.places import Code
 
+
+@click.command()
+@study_argument
+@store_option
+@click.option(
+    "--prepare", is_flag=True, help="Run the prompts once without interventions, where filters need it."
+)
+@trust_option
+@remote_code_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool, as_json: bool) -> None:
+    """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
+
+    STUDY is a study file, the name of a bundled study, or of one below --store.
+
+    No model is run, unless --prepare is given. Only the model can tell which pairs a filter keeps: until it
+    has run, the numbers are upper bounds.
+    """
+    from orchestrator.overview import overview
+    from orchestrator.stored import load_named
+    from orchestrator.trust import allowed_study
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
+    found = overview(loaded, store, prepare=prepare, say=say)
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+
+
 FINISHED_WITH_FAILURES = 3
-INTERRUPTED = 130
 
 
 @click.command()

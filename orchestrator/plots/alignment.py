@@ -18,8 +18,7 @@ from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Rectangle
 
 from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
 from orchestrator.query import Row, fetch, run_query
-from orchestrator.views.axes import distinct, means_over, varying
-from orchestrator.views.trainings import kinds_of
+from orchestrator.views.axes import distinct, means_over, model_columns, varying
 from studies.blocks import Aligned
 from studies.fields import Scalar
 from studies.forms import parse_range
@@ -105,7 +104,7 @@ def _measured(
     connection: duckdb.DuckDBPyConnection, networks: Sequence[DrawnNetwork], where: str | None
 ) -> list[_Measured]:
     there = run_query(connection, "FROM results").columns
-    kinds = ["block", *(kind for kind in kinds_of(connection) if kind in there and kind != "variable")]
+    kinds = ["block", *(kind for kind in model_columns(connection) if kind in there and kind != "variable")]
     blocks = ", ".join(dict.fromkeys(literal(str(network.names["block"])) for network in networks))
     chosen = f"block IN ({blocks})" + (f" AND ({where}\n)" if where else "")
     columns = ", ".join([*map(quoted, kinds), "variable"])

@@ -13,8 +13,7 @@ from orchestrator.plots.data import MAX_FACETS
 from orchestrator.query import run_query
 from orchestrator.store import StudyStore
 from orchestrator.trust import is_trusted
-from orchestrator.views.axes import varying
-from orchestrator.views.trainings import kinds_of
+from orchestrator.views.axes import model_columns, varying
 from studies import Study
 from studies.load import stored_study
 from studies.plots import Plot
@@ -82,7 +81,7 @@ def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
     across = next((axis for axis in _ACROSS if axis in axes), "base_position")
     others = [axis for axis in axes if axis not in (across, *_ALONG, *_MEANT)]
     down = next((axis for axis in _DOWN if axis in others), "layer" if "layer" in columns else "block")
-    wanted = (*kinds_of(connection), "site", "block", *sorted(others, key="head".__eq__))
+    wanted = (*model_columns(connection), "site", "block", *sorted(others, key="head".__eq__))
     facet = _facets(connection, [axis for axis in dict.fromkeys(wanted) if axis in others and axis != down])
     # Accuracies can be compared; a difference in logits is mostly a matter of the site.
     scale = "shared" if value == "iia" else "own"

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from orchestrator.plots.bars import colour_of
 from orchestrator.plots.style import new_figure, title_of
 from orchestrator.query import Row, fetch, run_query
-from orchestrator.views.axes import distinct, means_over, varying
-from orchestrator.views.trainings import kinds_of
+from orchestrator.views.axes import distinct, means_over, model_columns, varying
 from workers.errors import QueryError
 from workers.libraries.duckdb import quoted
 
@@ -35,7 +34,7 @@ def draw_curves(
         QueryError: nothing was measured yet, or there are too many lines to tell apart.
     """
     there = run_query(connection, "FROM curves").columns
-    kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
+    kinds = [kind for kind in model_columns(connection) if kind in there and kind != "variable"]
     series = ["name", *kinds, "head", "variable"]
     columns = ", ".join(["metric", *map(quoted, series), "step"])
     merged = [axis for axis in varying(connection, "curves") if axis not in ("metric", "step", *series)]

@@ -28,8 +28,8 @@ from studies.plots import Plot
 from workers.errors import QueryError
 from workers.libraries.duckdb import quoted
 
-Value = str | float | None
-"""Value that can be a place of an axis; whole numbers are among them."""
+Value = str | int | float | None
+"""Value that can be a place of an axis."""
 
 BASE_POSITION = "base_position"
 _OF_JOBS = ("results", "scores", "activations")

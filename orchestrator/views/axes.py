@@ -18,6 +18,7 @@ __all__ = [
     "distinct_pairs",
     "kinds_of_columns",
     "means_over",
+    "model_columns",
     "over",
     "over_text",
     "set_axes",
@@ -159,6 +160,18 @@ def varying(connection: duckdb.DuckDBPyConnection, view: str = "results") -> tup
     planned = _names(connection, "_axes") if view in _OF_JOBS else ["revision"]
     others = _several(connection, view, [name for name in axes if name not in planned])
     return tuple(name for name in axes if name in others or (name in planned and name in known))
+
+
+def model_columns(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """Columns of ``results`` that tell models apart.
+
+    Of trained ones these are all that they were trained with but the seed, and which of their outputs is
+    read, for a revision says nothing to people.
+    """
+    axes = _training_axes(connection)
+    if not axes:
+        return ("model", "dtype", "revision")
+    return ("model", "dtype", *(axis for axis in axes if axis != "seed"), "read", "variable")
 
 
 def distinct(column: str) -> str:

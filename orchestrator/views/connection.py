@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -29,6 +31,14 @@ from orchestrator.views.tables import StudyTables, lacking_columns, study_tables
 from workers.errors import OutOfTimeError, QueryError, StoreError
 from workers.libraries.duckdb import limit, lock, quoted
 
+_OF_STAGES: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {("fits",): "orchestrator.views.fits", ("trainings", "curves"): "orchestrator.views.trainings"}
+)
+"""Views of what stages make, and the module whose `view_tables` gives their tables.
+
+Each is loaded where it is needed: with all that plans fits and trainings it takes a quarter of the
+memory of a query that needs neither.
+"""
 _NO_LIMITS = QueryLimits()
 _NO_WATCH = QueryTimer()
 
@@ -142,21 +152,11 @@ def _read_study(
 
 
 def _made_before(needs: QueryNeeds, plan: Plan, root: Path) -> dict[str, pa.Table]:
-    """The tables of what is made before cells run: fits, trainings, their curves."""
+    """The tables of what is made before cells run, as far as they are needed."""
     more: dict[str, pa.Table] = {}
-    # These load all that plans fits and trainings: a quarter of the memory of a query that needs neither.
-    if needs.has("fits"):
-        from orchestrator.store.fits import FitFolder
-        from orchestrator.views.fits import fits_table
-
-        more["fits"] = fits_table(plan, FitFolder(LocalStorage(root)).about)
-    if needs.has("trainings", "curves"):
-        from orchestrator.store.trainings import TrainingFolder
-        from orchestrator.views.trainings import curves_table, trainings_view_table
-
-        trainings = TrainingFolder(LocalStorage(root))
-        more["trained"] = trainings_view_table(plan, trainings)
-        more["curves"] = curves_table(plan, trainings)
+    for views, module in _OF_STAGES.items():
+        if needs.has(*views):
+            more |= import_module(module).view_tables(plan, LocalStorage(root))
     return more
 
 

@@ -1,6 +1,6 @@
 """The fits of a study for its views: what the plan says of each, and how it did once it is made."""
 
-__all__ = ["fits_table"]
+__all__ = ["view_tables"]
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
-from orchestrator.store.storage import JsonObject
+from orchestrator.store.fits import FitFolder
+from orchestrator.store.storage import JsonObject, Storage
 from studies.fits import TRAINED, WITHOUT_PAIRS
 
 _PLANNED = (
@@ -40,7 +41,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def fits_table(plan: Plan, about: Callable[[str], JsonObject | None]) -> pa.Table:
+def view_tables(plan: Plan, storage: Storage) -> dict[str, pa.Table]:
+    """Table of the view ``fits``."""
+    return {"fits": _fits_table(plan, FitFolder(storage).about)}
+
+
+def _fits_table(plan: Plan, about: Callable[[str], JsonObject | None]) -> pa.Table:
     """One row for each fit and name that the plan's cells use; what is not made yet has no report.
 
     What is read from a file counts as made.
