@@ -1,4 +1,4 @@
-"""A study as one file, for others: an archive with plain Parquet that any program reads, and the study.
+"""Archives of studies, for others: plain Parquet that any program reads, and the study itself.
 
 ```
 NAME/README.md              what it is, how to read it, how to go on with it
@@ -38,7 +38,7 @@ _PACKED = (".parquet", ".safetensors", ".png", ".bin")
 
 
 class Exported(NamedTuple):
-    """An archive that was made."""
+    """Archive that was made."""
 
     path: Path
     num_rows: int

@@ -1,4 +1,4 @@
-"""Whether this machine, its file system and the studies on it are sound."""
+"""Examination of this machine, its file system, and the studies and models on it."""
 
 __all__ = [
     "Advance",
@@ -61,7 +61,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     level: Literal["ok", "warning", "problem"]
     text: str

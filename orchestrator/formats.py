@@ -34,6 +34,9 @@ from orchestrator.lines import cell_text, plain, table
 from workers.errors import QueryError
 from workers.libraries.duckdb import quoted
 
+# DuckDB has dates past Python's, times with zones, and numbers, spans and unions that Arrow, Parquet or
+# pandas do not know, or read as something else. A column with such a type somewhere in it is cast, there to
+# text and elsewhere not at all.
 TEXT = "VARCHAR"
 _MOMENTS = ("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone")
 _NOWHERE = ("bit", "uhugeint", "bignum", "varint", "time with time zone", "variant", "geometry")

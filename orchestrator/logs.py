@@ -1,4 +1,4 @@
-"""The logs of a study, as they lie in ``STUDY/logs/<epoch>/``: which there are, and what they say."""
+"""Logs of a study, as they lie in ``STUDY/logs/<epoch>/``: listed, and searched for slices and errors."""
 
 __all__ = ["LogFile", "SlicePlace", "error_of", "find_logs", "listing", "log_of", "slices_of", "tail"]
 
@@ -26,7 +26,7 @@ _END_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFile:
-    """One log: of a driver, or of a worker."""
+    """Log of a driver or of a worker."""
 
     study: str
     epoch: int
@@ -43,7 +43,7 @@ class LogFile:
 
 
 class SlicePlace(NamedTuple):
-    """A cell of a tile, to be found in the slices that a log tells of."""
+    """Cell of a tile, to be found in the slices that a log tells of."""
 
     tile: int
     k: int

@@ -1,4 +1,4 @@
-"""Study folders under other names and in other places: moved, copied, removed. Each study stays whole.
+"""Moves, copies and removals of study folders, in which each study stays whole.
 
 What is made is made in a folder whose name begins with a dot, which no command takes for a study, and gets
 its name at the end, at once: killed at any moment, a study lies where it was or where it goes.

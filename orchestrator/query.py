@@ -32,7 +32,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedQuery:
-    """A question that comes with swapyard."""
+    """Query that comes with swapyard."""
 
     name: str
     about: str

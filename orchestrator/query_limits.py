@@ -77,7 +77,7 @@ class QueryLimits:
 
 
 class QueryTimer:
-    """The time that a query has, from when the watch is made: reading of studies counts, too."""
+    """Time limit of a query, from when the timer is made: reading of studies counts, too."""
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._timeout_s = timeout_s
@@ -138,7 +138,10 @@ _numbers = itertools.count()
 
 
 def fresh_folder() -> Path | None:
-    """A path in this process's folder that nobody else uses, nothing there yet; None where no disk has room.
+    """A path for what a query cannot keep in memory, nothing there yet; None where no disk has room.
+
+    It lies in a folder of this process, which goes when the process ends. A killed process leaves its own
+    behind: a lock file beside it tells that nobody uses it any more, and the next process removes both.
 
     Each database needs one of its own: their files have the same names.
     """

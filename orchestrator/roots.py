@@ -30,7 +30,7 @@ from workers.limits import is_our_limit
 _T = TypeVar("_T")
 
 LeaveOut = Callable[[str], None]
-"""Takes the line that says which study is left out, and why."""
+"""Callback that takes the line which says what study is left out, and why."""
 
 
 def read_each(

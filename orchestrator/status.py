@@ -32,7 +32,7 @@ RATE_OVER_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyStatus:
-    """One study."""
+    """Status of one study."""
 
     study: str
     num_jobs: int
@@ -83,7 +83,7 @@ class StudyStatus:
 
 
 class StatusReader:
-    """Reads studies again and again; of what it has read once only the news."""
+    """Reader that looks at studies again and again, and then reads only what is new."""
 
     def __init__(self) -> None:
         self._logs: dict[Path, tuple[bytes, CommitLog]] = {}

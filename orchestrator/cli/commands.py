@@ -34,7 +34,7 @@ _TOGETHER = {
 
 
 class _Lazy(click.Group):
-    """Imports a command's module only when it is called: help must come at once."""
+    """Group that imports a command's module only when it is called: help must come at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

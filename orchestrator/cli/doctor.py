@@ -1,4 +1,4 @@
-"""`swapyard doctor`: whether this machine, its file system and its studies are sound."""
+"""`swapyard doctor`: checks of this machine, its file system and its studies."""
 
 __all__ = ["doctor"]
 

@@ -1,4 +1,4 @@
-"""`swapyard logs`: what drivers and workers noted, and what happened to one job."""
+"""`swapyard logs`: logs of drivers and workers, and the story of one job."""
 
 __all__ = ["logs"]
 

@@ -95,7 +95,7 @@ partial_option = click.option(
 
 
 class Incomplete:
-    """Within it an answer is given; after that is said what it lacks, and the command ends with 1."""
+    """Context of an answer that may lack something: this is said at its end, and the command ends with 1."""
 
     def __init__(self, *, partial: bool) -> None:
         self._partial = partial

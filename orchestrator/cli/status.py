@@ -1,4 +1,4 @@
-"""`swapyard status`: how far studies are, from their stores alone."""
+"""`swapyard status`: the progress of studies, from their stores alone."""
 
 __all__ = ["status"]
 

@@ -28,7 +28,7 @@ class UnwritableError(OSError):
 
 
 class NoReaderError(UnwritableError):
-    """Whoever read our output has had enough. It is no `BrokenPipeError`, which click ends with 1."""
+    """Closed pipe: nobody reads our output any more. It is no `BrokenPipeError`, which click ends with 1."""
 
 
 # Buffers, and not the files below them: an interrupt that comes right after the system has written would make

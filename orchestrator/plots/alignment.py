@@ -33,7 +33,7 @@ _COLOURS = colormaps["viridis"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnNetwork:
-    """DrawnNetwork as it is drawn, with the places that variables are aligned with."""
+    """Network as it is drawn, with the places that variables are aligned with."""
 
     names: Mapping[str, Scalar]
     """Columns of ``results`` that name it: its block, its model, and the axes of its training."""
@@ -46,7 +46,7 @@ class DrawnNetwork:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The accuracies of one picture."""
+    """Interchange accuracies of one picture."""
 
     title: str
     network: DrawnNetwork

@@ -61,7 +61,7 @@ def draw_bars(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[str]
 
 
 def _width(num_groups: int, num_bars: int, longest: int) -> float:
-    """Of one facet's axis, in inches."""
+    """Width of one facet's axis, in inches."""
     return min(max(1.6, num_groups * max(0.09 * num_bars + 0.08, CHAR_IN * min(longest, 4) + 0.05)), 10.0)
 
 

@@ -1,4 +1,9 @@
-"""Numbers of a picture: one query, one grid a facet, axes in the prompt's order. Nothing is drawn here."""
+"""Numbers of a picture: one query, one grid a facet, axes in the prompt's order. Nothing is drawn here.
+
+``base_position`` is NULL where a cell changes several tokens of the base, as in causal tracing, where noise
+lies on the subject and one state is put back. Such a cell is drawn where its ``position`` was written, or
+else at the positions in which it differs from the others.
+"""
 
 __all__ = [
     "BASE_POSITION",
@@ -136,7 +141,7 @@ Key = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """The places along one side of a grid, sorted: numbers up, then text, then NULL."""
+    """Axis of a grid: the places along one side, sorted: numbers up, then text, then NULL."""
 
     columns: tuple[str, ...]
     keys: tuple[Key, ...]

@@ -110,7 +110,7 @@ class _Layout:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Of the figure; labels of rows, titles and the common colour bar included."""
+        """Size of the figure; labels of rows, titles and the common colour bar included."""
         return self.beside * (self.width + self.bar) + 1.6, self.below * (self.height + 0.65) + 0.8
 
 

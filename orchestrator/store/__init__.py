@@ -1,4 +1,4 @@
-"""The study store: a folder that any process reads, workers write parts into, and one driver commits to."""
+"""Study store: a folder that any process reads, workers write parts into, and one driver commits to."""
 
 __all__ = [
     "ADDED_COLUMNS",

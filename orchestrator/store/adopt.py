@@ -1,4 +1,4 @@
-"""Parts that no commit names, though they can be read: which are the study's, and may be added."""
+"""Parts that no commit names, though they can be read, and the choice of those that may be added."""
 
 __all__ = ["Unnamed", "adoptable", "check_rows", "part_names", "unnamed_parts"]
 
@@ -18,7 +18,7 @@ _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Unnamed:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names, with its note."""
 
     name: str
     found: ExaminedFile

@@ -1,4 +1,4 @@
-"""One step of a study, as it lies in ``commits/<sequence>.json``.
+"""Commits: the steps of a study, as they lie in ``commits/<sequence>.json``.
 
 Its bytes end with a SHA-256 of all before it, and it names that of the commit before: a flipped bit, a cut,
 or a commit of another log is noticed. Earlier versions wrote neither.
@@ -48,12 +48,12 @@ _CHECK_BYTES = 76
 
 
 class NewerCommitError(StoreError):
-    """A commit that is whole, and says what this version does not know."""
+    """Whole commit that a newer version wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class FileRef:
-    """A file of a plan, by its contents."""
+    """Reference to a file of a plan, by its contents."""
 
     size_bytes: int = Field(ge=0, validation_alias="bytes", serialization_alias="bytes")
     sha256: Digest
@@ -66,7 +66,7 @@ class FileRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class PlanRef:
-    """A plan: the folder ``plan/<id>/`` and the files that it must hold."""
+    """Reference to a plan: the folder ``plan/<id>/`` and the files that it must hold."""
 
     id: Annotated[str, _HEX]
     files: Mapping[Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")], FileRef]
@@ -78,7 +78,7 @@ class PlanRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Snapshot:
-    """All that a study holds, as one value: what a log that was lost is rebuilt to."""
+    """Snapshot of all that a study holds, as one value, to which a lost log is rebuilt."""
 
     study: Annotated[str, _HEX]
     """The nonce of the study's very first commit."""
@@ -98,7 +98,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Commit:
-    """One step of a study: a driver opened it, planned, added parts, or merged files; or a repair.
+    """Commit: one step of a study, by which a driver opens it, plans, adds parts, merges files or repairs.
 
     ``adopt`` adds parts that an earlier driver left uncommitted, ``drop`` takes out files that are lost or
     damaged, and ``rebuild`` opens the study anew with all that was found, whatever the log said before.

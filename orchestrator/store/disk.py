@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Disk:
-    """The calls as they are: each raises `OSError`, and nothing is durable before its sync returns."""
+    """System calls as they are: each raises `OSError`, and nothing is durable before its sync returns."""
 
     def create(self, path: Path) -> int:
         """Create an empty file where nothing is, and give its descriptor for writing."""

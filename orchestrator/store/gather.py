@@ -20,7 +20,7 @@ from workers.errors import StoreError
 
 
 class Carrier(NamedTuple):
-    """A file of rows that is whole, and the parts whose rows it holds."""
+    """Whole file of rows, and the parts whose rows it holds."""
 
     name: str
     size_bytes: int

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from workers.metrics import METRIC_FAMILIES
 
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""A lane's or a plan file's name: one part of a path, and never ``.`` or ``..``."""
+"""Name of a lane (a model variant) or of a plan's file: one part of a path, and never ``.`` or ``..``."""
 
 strict = ConfigDict(extra="forbid", strict=True, validate_by_name=True)
 """Validation of everything in a commit: no unknown key, no conversion."""
@@ -49,7 +49,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Manifest:
-    """One part: the rows of one slice of a tile, for some metric families."""
+    """Manifest of one part: the rows of one slice of a tile, for some metric families."""
 
     path: PartName
     size_bytes: int = Field(ge=1, validation_alias="bytes", serialization_alias="bytes")
@@ -118,7 +118,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class MergedFile:
-    """Several files' rows as one file: only where bytes lie changes."""
+    """Merged file: the rows of several files in one; only where bytes lie changes."""
 
     path: PartName
     size_bytes: int = Field(ge=1, validation_alias="bytes", serialization_alias="bytes")
@@ -143,7 +143,7 @@ class MergedFile:
 
 
 class StoredFile(NamedTuple):
-    """A file that holds rows now: a part as it was written, or several merged."""
+    """File that holds rows now: a part as it was written, or several merged."""
 
     path: str
     size_bytes: int

@@ -37,7 +37,7 @@ _FEWEST_SHARE = 16
 
 
 class Merge(NamedTuple):
-    """Files of one lane, the same metric families, all retries or none, that are to become one."""
+    """Files that are to become one: of one lane and the same metric families, all retries or none."""
 
     files: tuple[StoredFile, ...]
     parts: Mapping[str, tuple[Manifest, ...]] = MappingProxyType({})

@@ -54,7 +54,7 @@ class FileNote:
 
 
 class ExaminedFile(NamedTuple):
-    """A file of rows as it was found."""
+    """File of rows, examined: whether it is whole, and what its note says."""
 
     status: Literal["whole", "silent", "torn", "damaged"]
     """``silent`` where an earlier version wrote it: it ends as it should and has no note. ``torn`` where its

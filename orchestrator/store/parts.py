@@ -1,4 +1,4 @@
-"""Parts: the rows of one slice of a tile as one Parquet file, written once; and several merged into one.
+"""Parquet files of rows: parts, each with the rows of one slice of a tile, and several merged into one.
 
 Floats are split by byte, so that zstd finds their similar exponents together; numbers that repeat
 (cell, pair, predicted token, tier) go through dictionaries. NULL is ``None`` in a list and a masked

@@ -37,7 +37,7 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names."""
 
     name: str
     size_bytes: int

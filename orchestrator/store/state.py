@@ -15,7 +15,7 @@ from workers.metrics import METRIC_FAMILIES, families_in
 
 
 class State:
-    """The fold of a study's commits, from the first to `seq`. Only its log changes it."""
+    """State of a study: the fold of its commits, from the first to `seq`. Only its log changes it."""
 
     def __init__(self) -> None:
         self.study = ""
@@ -55,7 +55,7 @@ class State:
 
     @property
     def live(self) -> Mapping[str, Manifest]:
-        """Every part that was ever accepted, by path, in order: where rows come from, retries included.
+        """Parts that were ever accepted, by path, in order: where rows come from, retries included.
 
         Its rows may lie in another file by now: `file_of` says in which.
         """
@@ -171,7 +171,7 @@ class State:
         return state
 
     def snapshot(self) -> Snapshot:
-        """All of it as one value, of which `of` makes it again."""
+        """Snapshot of the state, of which `of` makes it again."""
         held = self.parts_by_file()
         files = {path: self._files[path] for path in held if path not in self._live}
         return Snapshot(

@@ -1,4 +1,4 @@
-"""Bytes by name: the few operations that a study store needs, and their form on a local disk.
+"""Storage of bytes by name: the few operations that a study store needs, and their form on a local disk.
 
 Names are relative, with ``/`` between their parts. A part never starts with a dot: such names belong to
 the storage itself (temporary files, the lock) and are never listed.
@@ -56,7 +56,7 @@ class Storage(Protocol):
         """The bytes under `name`, or None where nothing is there."""
 
     def list(self, folder: str) -> list[str]:
-        """Every name below `folder`, sorted."""
+        """Names below `folder`, sorted."""
 
     def remove(self, name: str) -> None:
         """Forget `name`; nothing happens where it is not there."""
@@ -66,7 +66,7 @@ class Storage(Protocol):
 
 
 class LocalStorage:
-    """A folder on a file system with hard links, shared by any number of processes."""
+    """Folder on a file system with hard links, shared by any number of processes."""
 
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
@@ -109,7 +109,7 @@ class LocalStorage:
                 return None
 
     def list(self, folder: str) -> list[str]:
-        """Every name below `folder`, sorted; none where the folder is not there."""
+        """Names below `folder`, sorted; none where the folder is not there."""
         with self._explained(self.locate(folder)):
             return sorted(self._walk(folder))
 

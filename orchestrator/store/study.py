@@ -1,4 +1,4 @@
-"""A study folder: what workers, readers and the one driver do with it.
+"""Study folder, as workers, readers and the one driver use it.
 
 Anyone may read at any time, and a worker needs no more than the folder and its driver's epoch to write a
 part. Only the driver commits, and nothing counts before it is committed.
@@ -47,7 +47,7 @@ class WrittenPart(NamedTuple):
 
 
 class StudyStore:
-    """The study in the folder `root`. Making one touches nothing; it may be sent to other processes."""
+    """Store of the study in `root`. Making one touches nothing; it may be sent to other processes."""
 
     def __init__(self, root: Path, storage: Storage | None = None) -> None:
         """`storage` keeps the study's bytes; without one they lie in `root`, where the lock always does."""

@@ -53,7 +53,7 @@ CURVE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that is needed to go on."""
+    """Checkpoint of a training, with all that is needed to go on."""
 
     step: int
     tensors: bytes
@@ -120,7 +120,7 @@ class TrainingFolder:
         self._storage.create(f"{_folder(training)}/curve-{first}-{last}.parquet", sink.getvalue())
 
     def curve(self, training: str) -> pa.Table:
-        """All measurements so far, in order.
+        """Measurements so far, in order.
 
         Two attempts may have measured the same steps, with the same results: those of one are taken.
 

@@ -1,4 +1,4 @@
-"""A DuckDB connection that sees studies and nothing else."""
+"""DuckDB connections that see studies and nothing else, and questions that read only what they need."""
 
 __all__ = ["VIEWS", "ask", "connect", "connect_plan"]
 

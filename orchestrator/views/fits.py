@@ -1,4 +1,4 @@
-"""The fits of a study for its views: what the plan says of each, and how it did once it is made."""
+"""Table of a study's fits for its views: the plan of each, and its report once it is made."""
 
 __all__ = ["view_tables"]
 

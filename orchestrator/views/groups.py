@@ -1,4 +1,4 @@
-"""Studies of one form as one: tables of the same columns below each other, and one view of all.
+"""Groups of studies whose tables have the same columns: stacked, with one view over all of them.
 
 A view for each of hundreds of studies would be bound, planned and opened hundreds of times.
 """

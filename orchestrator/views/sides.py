@@ -24,7 +24,7 @@ def sides(prefix: str, made: StudyTables, needs: QueryNeeds) -> list[str]:
 
 
 class _Side(NamedTuple):
-    """A column of what rows are joined with."""
+    """Column of a table that rows are joined with."""
 
     value: str
     kind: str

@@ -1,4 +1,4 @@
-"""The SQL of one study's views. Every name of a study's own tables begins with its prefix."""
+"""SQL of one study's views. Every name of a study's own tables begins with its prefix."""
 
 __all__ = [
     "STUDY_VIEWS",

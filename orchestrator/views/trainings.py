@@ -1,4 +1,4 @@
-"""The trainings of a study for its views: how far each is, and what was measured of it so far."""
+"""Tables of a study's trainings for its views: the progress of each, and its learning curves so far."""
 
 __all__ = ["view_tables"]
 
