@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.query import explained, named_queries
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 
 
 def recall_lines(root: Path) -> list[str]:

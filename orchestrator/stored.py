@@ -1,6 +1,6 @@
 """Studies by whatever a user calls them: a file, a bundled name, or the name of one that lies in a store."""
 
-__all__ = ["load_named", "name_in"]
+__all__ = ["load_named"]
 
 from pathlib import Path
 
@@ -8,10 +8,7 @@ from orchestrator.roots import find_studies, study_folders
 from orchestrator.store import StudyStore
 from studies import Study, load_study
 from studies.load import BUNDLED
-from studies.yaml import read_yaml
 from workers.errors import StoreError, StudyError, nearest
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 def load_named(given: str, store: Path) -> Study:
@@ -38,22 +35,3 @@ def load_named(given: str, store: Path) -> Study:
     if plan is None:
         raise StoreError(f"the study in {folder} has no plan yet; run it from its file")
     return load_study(StudyStore(folder).read_plan_file(plan, "study.yaml").decode())
-
-
-def name_in(given: str) -> str | None:
-    """What the study is called that a file defines; None where `given` is no study file.
-
-    Raises:
-        StudyError: the file cannot be read, or says no name.
-    """
-    path = Path(given).expanduser()
-    if path.suffix not in _SUFFIXES or not path.is_file():
-        return None
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"), given).data
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{given}: the study cannot be read: {error}") from None
-    name = data.get("study") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        raise StudyError(f"{given}:1: the key 'study' is missing; it says what the study is called")
-    return name

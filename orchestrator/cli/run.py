@@ -1,7 +1,8 @@
-"""`swapyard run`: run a study, from wherever it stands."""
+"""`swapyard plan` and `swapyard run`: the numbers of a study before anything runs, and the run itself."""
 
-__all__ = ["run"]
+__all__ = ["plan", "run"]
 
+import json
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from orchestrator.cli.options import (
     study_argument,
     trust_option,
 )
+from orchestrator.interrupts import INTERRUPTED
 from orchestrator.machine import num_cores
 from workers.capability import ABILITIES
 
@@ -29,8 +31,37 @@ if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
     from workers.code.places import Code
 
+
+@click.command()
+@study_argument
+@store_option
+@click.option(
+    "--prepare", is_flag=True, help="Run the prompts once without interventions, where filters need it."
+)
+@trust_option
+@remote_code_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool, as_json: bool) -> None:
+    """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
+
+    STUDY is a study file, the name of a bundled study, or of one below --store.
+
+    No model is run, unless --prepare is given. Only the model can tell which pairs a filter keeps: until it
+    has run, the numbers are upper bounds.
+    """
+    from orchestrator.overview import overview
+    from orchestrator.stored import load_named
+    from orchestrator.trust import allowed_study
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
+    found = overview(loaded, store, prepare=prepare, say=say)
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+
+
 FINISHED_WITH_FAILURES = 3
-INTERRUPTED = 130
 
 
 @click.command()
@@ -41,9 +72,9 @@ INTERRUPTED = 130
     type=click.Choice(["auto", "inline", "ray"]),
     default="auto",
     show_default=True,
-    help="Where jobs run: in this process, or on Ray's workers. auto takes Ray for longer studies.",
+    help="Run jobs in this process (inline) or on Ray workers (ray); auto takes Ray for longer studies.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="How many workers [default: as many as fit].")
+@click.option("--workers", type=click.IntRange(min=1), help="Number of workers [default: as many as fit].")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -56,7 +87,9 @@ INTERRUPTED = 130
     help="An existing Ray cluster, such as auto or 10.0.0.1:6379 [default: a local Ray of our own].",
 )
 @click.option("--take-over", is_flag=True, help="Take the study from another driver that holds it.")
-@click.option("--replace", is_flag=True, help="Go on in a folder that holds results of quite another study.")
+@click.option(
+    "--replace", is_flag=True, help="Go on in a folder that holds the results of a different study."
+)
 @click.option(
     "--retry-failed", is_flag=True, help="Also run failed jobs again, each once; see --error-type for which."
 )
@@ -71,31 +104,31 @@ INTERRUPTED = 130
     "--limit",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Stop after about N jobs: whole cells of up to 64 pairs.",
+    help="Stop after about N jobs; cells are finished for up to 64 pairs.",
 )
 @click.option(
     "--max-time",
     type=duration,
     metavar="TIME",
-    help="Stop after so long, such as 90s, 30m or 8h, once what runs then is finished.",
+    help="Stop after this time, such as 90s, 30m or 8h; jobs that are running then are finished.",
 )
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Stop once more than N of the jobs that this run did have failed.",
+    help="Stop once more than N jobs of this run have failed.",
 )
 @click.option(
     "--slice-timeout",
     type=duration,
     metavar="TIME",
-    help="Replace a worker that is silent for so long [default: 10m, or 20 times what its work should take].",
+    help="Replace a worker that is silent for this time [default: 10m, or 20 times its expected time].",
 )
 @click.option(
     "--require",
     type=click.Choice(list(ABILITIES)),
     multiple=True,
-    help="Give no job to a worker whose loaded model lacks this, and exit 1 where none is left (repeatable).",
+    help="Use only workers whose loaded model can do this; exit with 1 if there is none (repeatable).",
 )
 @trust_option
 @remote_code_option
@@ -122,11 +155,11 @@ def run(
     remote_code: bool,
     plots: bool,
 ) -> None:
-    """Run STUDY, a study file or the name of a bundled or stored study, from wherever it stands.
+    """Run STUDY: a study file, or the name of a bundled or stored study.
 
-    Killed at any moment, the same command goes on. Exit codes: 0 complete, or stopped where --limit or
-    --max-time said; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds the study,
-    130 interrupted.
+    If it is stopped or killed at any moment, the same command goes on from there. Exit codes: 0 complete, or
+    stopped by --limit or --max-time; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds
+    the study, 130 interrupted.
     """
     if error_types and not retry_failed:
         raise click.BadParameter(
@@ -229,7 +262,7 @@ def _resumable() -> Iterator[None]:
 
 def _answer(root: Path) -> None:
     """Show where the study found most; rows that cannot be read take nothing from a study that is done."""
-    from orchestrator.answer import answer
+    from orchestrator.told import answer
     from workers.errors import QueryError, StoreError
 
     try:

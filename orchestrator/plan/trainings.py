@@ -15,7 +15,6 @@ __all__ = [
     "trainings_table",
 ]
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from studies.identity import canonical_json, content_id, lane_identity
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
+from workers.digests import digest_of
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.model.references import resolve
@@ -256,4 +256,4 @@ def _checked(found: list[Training]) -> list[Training]:
 
 
 def _sha256(tag: str, text: str) -> str:
-    return hashlib.sha256(f"swapyard:{tag}:1\n{text}".encode()).hexdigest()
+    return digest_of(f"swapyard:{tag}:1\n{text}".encode())

@@ -1,38 +1,35 @@
-"""Parts that no commit names, though they can be read: which are the study's, and may be added."""
+"""Parts that no commit names, though they can be read, and the choice of those that may be added."""
 
 __all__ = ["Unnamed", "adoptable", "check_rows", "part_names", "unnamed_parts"]
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.store.manifest import PLAIN_NAME, Manifest
-from orchestrator.store.notes import Found, examined
+from orchestrator.store.manifest import PART, Manifest
+from orchestrator.store.notes import ExaminedFile, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
-
-_PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Unnamed:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names, with its note."""
 
     name: str
-    found: Found
+    found: ExaminedFile
     epoch: int
     """Of the driver under which it was written."""
 
 
 def part_names(storage: Storage) -> list[str]:
     """The names of all files of rows, in order."""
-    return [name for name in storage.list("data") if _PART.fullmatch(name)]
+    return [name for name in storage.list("data") if PART.fullmatch(name)]
 
 
 def epoch_of(name: str) -> int:
-    """The epoch under which a file of rows was written."""
+    """Epoch in the name of a file of rows, or of a log."""
     return int(name.split("/")[1])
 
 
@@ -80,7 +77,7 @@ def is_of(one: Unnamed, state: State) -> bool:
 
 
 def check_rows(data: bytes, parts: Iterable[Manifest]) -> str | None:
-    """How a file's rows are not those that its parts are said to have; None where they are."""
+    """Difference between a file's rows and those that its parts should have; None where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""What makes a study the one that it is, whatever its folder is called.
+"""Identity of a study, whatever its folder is called: ``identity.json``.
 
 A study begins as the nonce of its first commit. A copy that is to be a study of its own gets another
 identity and a name in ``identity.json``; its log and its files of rows go on naming the nonce.
@@ -9,14 +9,13 @@ __all__ = ["Identity", "fresh_identity", "read_identity", "write_identity"]
 import contextlib
 import uuid
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.commit import checked, is_checked, unchecked
 from orchestrator.store.disk import Disk
-from orchestrator.store.manifest import strict
+from orchestrator.store.manifest import Nonce, strict
 from orchestrator.store.storage import Storage, explained
 from workers.errors import StoreError
 
@@ -27,14 +26,14 @@ _NAME = "identity.json"
 class Identity:
     """A study's identity, and its name."""
 
-    study: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+    study: Nonce
     """32 hex digits: no two studies have the same."""
     name: str
-    """What study files call it."""
+    """Name of the study in study files."""
 
 
 def fresh_identity(name: str) -> Identity:
-    """That of a study which nobody has seen."""
+    """Identity of a study that nobody has seen."""
     return Identity(study=uuid.uuid4().hex, name=name)
 
 

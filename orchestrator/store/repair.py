@@ -16,14 +16,12 @@ from pathlib import Path
 
 from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import NewerCommitError
-from orchestrator.store.format import make_format
-from orchestrator.store.gather import Gathered, gather
-from orchestrator.store.guard import lost_log
-from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.gather import Gathered, gather, rebuilt
+from orchestrator.store.guard import lost_log, make_format
+from orchestrator.store.lock import Holder, locked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
 from orchestrator.store.plans import Agree, chosen_plan, known_plans
-from orchestrator.store.rebuild import rebuilt
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from workers.errors import StoreError
@@ -31,7 +29,7 @@ from workers.errors import StoreError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """What a repair did."""
+    """Outcome of a repair."""
 
     lines: tuple[str, ...]
     """In words, one thing a line; none where nothing was to be done."""
@@ -39,12 +37,12 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names."""
 
     name: str
     size_bytes: int
     what: str
-    """What it is."""
+    """Kind of file, in words."""
 
 
 def repair(
@@ -130,12 +128,8 @@ def clear(root: Path, names: Collection[str], storage: Storage | None = None) ->
 def _held(root: Path, storage: Storage | None) -> Iterator[tuple[Storage, Holder]]:
     if not root.is_dir():
         raise StoreError(f"there is no folder {root}; name a study that there is")
-    holder, lock = Holder.this_process(), StudyLock(root)
-    lock.acquire(holder)
-    try:
+    with locked(root) as holder:
         yield storage or LocalStorage(root), holder
-    finally:
-        lock.release()
 
 
 def _unnamed(storage: Storage) -> Iterator[Cleared]:
