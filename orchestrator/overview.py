@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.expense import Expense, expense_of
-from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.reasons import of_table
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.remaining import Counts, counts_of
 from orchestrator.roots import home_of
+from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, kept_runs
 from orchestrator.run.committed import num_open, refuse_stranger
 from orchestrator.run.progress import describe
 from orchestrator.run.setup import RunOptions, Setup, set_up

@@ -1,6 +1,15 @@
 """Where studies lie: folders below one root. A study is itself, whatever its folder is called."""
 
-__all__ = ["DEFAULT_ROOT", "find_studies", "home_of", "name_of", "study_folders", "without_copies"]
+__all__ = [
+    "DEFAULT_ROOT",
+    "find_studies",
+    "home_of",
+    "load_named",
+    "name_in",
+    "name_of",
+    "study_folders",
+    "without_copies",
+]
 
 import json
 import shlex
@@ -8,10 +17,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import explained
-from workers.errors import StoreError, nearest
+from workers.errors import StoreError, StudyError, nearest
+
+if TYPE_CHECKING:
+    from studies import Study
 
 DEFAULT_ROOT = Path("runs")
 
@@ -57,9 +70,6 @@ def _meant(name: str) -> str:
     """The name of a study that may be given by its file."""
     if not name.endswith((".yaml", ".yml")):
         return name
-    # Only here: what is asked of studies by name needs nothing of their language.
-    from orchestrator.stored import name_in
-
     return name_in(name) or name
 
 
@@ -153,3 +163,54 @@ def _called(folders: Sequence[Path], name: str) -> list[Path]:
     """The folders of studies that study files call `name`; of several copies of one, those that count."""
     found = [folder for folder in folders if name_of(folder) == name]
     return without_copies(found, lambda line: None) if len(found) > 1 else found
+
+
+def load_named(given: str, store: Path) -> "Study":
+    """The study in a file, a bundled one by its name, or one below `store` as it was planned last.
+
+    Raises:
+        StudyError: there is none of these, or it is no study.
+        StoreError: the stored one cannot be read.
+    """
+    # Only here and below: whoever asks of studies by name needs nothing of their language.
+    from studies import load_study
+    from studies.load import BUNDLED
+
+    bundled = {path.stem for path in BUNDLED.glob("*.yaml")}
+    if Path(given).expanduser().is_file() or given in bundled or "\n" in given or ": " in given:
+        return load_study(given)
+    folders = {folder.name: folder for folder in find_studies(store)}
+    if given not in folders:
+        verb = "is" if len(folders) <= 1 else "are"
+        known = sorted({*bundled, *folders})
+        raise StudyError(
+            f"{given}: no such study file, nor a study of that name; bundled studies:"
+            f" {', '.join(sorted(bundled))}; in {store} {verb} {', '.join(folders) or 'none'}"
+            f"{nearest(given, known)}"
+        )
+    (folder,) = study_folders(store, [given])
+    plan = StudyStore(folder).latest_plan()
+    if plan is None:
+        raise StoreError(f"the study in {folder} has no plan yet; run it from its file")
+    return load_study(StudyStore(folder).read_plan_file(plan, "study.yaml").decode())
+
+
+def name_in(given: str) -> str | None:
+    """What the study is called that a file defines; None where `given` is no study file.
+
+    Raises:
+        StudyError: the file cannot be read, or says no name.
+    """
+    from studies.yaml import read_yaml
+
+    path = Path(given).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return None
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8"), given).data
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{given}: the study cannot be read: {error}") from None
+    name = data.get("study") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise StudyError(f"{given}:1: the key 'study' is missing; it says what the study is called")
+    return name

@@ -34,7 +34,7 @@ def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool,
     until it was asked the numbers are bounds.
     """
     from orchestrator.overview import overview
-    from orchestrator.stored import load_named
+    from orchestrator.roots import load_named
     from orchestrator.trust import allowed_study
 
     def say(line: str) -> None:

@@ -135,11 +135,10 @@ def run(
     if workers is not None and address is None:
         _check_workers(workers, executor)
     with _resumable():
-        from orchestrator.roots import home_of
+        from orchestrator.roots import home_of, load_named
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
         from orchestrator.run.setup import Limits, RunOptions
-        from orchestrator.stored import load_named
         from orchestrator.trust import allowed_study
 
         loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())

@@ -13,13 +13,12 @@ import pyarrow as pa
 
 from orchestrator.plan.autoencoders import weights_of
 from orchestrator.plan.build import LaneInputs, build_plan, with_notes
-from orchestrator.plan.clean import MissingRunsError, Scorer
+from orchestrator.plan.clean import BaselineScorer, MissingRunsError, runs_table
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
 from orchestrator.plan.modules import known_modules
 from orchestrator.plan.places import placed
 from orchestrator.plan.prepare import Prepared, prepare
-from orchestrator.plan.runs import runs_table
 from orchestrator.plan.screening import Chosen
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
 from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
@@ -118,7 +117,7 @@ class Planner:
 
     def draft(
         self,
-        scorer: Scorer,
+        scorer: BaselineScorer,
         earlier: Plan | None = None,
         state: State | None = None,
         trained: Collection[str] = (),
@@ -139,7 +138,7 @@ class Planner:
 
     def _drafted(
         self,
-        scorer: Scorer,
+        scorer: BaselineScorer,
         earlier: Plan | None,
         state: State | None,
         trained: Collection[str],
@@ -186,7 +185,7 @@ class Planner:
         return lanes
 
     def _prepare(
-        self, lane: Lane, facts: ModelFacts, scorer: Scorer | None, earlier: Plan | None
+        self, lane: Lane, facts: ModelFacts, scorer: BaselineScorer | None, earlier: Plan | None
     ) -> Prepared:
         """The lane's inputs; those that were committed are not asked of the model again."""
         if earlier is not None and _has_inputs(earlier, lane) and earlier.head["inputs"] == self._inputs_id:
@@ -230,7 +229,7 @@ class Planner:
                 facts=facts,
                 model=model,
                 inputs=one.inputs,
-                classes=classify(self.study, self.given, one),
+                classes=classify(self.study, self.given.rows, one),
                 modules=partial(self._modules, lane, facts),
             )
             for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)

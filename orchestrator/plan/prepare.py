@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from orchestrator.plan.clean import Scorer
+from orchestrator.plan.clean import BaselineScorer
 from orchestrator.plan.prompts import Encoder, Input
 from orchestrator.plan.reasons import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.tables import Lane
@@ -43,7 +43,7 @@ def prepare(
     lane: Lane,
     facts: ModelFacts,
     tokenizer: Tokenizer | None,
-    scorer: Scorer | None,
+    scorer: BaselineScorer | None,
     *,
     filter: str | None,
     aligned: bool,
@@ -99,7 +99,7 @@ def _refuse_mixed(inputs: Sequence[Input], facts: ModelFacts) -> None:
         )
 
 
-def _filter(inputs: Sequence[Input], lane: Lane, scorer: Scorer, num_pairs: int | None) -> None:
+def _filter(inputs: Sequence[Input], lane: Lane, scorer: BaselineScorer, num_pairs: int | None) -> None:
     """Keep the pairs whose base and source the model answers right, running each prompt once."""
     said: dict[Prompt, int] = {}
     waiting = [one for one in inputs if one.reason is None]

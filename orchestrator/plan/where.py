@@ -3,7 +3,7 @@
 __all__ = ["classify", "meant", "passing_blocks"]
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,20 +17,15 @@ from studies.problems import shown
 from workers.errors import StudyError
 from workers.libraries.duckdb import confine
 
-if TYPE_CHECKING:
-    from orchestrator.plan.given import Given
 
-
-def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, PairClass]:
+def classify(study: Study, rows: Sequence[Mapping[str, Any]], prepared: Prepared) -> dict[int, PairClass]:
     """The class of each kept pair, by its place among the given ones.
 
     Raises:
         StudyError: a ``where`` is no SQL over the pairs' columns.
     """
     blocks = study.blocks()
-    passing = passing_blocks(
-        given.rows, [block.where for block in blocks], [str(block.name) for block in blocks]
-    )
+    passing = passing_blocks(rows, [block.where for block in blocks], [str(block.name) for block in blocks])
     columns, used = sorted(referenced_columns(study)), used_spans(study)
     return {
         one.given: PairClass(
@@ -42,7 +37,7 @@ def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, Pair
                 if used & {(run, name), (run, "*")}
             ),
             blocks=passing[one.given],
-            columns=tuple((name, _hashable(given.rows[one.given].get(name))) for name in columns),
+            columns=tuple((name, _hashable(rows[one.given].get(name))) for name in columns),
         )
         for one in prepared.kept
     }

@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "ray")
     [
         "orchestrator.plan.planner",
         "orchestrator.plan.clean",
+        "orchestrator.run.baseline_scorers",
         "orchestrator.overview",
         "orchestrator.status",
         "orchestrator.query",
