@@ -1,13 +1,13 @@
 """The small table that a run ends with: the places where swapping does most."""
 
-__all__ = ["answer"]
+__all__ = ["answer", "recall_lines"]
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.lines import table
-from orchestrator.query import explained
+from orchestrator.query import explained, named_queries
 from orchestrator.views import connect
 from orchestrator.views.axes import varying
 from orchestrator.views.names import quoted
@@ -78,3 +78,31 @@ def _fitting(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
             rows = [[*row[:at], *row[at + 1 :]] for row in rows]
             text = table(names, rows)
     return text
+
+
+def recall_lines(root: Path) -> list[str]:
+    """The recall of the screening in the study's folder `root`, measured on what ran.
+
+    Raises:
+        QueryError: rows cannot be read.
+    """
+    connection = connect([root])
+    with explained(connection):
+        relation = connection.sql(named_queries()["recall"].sql)
+        rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    return [_recall_line(row) for row in rows]
+
+
+def _recall_line(row: dict[str, Any]) -> str:
+    told = f"screening of {row['model']}: {row['kept']:,} cells were kept"
+    if row["recall"] is None:
+        return f"{told}, and none of the others ran, so that the recall is not known"
+    if not row["sampled"]:
+        return f"{told}: all that there are"
+    range_ = (
+        "" if row["sampled"] == row["others"] else f" (95 %: {row['at_least']:.2f} to {row['at_most']:.2f})"
+    )
+    return (
+        f"{told}; recall {row['recall']:.2f}{range_}: of {row['sampled']:,} that ran of the {row['others']:,}"
+        f" others {row['sampled_in_top']:,} belong to the {row['kept']:,} largest"
+    )

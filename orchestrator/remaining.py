@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.plan.ranges import mask
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Tile, mask
 from orchestrator.store import State
 from workers.metrics import ESTIMATE, families_in
 

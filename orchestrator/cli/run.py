@@ -240,7 +240,7 @@ def _answer(root: Path) -> None:
 
 def _tell_recall(root: Path) -> None:
     """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
-    from orchestrator.recall import recall_lines
+    from orchestrator.answer import recall_lines
     from workers.errors import QueryError, StoreError
 
     try:

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.prepare import Input, Prepared
-from orchestrator.plan.ranges import Ranges
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Ranges, Tile
 from orchestrator.store import IntervalSet, State
 from workers.metrics import METRIC_FAMILIES
 from workers.vocabulary import Prompt

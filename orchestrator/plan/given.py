@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from orchestrator.plan.held import holding, told
+from orchestrator.plan.columns import holding, told
 from orchestrator.plan.where import passing_blocks
 from studies import Study
 from studies.blocks import Block, Coordinates

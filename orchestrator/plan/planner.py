@@ -2,7 +2,8 @@
 
 __all__ = ["Draft", "Planner"]
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -11,13 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.identities import known_modules
 from orchestrator.plan.autoencoders import weights_of
 from orchestrator.plan.build import LaneInputs, build_plan, with_notes
 from orchestrator.plan.clean import BaselineScorer, MissingRunsError, runs_table
 from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
 from orchestrator.plan.given import Given, read_given
-from orchestrator.plan.modules import known_modules
-from orchestrator.plan.places import placed
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.screening import Chosen
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
@@ -33,7 +33,7 @@ from studies.functions import check_functions, functions_of, model_folder, named
 from studies.identity import content_id, lane_identity
 from studies.plots import metric_families
 from studies.supported import check_supported
-from workers.errors import StudyError
+from workers.errors import ModelError, StudyError
 from workers.facts import ModelFacts
 from workers.vocabulary import ModelSpec
 
@@ -60,7 +60,7 @@ class Planner:
             StudyError: it trains, or names, what cannot be.
         """
         self._say = say
-        with placed(study):
+        with _placed(study):
             check_supported(study)
             self._functions = functions_of(study)
             check_functions(self._functions, study.code)
@@ -77,7 +77,7 @@ class Planner:
         Raises:
             ModelError: a model cannot be found.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
 
     @property
@@ -93,7 +93,7 @@ class Planner:
         Raises:
             StudyError: they cannot be read or made.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return read_given(self.study, self.trainings.reads, self._say)
 
     @cached_property
@@ -133,7 +133,7 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return self._drafted(scorer, earlier, state, trained, selection)
 
     def _drafted(
@@ -301,3 +301,28 @@ def _is_there(lane: Lane, trained: Collection[str]) -> bool:
 def _has_inputs(earlier: Plan, lane: Lane) -> bool:
     """Whether the inputs of a lane in an earlier plan went through the study's filter."""
     return earlier.head["filter"] is None or _is_there(lane, earlier.head.get("trained", ()))
+
+
+@contextmanager
+def _placed(study: Study) -> Iterator[None]:
+    """Within it, what is refused of `study` says in which file and line it stands, where that is known.
+
+    Every error of planning begins with what it is about, as the study writes it (``BLOCK: layer …``,
+    ``fits.NAME: …``), so that one place finds the lines of all.
+    """
+    try:
+        yield
+    except (StudyError, ModelError) as error:
+        first, *others = str(error).split("\n")
+        lines = [_with_line(study, first, always=True)]
+        lines += [_with_line(study, line, always=False) for line in others]
+        error.args = ("\n".join(lines),)
+        raise
+
+
+def _with_line(study: Study, said: str, *, always: bool) -> str:
+    """A line of an error after the place in the file that it is about, if any; `always` at least the file."""
+    if isinstance(study.pairs, str) and said.startswith(f"{study.pairs}:"):
+        return said
+    place = study.place_of(said)
+    return said if place is None or not (always or study.is_about(said)) else f"{place}: {said}"

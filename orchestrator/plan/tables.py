@@ -16,12 +16,24 @@
 | tokens   | lane × token id                          | readable text |
 """
 
-__all__ = ["OPTIONAL_TABLES", "Lane", "Plan", "Tile", "decode_plan", "encode_plan", "read_plan"]
+__all__ = [
+    "OPTIONAL_TABLES",
+    "Counted",
+    "Lane",
+    "Plan",
+    "Ranges",
+    "Tile",
+    "decode_plan",
+    "encode_plan",
+    "mask",
+    "read_plan",
+    "stretches",
+]
 
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -32,7 +44,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.plan.columns import prompts_of
-from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all
@@ -59,6 +70,12 @@ OPTIONAL_TABLES = ("fits", "fit_pairs", "screening", "trainings")
 """Only the plans of studies that name fits have the first two (see `orchestrator.plan.fit_tables`), of those
 that are screened the third (see `orchestrator.plan.screening`), of those that train the last (see
 `orchestrator.plan.trainings`)."""
+
+Ranges = tuple[tuple[int, int], ...]
+"""Sorted half-open ranges that do not overlap."""
+
+Counted = tuple[int, int, int]
+"""A half-open range, and a number that holds for all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,3 +350,17 @@ def decode_plan(files: Mapping[str, bytes], tables: Wanted | None = None) -> Pla
 def _read_table(data: bytes, is_wanted: Callable[[str], bool] | None) -> pa.Table:
     file = open_parquet(io.BytesIO(data))
     return read_all(file, None if is_wanted is None else [*filter(is_wanted, file.schema_arrow.names)])
+
+
+def mask(num_cells: int, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Which cells lie in some of the half-open `ranges`; shape (num_cells,), bool."""
+    inside = np.zeros(num_cells, bool)
+    for lo, hi in ranges:
+        inside[lo:hi] = True
+    return inside
+
+
+def stretches(values: np.ndarray) -> list[tuple[int, int]]:
+    """The longest half-open ranges in which neighbours are equal, of `values` with shape (n,)."""
+    edges = np.flatnonzero(np.diff(values)) + 1
+    return [(lo, hi) for lo, hi in pairwise([0, *edges.tolist(), len(values)]) if lo < hi]

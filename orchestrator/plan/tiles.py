@@ -11,8 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from orchestrator.plan.earlier import Earlier
-from orchestrator.plan.ranges import Counted, mask, stretches
-from orchestrator.plan.tables import Tile
+from orchestrator.plan.tables import Counted, Tile, mask, stretches
 
 PAIRS_PER_TILE = 64
 

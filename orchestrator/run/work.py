@@ -11,8 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from orchestrator.plan.costs import Costs
-from orchestrator.plan.ranges import mask, stretches
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Tile, mask, stretches
 from orchestrator.plan.unchanged import Running
 from orchestrator.run.pace import Load
 from orchestrator.store import Manifest, State

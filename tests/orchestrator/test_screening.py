@@ -10,8 +10,8 @@ import pytest
 from running import assert_same_rows, capital_pairs, environment, rows, start, swapyard, write_study
 
 import swapyard as sy
+from orchestrator.answer import recall_lines
 from orchestrator.query import named_queries
-from orchestrator.recall import recall_lines
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import RunOptions
