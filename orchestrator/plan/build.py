@@ -22,14 +22,14 @@ import pyarrow as pa
 from orchestrator.plan import encode
 from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
 from orchestrator.plan.costs import Costs, may_resume
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.emptiness import Lacking, notes_of, reasons_of
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fit_checks import check_fits, check_parts, check_tokens, named
 from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
-from orchestrator.plan.screening import Chosen, Screening, check_labels
+from orchestrator.plan.screening import CellChoice, Screening, check_labels
 from orchestrator.plan.site_checks import check_dims, check_refused, check_sites, check_skips, check_widths
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
@@ -77,7 +77,7 @@ class _Numbers:
 class _Builder:
     """Collects the rows of a plan, lane by lane."""
 
-    def __init__(self, study: Study, earlier: Earlier, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, study: Study, earlier: PreviousPlan, rows: Sequence[Mapping[str, Any]]) -> None:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
         self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
         self.grid = array("I")
@@ -241,10 +241,10 @@ def build_plan(
     rows: Sequence[Mapping[str, Any]],
     *,
     families: Sequence[str],
-    earlier: Earlier,
+    earlier: PreviousPlan,
     head: Mapping[str, Any],
     base_tokens: Mapping[tuple[int, int], Sequence[str]],
-    selection: Mapping[int, Chosen] | None = None,
+    selection: Mapping[int, CellChoice] | None = None,
 ) -> Plan:
     """The plan of `study` over `rows` (the given pairs), keeping what `earlier` already has.
 
@@ -337,7 +337,7 @@ def _costs(
 
 
 def _carried(
-    tiles: Sequence[Tile], cellsets: Mapping[int, Sequence[int]], builder: _Builder, earlier: Earlier
+    tiles: Sequence[Tile], cellsets: Mapping[int, Sequence[int]], builder: _Builder, earlier: PreviousPlan
 ) -> tuple[dict[int, Cell], dict[int, Pair]]:
     """Cells and pairs that only tiles of before still name.
 

@@ -1,6 +1,6 @@
 """What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
 
-__all__ = ["Earlier", "earlier_inputs", "earlier_of", "numbers_of"]
+__all__ = ["PreviousPlan", "earlier_inputs", "earlier_of", "numbers_of"]
 
 import json
 import uuid
@@ -19,7 +19,7 @@ from workers.vocabulary import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PreviousPlan:
     """All that a new plan must respect."""
 
     lane_numbers: dict[str, int] = field(default_factory=dict)
@@ -35,11 +35,11 @@ class Earlier:
     """The plan that all of this is of; None where there was none."""
 
 
-def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
+def earlier_of(plan: Plan | None, state: State | None) -> PreviousPlan:
     """What `plan`, the study's committed one, and `state` leave behind."""
     if plan is None or state is None:
-        return Earlier()
-    return Earlier(
+        return PreviousPlan()
+    return PreviousPlan(
         lane_numbers=plan.head["lane_numbers"],
         cells=dict(numbers_of(plan, "cell")),
         pairs=dict(numbers_of(plan, "pair")),

@@ -1,6 +1,6 @@
 """The pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
 
-__all__ = ["Given", "read_given", "task_rows"]
+__all__ = ["GivenPairs", "read_given", "task_rows"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ CANDIDATES_PER_PAIR = 8
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenPairs:
     """Rows before any model has seen them, and how they are to be narrowed down."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -51,7 +51,7 @@ class Given:
 
 def read_given(
     study: Study, reads: Mapping[str | None, str], say: Callable[[str], None] | None = None
-) -> Given:
+) -> GivenPairs:
     """The pairs that `study` lists, reads from a file, or has a task make.
 
     Args:
@@ -66,7 +66,7 @@ def read_given(
     if study.pairs is not None:
         rows: Sequence[Mapping[str, Any]] = holding(read_pairs(study.pairs, say=say), say)
         given = per_variable(study, rows)
-        return Given(
+        return GivenPairs(
             given,
             _filter(study.filter, "none"),
             None,
@@ -93,7 +93,7 @@ def read_given(
     else:
         given = per_variable(study, rows)
     kept = num_pairs and num_pairs * max(1, len(given) // max(1, len(rows)))
-    return Given(given, chosen, kept, aligned=task.aligned)
+    return GivenPairs(given, chosen, kept, aligned=task.aligned)
 
 
 def _asked_for(study: Study, rows: Sequence[Mapping[str, Any]]) -> Sequence[int]:

@@ -16,14 +16,14 @@ from orchestrator.identities import known_modules
 from orchestrator.plan.autoencoders import weights_of
 from orchestrator.plan.build import LaneInputs, build_plan, with_notes
 from orchestrator.plan.clean import BaselineScorer, MissingRunsError, runs_table
-from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
-from orchestrator.plan.given import Given, read_given
+from orchestrator.plan.earlier import PreviousPlan, earlier_inputs, earlier_of
+from orchestrator.plan.given import GivenPairs, read_given
 from orchestrator.plan.prepare import Prepared, prepare
-from orchestrator.plan.screening import Chosen
+from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
-from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
+from orchestrator.plan.trainings import TrainingPlan, trainings_of, trainings_table
 from orchestrator.plan.where import classify
-from orchestrator.plan.words import Words
+from orchestrator.plan.words import TokenText
 from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
@@ -64,10 +64,10 @@ class Planner:
             check_supported(study)
             self._functions = functions_of(study)
             check_functions(self._functions, study.code)
-            self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
+            self.trainings = TrainingPlan(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
-        self._known_words: dict[str, Words] = {}
+        self._known_words: dict[str, TokenText] = {}
         self._told_long: set[str] = set()
 
     @cached_property
@@ -87,7 +87,7 @@ class Planner:
         return list(dict.fromkeys(one.path for one in found if one is not None))
 
     @cached_property
-    def given(self) -> Given:
+    def given(self) -> GivenPairs:
         """The pairs as given, before any model has seen them.
 
         Raises:
@@ -121,7 +121,7 @@ class Planner:
         earlier: Plan | None = None,
         state: State | None = None,
         trained: Collection[str] = (),
-        selection: Mapping[int, Chosen] | None = None,
+        selection: Mapping[int, CellChoice] | None = None,
     ) -> Draft:
         """The plan, as exact as `scorer` can tell.
 
@@ -142,7 +142,7 @@ class Planner:
         earlier: Plan | None,
         state: State | None,
         trained: Collection[str],
-        selection: Mapping[int, Chosen] | None,
+        selection: Mapping[int, CellChoice] | None,
     ) -> Draft:
         before = earlier_of(earlier, state)
         lanes = self._lanes(before)
@@ -163,7 +163,7 @@ class Planner:
         head = {**plan.head, "trained": [lane.training for lane, _ in lanes if lane.training in trained]}
         return Draft(replace(plan, head=head, tables=tables), exact=True, complete=True)
 
-    def _lanes(self, before: Earlier) -> list[tuple[Lane, ModelFacts]]:
+    def _lanes(self, before: PreviousPlan) -> list[tuple[Lane, ModelFacts]]:
         """A lane for each model; one that the store already has keeps its number."""
         numbers = dict(before.lane_numbers)
         lanes: list[tuple[Lane, ModelFacts]] = []
@@ -220,8 +220,8 @@ class Planner:
         self,
         lanes: Sequence[tuple[Lane, ModelFacts]],
         prepared: Sequence[Prepared],
-        before: Earlier,
-        selection: Mapping[int, Chosen] | None,
+        before: PreviousPlan,
+        selection: Mapping[int, CellChoice] | None,
     ) -> Plan:
         brought = [
             LaneInputs(
@@ -277,9 +277,9 @@ class Planner:
         """The paths of a model's modules; nobody knows those of one that is still to be trained."""
         return None if lane.training is not None else known_modules(lane.spec, facts, self._say)
 
-    def _words(self, facts: ModelFacts) -> Words:
+    def _words(self, facts: ModelFacts) -> TokenText:
         if facts.revision not in self._known_words:
-            self._known_words[facts.revision] = Words(facts)
+            self._known_words[facts.revision] = TokenText(facts)
         return self._known_words[facts.revision]
 
     def _tokens(self, lanes: Sequence[tuple[Lane, ModelFacts]]) -> pa.Table:

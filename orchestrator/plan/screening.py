@@ -6,7 +6,7 @@ written twice: with ``open`` cells before the estimates are there, and once they
 
 __all__ = [
     "SELECTED",
-    "Chosen",
+    "CellChoice",
     "Screening",
     "check_labels",
     "choose",
@@ -40,7 +40,7 @@ LEAST_SAMPLE = 50
 """Cells that a sample of a share has, as far as there are."""
 
 
-class Chosen(NamedTuple):
+class CellChoice(NamedTuple):
     """What was selected of a cell."""
 
     selected: Literal["exact", "kept", "sampled", "left"]
@@ -54,7 +54,7 @@ def num_chosen(part: int | float, among: int, *, least: int = 1) -> int:
     return min(among, wanted)
 
 
-def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uuid.UUID, Chosen]:
+def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uuid.UUID, CellChoice]:
     """Select from the cells of one model, by what is estimated of them: the same whenever it is asked.
 
     Those without an estimate run, since nothing is known of them.
@@ -65,10 +65,10 @@ def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uu
     rest = sorted(ordered[num_kept:])
     num_sampled = num_chosen(screen.sample, len(rest), least=LEAST_SAMPLE)
     sampled = random.Random(screen.seed).sample(rest, num_sampled)
-    found = dict.fromkeys(effects.keys() - known.keys(), Chosen("exact", None))
-    found |= dict.fromkeys(ordered[:num_kept], Chosen("kept", 1.0))
-    found |= dict.fromkeys(rest, Chosen("left", None))
-    return found | dict.fromkeys(sampled, Chosen("sampled", len(rest) / max(1, num_sampled)))
+    found = dict.fromkeys(effects.keys() - known.keys(), CellChoice("exact", None))
+    found |= dict.fromkeys(ordered[:num_kept], CellChoice("kept", 1.0))
+    found |= dict.fromkeys(rest, CellChoice("left", None))
+    return found | dict.fromkeys(sampled, CellChoice("sampled", len(rest) / max(1, num_sampled)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ class Screening:
     cells: Sequence[int]
     estimated: frozenset[int]
     """Those that are estimated."""
-    chosen: Mapping[int, Chosen] | None
+    chosen: Mapping[int, CellChoice] | None
     """What was selected; None before."""
 
     @classmethod
-    def of(cls, cells: Mapping[int, Cell], selection: Mapping[int, Chosen] | None) -> "Screening":
+    def of(cls, cells: Mapping[int, Cell], selection: Mapping[int, CellChoice] | None) -> "Screening":
         """That of a plan with these cells; `selection` is of those that are estimated.
 
         Raises:
@@ -96,7 +96,7 @@ class Screening:
                 " out"
             )
         estimated = frozenset(number for number, why in reasons.items() if why is None)
-        exact = Chosen("exact", None)
+        exact = CellChoice("exact", None)
         chosen = None if selection is None else {n: selection.get(n, exact) for n in cells}
         return cls(list(cells), estimated, chosen)
 

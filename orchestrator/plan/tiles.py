@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.tables import Counted, Tile, mask, stretches
 
 PAIRS_PER_TILE = 64
@@ -35,7 +35,7 @@ class Group:
 
 
 def make_tiles(
-    groups: Sequence[Group], earlier: Earlier, estimated: Sequence[Group] = ()
+    groups: Sequence[Group], earlier: PreviousPlan, estimated: Sequence[Group] = ()
 ) -> tuple[dict[int, Sequence[int]], list[Tile]]:
     """Earlier tiles as far as the plan still wants them, then new ones for what they do not cover.
 
@@ -52,7 +52,7 @@ def make_tiles(
     fresh: list[tuple[bool, int, int, tuple[int, ...]]] = []
     goes_on: dict[int, Tile] = {}
     for estimates, wanted in ((True, estimated), (False, groups)):
-        kept = _Kept(wanted, [tile for tile in earlier.tiles if tile.estimates == estimates], earlier)
+        kept = _KeptTiles(wanted, [tile for tile in earlier.tiles if tile.estimates == estimates], earlier)
         goes_on |= {tile.tile: tile for tile in kept.tiles}
         for group in wanted:
             for cells, pairs in kept.lacking(group).items():
@@ -76,14 +76,14 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(pairs[at : at + PAIRS_PER_TILE]) for at in range(0, len(pairs), PAIRS_PER_TILE)]
 
 
-class _Kept:
+class _KeptTiles:
     """What a plan takes over from earlier tiles.
 
     What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
     that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
     """
 
-    def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: Earlier) -> None:
+    def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: PreviousPlan) -> None:
         self._groups = groups
         self._cells = {number: np.array(cells, np.int64) for number, cells in earlier.cellsets.items()}
         self._home = {(group.lane, pair): at for at, group in enumerate(groups) for pair in group.pairs}

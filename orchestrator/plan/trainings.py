@@ -7,7 +7,7 @@
 
 __all__ = [
     "PlannedTraining",
-    "StudyTrainings",
+    "TrainingPlan",
     "causal_task",
     "planned_trainings",
     "swept_study",
@@ -78,7 +78,7 @@ class PlannedTraining:
         return TrainSpec.from_json(self.training.spec)
 
 
-class StudyTrainings:
+class TrainingPlan:
     """The trainings that a study makes or sweeps.
 
     Args:

@@ -8,7 +8,7 @@ left, from tokens and spans alone.
 Shapes: P pairs.
 """
 
-__all__ = ["Running", "lane_facts"]
+__all__ = ["RunningShares", "lane_facts"]
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -42,7 +42,7 @@ _Needs = tuple[int | str, tuple[_Need, ...]]
 """Where the answer is read, and what each unit needs."""
 
 
-class Running:
+class RunningShares:
     """The shares of one model's jobs that run.
 
     Args:

@@ -28,7 +28,7 @@ import numpy as np
 
 from orchestrator.plan.clean import COLUMNS, BaselineScorer, Columns, MissingRunsError
 from orchestrator.plan.tables import Lane
-from orchestrator.plan.words import Words
+from orchestrator.plan.words import TokenText
 from workers import children
 from workers.errors import RunError, SwapyardError
 from workers.limits import allowed, reached
@@ -250,7 +250,7 @@ def _shown(prompt: Prompt, lane: Lane) -> str:
     some = prompt[-_MOST_SHOWN:]
     more = "" if len(some) == len(prompt) else "…"
     try:
-        words = Words(resolve(lane.spec, fetch=False)).of(some)
+        words = TokenText(resolve(lane.spec, fetch=False)).of(some)
     except SwapyardError:
         return f" ({more}{', '.join(map(str, some))})"
     return f" ({more + ''.join(words)!r})"

@@ -11,7 +11,7 @@ from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.plan.clean import BaselineScorer
 from orchestrator.plan.planner import Draft, Planner
-from orchestrator.plan.screening import Chosen
+from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.plan.unchanged import lane_facts
 from orchestrator.remaining import counts_of
@@ -55,7 +55,9 @@ def commit_plan(
     planner = Planner(study, store=store.root.parent, say=say)
     trained = trained_of(store.root, planner.trained_paths)
 
-    def draft_of(earlier: Plan | None, state: State, selection: Mapping[int, Chosen] | None = None) -> Plan:
+    def draft_of(
+        earlier: Plan | None, state: State, selection: Mapping[int, CellChoice] | None = None
+    ) -> Plan:
         return _drafted(planner, store, state, options, earlier, trained, say, selection).draft.plan
 
     ref = mend_plan(study, store, driver, draft_of, say)
@@ -90,7 +92,7 @@ def _drafted(
     earlier: Plan | None,
     trained: Collection[str],
     say: Callable[[str], None],
-    selection: Mapping[int, Chosen] | None = None,
+    selection: Mapping[int, CellChoice] | None = None,
 ) -> _Drafted:
     """The plan that goes on from `earlier` and `state`; the model is asked only what nobody knows yet."""
     draft = planner.draft(CachedScorer(kept_runs(), None), earlier, state, trained, selection)
