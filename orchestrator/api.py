@@ -17,8 +17,8 @@ from orchestrator.query_limits import QueryLimits, Watch, size
 from orchestrator.reading import LeaveOut
 from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
+from orchestrator.run.options import Limits, RunOptions
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import Limits, RunOptions
 from orchestrator.told import ending, failed_jobs, told_of
 from orchestrator.trust import allowed_study
 from studies import Study, load_study
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_NO_LIMITS = Limits()
+_DEFAULT = RunOptions()
 _ANY = QueryLimits()
 
 
@@ -164,17 +164,17 @@ def run(
     study: Study | str,
     *,
     store: str | Path = DEFAULT_ROOT,
-    executor: Literal["auto", "inline", "ray"] = "auto",
-    num_workers: int | None = None,
-    threads: int | None = None,
-    address: str | None = None,
-    take_over: bool = False,
-    replace: bool = False,
-    retry_failed: bool = False,
-    error_types: Sequence[str] = (),
-    limits: Limits = _NO_LIMITS,
-    slice_timeout_s: float | None = None,
-    require: Sequence[str] = (),
+    executor: Literal["auto", "inline", "ray"] = _DEFAULT.executor,
+    num_workers: int | None = _DEFAULT.num_workers,
+    threads: int | None = _DEFAULT.threads,
+    address: str | None = _DEFAULT.address,
+    take_over: bool = _DEFAULT.take_over,
+    replace: bool = _DEFAULT.replace,
+    retry_failed: bool = _DEFAULT.retry_failed,
+    error_types: Sequence[str] = _DEFAULT.error_types,
+    limits: Limits = _DEFAULT.limits,
+    slice_timeout_s: float | None = _DEFAULT.slice_timeout_s,
+    require: Sequence[str] = _DEFAULT.require,
     trust: bool = False,
     trust_remote_code: bool = False,
     on_failure: Literal["raise", "keep"] = "raise",

@@ -17,8 +17,9 @@ from orchestrator.remaining import Counts, counts_of
 from orchestrator.roots import home_of
 from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, kept_runs
 from orchestrator.run.committed import num_open, refuse_stranger
+from orchestrator.run.options import RunOptions
 from orchestrator.run.progress import describe
-from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.setup import Setup, set_up
 from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
 from orchestrator.store import State, StudyStore
