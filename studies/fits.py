@@ -1,16 +1,8 @@
 """What is made before cells run: fits."""
 
-__all__ = [
-    "DEFAULTS",
-    "DRAWS",
-    "METHODS",
-    "TRAINED",
-    "WITHOUT_PAIRS",
-    "Fit",
-]
+__all__ = ["Fit"]
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import model_validator
@@ -21,36 +13,7 @@ from studies.blocks import Seed, Seeds
 from studies.fields import Column, Count, FilePath, Number, axis, checked, one_of, required
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
-
-_STEPS: Mapping[str, Any] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "das": {"rank": None, **_STEPS},
-        # The temperatures, and what the share that is exchanged costs: Wu et al. 2023, Huang et al. 2024.
-        "boundless": {**_STEPS, "temperature": (50.0, 0.1), "penalty": 1.0},
-        "mask": {"rank": None, **_STEPS, "temperature": (1e-2, 1e-7), "penalty": 0.0},
-        "mean": {"of": "base", "per": None},
-        "mean_difference": {},
-        "pca": {"rank": None, "of": None},
-        "probe": {},
-        "random_rotation": {"rank": None},
-        "sae": {"path": None, "centered": False},
-    }
-)
-"""What each method is made of, besides pairs and a seed, with the value where a study says nothing."""
-
-METHODS = tuple(DEFAULTS)
-"""How a fit is made."""
-
-TRAINED = ("das", "boundless", "mask")
-"""The methods that are trained on labels, and measured on pairs held out."""
-
-DRAWS = (*TRAINED, "random_rotation")
-"""The methods that draw from a seed."""
-
-WITHOUT_PAIRS = ("random_rotation", "sae")
-"""The methods that look at no pair: what they give is drawn, or read from a file."""
+from workers.fits.spec import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
 
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""

@@ -24,11 +24,11 @@ from typing import Any, Protocol
 
 from studies.axes import Names
 from studies.fields import Scalar
-from studies.fits import TRAINED
 from studies.forms import Range, Sum, is_reference, parse_range, parse_sum, references, substitute
 from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from workers.errors import StudyError
+from workers.fits.spec import TRAINED
 from workers.vocabulary import Span, locate
 
 MEAN = "mean"

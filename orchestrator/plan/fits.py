@@ -15,12 +15,12 @@ from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
 from studies.axes import Names
 from studies.fields import Scalar
-from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, Written, looked_at, tokens_at
 from studies.forms import parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
 from workers.errors import StudyError, nearest
+from workers.fits.spec import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 
 MOST_HELD_OUT = 512
 """Pairs that a fit is measured on: enough for an accuracy within two hundredths or so."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
-from studies.fits import TRAINED, WITHOUT_PAIRS
+from workers.fits.spec import TRAINED, WITHOUT_PAIRS
 
 _PLANNED = (
     ("fit", pa.string()),

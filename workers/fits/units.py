@@ -20,7 +20,7 @@ from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
 from workers.fits.fitted import Report
-from workers.fits.spec import FitSpec
+from workers.fits.spec import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS, TRAINED, FitSpec
 from workers.fits.training import accuracy, starting_space, train
 from workers.fits.vectors import difference, principal
 from workers.wrapper.inputs import inputs_of
@@ -29,9 +29,7 @@ from workers.wrapper.nexttokens import last_logits
 from workers.wrapper.positions import PerExample
 from workers.wrapper.units import Unit
 
-_TRAINED = ("das", "boundless", "mask")
-_METHODS = (*_TRAINED, "mean", "mean_difference", "pca", "random_rotation")
-_TEMPERATURES = {"boundless": (50.0, 0.1), "mask": (1e-2, 1e-7)}
+_METHODS = tuple(method for method in METHODS if method not in ("probe", "sae"))
 _CHUNK = 64
 """Examples of one call where only activations are looked at."""
 
@@ -58,9 +56,9 @@ def fit(
     method: str,
     held_out: Pairs = (),
     rank: int | None = None,
-    num_steps: int = 300,
-    batch_size: int = 32,
-    lr: float = 5e-3,
+    num_steps: int = NUM_STEPS,
+    batch_size: int = BATCH_SIZE,
+    lr: float = LR,
     temperature: tuple[float, float] | None = None,
     penalty: float | None = None,
     of: str | None = None,
@@ -102,8 +100,8 @@ def fit(
         num_steps=num_steps,
         batch_size=batch_size,
         lr=lr,
-        temperature=temperature or _TEMPERATURES.get(method),
-        penalty=float(method == "boundless") if penalty is None else penalty,
+        temperature=temperature or DEFAULTS[method].get("temperature"),
+        penalty=DEFAULTS[method].get("penalty", 0.0) if penalty is None else penalty,
         of=of,
         seed=seed,
     )
@@ -132,7 +130,7 @@ def _ready(unit: Unit, content: Subspace | Tensor) -> Unit:
 def _made(
     spec: FitSpec, place: "_Place", pairs: Mapping[str, Any], held_out: Mapping[str, Any]
 ) -> tuple[Subspace | Tensor, Report]:
-    if spec.method in _TRAINED or spec.method == "random_rotation":
+    if spec.method in TRAINED or spec.method == "random_rotation":
         space = starting_space(spec, place.head_width(_of(pairs, "base"))).to(place.device)
         return space, Report() if spec.method == "random_rotation" else _train(
             space, spec, place, pairs, held_out
