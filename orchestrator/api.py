@@ -1,4 +1,4 @@
-"""The same from Python: plan a study, run it, open its results."""
+"""Python front door: plan a study, run it, open its results."""
 
 __all__ = ["Results", "open_results", "plan", "run"]
 
@@ -54,7 +54,7 @@ class Results:
         self._lost = lost
         self._verify = verify
         self.outcome = outcome
-        """How the run ended that these results are of; None where none was made."""
+        """Outcome of the run that these results are of; None where none was made."""
 
     def __repr__(self) -> str:
         return told_of(self._folders, self.outcome)
@@ -148,7 +148,7 @@ def plan(
     trust: bool = False,
     trust_remote_code: bool = False,
 ) -> Overview:
-    """What a study would do: see ``swapyard plan``.
+    """Plan a study without running it: see ``swapyard plan``.
 
     `trust` lets the Python code beside a study file run, `trust_remote_code` that in its models' folders. A
     study that is built here needs neither for its functions: they are its caller's.

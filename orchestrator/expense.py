@@ -1,4 +1,4 @@
-"""What a study will cost: fits and trainings to make, time where it is known, room on the disk."""
+"""Cost of a study: fits and trainings to make, time where it is known, room on the disk."""
 
 __all__ = ["Expense", "expense_of"]
 
@@ -32,7 +32,7 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expense:
-    """What is left to be done of a plan, before it is."""
+    """Work that is left of a plan, and what it will take."""
 
     fits: Mapping[str, int]
     """Fits to be made, by name."""
@@ -43,7 +43,7 @@ class Expense:
     num_open: int
     """Jobs left."""
     size_bytes: float
-    """What the rows that are left take on the disk."""
+    """Bytes on the disk of the rows that are left."""
     is_measured: bool
     """Whether that is by the rows that the study has already, or by what their columns take at most."""
 
@@ -75,7 +75,7 @@ class Expense:
 
 
 def expense_of(plan: Plan, counts: Counts, state: State, root: Path, setup: Setup) -> Expense:
-    """What is left of `plan`, of which the study in `root` holds `state`, as `setup` would run it."""
+    """Work that is left of `plan`, of which the study in `root` holds `state`, as `setup` would run it."""
     fits = planned_fits(plan.tables) if plan.has_fits else {}
     folder, trained = FitFolder(LocalStorage(root)), TrainingFolder(LocalStorage(root))
     open_fits = [fit.spec["method"] for key, fit in fits.items() if folder.about(key) is None]
@@ -106,7 +106,7 @@ def _seconds(plan: Plan, state: State, setup: Setup, share_of_fits: float) -> fl
 
 
 def _bytes_per_row(plan: Plan, state: State) -> tuple[float, bool]:
-    """What a row takes, and whether that was measured."""
+    """Bytes of a row, and whether they were measured."""
     num_rows = sum(file.rows for file in state.files.values())
     if num_rows >= _FEW_ROWS:
         return sum(file.size_bytes for file in state.files.values()) / num_rows, True

@@ -30,7 +30,7 @@ MEMORY_SHARE = 0.7
 
 
 def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], None]) -> Identities:
-    """What was found on the loaded model; what tables and the config say, where it cannot be loaded.
+    """Identities of sites as the loaded model has them, or, where it cannot be loaded, tables and the config.
 
     Args:
         spec: which model.
@@ -64,7 +64,7 @@ def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], No
 
 
 def _cached(spec: ModelSpec, facts: ModelFacts) -> Path:
-    """Where the report is kept: other libraries, or another version of this one, may find something else."""
+    """Path of the kept report: other libraries, or another version of this one, may find something else."""
     versions = "-".join(version(library) for library in ("swapyard", "transformers", "torch"))
     return cache_folder() / "identities" / f"{facts.revision}-{spec.dtype}-{versions}.json"
 

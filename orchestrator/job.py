@@ -1,4 +1,4 @@
-"""What happened to one job: where it stands, who ran it, and what the log says of that.
+"""Story of one job: how far it is, who ran it, and what the log says of that.
 
 A job is found in the plan by its hash, and its rows by the parts that hold its cell: of a million rows two or
 three are read.
@@ -30,9 +30,9 @@ from workers.errors import QueryError, StoreError
 from workers.metrics import families_in
 
 MOST_JOBS = 5
-"""How many jobs are named where the beginning of an ID fits several."""
+"""Number of jobs that are named where the beginning of an ID fits several."""
 MOST_UNFINISHED = 3
-"""How many slices that did not bring a job to its end are shown."""
+"""Number of slices shown that did not bring a job to its end."""
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _FIND = f"""
@@ -69,13 +69,13 @@ class FoundJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One time that a job was run and committed."""
+    """Attempt at a job that was run and committed."""
 
     part: Manifest
     file: str
-    """Where its row lies now, relative to the study."""
+    """File of its row now, relative to the study."""
     committed_s: float | None
-    """When the driver committed it, in seconds since 1970; None where that commit is lost."""
+    """Time of its commit by the driver, in seconds since 1970; None where that commit is lost."""
     tier: str
     error: str | None
     """Type and message; None for a success."""
@@ -84,7 +84,7 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """How it ended, in words."""
+        """End of the attempt, in words."""
         return "its row is lost" if self.lost is not None else self.error or "a success"
 
     @property
@@ -137,7 +137,7 @@ def find_jobs(
 
 
 def story(study: OpenStudy, job: FoundJob, *, lost: LeaveOut | None = None) -> Iterator[str]:
-    """What is known of a job, line by line, each of its runs with the lines of the log.
+    """Story of a job, line by line, each of its attempts with the lines of the log.
 
     A row of it that is lost goes to `lost`, as one line; without it, it is an error.
 
@@ -254,7 +254,7 @@ def _places(plan: Plan, job: FoundJob) -> Iterator[tuple[int, int, int]]:
 
 
 def _committed_s(store: StudyStore, path: str) -> float | None:
-    """When a part was committed: its driver's commits come after the one that gave the epoch.
+    """Time of a part's commit: its driver's commits come after the one that gave the epoch.
 
     After a repair that commit may be gone, or damaged.
     """
@@ -271,7 +271,7 @@ def _committed_s(store: StudyStore, path: str) -> float | None:
 
 
 def _state(plan: Plan, runs: Sequence[Attempt]) -> str:
-    """Where the job stands; the last run of each metric family counts."""
+    """State of the job in words; the last attempt of each metric family counts."""
     last = {family: run for run in runs for family in families_in(run.part.families)}
     lacking = [family for family in plan.families if family not in last]
     error = next((run.error for run in last.values() if run.error is not None), None)

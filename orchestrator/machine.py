@@ -29,10 +29,10 @@ from pathlib import Path
 from workers.errors import RunError
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
-"""Where Linux says what a container may use, in files of two generations."""
+"""Folder in which Linux says what a container may use, in files of two generations."""
 
 _OWN_GROUP = Path("/proc/self/cgroup")
-"""Where Linux says which group this process is in."""
+"""File in which Linux says which group this process is in."""
 
 _MB = 10**6
 _MANY_THREADS = 4096

@@ -1,4 +1,4 @@
-"""What a study would do, without doing it: for `swapyard plan`."""
+"""Overview of a study before it runs, for `swapyard plan`: its plan, how far it is, and its cost."""
 
 __all__ = ["Overview", "overview"]
 
@@ -38,7 +38,7 @@ class Overview:
     resuming: Mapping[str, bool]
     """For each model, whether its jobs are expected to be resumed."""
     expense: Expense
-    """What is left to be made, and what it will cost."""
+    """Work that is left, and its cost."""
     refused: str | None = None
     """Why the study cannot be run where it lies; None where it can."""
 
@@ -92,7 +92,7 @@ class Overview:
 
 
 def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], None]) -> Overview:
-    """What a study would do in its folder below `root`.
+    """Overview of a study in its folder below `root`.
 
     Raises:
         StudyError, ModelError: the study cannot be planned.

@@ -65,7 +65,7 @@ remote_code_option = click.option(
 
 def run_options(command: _Command) -> _Command:
     """Add the flags of `orchestrator.run.options`; the command gets their values by the fields' names."""
-    for name, (flag, default) in reversed(flags_of().items()):
+    for name, (flag, default) in reversed([*flags_of().items()]):
         more: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "envvar": flag.variable}
         if flag.kind == "switch":
             more["is_flag"] = True
@@ -77,7 +77,7 @@ def run_options(command: _Command) -> _Command:
     return command
 
 
-def _type_of(flag: Flag) -> "click.ParamType | Callable[[str], float] | None":
+def _type_of(flag: Flag) -> "click.ParamType[Any] | Callable[[str], float] | None":
     if flag.choices:
         return click.Choice(flag.choices)
     if flag.kind == "count":

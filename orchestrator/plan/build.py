@@ -1,4 +1,4 @@
-"""From a study and its inputs to a plan: cells, pairs, cellsets, tiles. Never a row a job.
+"""A plan of a study and its inputs: cells, pairs, cellsets, tiles. Never a row a job.
 
 Numbers of cells, pairs, cellsets and tiles belong to the store: a later plan keeps those of an
 earlier one and adds its own, so that rows already written stay valid.
@@ -44,7 +44,7 @@ from workers.vocabulary import Cell, ModelSpec, Pair, Position, Vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneInputs:
-    """What a lane brings to a plan: its model's facts, all inputs, and which class each kept one is in."""
+    """A lane's share of a plan: its model's facts, all inputs, and the class of each kept one."""
 
     lane: Lane
     facts: ModelFacts
@@ -70,7 +70,7 @@ class _Numbers:
         return number
 
     def retired(self, used: Mapping[int, Any]) -> list[tuple[int, uuid.UUID]]:
-        """Those that are not among the `used`."""
+        """Numbers that are not among the `used`, with their ids."""
         return [(number, key) for key, number in self.known.items() if number not in used]
 
 
@@ -155,7 +155,7 @@ class _Builder:
         return [self._joined(classes, pairs[classes]) for classes in pairs]
 
     def lacking(self) -> Lacking:
-        """What the blocks were tried on."""
+        """Models and pairs on which the blocks were tried."""
         return Lacking(study=self._study, rows=self._rows, lanes=self.kinds, counts=self.counts)
 
     def take_points(self) -> list[tuple[int, int, Point]]:

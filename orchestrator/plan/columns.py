@@ -37,7 +37,7 @@ def given_column(values: Sequence[Any]) -> pa.Array:
 
 
 def prompt_columns(prompts: Sequence[Mapping[str, Prompt]]) -> dict[str, pa.Array]:
-    """What each row's runs are given: ``tokens``, a struct of each run's ids, and ``vectors`` where some
+    """Prompts of each row's runs: ``tokens``, a struct of each run's ids, and ``vectors`` where some
     are given as vectors."""
     runs = sorted({run for row in prompts for run in row})
     ids = pa.struct([(run, pa.list_(pa.int32())) for run in runs])
@@ -50,7 +50,7 @@ def prompt_columns(prompts: Sequence[Mapping[str, Prompt]]) -> dict[str, pa.Arra
 
 
 def prompts_of(table: pa.Table) -> list[dict[str, Prompt]]:
-    """What `prompt_columns` wrote, row by row."""
+    """Prompts that `prompt_columns` wrote, row by row."""
     found: list[dict[str, Prompt]] = [
         {run: tuple(ids) for run, ids in row.items() if ids is not None}
         for row in table["tokens"].to_pylist()

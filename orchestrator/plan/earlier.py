@@ -1,4 +1,4 @@
-"""What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
+"""The previous plan of a study, whose numbers, kept pairs, tiles and finished ranges the next one keeps."""
 
 __all__ = ["PreviousPlan", "earlier_inputs", "earlier_of", "numbers_of"]
 
@@ -20,7 +20,7 @@ from workers.vocabulary import Prompt
 
 @dataclass(frozen=True, slots=True)
 class PreviousPlan:
-    """All that a new plan must respect."""
+    """Numbers, tiles and finished ranges that a new plan must respect."""
 
     lane_numbers: dict[str, int] = field(default_factory=dict)
     """A lane's identity → its number."""
@@ -36,7 +36,7 @@ class PreviousPlan:
 
 
 def earlier_of(plan: Plan | None, state: State | None) -> PreviousPlan:
-    """What `plan`, the study's committed one, and `state` leave behind."""
+    """The previous plan from `plan`, the study's committed one, and `state`; empty where there was none."""
     if plan is None or state is None:
         return PreviousPlan()
     return PreviousPlan(

@@ -1,4 +1,4 @@
-"""What a fit cannot be, or cannot give, as far as the study, the model's config and the pairs tell."""
+"""Checks of fits against the study, the model's config and the pairs: ranks, widths, classes, tokens."""
 
 __all__ = ["check_fits", "check_parts", "check_tokens", "named"]
 
@@ -196,7 +196,7 @@ def _check_classes(made: MadeFit) -> None:
 
 
 def _num_coordinates(made: MadeFit, facts: ModelFacts) -> int | None:
-    """How many coordinates the fit has; None where only the loaded model tells."""
+    """Number of coordinates of the fit; None where only the loaded model tells."""
     method, rank = made.spec["method"], made.spec.get("rank")
     if method == "sae":
         return weights_at(Path(made.spec["path"])).num_features

@@ -1,4 +1,4 @@
-"""The fits that a plan's cells name: what each is made of, from which pairs, and so its identity."""
+"""Fits that a plan's cells name: the settings and pairs of each, and the identity that follows from them."""
 
 __all__ = ["FitPairs", "LaneFits", "MadeFit"]
 
@@ -234,7 +234,7 @@ class LaneFits:
 
     @cached_property
     def _runs(self) -> Sequence[str]:
-        """Those that some of the pairs have."""
+        """Runs that some of the pairs have."""
         return tuple(dict.fromkeys(run for one in self.inputs for run in one.tokens))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
+"""Pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
 
 __all__ = ["GivenPairs", "read_given", "task_rows"]
 
@@ -30,13 +30,13 @@ CANDIDATES_PER_PAIR = 8
 
 @dataclass(frozen=True)
 class GivenPairs:
-    """Rows before any model has seen them, and how they are to be narrowed down."""
+    """Pairs before any model has seen them, and the filters that narrow them down."""
 
     rows: Sequence[Mapping[str, Any]]
     filter: str | None
     """``both_correct``, or None for every pair."""
     num_pairs: int | None
-    """How many pairs are kept at most."""
+    """Number of pairs that are kept at most."""
     aligned: bool
     """Whether only pairs are kept whose base and sources have equally many tokens."""
     labels_differ: bool = False

@@ -1,4 +1,4 @@
-"""From given pairs to inputs: token ids or vectors, spans, label ids; which are kept, and why others not."""
+"""Inputs from given pairs: token ids or vectors, spans, label ids, and the reasons against some."""
 
 __all__ = ["Input", "Prepared", "prepare"]
 
@@ -28,7 +28,7 @@ class Prepared:
 
     inputs: Sequence[Input]
     prompts: Mapping[str, int]
-    """How many distinct base prompts ended in what: ``kept`` or the reason against them."""
+    """Number of distinct base prompts by fate: ``usable``, or the fault that stands against them."""
     num_long: int = 0
     """Prompts of more tokens than the model was trained for, which it can run."""
 
@@ -137,7 +137,7 @@ def _judge(one: Input, said: Mapping[Prompt, int]) -> None:
 
 
 def _fates(inputs: Sequence[Input]) -> dict[str, int]:
-    """How many distinct base prompts may serve as a base, and what is against the others."""
+    """Number of distinct base prompts that may serve as a base, and of the others by fault."""
     faults: dict[Prompt, set[str | None]] = defaultdict(set)
     for one in inputs:
         if one.reason != NOT_READ:
@@ -160,4 +160,4 @@ _FATES = {
     "source_label": "have no source with an answer that can be used",
     "source's answer": "have no source that the model answers right",
 }
-"""What stands against a base prompt, the first that applies; ``None`` is that some pair has it."""
+"""Faults of a base prompt, in the order in which they count; ``None`` is that some pair has it."""

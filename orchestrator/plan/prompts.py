@@ -32,7 +32,7 @@ class Input:
     reason: str | None = None
     """Why the pair is not kept; None for one that is."""
     fault: str | None = None
-    """What the reason is about, in a word or two, and whose: the base's, or another run's."""
+    """Subject of the reason, in a word or two: the base's, or another run's, prompt, label or answer."""
 
 
 class Encoder:

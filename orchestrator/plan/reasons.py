@@ -20,7 +20,7 @@ NOT_DRAWN = "enough pairs without it"
 NOT_READ = "its label is of another output"
 
 _GIVEN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,]*")
-"""What differs from pair to pair: words in quotes, and numbers."""
+"""Parts of a reason that differ from pair to pair: words in quotes, and numbers."""
 
 _MOST_KINDS = 8
 _MOST_PAIRS = 3
@@ -31,7 +31,7 @@ _LOST = {
     ("label",): "iia, flip, prob and logit_diff",
     ("base_label",): "flip, base_prob and logit_diff",
 }
-"""What is NULL in every row where no pair has these labels."""
+"""Metrics that are NULL in every row where no pair has these labels."""
 _NO_AXES = ("point", "lane", "block", "model")
 _MOST_NAMES = 6
 
@@ -42,13 +42,13 @@ class LeftOut:
 
     count: int
     reason: str
-    """That of the first of them."""
+    """Reason of the first of them."""
     pairs: tuple[int, ...]
     """The first of them, as given."""
 
     @property
     def text(self) -> str:
-        """How many, which, and why, in a line."""
+        """Number, first pairs and reason, in a line."""
         which = ", ".join(map(str, self.pairs)) + (" …" if self.count > len(self.pairs) else "")
         pairs = "pair" if self.count == 1 else "pairs"
         why = self.reason if len(self.reason) <= _MOST_TEXT else f"{self.reason[:_MOST_TEXT]}…"

@@ -173,7 +173,7 @@ def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], fa
 
 
 def _num_columns(unit: Unit, place: Place, facts: ModelFacts) -> int | None:
-    """How many numbers the unit has at a place, at one token; None where only the loaded model tells."""
+    """Dimensions that the unit has at a place, at one token; None where only the loaded model tells."""
     num_heads = 1 if place.heads is None else len(place.heads)
     if unit.dims is not None and unit.fit is None:
         return num_heads * sum(hi - lo for lo, hi in unit.dims)

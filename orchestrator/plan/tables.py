@@ -1,4 +1,4 @@
-"""A plan as tables: what `plan/<uuid>/` holds, and how workers and views get it back.
+"""A plan as the tables in `plan/<uuid>/`, written there and read back for workers and views.
 
 | table    | one row for each                         | what it says |
 |---|---|---|
@@ -85,14 +85,14 @@ class Lane:
     lane: int
     spec: ModelSpec
     identity: str
-    """What makes it this model and no other (reference, revision, dtype), as canonical JSON."""
+    """Reference, revision and dtype, which make it this model and no other, as canonical JSON."""
     num_parameters: int
     training: str | None = None
     """``STUDY/IDENTITY`` of the training that makes it; None for a model that is there."""
 
     @property
     def model(self) -> str:
-        """What views call it: of one that is trained its name, since its axes are columns of their own."""
+        """Name in views: of a trained model that of its training, whose axes are columns of their own."""
         return self.spec.title if self.training is None else self.spec.ref
 
     def to_json(self) -> dict[str, Any]:
@@ -101,12 +101,12 @@ class Lane:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """The lane that `to_json` wrote."""
         return cls(**{**data, "spec": ModelSpec.stored(data["spec"])})
 
 
 class TileSize(NamedTuple):
-    """How large a tile is, and whose."""
+    """Size of a tile, and its lane."""
 
     lane: int
     num_cells: int
@@ -128,13 +128,13 @@ class Tile:
     num_cells: int
     """Of its cellset."""
     selected: tuple[Counted, ...]
-    """What the plan asks for: half-open ranges of k, each with how many of the pairs it is asked for."""
+    """Half-open ranges of k that the plan asks for, each with the number of pairs that want it."""
     estimates: bool = False
     """Whether its jobs are estimated, and not run."""
 
     @property
     def num_jobs(self) -> int:
-        """How many ordinals it takes, whatever the plan asks for."""
+        """Number of ordinals that it takes, whatever the plan asks for."""
         return self.num_cells * len(self.pairs)
 
     @property
@@ -213,7 +213,7 @@ class Plan:
 
     @cached_property
     def tile_sizes(self) -> dict[int, TileSize]:
-        """What commits say of parts is held against, by tile.
+        """Sizes by tile, against which committed parts are checked.
 
         Made of plain lists: numpy's arrays of Arrow's would load pandas, 50 MB, into every query.
         """
@@ -353,7 +353,7 @@ def _read_table(data: bytes, is_wanted: Callable[[str], bool] | None) -> pa.Tabl
 
 
 def mask(num_cells: int, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Which cells lie in some of the half-open `ranges`; shape (num_cells,), bool."""
+    """Mask of the cells that lie in some of the half-open `ranges`; shape (num_cells,), bool."""
     inside = np.zeros(num_cells, bool)
     for lo, hi in ranges:
         inside[lo:hi] = True

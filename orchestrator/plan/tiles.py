@@ -77,7 +77,7 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 class _KeptTiles:
-    """What a plan takes over from earlier tiles.
+    """Earlier tiles that a plan goes on with, and the cells of each.
 
     What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
     that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
@@ -121,7 +121,7 @@ class _KeptTiles:
         return {tuple(np.frombuffer(cells, np.int64).tolist()): pairs for cells, pairs in by_cells.items()}
 
     def _num_wanting(self, tile: Tile) -> np.ndarray:
-        """How many of the tile's pairs want each of its cells; shape (num_cells,)."""
+        """Number of the tile's pairs that want each of its cells; shape (num_cells,)."""
         homes = Counter(self._home.get((tile.lane, pair)) for pair in tile.pairs)
         count = np.zeros(tile.num_cells, np.int64)
         for home, num_pairs in homes.items():
@@ -130,7 +130,7 @@ class _KeptTiles:
         return count
 
     def _wanted(self, home: int, cellset: int) -> np.ndarray:
-        """Which cells of a cellset a group wants; shape (num_cells,), bool."""
+        """Mask of the cells of a cellset that a group wants; shape (num_cells,), bool."""
         key = (home, cellset)
         if key not in self._wants:
             self._wants[key] = np.isin(self._cells[cellset], self._groups[home].array)
@@ -145,7 +145,7 @@ class _KeptTiles:
         return free
 
     def _covered(self, cells: np.ndarray, tiles: Sequence[int]) -> np.ndarray:
-        """Which of `cells` some of these tiles go on with; shape of `cells`, bool."""
+        """Mask of those `cells` that some of these tiles go on with; shape of `cells`, bool."""
         covered = np.zeros(len(cells), bool)
         for at in tiles:
             if self._kept[at].any():

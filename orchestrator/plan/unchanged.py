@@ -23,13 +23,13 @@ from workers.sites import SITES
 from workers.vocabulary import Cell, ModelSpec, Pair, Position, Unit, Vectors, is_pooled, locate, span_name
 
 MOST_CELLS, MOST_PAIRS = 200_000, 100_000
-"""Where there are more all jobs are taken to run: to look at each would take the driver seconds."""
+"""Numbers above which all jobs are taken to run: to look at each would take the driver seconds."""
 FEW = 16
 """Pairs of a tile whose spans are looked at."""
 
 
 class _Need(NamedTuple):
-    """What makes a unit harmless: it lies out of reach of the token read, or puts back what is there."""
+    """Condition under which a unit changes nothing: out of reach of the token read, or a value put back."""
 
     position: Position
     stays: bool
@@ -39,7 +39,7 @@ class _Need(NamedTuple):
 
 
 _Needs = tuple[int | str, tuple[_Need, ...]]
-"""Where the answer is read, and what each unit needs."""
+"""Token at which the answer is read, and the condition of each unit."""
 
 
 class RunningShares:
@@ -98,7 +98,7 @@ def lane_facts(plan: Plan, models: Sequence[tuple[ModelSpec, ModelFacts]]) -> di
 
 
 def _needs_of(cell: Cell, facts: ModelFacts) -> _Needs | None:
-    """What makes all units of a cell harmless; None where nothing does."""
+    """Conditions under which no unit of a cell changes anything; None where there are none."""
     if cell.runs:
         return None
     needs = [_need(unit, facts) for unit in cell.units]

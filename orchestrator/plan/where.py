@@ -1,4 +1,4 @@
-"""``where`` and classes: which pairs each block is about, and which pairs get the same cells."""
+"""Classes of pairs that get the same cells: alike in lengths and spans, and in the ``where`` that they meet."""
 
 __all__ = ["classify", "meant", "passing_blocks"]
 
@@ -76,7 +76,7 @@ def passing_blocks(
 
 
 def meant(rows: Sequence[Mapping[str, Any]], condition: str) -> str:
-    """What a condition that no pair meets may have meant: the values of the columns that it names."""
+    """Hint at the meaning of a condition that no pair meets: the values of the columns that it names."""
     with _pairs(rows) as connection:
         return meets_nothing(connection, condition, "pairs")
 

@@ -1,4 +1,4 @@
-"""What the tokens and the answers of a lane's model are in words, with a tokeniser or without one."""
+"""Text of the tokens and answers of a lane's model, with a tokeniser or without one."""
 
 __all__ = ["TokenText"]
 
@@ -24,7 +24,7 @@ class TokenText:
 
     @cached_property
     def answers(self) -> Sequence[str]:
-        """What each id is that the model can predict: a token of its vocabulary, or a class."""
+        """Text of each id that the model can predict: a token of its vocabulary, or a class."""
         if self.tokenizer is not None:
             return self.tokenizer.vocabulary()
         return [str(number) for number in range(self._num_answers)]

@@ -44,9 +44,9 @@ CHUNK = 4096
 FIRST_CHUNK = 256
 """As many are made at first, before it is known how long they take."""
 CHUNK_S = 5.0
-"""Longer than this no piece should take: so much is lost to whoever is stopped."""
+"""Seconds that no piece should exceed: so much is lost to whoever is stopped."""
 TELL_EVERY_S = 5.0
-"""How often it is said how far the runs are."""
+"""Seconds after which it is said again how far the runs are."""
 
 _MOST_SHOWN = 24
 """Tokens of a prompt that an error shows."""
@@ -61,7 +61,7 @@ _log = logging.getLogger(__name__)
 
 
 def kept_runs() -> Path:
-    """Where `CachedScorer` keeps runs between studies: in the user's cache."""
+    """Folder in the user's cache in which `CachedScorer` keeps runs between studies."""
     return cache_folder() / "runs"
 
 
@@ -219,7 +219,7 @@ class ChildScorer:
 
 
 def _how(status: int, said: str) -> str:
-    """How a process ended that last said this, for people."""
+    """End of a process that last said `said`, for people."""
     if status == -signal.SIGKILL:
         return "killed, perhaps because memory ran out"
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
