@@ -196,7 +196,7 @@ def load_named(given: str, store: Path) -> "Study":
 
 
 def name_in(given: str) -> str | None:
-    """What the study is called that a file defines; None where `given` is no study file.
+    """Name of the study that a file defines; None where `given` is no study file.
 
     Raises:
         StudyError: the file cannot be read, or says no name.

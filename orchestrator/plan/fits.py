@@ -264,7 +264,7 @@ class LaneFits:
 
 
 def _spec(fit: Fit, place: FitPlace, rank: Any, seed: int | None) -> dict[str, Any]:
-    """All that the fit is made of but pairs and positions, as plain data: what is not used is not there."""
+    """Spec of a fit without pairs and positions, as plain data: settings that are not used are not there."""
     written = {key: getattr(fit, key) for key in DEFAULTS[fit.method]}
     settings = {key: DEFAULTS[fit.method][key] if value is None else value for key, value in written.items()}
     settings |= {"rank": rank, "seed": seed, "by_position": PER_POSITION in (settings.pop("per", None) or ())}

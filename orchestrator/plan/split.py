@@ -1,4 +1,4 @@
-"""Split of pairs into those that a fit is made from and those that it is measured on; they share no prompt."""
+"""Split of pairs into those that a fit is made from and those that measure it; they share no prompt."""
 
 __all__ = ["apart", "split"]
 

@@ -1,4 +1,4 @@
-"""Classes of pairs that get the same cells: alike in lengths and spans, and in the ``where`` that they meet."""
+"""Classes of pairs that get the same cells: alike in lengths, spans and the ``where`` that they meet."""
 
 __all__ = ["classify", "meant", "passing_blocks"]
 
