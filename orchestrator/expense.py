@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
@@ -47,7 +46,7 @@ class Expense:
     is_measured: bool
     """Whether that is by the rows that the study has already, or by what their columns take at most."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data."""
         return {
             "num_fits_left": sum(self.fits.values()),

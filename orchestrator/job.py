@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -197,7 +197,7 @@ def _axes(study: OpenStudy, job: FoundJob) -> str:
     names = [column[0] for column in relation.description or ()]
     row = relation.fetchone()
     assert row is not None
-    point: dict[str, Any] = dict(zip(names, row, strict=True))
+    point: dict[str, object] = dict(zip(names, row, strict=True))
     axes = [(name, point[name]) for name in names if name not in ("_point", "_lane", "_block", "model")]
     return ", ".join([point["_block"], *(f"{name} {value}" for name, value in axes if value is not None)])
 

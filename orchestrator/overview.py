@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.expense import Expense, expense_of
 from orchestrator.plan.costs import may_resume
@@ -48,7 +47,7 @@ class Overview:
     def __repr__(self) -> str:
         return f"<Overview of the {'; '.join(str(self).splitlines())}>"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data."""
         return {
             "study": self.plan.head["study"],

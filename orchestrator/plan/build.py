@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from orchestrator.plan import encode
 from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
+from orchestrator.plan.columns import Row
 from orchestrator.plan.costs import Costs, may_resume
 from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.emptiness import Lacking, notes_of, reasons_of
@@ -69,7 +70,7 @@ class _Numbers:
         self._next += number == self._next
         return number
 
-    def retired(self, used: Mapping[int, Any]) -> list[tuple[int, uuid.UUID]]:
+    def retired(self, used: Mapping[int, object]) -> list[tuple[int, uuid.UUID]]:
         """Numbers that are not among the `used`, with their ids."""
         return [(number, key) for key, number in self.known.items() if number not in used]
 
@@ -77,9 +78,9 @@ class _Numbers:
 class _Builder:
     """Collects the rows of a plan, lane by lane."""
 
-    def __init__(self, study: Study, earlier: PreviousPlan, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, study: Study, earlier: PreviousPlan, rows: Sequence[Row]) -> None:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
-        self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
+        self.points: dict[tuple[object, ...], tuple[int, int, Point]] = {}
         self.grid = array("I")
         """Class, point and cell, one after the other."""
         self.classes: list[Group] = []
@@ -214,7 +215,7 @@ class _Builder:
         """Cells of one lane in running order: those that can share a forward are neighbours."""
         return tuple(sorted(numbers, key=self._running_order))
 
-    def _running_order(self, number: int) -> tuple[Any, ...]:
+    def _running_order(self, number: int) -> tuple[object, ...]:
         _, lane, cell = self.cells[number]
         place = min([_place(unit.place.site, unit.place.layer) for unit in cell.units])
         token = min([_first_token(unit.place.position) for unit in cell.units])
@@ -238,7 +239,7 @@ def _without_collection() -> Iterator[None]:
 def build_plan(
     study: Study,
     lanes: Sequence[LaneInputs],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     families: Sequence[str],
     earlier: PreviousPlan,
@@ -357,11 +358,11 @@ def _carried(
     return {n: known_cells[n] for n in sorted(cells)}, {n: known_pairs[n] for n in sorted(pairs)}
 
 
-def _class_order(kind: PairClass) -> tuple[Any, ...]:
+def _class_order(kind: PairClass) -> tuple[object, ...]:
     return (kind.lengths, sorted(kind.spans), sorted(kind.blocks or ()), str(kind.columns))
 
 
-def _pair_order(one: Input) -> tuple[Any, ...]:
+def _pair_order(one: Input) -> tuple[object, ...]:
     """Pairs that share a base stay together, and of those the ones that share a source."""
     prompts = (one.tokens[run] for run in sorted(one.tokens))
     return tuple(prompt.data if isinstance(prompt, Vectors) else prompt for prompt in prompts)

@@ -1,6 +1,6 @@
 """Columns of pairs: values that users gave, of whatever type, as Parquet and SQL hold them; and prompts."""
 
-__all__ = ["given_column", "holding", "holds", "prompt_columns", "prompts_of", "told"]
+__all__ = ["Row", "given_column", "holding", "holds", "prompt_columns", "prompts_of", "told"]
 
 import io
 import json
@@ -19,8 +19,11 @@ from studies.arrow_rows import said_of
 from workers.libraries.pyarrow import open_parquet, read_all
 from workers.vocabulary import Prompt, Vectors
 
+Row = Mapping[str, Any]
+"""A given pair: its columns by name."""
 
-def given_column(values: Sequence[Any]) -> pa.Array:
+
+def given_column(values: Sequence[object]) -> pa.Array:
     """A column as given; where forms are mixed (a label, or several), or are none that Parquet and SQL hold,
     other values than text become JSON."""
     if any(isinstance(value, Vectors) for value in values):
@@ -64,14 +67,14 @@ def prompts_of(table: pa.Table) -> list[dict[str, Prompt]]:
     return found
 
 
-def _typed_column(values: Sequence[Any]) -> pa.Array:
+def _typed_column(values: Sequence[object]) -> pa.Array:
     """A column of Arrow's scalars of one type, NULL where there is none."""
     kind = next(value.type for value in values if isinstance(value, pa.Scalar))
     column = pa.array([value if isinstance(value, pa.Scalar) else None for value in values], kind)
     return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
 
 
-def _vectors_column(values: Sequence[Any]) -> pa.Array:
+def _vectors_column(values: Sequence[object]) -> pa.Array:
     """A list of lists of float32 for each `Vectors`; NULL for anything else."""
     given = [value if isinstance(value, Vectors) else None for value in values]
     numbers = np.frombuffer(b"".join(one.data for one in given if one is not None), "<f4")
@@ -87,7 +90,7 @@ def _vectors(rows: pa.ListArray) -> Vectors:
     return Vectors((len(rows), len(numbers) // len(rows)), numbers.astype("<f4").tobytes())
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=list)
 
 
@@ -148,7 +151,7 @@ def _has_names(kind: pa.DataType) -> bool:
     return all(_has_names(kind.field(at).type) for at in range(kind.num_fields))
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: object) -> str:
     """A value in words: decimals and dates as they are written, what holds several as JSON."""
     try:
         plain = value.as_py() if isinstance(value, pa.Scalar) else value

@@ -9,8 +9,8 @@ __all__ = ["Lacking", "notes_of", "reasons_of"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from orchestrator.plan.columns import Row
 from orchestrator.plan.where import meant
 from studies import Study
 from studies.blocks import AXES, Block, Coordinates
@@ -31,7 +31,7 @@ class Lacking:
     """Models and pairs on which the blocks of a study were tried, and the points that they had."""
 
     study: Study
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     """The given pairs."""
     lanes: Sequence[tuple[str, ModelFacts, Sequence[PairClass]]]
     """Of each lane its model's name, what is known of it, and the class of each kept pair."""

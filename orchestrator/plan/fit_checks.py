@@ -5,7 +5,6 @@ __all__ = ["check_fits", "check_parts", "check_tokens", "named"]
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.plan.autoencoders import weights_at
 from orchestrator.plan.fits import LaneFits, MadeFit
@@ -48,7 +47,7 @@ def check_parts(points: Sequence[Point], fits: Names, facts: ModelFacts) -> None
     Raises:
         StudyError: naming the block, the fit, what was asked for, and what there is.
     """
-    seen: set[Any] = set()
+    seen: set[object] = set()
     for point in points:
         for unit in point.cell.every_unit():
             if unit.fit is None and unit.value_fit is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -101,7 +100,7 @@ class Planner:
         """Names all that a plan is made of: a committed plan with this digest is the same plan."""
         # The pairs are in the inputs already; written out as YAML they would take seconds.
         study = self._written.model_copy(update={"pairs": None}).to_yaml()
-        made_of: dict[str, Any] = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        made_of: dict[str, object] = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
         if self.trainings.own:
             made_of["trainings"] = [one.identity for one in self.trainings.own]
         if weights := weights_of(self.study):

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from orchestrator.plan.clean import BaselineScorer
+from orchestrator.plan.columns import Row
 from orchestrator.plan.prompts import Encoder, Input
 from orchestrator.plan.reasons import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.tables import Lane
@@ -39,7 +39,7 @@ class Prepared:
 
 
 def prepare(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     lane: Lane,
     facts: ModelFacts,
     tokenizer: Tokenizer | None,

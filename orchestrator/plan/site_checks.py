@@ -4,7 +4,6 @@ __all__ = ["check_dims", "check_refused", "check_sites", "check_skips", "check_w
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from studies.expand import Point
 from studies.fitted import FitPlace
@@ -113,7 +112,7 @@ def check_widths(points: Sequence[Point], facts: ModelFacts) -> None:
     Raises:
         StudyError: naming the block, both sites and their widths.
     """
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[object] = set()
     for point in points:
         for unit in point.cell.every_unit():
             if unit.origin is None or unit.origin is unit.place:

@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.plan.columns import Row
 from orchestrator.plan.given import task_rows
 from orchestrator.plan.tables import read_plan
 from orchestrator.store import StudyStore
@@ -240,7 +241,7 @@ def _content(causal: Causal, task: Task) -> str:
     return str(content_id("inputs of a training", [_inputs(row) for row in task_rows(causal, task)]))
 
 
-def _inputs(row: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(row: Row) -> dict[str, Any]:
     labels = ("label", "base_label", "source_label")
     seen = {k: v for k, v in row.items() if k not in labels and not k.startswith("label.")}
     return {k: v.digest if hasattr(v, "digest") else v for k, v in seen.items()}

@@ -2,14 +2,13 @@
 
 __all__ = ["classify", "meant", "passing_blocks"]
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import duckdb
 import pyarrow as pa
 
 from orchestrator.conditions import condition_problem, meets_nothing
-from orchestrator.plan.columns import given_column
+from orchestrator.plan.columns import Row, given_column
 from orchestrator.plan.prepare import Prepared
 from studies import Study
 from studies.expand import PairClass, referenced_columns, used_spans
@@ -18,7 +17,7 @@ from workers.errors import StudyError
 from workers.libraries.duckdb import confine
 
 
-def classify(study: Study, rows: Sequence[Mapping[str, Any]], prepared: Prepared) -> dict[int, PairClass]:
+def classify(study: Study, rows: Sequence[Row], prepared: Prepared) -> dict[int, PairClass]:
     """The class of each kept pair, by its place among the given ones.
 
     Raises:
@@ -44,7 +43,7 @@ def classify(study: Study, rows: Sequence[Mapping[str, Any]], prepared: Prepared
 
 
 def passing_blocks(
-    rows: Sequence[Mapping[str, Any]], conditions: Sequence[str | None], whose: Sequence[str] = ()
+    rows: Sequence[Row], conditions: Sequence[str | None], whose: Sequence[str] = ()
 ) -> list[frozenset[int]]:
     """For each given pair, the blocks whose condition it meets; a block without one takes every pair.
 
@@ -75,17 +74,17 @@ def passing_blocks(
     return [frozenset(blocks) for blocks in passing]
 
 
-def meant(rows: Sequence[Mapping[str, Any]], condition: str) -> str:
+def meant(rows: Sequence[Row], condition: str) -> str:
     """Hint at the meaning of a condition that no pair meets: the values of the columns that it names."""
     with _pairs(rows) as connection:
         return meets_nothing(connection, condition, "pairs")
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Hashable:
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
+def _pairs(rows: Sequence[Row]) -> duckdb.DuckDBPyConnection:
     """The pairs as the table ``pairs``, on a connection that reaches nothing else."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: given_column([row.get(name) for row in rows]) for name in names}
