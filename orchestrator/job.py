@@ -199,7 +199,9 @@ def _axes(study: OpenStudy, job: FoundJob) -> str:
     assert row is not None
     point: dict[str, object] = dict(zip(names, row, strict=True))
     axes = [(name, point[name]) for name in names if name not in ("_point", "_lane", "_block", "model")]
-    return ", ".join([point["_block"], *(f"{name} {value}" for name, value in axes if value is not None)])
+    return ", ".join(
+        [str(point["_block"]), *(f"{name} {value}" for name, value in axes if value is not None)]
+    )
 
 
 def _runs(study: OpenStudy, job: FoundJob) -> Iterator[Attempt]:

@@ -151,7 +151,7 @@ def _has_names(kind: pa.DataType) -> bool:
     return all(_has_names(kind.field(at).type) for at in range(kind.num_fields))
 
 
-def _in_words(value: object) -> str:
+def _in_words(value: Any) -> str:
     """A value in words: decimals and dates as they are written, what holds several as JSON."""
     try:
         plain = value.as_py() if isinstance(value, pa.Scalar) else value

@@ -2,7 +2,7 @@
 
 __all__ = ["classify", "meant", "passing_blocks"]
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
@@ -80,7 +80,7 @@ def meant(rows: Sequence[Row], condition: str) -> str:
         return meets_nothing(connection, condition, "pairs")
 
 
-def _hashable(value: object) -> Hashable:
+def _hashable(value: Any) -> Any:
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
