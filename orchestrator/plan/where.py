@@ -3,6 +3,7 @@
 __all__ = ["classify", "meant", "passing_blocks"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
