@@ -26,10 +26,9 @@ import duckdb
 from benchmarks.report import arguments, figure, num_rounds, spread, table, write
 from benchmarks.rows import FEW, MANY, make_rows, make_studies, merge_all
 from benchmarks.store import MEMORY
-from orchestrator.asking import ask
 from orchestrator.plots.data import read_grid
-from orchestrator.query_limits import QueryLimits, Watch
-from orchestrator.views import connect
+from orchestrator.query_limits import QueryLimits, QueryTimer
+from orchestrator.views.connection import ask, connect
 from studies.plots import Plot
 
 NUM_STUDIES = 200
@@ -136,7 +135,7 @@ def _timed(act: Callable[[], object], rounds: int) -> list[float]:
 
 def _beside(root: Path, ours: str, theirs: str, rounds: int) -> dict[str, list[float]]:
     """Seconds of the same question here and in DuckDB alone, in turns; the first of each is not counted."""
-    connection, relation = ask([root], ours, leave_out=None, limits=QueryLimits(), watch=Watch())
+    connection, relation = ask([root], ours, leave_out=None, limits=QueryLimits(), watch=QueryTimer())
     found: dict[str, list[float]] = {"ours_s": [], "theirs_s": []}
     with connection, _alone(root) as alone:
         _same(relation.fetchall(), alone.execute(theirs).fetchall())

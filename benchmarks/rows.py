@@ -47,7 +47,7 @@ def merge_all(folder: Path) -> None:
             merged = store.merge(driver.epoch, merge)
             assert merged.file is not None
             driver.commit_merged(merged.file)
-        driver.sweep(grace_s=0.0)
+        driver.collect_garbage(grace_s=0.0)
     shutil.rmtree(folder / "logs", ignore_errors=True)
 
 

@@ -8,19 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.asking import ask
-from orchestrator.columns import for_arrow, for_frames
+from orchestrator.formats import for_arrow, for_frames
 from orchestrator.lost import Lost, TellLost
 from orchestrator.overview import Overview, overview
 from orchestrator.query import explained
-from orchestrator.query_limits import QueryLimits, Watch, size
-from orchestrator.reading import LeaveOut
-from orchestrator.roots import DEFAULT_ROOT, home_of, study_folders, without_copies
+from orchestrator.query_limits import QueryLimits, QueryTimer, size
+from orchestrator.roots import DEFAULT_ROOT, LeaveOut, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.options import Limits, RunOptions
 from orchestrator.run.progress import Progress
 from orchestrator.told import ending, failed_jobs, told_of
 from orchestrator.trust import allowed_study
+from orchestrator.views.connection import ask
 from studies import Study, load_study
 from workers.errors import QueryError, StudyError
 
@@ -126,7 +125,7 @@ class Results:
     @contextmanager
     def _asked(self, sql: str) -> Iterator["duckdb.DuckDBPyRelation"]:
         """The answer to one query, within the time that it has and with errors of ours."""
-        watch = Watch(self._limits.timeout_s)
+        watch = QueryTimer(self._limits.timeout_s)
         connection, relation = ask(
             self._folders,
             sql,

@@ -1,4 +1,4 @@
-"""A study as one file, for others: an archive with plain Parquet that any program reads, and the study.
+"""Archives of studies, for others: plain Parquet that any program reads, and the study itself.
 
 ```
 NAME/README.md              what it is, how to read it, how to go on with it
@@ -20,25 +20,25 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from platform import platform, python_version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.formats import write_parquet
 from orchestrator.moves import Copied, check_study, fill, num_rows_of, placed, same_study, staged, target_of
 from orchestrator.query import run_query
 from orchestrator.store import State, StudyStore
 from orchestrator.store.identity import fresh_identity, write_identity
-from orchestrator.store.storage import check_name, explained
-from orchestrator.views import VIEWS, connect
+from orchestrator.store.storage import JsonObject, check_name, explained
+from orchestrator.views.connection import VIEWS, connect
 from workers.errors import StoreError
 
 _LIBRARIES = ("swapyard", "torch", "transformers", "ray", "duckdb", "pyarrow", "numpy")
 _CHUNK_BYTES = 1 << 20
 _PACKED = (".parquet", ".safetensors", ".png", ".bin")
-"""What gets no smaller."""
+"""Endings of files that are compressed already."""
 
 
 class Exported(NamedTuple):
-    """An archive that was made."""
+    """Archive that was made."""
 
     path: Path
     num_rows: int
@@ -149,7 +149,7 @@ def _members(
         yield f"store/{path.relative_to(study).as_posix()}", path
 
 
-def _versions(head: dict[str, Any]) -> dict[str, Any]:
+def _versions(head: JsonObject) -> JsonObject:
     found: dict[str, str] = {}
     for library in _LIBRARIES:
         try:
@@ -166,7 +166,7 @@ def _versions(head: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _readme(name: str, state: State, head: dict[str, Any], tables: dict[str, dict[str, str]]) -> str:
+def _readme(name: str, state: State, head: JsonObject, tables: dict[str, dict[str, str]]) -> str:
     lines = [
         f"# {name}",
         "",

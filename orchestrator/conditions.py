@@ -12,6 +12,7 @@ import duckdb
 
 from studies.problems import shown
 from workers.errors import QueryError, nearest
+from workers.libraries.duckdb import quoted
 from workers.libraries.duckdb_expressions import WITHOUT_BRACKETS, Expression, expression
 
 _ALLOWED = "a condition is an expression of one row that always gives the same answer"
@@ -84,7 +85,7 @@ def meets_nothing(connection: duckdb.DuckDBPyConnection, condition: str, table: 
     found = expression(connection, condition)
     told: list[str] = []
     for column in found.columns:
-        name = '"' + column.replace('"', '""') + '"'
+        name = quoted(column)
         sql = (
             f"SELECT DISTINCT {name} FROM {table} WHERE {name} IS NOT NULL ORDER BY 1 LIMIT {MOST_VALUES + 1}"
         )

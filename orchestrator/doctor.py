@@ -1,6 +1,14 @@
-"""Whether this machine, its file system and the studies on it are sound."""
+"""Examination of this machine, its file system, and the studies and models on it."""
 
-__all__ = ["Advance", "Finding", "examine_machine", "examine_study", "num_bytes"]
+__all__ = [
+    "Advance",
+    "Diagnosis",
+    "examine_machine",
+    "examine_model",
+    "examine_study",
+    "is_model",
+    "num_bytes",
+]
 
 import contextlib
 import fcntl
@@ -27,7 +35,11 @@ from orchestrator.store.plans import damaged_plan_files
 from orchestrator.store.storage import LocalStorage, named
 from orchestrator.store.sweep import is_kept, leftovers, plans_of
 from orchestrator.store.verify import fault_of
-from workers.errors import StoreError, SwapyardError
+from workers.capability import ABILITIES, Capability
+from workers.errors import ModelError, StoreError, SwapyardError
+from workers.model.references import ALIASES, resolve
+from workers.vocabulary import ModelSpec
+from workers.zoo.configs import is_zoo
 
 LIBRARIES = ("torch", "transformers", "ray", "duckdb", "pyarrow", "numpy")
 LITTLE_ROOM_BYTES = 2 * 10**9
@@ -35,7 +47,7 @@ NO_ROOM_BYTES = 100 * 10**6
 SLOW_SYNC_MS = 100.0
 NUM_SYNCS = 5
 MOST_NAMED = 10
-"""How many damaged files are named."""
+"""Damaged files that are named, at most."""
 _REMEDY = "restore it from a copy of the study; without one, swapyard doctor --repair"
 
 _PLAN_REMEDY = (
@@ -48,48 +60,48 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
+class Diagnosis:
+    """Result of one check."""
 
     level: Literal["ok", "warning", "problem"]
     text: str
-    """What was found and, of a problem, what to do."""
+    """Diagnosis in words and, of a problem, its remedy."""
 
     def __str__(self) -> str:
         return f"{self.level:<9}{self.text}"
 
 
-def examine_machine(root: Path) -> Iterator[Finding]:
+def examine_machine(root: Path) -> Iterator[Diagnosis]:
     """This machine, and the file system that studies below `root` lie on or would lie on."""
-    yield Finding("ok", f"swapyard {version('swapyard')}, Python {platform.python_version()}")
+    yield Diagnosis("ok", f"swapyard {version('swapyard')}, Python {platform.python_version()}")
     yield _libraries()
     gpus = num_gpus()
     has = (
         f"{num_cores()} cores, {memory_bytes() / 1e9:.1f} GB of memory, {gpus} GPU{'' if gpus == 1 else 's'}"
     )
-    yield Finding("ok", has)
+    yield Diagnosis("ok", has)
     folder = _nearest_folder(root)
     yield from _fetched_models()
     yield _room(folder)
     yield from _file_system(folder)
 
 
-def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
+def examine_study(folder: Path, advance: Advance) -> Iterator[Diagnosis]:
     """The study in `folder`: its commits, its plan, every file that holds rows, and what was left over."""
     store = StudyStore(folder)
     try:
         log = store.open_reader(checkpoints=False)
     except SwapyardError as error:
-        yield Finding("problem", str(error))
+        yield Diagnosis("problem", str(error))
         return
     state = log.state
-    yield Finding("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
+    yield Diagnosis("ok", f"{state.seq:,} commits, {len(state.live):,} parts in {len(state.files):,} files")
     plan = None
     try:
         plan = None if state.plan is None else read_plan(store, state.plan)
     except SwapyardError as error:
         damaged = [] if state.plan is None else damaged_plan_files(LocalStorage(folder), state.plan)
-        yield from (Finding("problem", f"{line}; {_PLAN_REMEDY}") for line in damaged or [str(error)])
+        yield from (Diagnosis("problem", f"{line}; {_PLAN_REMEDY}") for line in damaged or [str(error)])
     else:
         yield _plan(plan)
     yield from _files(store, log, plan, advance)
@@ -98,26 +110,26 @@ def examine_study(folder: Path, advance: Advance) -> Iterator[Finding]:
 
 
 def num_bytes(folder: Path) -> int:
-    """How much `examine_study` will read of the rows of a study; 0 where it cannot be opened."""
+    """Bytes of rows that `examine_study` will read; 0 where the study cannot be opened."""
     try:
         return sum(file.size_bytes for file in StudyStore(folder).state().files.values())
     except SwapyardError:
         return 0
 
 
-def _libraries() -> Finding:
+def _libraries() -> Diagnosis:
     found: dict[str, str] = {}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            return Finding(
+            return Diagnosis(
                 "problem", f"{name} is not installed; install swapyard again with: pip install swapyard"
             )
-    return Finding("ok", ", ".join(f"{name} {number}" for name, number in found.items()))
+    return Diagnosis("ok", ", ".join(f"{name} {number}" for name, number in found.items()))
 
 
-def _fetched_models() -> Iterator[Finding]:
+def _fetched_models() -> Iterator[Diagnosis]:
     """Whether each model that was fetched is the pinned one."""
     from workers.model.cache import models_folder
     from workers.model.fetch import SOURCES, is_fetched
@@ -130,9 +142,9 @@ def _fetched_models() -> Iterator[Finding]:
         try:
             revision = resolve(ModelSpec(ref=name), fetch=False).revision
         except SwapyardError as error:
-            yield Finding("problem", str(error))
+            yield Diagnosis("problem", str(error))
         else:
-            yield Finding("ok", f"{name} in {models_folder()} is the pinned model, {revision[:12]}")
+            yield Diagnosis("ok", f"{name} in {models_folder()} is the pinned model, {revision[:12]}")
 
 
 def _nearest_folder(root: Path) -> Path:
@@ -140,17 +152,17 @@ def _nearest_folder(root: Path) -> Path:
     return next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
 
 
-def _room(folder: Path) -> Finding:
+def _room(folder: Path) -> Diagnosis:
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:,.1f} GB free in {folder}"
     if free < NO_ROOM_BYTES:
-        return Finding("problem", f"{text}: a run would stop at once; free some, or name another --store")
+        return Diagnosis("problem", f"{text}: a run would stop at once; free some, or name another --store")
     if free < LITTLE_ROOM_BYTES:
-        return Finding("warning", f"{text}: ten million jobs take about 140 MB, pictures and logs besides")
-    return Finding("ok", text)
+        return Diagnosis("warning", f"{text}: ten million jobs take about 140 MB, pictures and logs besides")
+    return Diagnosis("ok", text)
 
 
-def _file_system(folder: Path) -> Iterator[Finding]:
+def _file_system(folder: Path) -> Iterator[Diagnosis]:
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as scratch:
             yield _links(Path(scratch))
@@ -158,40 +170,40 @@ def _file_system(folder: Path) -> Iterator[Finding]:
             yield _syncs(Path(scratch))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        yield Finding(
+        yield Diagnosis(
             "problem",
             f"{folder} cannot be written ({reason}); free some room, change its permissions, or name another"
             " --store",
         )
 
 
-def _links(scratch: Path) -> Finding:
+def _links(scratch: Path) -> Diagnosis:
     try:
         StudyStore(scratch).probe()
     except StoreError as error:
-        return Finding("problem", str(error))
-    return Finding("ok", "hard links work and are exclusive")
+        return Diagnosis("problem", str(error))
+    return Diagnosis("ok", "hard links work and are exclusive")
 
 
-def _locks(scratch: Path) -> Finding:
+def _locks(scratch: Path) -> Diagnosis:
     with (scratch / "lock").open("wb") as first, (scratch / "lock").open("rb") as second:
         try:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Finding("ok", "locks work: a second driver is kept out")
+            return Diagnosis("ok", "locks work: a second driver is kept out")
         except OSError as error:
             why = f"has no locks ({error.strerror})"
         else:
             why = "gives a lock to two at once"
-    return Finding(
+    return Diagnosis(
         "problem",
         f"the file system {why}: two drivers would not see each other before one commits; run one driver a"
         " study with --take-over, or name a --store on a local disk",
     )
 
 
-def _syncs(scratch: Path) -> Finding:
+def _syncs(scratch: Path) -> Diagnosis:
     times = []
     for number in range(NUM_SYNCS):
         with (scratch / str(number)).open("wb") as file:
@@ -202,19 +214,19 @@ def _syncs(scratch: Path) -> Finding:
             times.append(1000 * (time.perf_counter() - began))
     text = f"writing to the disk itself takes {statistics.median(times):.1f} ms (worst {max(times):.1f} ms)"
     if statistics.median(times) > SLOW_SYNC_MS:
-        return Finding("warning", f"{text}: each part waits for it several times")
-    return Finding("ok", text)
+        return Diagnosis("warning", f"{text}: each part waits for it several times")
+    return Diagnosis("ok", text)
 
 
-def _plan(plan: Plan | None) -> Finding:
+def _plan(plan: Plan | None) -> Diagnosis:
     if plan is None:
-        return Finding(
+        return Diagnosis(
             "warning", "no plan yet: a run was stopped before it had one, and the next one makes it"
         )
-    return Finding("ok", f"the plan is whole: {plan.num_jobs:,} jobs")
+    return Diagnosis("ok", f"the plan is whole: {plan.num_jobs:,} jobs")
 
 
-def _files(store: StudyStore, log: CommitLog, plan: Plan | None, advance: Advance) -> Iterator[Finding]:
+def _files(store: StudyStore, log: CommitLog, plan: Plan | None, advance: Advance) -> Iterator[Diagnosis]:
     """Read every file that holds rows, and name those that are not as they were committed."""
     num_damaged = 0
     held = log.state.parts_by_file()
@@ -225,18 +237,18 @@ def _files(store: StudyStore, log: CommitLog, plan: Plan | None, advance: Advanc
             continue
         num_damaged += 1
         if num_damaged <= MOST_NAMED:
-            yield Finding("problem", f"{store.locate(path)} {why}; {_REMEDY} {named(store.root)}")
+            yield Diagnosis("problem", f"{store.locate(path)} {why}; {_REMEDY} {named(store.root)}")
     if num_damaged > MOST_NAMED:
-        yield Finding("problem", f"{num_damaged - MOST_NAMED:,} more files of rows are missing or damaged")
+        yield Diagnosis("problem", f"{num_damaged - MOST_NAMED:,} more files of rows are missing or damaged")
     if not num_damaged:
         size_bytes = sum(file.size_bytes for file in log.state.files.values())
-        yield Finding("ok", f"every file of rows is as it was committed ({size_bytes / 1e6:,.1f} MB)")
+        yield Diagnosis("ok", f"every file of rows is as it was committed ({size_bytes / 1e6:,.1f} MB)")
 
 
 def _fault(
     store: StudyStore, file: StoredFile, parts: Sequence[Manifest], plan: Plan | None, advance: Advance
 ) -> str | None:
-    """What is wrong with a file of rows, or with what its commits say of it; None where nothing is."""
+    """Fault of a file of rows, or of what its commits say of it; None where there is none."""
     path = store.locate(file.path)
     why = fault_of(path, file, advance=advance, afresh=True)
     if why is not None:
@@ -261,8 +273,8 @@ def _fault(
     return None if why is None else f"does not fit the plan: {why}"
 
 
-def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
-    """What the next run clears, or a run at work when it sweeps; and what only its user may."""
+def _leftovers(folder: Path, log: CommitLog) -> Iterator[Diagnosis]:
+    """Findings on files that the next run will clear, and on those that only the user may."""
     storage = LocalStorage(folder)
     names = [name for kind in ("data", "plan") for name in storage.list(kind)]
     with contextlib.suppress(StoreError):
@@ -276,7 +288,7 @@ def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
     files = [name for name in (*found.orphans, *found.replaced, *plans) if name not in kept]
     if kept:
         size_bytes = sum(_size(storage.locate(name)) for name in kept)
-        yield Finding(
+        yield Diagnosis(
             "warning",
             f"{len(kept):,} files of rows ({size_bytes / 1e6:,.1f} MB) can be read, and no commit names"
             " them: the next run adds what a killed driver left; of the rest, swapyard doctor --clear"
@@ -284,10 +296,10 @@ def _leftovers(folder: Path, log: CommitLog) -> Iterator[Finding]:
         )
     if not files:
         if not kept:
-            yield Finding("ok", "nothing is left over")
+            yield Diagnosis("ok", "nothing is left over")
         return
     size_bytes = sum(_size(storage.locate(name)) for name in files)
-    yield Finding(
+    yield Diagnosis(
         "ok",
         f"{len(files):,} files ({size_bytes / 1e6:,.1f} MB) are left over, of drivers that were killed or of"
         " merging: the next run clears them",
@@ -302,11 +314,46 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _driver(folder: Path, state: State) -> Finding:
+def _driver(folder: Path, state: State) -> Diagnosis:
     match is_running(folder):
         case True:
-            return Finding("ok", f"{state.holder} drives it now")
+            return Diagnosis("ok", f"{state.holder} drives it now")
         case False:
-            return Finding("ok", "nobody drives it now")
+            return Diagnosis("ok", "nobody drives it now")
         case None:
-            return Finding("warning", "the file system has no locks: whether somebody drives it is not known")
+            return Diagnosis(
+                "warning", "the file system has no locks: whether somebody drives it is not known"
+            )
+
+
+def is_model(name: str) -> bool:
+    """Whether a name is a model's: a short name, a built-in one, a folder with a config, a hub id."""
+    return name in ALIASES or is_zoo(name) or (Path(name) / "config.json").is_file() or "/" in name
+
+
+def examine_model(name: str) -> Iterator[Diagnosis]:
+    """Findings on the model of that name, which is loaded on this machine; nothing is fetched."""
+    import torch
+
+    from workers.model.loading import load
+
+    torch.set_num_threads(num_cores())
+    spec = ModelSpec(ref=name)
+    try:
+        model = load(spec, resolve(spec, fetch=False))
+    except ModelError as error:
+        yield Diagnosis("problem", str(error))
+        return
+    yield from _findings(name, model.capability)
+
+
+def _findings(name: str, found: Capability) -> Iterator[Diagnosis]:
+    size = f"{found.weights_bytes / 1e6:,.0f} MB of weights"
+    yield Diagnosis("ok", f"{found.attention} attention, {found.dtype} on {found.device}, {size}")
+    for one in found.abilities:
+        what = ABILITIES[one.name]
+        yield Diagnosis(
+            "ok" if one.has else "warning", f"{one.name}: {what if one.has else 'no: ' + one.reason}"
+        )
+    if found.is_surprise:
+        yield Diagnosis("problem", found.warning(name).removeprefix("WARNING: "))

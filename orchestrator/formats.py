@@ -3,22 +3,118 @@
 Rows stream through: an answer may be larger than the memory. Iterate inside `query.explained`.
 """
 
-__all__ = ["WRITERS", "plan_text", "table_text", "write_csv", "write_json", "write_parquet"]
+__all__ = [
+    "TEXT",
+    "WRITERS",
+    "for_arrow",
+    "for_files",
+    "for_frames",
+    "for_people",
+    "plan_text",
+    "table_text",
+    "write_csv",
+    "write_json",
+    "write_parquet",
+]
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import duckdb
 import pyarrow.csv
 import pyarrow.parquet
+from duckdb.sqltypes import DuckDBPyType
 
-from orchestrator.columns import for_files, for_people
 from orchestrator.lines import cell_text, plain, table
 from workers.errors import QueryError
+from workers.libraries.duckdb import quoted
+
+# DuckDB has dates past Python's, times with zones, and numbers, spans and unions that Arrow, Parquet or
+# pandas do not know, or read as something else. A column with such a type somewhere in it is cast, there to
+# text and elsewhere not at all.
+TEXT = "VARCHAR"
+_MOMENTS = ("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone")
+_NOWHERE = ("bit", "uhugeint", "bignum", "varint", "time with time zone", "variant", "geometry")
+"""Types that Arrow reads as bytes, or as another value."""
+_MANY = ("list", "array", "struct", "map")
+_NOT_IN_FILES = ("interval", "union", "tuple", *_NOWHERE)
+_NOT_IN_PYTHON = ("time", "time_ns", *_MOMENTS, *_NOT_IN_FILES)
+"""Types some of whose values Python has not: 24 o'clock, the year 290000, infinity."""
+
+
+def for_arrow(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The answer in types that Arrow holds."""
+    return _cast(relation, _NOWHERE)
+
+
+def for_files(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The answer in types that Parquet holds."""
+    return _cast(relation, _NOT_IN_FILES)
+
+
+def for_people(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The answer in types that Python prints as DuckDB does, by way of Arrow."""
+    return _cast(relation, _NOT_IN_PYTHON)
+
+
+def for_frames(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The answer in types that pandas holds; moments are text where one is infinite or too far off."""
+    kinds = zip(relation.columns, relation.types, strict=True)
+    moments = [name for name, kind in kinds if kind.id in _MOMENTS]
+    if moments:
+        far = " OR ".join(
+            f"NOT isfinite({quoted(name)}) OR year({quoted(name)}) NOT BETWEEN 1678 AND 2261"
+            for name in moments
+        )
+        # What fails here fails again once the rows are fetched, in whoever's words these are.
+        with suppress(duckdb.Error):
+            if relation.aggregate(f"coalesce(bool_or({far}), false)").fetchall()[0][0]:
+                return _cast(relation, (*_MOMENTS, *_NOWHERE))
+    return _cast(relation, _NOWHERE)
+
+
+def _cast(relation: duckdb.DuckDBPyRelation, odd: Collection[str]) -> duckdb.DuckDBPyRelation:
+    """The same columns, of which those with an `odd` type are cast; as it is where there is none."""
+    held = [_held(kind, odd) for kind in relation.types]
+    if all(one is None for one in held):
+        return relation
+    # By their places: two columns may have one name.
+    return relation.project(
+        ", ".join(
+            f"{f'#{at}' if kind is None else f'CAST(#{at} AS {kind})'} AS {quoted(name)}"
+            for at, (name, kind) in enumerate(zip(relation.columns, held, strict=True), 1)
+        )
+    )
+
+
+def _held(kind: DuckDBPyType, odd: Collection[str]) -> str | None:
+    """The type that `kind` is cast to; None where it can stay."""
+    if kind.id in odd:
+        return TEXT
+    if kind.id not in _MANY:
+        return None
+    children = {str(name): child for name, child in kind.children if isinstance(child, DuckDBPyType)}
+    held = {name: _held(child, odd) for name, child in children.items()}
+    if kind.id == "map" and "time" in odd and children["key"].id in _MANY:
+        # Of a dictionary it can be no key.
+        held["key"] = TEXT
+    if kind.id == "map" and odd is _NOT_IN_FILES and children["key"].id == "null":
+        return TEXT
+    if all(one is None for one in held.values()):
+        return None
+    types = {name: held[name] or str(child) for name, child in children.items()}
+    if kind.id == "struct":
+        return f"STRUCT({', '.join(f'{quoted(name)} {one}' for name, one in types.items())})"
+    if kind.id == "map":
+        return f"MAP({', '.join(types.values())})"
+    # Of an array the size is no part of what is read.
+    return f"{types['child']}[]"
+
 
 ROWS_AT_ONCE = 10_000
 
@@ -31,7 +127,7 @@ _FLAT = ("list", "array", "struct", "map", "union", "variant")
 
 def table_text(relation: duckdb.DuckDBPyRelation, *, rows: int, width: int | None) -> tuple[str, str]:
     """The first `rows` rows as a table at most `width` characters wide, and a note on what is not shown."""
-    shown: list[list[Any]] = []
+    shown: list[list[object]] = []
     total = 0
     for batch in for_people(relation).to_arrow_reader(ROWS_AT_ONCE):
         total += batch.num_rows
@@ -61,7 +157,7 @@ def write_csv(relation: duckdb.DuckDBPyRelation, sink: BinaryIO) -> None:
     _refuse_twins(relation)
     relation = for_people(relation)
     flat = ", ".join(
-        f"{_flat(name, kind.id)} AS {_quoted(name)}"
+        f"{_flat(name, kind.id)} AS {quoted(name)}"
         for name, kind in zip(relation.columns, relation.types, strict=True)
     )
     reader = relation.project(flat).to_arrow_reader(ROWS_AT_ONCE)
@@ -108,8 +204,8 @@ def _refuse_twins(relation: duckdb.DuckDBPyRelation) -> None:
         )
 
 
-def _num_fitting(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None) -> int:
-    """How many columns of a table fit in `width` characters; at least one."""
+def _num_fitting(names: Sequence[str], rows: Sequence[Sequence[object]], width: int | None) -> int:
+    """Number of columns of a table that fit in `width` characters; at least one."""
     if width is None:
         return len(names)
     used = 0
@@ -120,12 +216,12 @@ def _num_fitting(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int
     return len(names)
 
 
-def _objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
+def _objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, object]]:
     for batch in for_people(relation).to_arrow_reader(ROWS_AT_ONCE):
         yield from batch.to_pylist(maps_as_pydicts="lossy")
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -135,7 +231,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """A value that JSON has not: a whole DECIMAL (DuckDB's sum of integers) as a number, others as text."""
     if isinstance(value, bytes):
         return value.hex()
@@ -147,10 +243,6 @@ def _as_json(value: Any) -> Any:
 def _flat(name: str, kind: str) -> str:
     """A column as one field of a CSV line."""
     if kind in _FLAT:
-        return f"to_json({_quoted(name)})"
+        return f"to_json({quoted(name)})"
     # Its bytes as DuckDB writes them, and the names of an enum, not its numbers.
-    return f"CAST({_quoted(name)} AS VARCHAR)" if kind in ("blob", "enum") else _quoted(name)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return f"CAST({quoted(name)} AS VARCHAR)" if kind in ("blob", "enum") else quoted(name)

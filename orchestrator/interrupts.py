@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, as shells have it."""
 _PATIENCE_S = 2.0
-"""What a command clears up after the first Ctrl-C goes on for so long, whoever presses it again."""
+"""Time for clearing up after the first Ctrl-C, during which a second one is ignored."""
 _AGAIN_S = 0.05
 """An interruption of DuckDB that falls between two statements is lost: it is repeated after this time."""
 _LOST_S = 1.5
@@ -73,7 +73,7 @@ def end() -> None:
     _is_ending = True
 
 
-def _again(problem: Any) -> None:
+def _again(problem: "sys.UnraisableHookArgs") -> None:
     """An interrupt within a callback would be printed and lost: it is raised again outside of it."""
     global _heard_s
     if not issubclass(problem.exc_type, KeyboardInterrupt):

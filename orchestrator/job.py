@@ -21,7 +21,7 @@ from orchestrator.lines import plain
 from orchestrator.logs import SlicePlace, find_logs, slices_of
 from orchestrator.lost import remedy_for
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.reading import LeaveOut, read_each
+from orchestrator.roots import LeaveOut, read_each
 from orchestrator.store import Manifest, State, StudyStore
 from orchestrator.store.commit import Commit
 from orchestrator.store.storage import named

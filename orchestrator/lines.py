@@ -3,12 +3,11 @@
 __all__ = ["cell_text", "plain", "table"]
 
 from collections.abc import Sequence
-from typing import Any
 
 MAX_WIDTH = 40
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns below their names, numbers to the right."""
     texts = [[cell_text(value) for value in row] for row in rows]
     widths = [max(len(name), *(len(row[i]) for row in texts), 0) for i, name in enumerate(names)]
@@ -20,7 +19,7 @@ def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(_line(line, widths, numeric) for line in lines)
 
 
-def cell_text(value: Any) -> str:
+def cell_text(value: object) -> str:
     """One value on one line, cut where it is long; without anything that could steer a terminal."""
     if value is None:
         return ""

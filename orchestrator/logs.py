@@ -1,4 +1,4 @@
-"""The logs of a study, as they lie in ``STUDY/logs/<epoch>/``: which there are, and what they say."""
+"""Logs of a study, as they lie in ``STUDY/logs/<epoch>/``: listed, and searched for slices and errors."""
 
 __all__ = ["LogFile", "SlicePlace", "error_of", "find_logs", "listing", "log_of", "slices_of", "tail"]
 
@@ -21,12 +21,12 @@ _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\S+ ")
 _BEGUN = re.compile(re.escape(BEGUN) + r"tile (\d+), cells \[(\d+), (\d+)\)")
 _MOST_LINE = 1000
 _END_BYTES = 1 << 16
-"""How much of a log's end is looked through for its last line."""
+"""Bytes of a log's end that are looked through for its last line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFile:
-    """One log: of a driver, or of a worker."""
+    """Log of a driver or of a worker."""
 
     study: str
     epoch: int
@@ -37,13 +37,13 @@ class LogFile:
     pid: int | None
     size_bytes: int
     changed_s: float
-    """When it last grew, in seconds since 1970."""
+    """Time of the last line, in seconds since 1970."""
     last_line: str
     """The last event, with its time."""
 
 
 class SlicePlace(NamedTuple):
-    """A cell of a tile, to be found in the slices that a log tells of."""
+    """Cell of a tile, to be found in the slices that a log tells of."""
 
     tile: int
     k: int
@@ -115,7 +115,7 @@ def error_of(path: Path) -> str | None:
 
 
 def slices_of(path: Path, wanted: SlicePlace | Manifest) -> Iterator[list[str]]:
-    """What a log says from the begin to the end of each slice that held a cell, or that became a part.
+    """Lines of a log from begin to end of each slice that held a cell, or that became a part.
 
     A slice that the worker did not live to end goes on until the next one begins, or to the log's end.
     """
@@ -154,7 +154,7 @@ def _is_event(line: str, kind: str) -> bool:
 
 
 def _log_file(study: str, path: Path) -> LogFile | None:
-    """What a log's place and its ends say of it; None for a file that is no log of ours."""
+    """Log as its path, first and last line describe it; None for a file that is no log of ours."""
     if not path.parent.name.isdecimal():
         return None
     first, last = _ends(path)

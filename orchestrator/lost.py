@@ -1,28 +1,29 @@
-"""Rows of a study that are lost with their files: how many, of which cells, and what to do about it."""
+"""Lost rows of a study: how many, of which cells, and their repair by all that is known of the study."""
 
-__all__ = ["Lost", "TellLost", "find_lost", "readable", "remedy_for"]
+__all__ = ["Lost", "TellLost", "find_lost", "readable", "remedy_for", "repair_study"]
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orchestrator.plan.accord import misfits
-from orchestrator.plan.tables import Plan
-from orchestrator.store import Manifest, State
+from orchestrator.plan.accord import agree, misfits
+from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.store import Manifest, PlanRef, State, StudyStore
+from orchestrator.store.repair import drop_unfit, repair
 from orchestrator.store.storage import named
 from orchestrator.store.verify import Damage, damaged_files
-from workers.errors import StoreError
+from workers.errors import StoreError, SwapyardError
 
 MOST_CELLS = 4
-"""How many are named."""
+"""Lost cells that are named, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """What of one study is lost or damaged."""
+    """Lost or damaged rows of one study."""
 
     root: Path
     damaged: tuple[Damage, ...]
@@ -34,21 +35,21 @@ class Lost:
 
     @property
     def summary(self) -> str:
-        """How many rows, and what is wrong with the first file."""
+        """Number of rows, and the fault of the first file."""
         first, *others = self.damaged
         more = f"; so are {len(others):,} more files" if others else ""
         return f"{self.num_rows:,} rows are lost: {first.path} {first.why}{more}"
 
     @property
     def where(self) -> str:
-        """Which cells these rows are of."""
+        """Cells that these rows are of."""
         more = self.num_cells - len(self.cells)
         said = [*self.cells, *([f"and {more:,} more"] if more else [])]
         return f"they are of {self.num_cells:,} cell{'' if self.num_cells == 1 else 's'}: {'; '.join(said)}"
 
     @property
     def remedy(self) -> str:
-        """What to do."""
+        """Remedy, as a command."""
         return remedy_for(self.root)
 
     def lines(self) -> list[str]:
@@ -64,7 +65,7 @@ TellLost = Callable[[Lost], None]
 
 
 def remedy_for(root: Path) -> str:
-    """What to do where files of rows of the study in `root` are lost or damaged."""
+    """Remedy for lost or damaged files of rows of the study in `root`."""
     return (
         "restore them from a copy, or have their jobs run again: swapyard doctor --repair"
         f" {named(root)}, and then the command that ran the study"
@@ -80,7 +81,7 @@ def find_lost(
     verify: bool = True,
     advance: Callable[[int], None] = lambda num_bytes: None,
 ) -> Lost | None:
-    """What of the study in `root` is lost, damaged or not what its plan says; None where all is well.
+    """Rows of the study in `root` that are lost, damaged or not what its plan says; None where all is well.
 
     `plan` may be read in part, its tiles and cellsets; then `whole` gives all of it where something is lost.
     `verify` and `advance` are as for `damaged_files`.
@@ -177,3 +178,43 @@ def _cell_text(plan: Plan, cell: int) -> str:
         if value is not None and name not in hidden and (name != "_block" or has_blocks)
     }
     return ", ".join(f"{name} {value}" for name, value in said.items())
+
+
+def repair_study(root: Path) -> tuple[str, ...]:
+    """Repair the study in `root`, and tell what was done, one thing a line; nothing on one that is whole.
+
+    A plan that is damaged is not made again here: that takes the study's file, and so its run does it.
+
+    Raises:
+        HeldError: a driver is at work.
+        StoreError: there is no study, a newer swapyard wrote it, or it cannot be read or written.
+    """
+    store = StudyStore(root)
+
+    def agreed(first: PlanRef, second: PlanRef) -> bool:
+        return _agree(store, first, second)
+
+    lines = repair(root, agree=agreed).lines
+    if not _unfit(store, store.state()):
+        return lines
+    dropped = drop_unfit(root, lambda state: _unfit(store, state)).lines
+    # What such a file says of itself may be right: then it is added as one that no commit names.
+    return (*lines, *dropped, *repair(root, agree=agreed).lines)
+
+
+def _agree(store: StudyStore, first: PlanRef, second: PlanRef) -> bool:
+    """Whether one plan went on from the other; of one that cannot be read nobody knows."""
+    try:
+        return agree(read_plan(store, first), read_plan(store, second))
+    except (SwapyardError, LookupError, TypeError, ValueError):
+        return False
+
+
+def _unfit(store: StudyStore, state: State) -> Collection[str]:
+    """The files of which commits say what the plan does not allow; none where the plan cannot be read."""
+    if state.plan is None:
+        return ()
+    try:
+        return misfits(read_plan(store, state.plan), state).keys()
+    except SwapyardError:
+        return ()

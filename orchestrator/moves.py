@@ -1,4 +1,4 @@
-"""Study folders under other names and in other places: moved, copied, removed. Each study stays whole.
+"""Moves, copies and removals of study folders, in which each study stays whole.
 
 What is made is made in a folder whose name begins with a dot, which no command takes for a study, and gets
 its name at the end, at once: killed at any moment, a study lies where it was or where it goes.
@@ -46,7 +46,7 @@ _ABANDONED = re.compile(r"\..+\.[0-9a-f]{32}\.(new|gone)")
 
 
 class Copied(NamedTuple):
-    """Where a study lies now."""
+    """Place of a study after a move or a copy."""
 
     folder: Path
     num_rows: int
@@ -217,7 +217,7 @@ def check_study(folder: Path, seq: int | None = None, *, of: Path | None = None)
 
 
 def num_rows_of(state: State) -> int:
-    """How many rows a study has: a job that was run again counts once."""
+    """Number of a study's rows: a job that was run again counts once."""
     return sum(part.rows for part in state.live.values() if not part.is_retry)
 
 

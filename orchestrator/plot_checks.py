@@ -15,12 +15,12 @@ from orchestrator.conditions import condition_problem, listed
 from orchestrator.plan.tables import Plan
 from orchestrator.query import explained, run_query
 from orchestrator.views.connection import connect_plan
-from orchestrator.views.names import quoted
 from studies import Study
 from studies.columns import RESULT_COLUMNS
 from studies.plots import Plot
 from studies.problems import shown
 from workers.errors import QueryError, StudyError, nearest
+from workers.libraries.duckdb import quoted
 from workers.libraries.duckdb_expressions import expression
 
 LOG: Mapping[str, str] = {"heatmap": "fill", "bars": "y"}

@@ -1,12 +1,13 @@
 """Questions in SQL: exactly one statement that only reads, on the views' locked-down connection."""
 
-__all__ = ["check_sql", "explained", "named_queries", "run_query"]
+__all__ = ["Row", "check_sql", "explained", "fetch", "named_queries", "run_query"]
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -18,20 +19,24 @@ from workers.libraries.duckdb_trees import explained_select, parsed, statements
 _FOLDER = Path(__file__).parent / "queries"
 
 _TABLE_FUNCTIONS = ("duckdb_columns", "duckdb_functions", "generate_series", "range", "unnest")
-"""Those that cannot run SQL of their own or reach files."""
+"""Table functions that cannot run SQL of their own or reach files."""
 
 _ALLOWED = (
     "a query is one SELECT (or FROM VIEW …, DESCRIBE VIEW, SUMMARIZE VIEW, EXPLAIN SELECT) that only reads"
 )
 
 
+Row = tuple[Any, ...]
+"""Row of an answer, in the types that DuckDB gives."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedQuery:
-    """A question that comes with swapyard."""
+    """Query that comes with swapyard."""
 
     name: str
     about: str
-    """What it answers, in one line."""
+    """Question that it answers, in one line."""
     sql: str
 
 
@@ -55,6 +60,13 @@ def run_query(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBP
     check_sql(connection, sql)
     with explained(connection):
         return connection.sql(sql)
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    """All rows of the answer to `sql`; raises as `run_query` does."""
+    relation = run_query(connection, sql)
+    with explained(connection):
+        return relation.fetchall()
 
 
 def check_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -1,12 +1,16 @@
-"""Where studies lie: folders below one root. A study is itself, whatever its folder is called."""
+"""Study folders below one root: found, named, read one by one.
+
+A study is itself, whatever its folder is called."""
 
 __all__ = [
     "DEFAULT_ROOT",
+    "LeaveOut",
     "find_studies",
     "home_of",
     "load_named",
     "name_in",
     "name_of",
+    "read_each",
     "study_folders",
     "without_copies",
 ]
@@ -14,19 +18,57 @@ __all__ = [
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import explained
-from workers.errors import StoreError, StudyError, nearest
+from workers.errors import OutOfTimeError, StoreError, StudyError, SwapyardError, nearest
+from workers.limits import is_our_limit
 
 if TYPE_CHECKING:
     from studies import Study
 
+_T = TypeVar("_T")
+
+LeaveOut = Callable[[str], None]
+"""Callback that takes the line which says what study is left out, and why."""
+
+
+def read_each(
+    folders: Iterable[Path], read: Callable[[Path], _T], leave_out: LeaveOut | None
+) -> Iterator[tuple[Path, _T]]:
+    """Each folder with what `read` finds there; a study that cannot be read goes to `leave_out`.
+
+    Raises:
+        SwapyardError: a study cannot be read, and `leave_out` is None; or the time for it is over.
+    """
+    for folder in folders:
+        try:
+            yield folder, _read(folder, read)
+        except OutOfTimeError:
+            raise
+        except SwapyardError as error:
+            if leave_out is None or is_our_limit(error):
+                raise
+            leave_out(f"the study {folder.name} is left out: {error}")
+
+
+def _read(folder: Path, read: Callable[[Path], _T]) -> _T:
+    """`read` of `folder`; what only a table of another form can cause becomes an error that says so."""
+    try:
+        return read(folder)
+    except (LookupError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"the study in {folder} is damaged or of another version of swapyard, and cannot be read"
+            f" ({type(error).__name__}: {error}); use the version that wrote it"
+        ) from error
+
+
 DEFAULT_ROOT = Path("runs")
+_SUFFIXES = (".yaml", ".yml")
 
 
 def find_studies(root: Path) -> list[Path]:
@@ -52,7 +94,7 @@ def study_folders(root: Path, names: Sequence[str]) -> list[Path]:
         StoreError: there is no such study, or `root` may not be read.
         StudyError: a study file cannot be read.
     """
-    names = [_meant(name) for name in names]
+    names = [name_in(name) or name for name in names]
     found = {folder.name: folder for folder in find_studies(root)}
     for name in names:
         if name not in found and len(called := _called(list(found.values()), name)) == 1:
@@ -66,15 +108,30 @@ def study_folders(root: Path, names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found[name] for name in names)) if names else list(found.values())
 
 
-def _meant(name: str) -> str:
-    """The name of a study that may be given by its file."""
-    if not name.endswith((".yaml", ".yml")):
-        return name
-    return name_in(name) or name
+def name_in(given: str) -> str | None:
+    """Name of the study that a file defines; None where `given` is no study file.
+
+    Raises:
+        StudyError: the file cannot be read, or says no name.
+    """
+    path = Path(given).expanduser()
+    if path.suffix not in _SUFFIXES or not path.is_file():
+        return None
+    # Only here: what is asked of studies by name needs nothing of their language.
+    from studies.yaml import read_yaml
+
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8"), given).data
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{given}: the study cannot be read: {error}") from None
+    name = data.get("study") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise StudyError(f"{given}:1: the key 'study' is missing; it says what the study is called")
+    return name
 
 
 def name_of(folder: Path) -> str | None:
-    """What study files call the study in a folder; None where it has no plan that says so.
+    """Name that study files have for the study in a folder; None where it has no plan that says so.
 
     Of a study whose log cannot be read the newest plan on the disk tells.
     """
@@ -151,7 +208,7 @@ def without_copies(folders: Sequence[Path], say: Callable[[str], None]) -> list[
 
 
 def _rank(folder: Path) -> tuple[bool, int, bool, str]:
-    """What of several folders of one study counts: the least."""
+    """Sort key of several folders of one study: the least counts."""
     try:
         num_commits = StudyStore(folder).state().seq
     except StoreError:
@@ -193,24 +250,3 @@ def load_named(given: str, store: Path) -> "Study":
     if plan is None:
         raise StoreError(f"the study in {folder} has no plan yet; run it from its file")
     return load_study(StudyStore(folder).read_plan_file(plan, "study.yaml").decode())
-
-
-def name_in(given: str) -> str | None:
-    """Name of the study that a file defines; None where `given` is no study file.
-
-    Raises:
-        StudyError: the file cannot be read, or says no name.
-    """
-    from studies.yaml import read_yaml
-
-    path = Path(given).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return None
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"), given).data
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{given}: the study cannot be read: {error}") from None
-    name = data.get("study") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        raise StudyError(f"{given}:1: the key 'study' is missing; it says what the study is called")
-    return name

@@ -1,4 +1,4 @@
-"""How far studies are, read from their folders while anyone may be running them."""
+"""Progress of studies, read from their folders while anyone may be running them."""
 
 __all__ = ["Rates", "StatusReader", "StudyStatus", "hints", "is_running", "read_status", "show"]
 
@@ -10,19 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.lines import table
 from orchestrator.logs import error_of
 from orchestrator.lost import find_lost
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.reading import read_each
 from orchestrator.remaining import counts_of
-from orchestrator.roots import study_folders
+from orchestrator.roots import read_each, study_folders
 from orchestrator.run.left import left_text, read_left
 from orchestrator.run.logs import DRIVER
 from orchestrator.store import CommitLog, PlanRef, State, StudyStore, explained
 from orchestrator.store.commit import commit_name
+from orchestrator.store.storage import JsonObject
 from workers.capability import Capability
 from workers.errors import SwapyardError
 from workers.limits import is_our_limit
@@ -33,7 +32,7 @@ RATE_OVER_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyStatus:
-    """One study."""
+    """Status of one study."""
 
     study: str
     num_jobs: int
@@ -48,19 +47,19 @@ class StudyStatus:
     age_s: float
     """Since the last commit."""
     driver: str
-    """Who opened the study last."""
+    """Process that opened the study last."""
     is_running: bool | None
     """Whether a driver is at work now; None where the file system cannot tell."""
     logs: str
     """The folder of its logs, of which older runs may have made none."""
-    models: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, JsonObject]
     """By model, what it could do where the last driver's workers loaded it: see `workers.capability`."""
     error: str | None
-    """What ended the last driver; None where it was no error, or it was killed."""
+    """Error that ended the last driver; None where there was none, or it was killed."""
     left_s: float | None = None
-    """How long the driver at work takes the rest to last; None where nobody knows, or is at it."""
+    """Time left as the driver at work reckons it; None where nobody knows, or is at it."""
     damaged: str | None = None
-    """What is wrong with the study's folder, and what to do; None where nothing is seen at a glance."""
+    """Damage of the study's folder, and its remedy; None where nothing is seen at a glance."""
 
     @property
     def is_complete(self) -> bool:
@@ -78,13 +77,13 @@ class StudyStatus:
             return "running"
         return "done" if self.is_complete else "stopped"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data."""
         return asdict(self)
 
 
 class StatusReader:
-    """Reads studies again and again; of what it has read once only the news."""
+    """Reader that looks at studies again and again, and then reads only what is new."""
 
     def __init__(self) -> None:
         self._logs: dict[Path, tuple[bytes, CommitLog]] = {}
@@ -144,7 +143,7 @@ class StatusReader:
         return known[1]
 
 
-def _capabilities(plan: Plan, state: State) -> dict[str, dict[str, Any]]:
+def _capabilities(plan: Plan, state: State) -> dict[str, JsonObject]:
     """By model, the report on the part that was committed last."""
     reported = [part for part in state.live.values() if part.capability]
     newest = {part.lane: part.capability for part in reported}
@@ -216,7 +215,7 @@ def is_running(folder: Path) -> bool | None:
 
 
 class Rates:
-    """How many jobs a second studies do, between one look at them and the next."""
+    """Jobs a second of studies, between one look at them and the next."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[float, int]]] = {}
@@ -278,7 +277,7 @@ def show(found: Sequence[StudyStatus], rates: Mapping[str, float] | None = None)
 
 
 def _done(one: StudyStatus) -> tuple[str, str]:
-    """How much is done, and the share; of a study that is not selected from yet, of its estimates."""
+    """Number of jobs done, and the share; of a study that is not selected from yet, of its estimates."""
     if not one.is_selected:
         return (
             f"{one.num_estimated:,} of {one.num_estimates:,} estimates",
@@ -290,7 +289,7 @@ def _done(one: StudyStatus) -> tuple[str, str]:
 
 
 def _tier(one: StudyStatus) -> str:
-    """How the study's models run, in a word or two; empty where no part says it."""
+    """Tier of the study's models, in a word or two; empty where no part says it."""
     tiers = {
         Capability.from_json(json.dumps(report)).tier.partition(":")[0] for report in one.models.values()
     }
@@ -298,7 +297,7 @@ def _tier(one: StudyStatus) -> str:
 
 
 def hints(found: Sequence[StudyStatus], root: Path) -> list[str]:
-    """What to look at where something went wrong, line by line; nothing where all is well."""
+    """Hints where something went wrong, line by line; none where all is well."""
     return [line for one in found for line in _hints(one, root)]
 
 

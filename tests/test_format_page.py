@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.store import StudyStore
 from orchestrator.store.repair import repair
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")

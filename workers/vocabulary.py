@@ -6,6 +6,7 @@ index or the name of a span. A worker needs nothing else than a model, cells and
 
 __all__ = [
     "OPERATIONS",
+    "SOURCE",
     "Cell",
     "CleanRun",
     "ModelSpec",
@@ -19,6 +20,7 @@ __all__ = [
     "Vectors",
     "is_function",
     "is_pooled",
+    "is_source",
     "locate",
     "read_in",
     "span_name",
@@ -35,6 +37,9 @@ from typing import Any, Self
 
 from workers.errors import StudyError
 from workers.modelspec import ModelSpec
+
+SOURCE = r"source(?:_(?:[2-9]|[1-9]\d+))?"
+"""Pattern of a source input's name: ``source``, ``source_2`` …"""
 
 OPERATIONS = ("vanilla", "add", "subtract")
 """``vanilla`` replaces the base's value, ``add`` and ``subtract`` change it by the other value."""
@@ -297,6 +302,11 @@ def span_name(reference: str) -> str:
     match = _SPAN.fullmatch(reference)
     assert match is not None, reference
     return match["name"]
+
+
+def is_source(name: str) -> bool:
+    """Whether a name is that of a source input: ``source``, ``source_2`` …"""
+    return re.fullmatch(SOURCE, name) is not None
 
 
 def is_function(operation: str) -> bool:

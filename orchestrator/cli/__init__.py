@@ -7,7 +7,7 @@ __all__ = ["cli", "console", "main"]
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.interrupts import INTERRUPTED, end, hear, was_heard
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.commands import cli
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name != "cli":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from orchestrator.cli.commands import cli

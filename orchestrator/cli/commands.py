@@ -7,29 +7,34 @@ from importlib import import_module
 import click
 
 _COMMANDS = {
-    "plan": "How many cells, pairs and jobs a study has, before anything runs.",
-    "run": "Run a study, from wherever it stands.",
-    "status": "How far studies are.",
-    "logs": "What drivers and workers noted, and what happened to a job.",
-    "query": "Answer a question in SQL over all studies.",
-    "plot": "Draw a study's results.",
-    "sites": "Where a model can be changed.",
-    "models": "Models by short names: list, fetch, clear.",
-    "trust": "Folders whose Python code studies may run.",
-    "doctor": "Whether this machine and its studies are sound.",
-    "mv": "Give a study another name or place.",
+    "plan": "Show how many cells, pairs and jobs a study has, before anything runs.",
+    "run": "Run a study, or go on with one that was stopped.",
+    "status": "Show how far studies are.",
+    "logs": "Show the logs of a run, or what happened to one job.",
+    "query": "Query the results of all studies in SQL.",
+    "plot": "Plot the results of a study.",
+    "sites": "List the sites of a model that interventions can change.",
+    "models": "List, fetch or delete models that have short names.",
+    "trust": "Trust folders whose Python code studies may run.",
+    "doctor": "Check this machine and its studies; repair a study.",
+    "mv": "Rename or move a study.",
     "cp": "Copy a study.",
     "rm": "Remove studies.",
-    "export": "Write a study as one archive, for others.",
-    "import": "Bring back a study from an archive.",
+    "export": "Pack a study into one archive, to share it.",
+    "import": "Unpack a study from an archive.",
 }
 """Commands in the order of a study's life, each in the module of its name."""
-_TOGETHER = dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders")
-"""Those that lie in one module."""
+_TOGETHER = {
+    **dict.fromkeys(("mv", "cp", "rm", "export", "import"), "folders"),
+    "plan": "run",
+    "sites": "models",
+    "trust": "options",
+}
+"""Commands that share a module, each with its name."""
 
 
 class _Lazy(click.Group):
-    """Imports a command's module only when it is called: help must come at once."""
+    """Group that imports a command's module only when it is called: help must come at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -1,4 +1,4 @@
-"""`swapyard doctor`: whether this machine, its file system and its studies are sound."""
+"""`swapyard doctor`: checks of this machine, its file system and its studies."""
 
 __all__ = ["doctor"]
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[STUDY|MODEL]...")
-@click.option("--repair", is_flag=True, help="Make a lost log again, drop files that are lost or damaged.")
+@click.option("--repair", is_flag=True, help="Rebuild a lost log, and drop files that are lost or damaged.")
 @click.option("--clear", is_flag=True, help="List the files of rows that no commit names, and remove them.")
 @click.option("--yes", is_flag=True, help="Clear without asking.")
 @store_option
 def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: Path) -> None:
-    """Examine this machine, and the studies below --store or only those named: every byte of their results.
+    """Check this machine, and every byte of the results of all studies in --store, or of those named.
 
-    A MODEL (a short name, a folder, a hub id, zoo:NAME) is loaded: how fast its jobs run here, and why.
+    A MODEL (a short name, a folder, a hub id, zoo:NAME) is loaded, to tell how fast its jobs run, and why.
 
-    A line a finding. Exit code 1 where one is a problem. --repair and --clear act on the studies named,
-    before they are examined; --repair changes and removes no file.
+    Each finding is one line; the exit code is 1 if one is a problem. --repair and --clear first act on the
+    studies named; --repair changes and removes no file.
     """
     if repair or clear:
         if not names:
@@ -36,9 +36,8 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
         for name in names:
             _repair(store, name) if repair else None
             _clear(store, name, yes=yes) if clear else None
-    from orchestrator.doctor import examine_machine, examine_study, num_bytes
+    from orchestrator.doctor import examine_machine, examine_model, examine_study, is_model, num_bytes
     from orchestrator.lines import plain
-    from orchestrator.model_doctor import examine_model, is_model
     from orchestrator.roots import find_studies, study_folders
 
     known = {folder.name for folder in find_studies(store)}
@@ -71,7 +70,7 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
 def _repair(store: Path, name: str) -> None:
     """Repair one study, and say what was done."""
     from orchestrator.lines import plain
-    from orchestrator.mend import repair_study
+    from orchestrator.lost import repair_study
     from orchestrator.roots import study_folders
 
     (folder,) = study_folders(store, [name])

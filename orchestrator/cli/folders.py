@@ -12,7 +12,7 @@ from orchestrator.cli.options import store_option
 _to_option = click.option(
     "--to",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The store that it goes to.  [default: that of --store]",
+    help="Store that it goes to.  [default: that of --store]",
 )
 
 
@@ -20,7 +20,7 @@ _to_option = click.option(
 @click.argument("study", metavar="STUDY")
 @click.argument("name", metavar="[NAME]", required=False)
 @_to_option
-@click.option("--renew", is_flag=True, help="From now on it is a study of its own, called NAME.")
+@click.option("--renew", is_flag=True, help="Make it a study of its own, called NAME.")
 @store_option
 def mv(study: str, name: str | None, to: Path | None, renew: bool, store: Path) -> None:
     """Give STUDY another name or place. It stays the study that it is: `swapyard run` goes on with it.
@@ -38,7 +38,7 @@ def mv(study: str, name: str | None, to: Path | None, renew: bool, store: Path) 
 @click.argument("study", metavar="STUDY")
 @click.argument("name", metavar="[NAME]", required=False)
 @_to_option
-@click.option("--keep", is_flag=True, help="It is the same study, a backup in another store.")
+@click.option("--keep", is_flag=True, help="Keep its identity: a backup in another store.")
 @store_option
 def cp(study: str, name: str | None, to: Path | None, keep: bool, store: Path) -> None:
     """Copy STUDY: NAME is a study of its own, with all results so far. May run beside a driver.
@@ -56,7 +56,7 @@ def cp(study: str, name: str | None, to: Path | None, keep: bool, store: Path) -
 
 @click.command()
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Without asking.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
 def rm(studies: tuple[str, ...], yes: bool, store: Path) -> None:
     """Remove studies for good, with all that they hold. Refused while a driver is at work."""
@@ -84,7 +84,7 @@ def rm(studies: tuple[str, ...], yes: bool, store: Path) -> None:
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The archive.  [default: STUDY.zip]",
+    help="Archive to write.  [default: STUDY.zip]",
 )
 @store_option
 def export(study: str, output: Path | None, store: Path) -> None:
@@ -105,10 +105,10 @@ def export(study: str, output: Path | None, store: Path) -> None:
 @click.command("import")
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--renew", is_flag=True, help="It is a study of its own, called as its folder.")
+@click.option("--renew", is_flag=True, help="Make it a study of its own, with the name of its folder.")
 @store_option
 def import_(archive: Path, name: str | None, renew: bool, store: Path) -> None:
-    """Bring back the study of an ARCHIVE that `swapyard export` made, below --store, every bit checked."""
+    """Unpack the study of an ARCHIVE that `swapyard export` made into --store, every bit checked."""
     from orchestrator.archive import import_study
 
     done = import_study(archive, store, name, renew=renew)

@@ -1,4 +1,4 @@
-"""`swapyard logs`: what drivers and workers noted, and what happened to one job."""
+"""`swapyard logs`: logs of drivers and workers, and the story of one job."""
 
 __all__ = ["logs"]
 
@@ -7,23 +7,26 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.incomplete import Incomplete, partial_option
-from orchestrator.cli.options import store_option
+from orchestrator.cli.options import Incomplete, partial_option, store_option
 
 
 @click.command()
 @click.argument("study", required=False)
 @store_option
-@click.option("--job", metavar="ID", help="What happened to a job: its job_id, or at least 8 first digits.")
+@click.option(
+    "--job", metavar="ID", help="Show what happened to one job: its job_id, or at least its first 8 digits."
+)
 @click.option("--driver", is_flag=True, help="Print the driver's log.")
-@click.option("--worker", metavar="NAME", help="Print a worker's log: HOST-PROCESS, as they are listed.")
-@click.option("--epoch", type=click.IntRange(min=1), help="Of this epoch [default: the newest].")
+@click.option(
+    "--worker", metavar="NAME", help="Print the log of one worker, named HOST-PROCESS as in the list."
+)
+@click.option("--epoch", type=click.IntRange(min=1), help="Logs of this epoch [default: the newest].")
 @click.option(
     "--tail",
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
-    help="How many lines of a log are printed; 0 for all.",
+    help="Number of lines of a log to print; 0 for all.",
 )
 @partial_option
 def logs(
@@ -36,7 +39,7 @@ def logs(
     tail: int,
     partial: bool,
 ) -> None:
-    """List the logs of STUDY (of all studies where none is named), or print one of them.
+    """List the logs of STUDY (of all studies if none is named), or print one of them.
 
     A log is a file in STUDY/logs/EPOCH/; every run of a study is an epoch.
     """

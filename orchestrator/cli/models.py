@@ -1,13 +1,17 @@
-"""``swapyard models``: which models have short names, where the cache lies, fetching and clearing."""
+"""`swapyard models` and `swapyard sites`: short names, the cache, and the sites that a model has."""
 
-__all__ = ["models", "options_of"]
+__all__ = ["models", "options_of", "sites"]
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 from click.formatting import wrap_text
 
+from orchestrator.cli.options import remote_code_option
+
 if TYPE_CHECKING:
+    from workers.facts import ModelFacts
     from workers.zoo.configs import ZooConfig
 
 
@@ -103,3 +107,67 @@ def options_of(config: "type[ZooConfig]") -> str:
 
 def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.0f} MB"
+
+
+_SMALL = {"width": 8, "num_layers": 2, "outputs": 2, "seed": 0, "num_heads": 2, "vocab_size": 64}
+"""Options by which a built-in model is shown: its sites have the same names whatever they are."""
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--load/--no-load",
+    default=True,
+    help="Load the model, and check that its sites are what they are called.",
+)
+@remote_code_option
+def sites(model: str, load: bool, remote_code: bool) -> None:
+    """List the sites of MODEL: names that studies may use for it.
+
+    MODEL is an alias, a hub id, a folder or a built-in model. The column `identity` says whether the tensor
+    at a site is what its name promises. A site that is not is refused in every study, and the lines below the
+    table say what to name instead. This is tried on the loaded model the first time; with --no-load only what
+    its config and its family's table tell is shown.
+    """
+    from orchestrator.identities import tried_identities
+    from orchestrator.lines import table
+    from workers.families import describe, family_of
+    from workers.identities import Identities
+    from workers.model.references import resolve
+    from workers.vocabulary import ModelSpec
+
+    spec = ModelSpec(ref=model, options=_options(model), trust_remote_code=remote_code)
+    facts = resolve(spec, say=lambda line: click.echo(line, err=True))
+    click.echo(_shape(facts, spec.options))
+    rows = describe(facts)
+    if load:
+        found = tried_identities(spec, facts, say=lambda line: click.echo(line, err=True))
+    else:
+        found = Identities.of(facts, family_of(facts.model_type))
+    cells = [[row.site, row.module, row.side, row.heads, found.shown(row.site), row.note] for row in rows]
+    click.echo(table(["site", "module", "side", "heads", "identity", ""], cells))
+    if note := family_of(facts.model_type).note:
+        click.echo(note)
+    for line in found.lines(spec.dtype):
+        click.echo(line)
+    click.echo("any other module by its path: a.b.c is its output, a.b.c:input its input")
+
+
+def _options(model: str) -> dict[str, int]:
+    """Options of a small built-in model, to show its sites; none for other models."""
+    from workers.zoo.configs import ZOO, is_zoo, zoo_name
+
+    if not is_zoo(model) or zoo_name(model) not in ZOO:
+        return {}
+    fields = ZOO[zoo_name(model)].model_fields
+    return {name: _SMALL[name] for name, field in fields.items() if field.is_required()}
+
+
+def _shape(facts: "ModelFacts", options: "Mapping[str, object]") -> str:
+    if options:
+        made = ", ".join(f"{name}: {value}" for name, value in options.items())
+        return f"{facts.ref}, made with {{{made}}} to be shown here"
+    return (
+        f"{facts.ref}: {facts.model_type}, {facts.num_layers} layers, {facts.num_heads} heads"
+        f" ({facts.num_kv_heads} of keys and values), width {facts.width}"
+    )

@@ -1,12 +1,15 @@
-"""Options that several commands share, and the question that trust is asked for by."""
+"""Options that several commands share; `swapyard trust`, and the question that asks for trust."""
 
 __all__ = [
+    "Incomplete",
     "asker",
     "duration",
+    "partial_option",
     "remote_code_option",
     "run_options",
     "store_option",
     "study_argument",
+    "trust",
     "trust_option",
 ]
 
@@ -14,13 +17,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
 from orchestrator.run.options import Flag, flags_of
 
 if TYPE_CHECKING:
+    from orchestrator.lost import Lost
     from orchestrator.trust import Answer, Ask
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -46,7 +51,7 @@ store_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="The folder that studies lie in.",
+    help="Folder that holds the studies.",
 )
 
 study_argument = click.argument("study", metavar="STUDY")
@@ -86,7 +91,7 @@ def _type_of(flag: Flag) -> "click.ParamType[Any] | Callable[[str], float] | Non
 
 
 def asker() -> "Ask | None":
-    """Who can be asked whether a folder is trusted: the user at a terminal, else nobody."""
+    """Question whether a folder is trusted, where a user at a terminal can be asked; else None."""
     return _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
@@ -109,3 +114,71 @@ def _chosen(text: str) -> "Answer":
         if text.strip() and answer.startswith(text.strip().lower()):
             return answer
     raise click.UsageError("answer yes, no or always")
+
+
+partial_option = click.option(
+    "--partial", is_flag=True, help="Exit with 0, not 1, if studies or rows are missing from the answer."
+)
+
+
+class Incomplete:
+    """Context of an answer that may lack something: this is said at its end, and the command ends with 1."""
+
+    def __init__(self, *, partial: bool) -> None:
+        self._partial = partial
+        self._lines: dict[str, None] = {}
+
+    def study(self, line: str) -> None:
+        """A study is left out; `line` says which, and why."""
+        self._lines[line] = None
+
+    def rows(self, lost: "Lost") -> None:
+        """Rows of a study are lost."""
+        self._lines.update(dict.fromkeys(lost.lines()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        from orchestrator.lines import plain
+
+        for line in self._lines:
+            click.echo(plain(line), err=True)
+        if self._lines and kind is None:
+            if self._partial:
+                return
+            click.echo("the answer is of the rest; with --partial that is no error", err=True)
+            sys.exit(1)
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--list", "is_list", is_flag=True, help="List the folders that are trusted, and change nothing."
+)
+@click.option("--remove", is_flag=True, help="Trust FOLDER no longer.")
+def trust(folder: Path | None, is_list: bool, remove: bool) -> None:
+    """Trust the Python code in FOLDER, and in all below it: studies there may run their own functions.
+
+    It is kept in your own configuration, and holds also when files there change. Without it, code beside a
+    study file is run by no command.
+    """
+    from orchestrator.lines import plain
+    from orchestrator.trust import forget, remember, trusted_folders
+
+    if is_list == (folder is not None):
+        raise click.UsageError("give a FOLDER, or --list")
+    if folder is None:
+        if remove:
+            raise click.UsageError("name the FOLDER that is to be removed from the list")
+        for one in trusted_folders():
+            click.echo(plain(str(one)))
+    elif remove:
+        click.echo(plain(f"no longer trusted: {forget(folder)}"))
+    else:
+        click.echo(plain(f"trusted, with all below it: {remember(folder)}"))

@@ -8,13 +8,12 @@ from typing import Any, TypedDict
 
 import click
 
-from orchestrator.cli.incomplete import Incomplete, partial_option
-from orchestrator.cli.options import store_option, study_argument
+from orchestrator.cli.options import Incomplete, partial_option, store_option, study_argument
 
 Command = Callable[..., None]
 
-_WHERE = click.option("--where", metavar="SQL", help="Which rows are drawn.")
-_TITLE = click.option("--title", metavar="TEXT", help="What stands above the picture.")
+_WHERE = click.option("--where", metavar="SQL", help="SQL condition on the rows that are drawn.")
+_TITLE = click.option("--title", metavar="TEXT", help="Title above the picture.")
 _OUTPUT = click.option(
     "-o",
     "--output",
@@ -28,8 +27,8 @@ _OUTPUT = click.option(
 def plot() -> None:
     """Draw the results of a study below --store, as PNG and SVG; the paths go to stdout.
 
-    What is not given is as in the study's own first plot of that kind, or a sensible default. Where rows
-    are lost, the picture is of the rest, and the exit code 1.
+    Options that are not given are taken from the study's own first plot of that kind, or have sensible
+    defaults. If rows are lost, the picture is made from the rest, and the exit code is 1.
     """
 
 
@@ -38,12 +37,23 @@ def _shared_options(command: Command) -> Command:
         (
             study_argument,
             store_option,
-            click.option("--x", multiple=True, metavar="COLUMN", help="Along the axis; may be repeated."),
-            click.option("--y", multiple=True, metavar="COLUMN", help="Upwards; may be repeated."),
-            click.option("--facet", multiple=True, metavar="COLUMN", help="A picture each of its values."),
+            click.option(
+                "--x", multiple=True, metavar="COLUMN", help="Column along the x axis; may be repeated."
+            ),
+            click.option(
+                "--y", multiple=True, metavar="COLUMN", help="Column along the y axis; may be repeated."
+            ),
+            click.option(
+                "--facet",
+                multiple=True,
+                metavar="COLUMN",
+                help="Column with a facet for each value; may be repeated.",
+            ),
             _WHERE,
-            click.option("--scale", type=click.Choice(["shared", "own"]), help="Of the facets."),
-            click.option("--view", metavar="VIEW", help="Which view's rows: results, scores, …"),
+            click.option(
+                "--scale", type=click.Choice(["shared", "own"]), help="One scale for all facets, or one each."
+            ),
+            click.option("--view", metavar="VIEW", help="View whose rows are drawn: results, scores, …"),
             _TITLE,
             _OUTPUT,
             partial_option,
@@ -59,11 +69,11 @@ def _shared_options(command: Command) -> Command:
     "--fill",
     multiple=True,
     metavar="COLUMN",
-    help="What colours show: a column, SQL, or recovered; repeated, a facet each.",
+    help="Values shown as colours: a column, SQL, or recovered; a facet for each if repeated.",
 )
 @click.option("--log", type=click.Choice(["fill"]), help="Colours on a logarithmic scale.")
 def heatmap(**given: Any) -> None:
-    """Draw a heat map of STUDY: by default layers upwards, positions to the right, a facet each site."""
+    """Draw a heat map of STUDY: by default layers upwards, positions to the right, a facet for each site."""
     _draw("heatmap", **given)
 
 
@@ -71,7 +81,7 @@ def heatmap(**given: Any) -> None:
 @_shared_options
 @click.option("--log", type=click.Choice(["y"]), help="Values on a logarithmic scale.")
 def bars(**given: Any) -> None:
-    """Draw bars of STUDY: the first x along the axis, further x as colours, a facet each y."""
+    """Draw bars of STUDY: the first x along the axis, further x as colours, a facet for each y."""
     _draw("bars", **given)
 
 
@@ -85,7 +95,7 @@ def bars(**given: Any) -> None:
 def curves(
     study: str, store: Path, where: str | None, title: str | None, output: Path | None, partial: bool
 ) -> None:
-    """Draw the learning curves of STUDY: a facet each metric, means over seeds and their range."""
+    """Draw the learning curves of STUDY: a facet for each metric, means over seeds and their range."""
     from orchestrator.plots import draw_learning
     from orchestrator.roots import study_folders
 
@@ -144,7 +154,7 @@ def _draw(kind: str, study: str, store: Path, output: Path | None, partial: bool
 
 
 def _said(root: Path, kind: str, where: str | None, title: str | None) -> "_Said":
-    """What is asked for, and else what the study's own plot of that kind says."""
+    """Rows and title of a picture: as asked for, and else as in the study's own plot of that kind."""
     from orchestrator.plots import own_plots
 
     own = next((one for one in own_plots(root).values() if one.kind == kind), None)
@@ -159,7 +169,7 @@ class _Said(TypedDict):
 
 
 def _stem(root: Path, kind: str, output: Path | None) -> Path:
-    """Where a picture goes, without its ending."""
+    """Path of a picture, without its ending."""
     stem = output or root / "plots" / kind
     return stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from orchestrator.cli.incomplete import Incomplete, partial_option
-from orchestrator.cli.options import duration, store_option
+from orchestrator.cli.options import Incomplete, duration, partial_option, store_option
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +63,7 @@ def _is_comment(arg: str, options: Collection[str]) -> bool:
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="How many rows a table shows at most.",
+    help="Most rows that a table shows.",
 )
 @click.option(
     "--verify/--no-verify",
@@ -75,7 +74,7 @@ def _is_comment(arg: str, options: Collection[str]) -> bool:
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="The most memory, such as 2GB; what does not fit goes to temporary files."
+    help="Memory limit, such as 2GB; what does not fit goes to temporary files."
     "  [default: half of the machine's]",
 )
 @click.option("--timeout", metavar="TIME", help="Stop after this time, such as 30s.")
@@ -95,20 +94,20 @@ def query(
     timeout: str | None,
     store: Path,
 ) -> None:
-    """Answer one SELECT over all studies below --store; every view has a column study.
+    """Answer one SELECT over all studies in --store; every view has a column "study".
 
     Views: results, activations, scores, cells, screening, pairs, inputs, runs, failures, batches, fits,
     trainings, curves. What columns a view has:
 
         swapyard query "DESCRIBE results"
 
-    A NAME is one of the queries that --list shows. Where studies cannot be read, or rows are lost, the
-    answer is of the rest, and the exit code 1.
+    A NAME is one of the queries that --list shows. If studies cannot be read, or rows are lost, the answer
+    is made from the rest, and the exit code is 1.
     """
-    from orchestrator.asking import ask
     from orchestrator.query import named_queries
-    from orchestrator.query_limits import QueryLimits, Watch, size
+    from orchestrator.query_limits import QueryLimits, QueryTimer, size
     from orchestrator.roots import study_folders, without_copies
+    from orchestrator.views.connection import ask
 
     if list_names:
         width = max(map(len, named_queries()))
@@ -124,7 +123,7 @@ def query(
         timeout_s=None if timeout is None else duration(timeout),
         with_process=True,
     )
-    watch = Watch(limits.timeout_s)
+    watch = QueryTimer(limits.timeout_s)
     folders = without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
     with Incomplete(partial=partial) as lacking:
         connection, relation = ask(

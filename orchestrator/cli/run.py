@@ -1,7 +1,8 @@
-"""`swapyard run`: run a study, from wherever it stands."""
+"""`swapyard plan` and `swapyard run`: the numbers of a study before anything runs, and the run itself."""
 
-__all__ = ["run"]
+__all__ = ["plan", "run"]
 
+import json
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from orchestrator.cli.options import (
     study_argument,
     trust_option,
 )
+from orchestrator.interrupts import INTERRUPTED
 from orchestrator.machine import num_cores
 from orchestrator.run.options import options_of
 
@@ -29,8 +31,37 @@ if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
     from workers.code.places import Code
 
+
+@click.command()
+@study_argument
+@store_option
+@click.option(
+    "--prepare", is_flag=True, help="Run the prompts once without interventions, where filters need it."
+)
+@trust_option
+@remote_code_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool, as_json: bool) -> None:
+    """Show how many cells, pairs and jobs STUDY has, and how many of them are done.
+
+    STUDY is a study file, the name of a bundled study, or of one below --store.
+
+    No model is run, unless --prepare is given. Only the model can tell which pairs a filter keeps: until it
+    has run, the numbers are upper bounds.
+    """
+    from orchestrator.overview import overview
+    from orchestrator.roots import load_named
+    from orchestrator.trust import allowed_study
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
+    found = overview(loaded, store, prepare=prepare, say=say)
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+
+
 FINISHED_WITH_FAILURES = 3
-INTERRUPTED = 130
 
 
 @click.command()
@@ -50,11 +81,11 @@ def run(
     plots: bool,
     **given: Any,
 ) -> None:
-    """Run STUDY, a study file or the name of a bundled or stored study, from wherever it stands.
+    """Run STUDY: a study file, or the name of a bundled or stored study.
 
-    Killed at any moment, the same command goes on. Exit codes: 0 complete, or stopped where --limit or
-    --max-time said; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds the study,
-    130 interrupted.
+    If it is stopped or killed at any moment, the same command goes on from there. Exit codes: 0 complete, or
+    stopped by --limit or --max-time; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds
+    the study, 130 interrupted.
     """
     options = options_of(given)
     if options.error_types and not options.retry_failed:
@@ -143,7 +174,7 @@ def _resumable() -> Iterator[None]:
 
 def _answer(root: Path) -> None:
     """Show where the study found most; rows that cannot be read take nothing from a study that is done."""
-    from orchestrator.answer import answer
+    from orchestrator.told import answer
     from workers.errors import QueryError, StoreError
 
     try:
@@ -155,7 +186,7 @@ def _answer(root: Path) -> None:
 
 def _tell_recall(root: Path) -> None:
     """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
-    from orchestrator.answer import recall_lines
+    from orchestrator.told import recall_lines
     from workers.errors import QueryError, StoreError
 
     try:

@@ -1,4 +1,4 @@
-"""`swapyard status`: how far studies are, from their stores alone."""
+"""`swapyard status`: the progress of studies, from their stores alone."""
 
 __all__ = ["status"]
 
@@ -22,12 +22,12 @@ WATCH_EVERY_S = 2.0
 @click.command()
 @click.argument("studies", nargs=-1, metavar="[STUDY]...")
 @store_option
-@click.option("--watch", is_flag=True, help="Go on showing, until all is done or Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
+@click.option("--watch", is_flag=True, help="Keep the table up to date until all is done, or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) -> None:
-    """Show how far the studies below --store are, or only those named, and what to do where jobs failed.
+    """Show how far the studies in --store are, or only those named, and what to do about failed jobs.
 
-    Exit code 1 where one is damaged.
+    The exit code is 1 if a study is damaged.
     """
     from orchestrator.status import StatusReader, read_status
 

@@ -12,7 +12,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class UnwritableError(OSError):
@@ -25,7 +28,7 @@ class UnwritableError(OSError):
 
 
 class NoReaderError(UnwritableError):
-    """Whoever read our output has had enough. It is no `BrokenPipeError`, which click ends with 1."""
+    """Closed pipe: nobody reads our output any more. It is no `BrokenPipeError`, which click ends with 1."""
 
 
 # Buffers, and not the files below them: an interrupt that comes right after the system has written would make
@@ -35,7 +38,7 @@ class NoReaderError(UnwritableError):
 class _Out(io.BufferedWriter):
     """Standard output, whose errors are known from those of other files."""
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: "ReadableBuffer", /) -> int:
         """As `io.BufferedWriter.write`.
 
         Raises:
@@ -54,12 +57,12 @@ class _Out(io.BufferedWriter):
 class _Err(io.BufferedWriter):
     """Standard error; what cannot be written there is lost."""
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: "ReadableBuffer", /) -> int:
         """As `io.BufferedWriter.write`."""
         try:
             return super().write(data)
         except OSError:
-            return len(data)
+            return memoryview(data).nbytes
 
     def flush(self) -> None:
         """As `io.BufferedWriter.flush`."""
@@ -92,7 +95,7 @@ def guard_streams() -> None:
     sys.stderr = _text(_Err(io.FileIO(2, "wb", closefd=False)), sys.stderr)
 
 
-def _text(buffer: io.BufferedWriter, before: Any) -> io.TextIOWrapper:
+def _text(buffer: io.BufferedWriter, before: TextIO | None) -> io.TextIOWrapper:
     """A stream of text like the one `before`, which is None where it was closed."""
     is_error = isinstance(buffer, _Err)
     if before is not None:

@@ -2,8 +2,9 @@
 
 __all__ = ["apart", "split"]
 
-import hashlib
 from collections.abc import Hashable, Sequence
+
+from workers.digests import digest_of
 
 HELD_OUT = 0.2
 """Share of the pairs that is held out without a ``where``."""
@@ -74,4 +75,4 @@ def _linked(pairs: Sequence[Prompts]) -> list[list[int]]:
 
 
 def _drawn(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+    return digest_of(f"{seed}/{key}".encode())

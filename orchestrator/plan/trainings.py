@@ -15,7 +15,6 @@ __all__ = [
     "trainings_table",
 ]
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from studies.names import is_name
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
+from workers.digests import digest_of
 from workers.errors import StudyError
 from workers.facts import ModelFacts
 from workers.model.references import resolve
@@ -257,4 +257,4 @@ def _checked(found: list[Training]) -> list[Training]:
 
 
 def _sha256(tag: str, text: str) -> str:
-    return hashlib.sha256(f"swapyard:{tag}:1\n{text}".encode()).hexdigest()
+    return digest_of(f"swapyard:{tag}:1\n{text}".encode())

@@ -5,7 +5,6 @@ __all__ = ["default_plot", "draw", "draw_kind", "draw_learning", "draw_places", 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -13,7 +12,7 @@ from orchestrator.lost import TellLost
 from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
 from orchestrator.plot_checks import LOG
-from orchestrator.plots.alignment import Network, draw_alignment
+from orchestrator.plots.alignment import DrawnNetwork, draw_alignment
 from orchestrator.plots.bars import draw_bars
 from orchestrator.plots.choose import changed, default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
@@ -22,7 +21,7 @@ from orchestrator.plots.heatmap import draw_heatmap
 from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
 from orchestrator.store import StudyStore
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from studies import Block, ModelSpec, Study
 from studies.names import NAME_RULE, is_plain_file
 from studies.plots import OF_TRAININGS, Plot
@@ -61,7 +60,8 @@ def draw(
 def _positions(grid: Grid) -> list[int]:
     """The positions in the base prompt that are places of a side of a grid, counted from the beginning."""
     sides = [side for side in (grid.across, grid.down) if side.columns in (("base_position",), ("position",))]
-    return sorted({key[0] for side in sides for key in side.keys if isinstance(key[0], int) and key[0] >= 0})
+    places = (key[0] for side in sides for key in side.keys)
+    return sorted({at for at in places if isinstance(at, int) and at >= 0})
 
 
 def _tell(told: Told | None, over: str) -> None:
@@ -73,7 +73,7 @@ def draw_kind(
     root: Path,
     kind: str,
     stem: Path,
-    keys: Mapping[str, Any],
+    keys: Mapping[str, object],
     *,
     told: Told | None = None,
     lost: TellLost | None = None,
@@ -157,14 +157,14 @@ def _swept(root: Path, study: Study) -> tuple[Study, Lanes]:
     return swept_study(study, list(planned.values()))
 
 
-def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[Network]:
+def _networks(block: Block, lanes: Lanes, num_tokens: int) -> Iterator[DrawnNetwork]:
     """The networks that a block runs, without their weights."""
     for spec in block.models or (block.model,):
         assert isinstance(spec, ModelSpec)
         training = next((training for lane, training in lanes if lane == spec), None)
         facts = resolve(spec if training is None else training.model, fetch=False)
         names = {} if training is None else {k: v for k, v in spec.options.items() if k != "seed"}
-        yield Network(
+        yield DrawnNetwork(
             # What views call it: a built-in model with its options, a trained one by its name.
             names={"block": str(block.name), "model": spec.ref if training else spec.title, **names},
             places=block.alignment or {},

@@ -7,7 +7,6 @@ __all__ = ["draw_alignment"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 from matplotlib import colormaps
@@ -18,14 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Rectangle
 
 from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
-from orchestrator.query import run_query
-from orchestrator.views.axes import distinct, means_over, varying
-from orchestrator.views.names import literal, quoted
-from orchestrator.views.trainings import kinds_of
+from orchestrator.query import Row, fetch, run_query
+from orchestrator.views.axes import distinct, means_over, model_columns, varying
 from studies.blocks import Aligned
 from studies.fields import Scalar
 from studies.forms import parse_range
 from workers.errors import QueryError
+from workers.libraries.duckdb import literal, quoted
 
 MOST_PICTURES = 12
 _FROM_BELOW = ("block_input", "cell_input")
@@ -34,11 +32,11 @@ _COLOURS = colormaps["viridis"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """What is drawn of a network, and where variables are aligned with it."""
+class DrawnNetwork:
+    """Network as it is drawn, with the places that variables are aligned with."""
 
     names: Mapping[str, Scalar]
-    """What ``results`` calls it: its block, its model, and the axes of its training."""
+    """Columns of ``results`` that name it: its block, its model, and the axes of its training."""
     places: Mapping[str, Aligned]
     num_layers: int
     width: int
@@ -48,10 +46,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The accuracies of one picture."""
+    """Interchange accuracies of one picture."""
 
     title: str
-    network: Network
+    network: DrawnNetwork
     accuracy: Mapping[str, float]
     num_jobs: int
     merged: Sequence[str]
@@ -63,7 +61,7 @@ class _Measured:
 def draw_alignment(
     connection: duckdb.DuckDBPyConnection,
     parents: Mapping[str, Sequence[str]],
-    networks: Sequence[Network],
+    networks: Sequence[DrawnNetwork],
     *,
     where: str | None = None,
     title: str | None = None,
@@ -103,21 +101,21 @@ def draw_alignment(
 
 
 def _measured(
-    connection: duckdb.DuckDBPyConnection, networks: Sequence[Network], where: str | None
+    connection: duckdb.DuckDBPyConnection, networks: Sequence[DrawnNetwork], where: str | None
 ) -> list[_Measured]:
     there = run_query(connection, "FROM results").columns
-    kinds = ["block", *(kind for kind in kinds_of(connection) if kind in there and kind != "variable")]
+    kinds = ["block", *(kind for kind in model_columns(connection) if kind in there and kind != "variable")]
     blocks = ", ".join(dict.fromkeys(literal(str(network.names["block"])) for network in networks))
     chosen = f"block IN ({blocks})" + (f" AND ({where}\n)" if where else "")
     columns = ", ".join([*map(quoted, kinds), "variable"])
     merged = [axis for axis in varying(connection) if axis not in ("variable", *kinds)]
     counts = f"[{', '.join(map(distinct, merged))}]::BIGINT[]"
-    rows = run_query(
+    rows = fetch(
         connection,
         f"SELECT {columns}, {counts}, avg(iia), count(*) FROM results WHERE {chosen}"
         " GROUP BY ALL ORDER BY ALL",
-    ).fetchall()
-    pictures: dict[tuple[Any, ...], list[Any]] = {}
+    )
+    pictures: dict[Row, list[Row]] = {}
     for row in rows:
         places = _network_of(row, kinds, networks).places
         if row[-4] in places and row[-2] is not None:
@@ -143,7 +141,7 @@ def _measured(
     ]
 
 
-def _network_of(key: Sequence[Any], kinds: Sequence[str], networks: Sequence[Network]) -> Network:
+def _network_of(key: Row, kinds: Sequence[str], networks: Sequence[DrawnNetwork]) -> DrawnNetwork:
     """The network that a row is about."""
     row = dict(zip(kinds, key, strict=False))
 
@@ -179,7 +177,7 @@ def _draw_graph(ax: Axes, parents: Mapping[str, Sequence[str]]) -> dict[str, tup
     return at
 
 
-def _draw_network(ax: Axes, network: Network) -> dict[str, tuple[float, float]]:
+def _draw_network(ax: Axes, network: DrawnNetwork) -> dict[str, tuple[float, float]]:
     """The layers of the network, the input below; the middle of the lower edge of each place in them."""
     height = network.num_layers or 1
     half = 0.32 / height
@@ -213,8 +211,8 @@ def _draw_network(ax: Axes, network: Network) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _extent(place: Aligned, network: Network) -> tuple[float, float]:
-    """Which part of its layer a place is: of its dimensions, or of its tokens."""
+def _extent(place: Aligned, network: DrawnNetwork) -> tuple[float, float]:
+    """Extent of a place in its layer, from 0 to 1: of its dimensions, or of its tokens."""
     parts = place.subspace if isinstance(place.subspace, tuple) else (place.subspace,)
     ranges = [found.bounds(lambda _: 0) for part in parts if (found := parse_range(str(part))) is not None]
     if ranges:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.plots.data import Facet, Grid
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
-from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
-from orchestrator.plots.ticks import log_ticks
+from orchestrator.plots.style import CHAR_IN, log_ticks, new_figure, plain_log, thin_ticks, title_of, wrapped
 from studies.plots import Plot
 from workers.errors import QueryError
 
@@ -62,7 +61,7 @@ def draw_bars(grid: Grid, plot: Plot, across: Sequence[str], down: Sequence[str]
 
 
 def _width(num_groups: int, num_bars: int, longest: int) -> float:
-    """Of one facet's axis, in inches."""
+    """Width of one facet's axis, in inches."""
     return min(max(1.6, num_groups * max(0.09 * num_bars + 0.08, CHAR_IN * min(longest, 4) + 0.05)), 10.0)
 
 

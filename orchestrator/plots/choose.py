@@ -1,11 +1,10 @@
-"""Which pictures: a study's own, or a sensible one for a study that names none."""
+"""Choice of pictures: a study's own, or a sensible one for a study that names none."""
 
 __all__ = ["changed", "default_plot", "own_plots", "own_study"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -14,23 +13,22 @@ from orchestrator.plots.data import MAX_FACETS
 from orchestrator.query import run_query
 from orchestrator.store import StudyStore
 from orchestrator.trust import is_trusted
-from orchestrator.views.axes import varying
-from orchestrator.views.names import quoted
-from orchestrator.views.trainings import kinds_of
+from orchestrator.views.axes import model_columns, varying
 from studies import Study
 from studies.load import stored_study
 from studies.plots import Plot
 from workers.code.places import Code
 from workers.errors import QueryError, StoreError
+from workers.libraries.duckdb import quoted
 
 _ALONG = ("position", "base_position")
-"""Where in the base, as written or as found; of what was written only if it was found at several tokens."""
+"""Position in the base, as written or as found; as written only if it was found at several tokens."""
 _ACROSS = (*_ALONG, "head")
-"""What lies along a heat map's axis, the first that varies."""
+"""Columns along a heat map's axis: the first that varies is taken."""
 _DOWN = ("layer", "head", "subspace", "fit_rank", "intervention")
-"""What lies upwards, the first that varies and does not lie along."""
+"""Columns upwards: the first that varies and does not lie along is taken."""
 _MEANT = ("seed",)
-"""What is always averaged over, and said to be."""
+"""Axes that are always averaged over, and said to be."""
 
 
 def own_plots(root: Path) -> Mapping[str, Plot]:
@@ -62,7 +60,7 @@ def own_study(root: Path, code: Code | None = None) -> Study:
 
 
 def _code_of(plan: Plan, known: Code) -> Code:
-    """Where a planned study's own code lay: the current folder where no plan says it."""
+    """Place of a planned study's own code: the current folder where no plan says it."""
     folder = Path(plan.head.get("code", Path.cwd()))
     return replace(known, folders=(folder,), is_trusted=is_trusted(folder))
 
@@ -83,7 +81,7 @@ def default_plot(connection: duckdb.DuckDBPyConnection, kind: str) -> Plot:
     across = next((axis for axis in _ACROSS if axis in axes), "base_position")
     others = [axis for axis in axes if axis not in (across, *_ALONG, *_MEANT)]
     down = next((axis for axis in _DOWN if axis in others), "layer" if "layer" in columns else "block")
-    wanted = (*kinds_of(connection), "site", "block", *sorted(others, key="head".__eq__))
+    wanted = (*model_columns(connection), "site", "block", *sorted(others, key="head".__eq__))
     facet = _facets(connection, [axis for axis in dict.fromkeys(wanted) if axis in others and axis != down])
     # Accuracies can be compared; a difference in logits is mostly a matter of the site.
     scale = "shared" if value == "iia" else "own"
@@ -103,7 +101,7 @@ def _facets(connection: duckdb.DuckDBPyConnection, axes: Sequence[str]) -> list[
     return chosen
 
 
-def changed(plot: Plot, changes: Mapping[str, Any]) -> Plot:
+def changed(plot: Plot, changes: Mapping[str, object]) -> Plot:
     """`plot` with some keys replaced, all validated; its title goes with what it was the title of.
 
     Raises:

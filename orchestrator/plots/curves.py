@@ -2,7 +2,6 @@
 
 __all__ = ["draw_curves"]
 
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,11 +9,10 @@ from matplotlib.figure import Figure
 
 from orchestrator.plots.bars import colour_of
 from orchestrator.plots.style import new_figure, title_of
-from orchestrator.query import run_query
-from orchestrator.views.axes import distinct, means_over, varying
-from orchestrator.views.names import quoted
-from orchestrator.views.trainings import kinds_of
+from orchestrator.query import Row, fetch, run_query
+from orchestrator.views.axes import distinct, means_over, model_columns, varying
 from workers.errors import QueryError
+from workers.libraries.duckdb import quoted
 
 _METRICS = "metric IN ('task_loss', 'interchange_loss', 'task_accuracy', 'interchange_accuracy')"
 _TESTED = "split = 'test'"
@@ -36,22 +34,22 @@ def draw_curves(
         QueryError: nothing was measured yet, or there are too many lines to tell apart.
     """
     there = run_query(connection, "FROM curves").columns
-    kinds = [kind for kind in kinds_of(connection) if kind in there and kind != "variable"]
+    kinds = [kind for kind in model_columns(connection) if kind in there and kind != "variable"]
     series = ["name", *kinds, "head", "variable"]
     columns = ", ".join(["metric", *map(quoted, series), "step"])
     merged = [axis for axis in varying(connection, "curves") if axis not in ("metric", "step", *series)]
     counts = f"[{', '.join(map(distinct, merged))}]::BIGINT[]"
-    rows = run_query(
+    rows = fetch(
         connection,
         f"SELECT {columns}, {counts}, avg(value), min(value), max(value) FROM curves"
         f" WHERE {_METRICS} AND ({where or _TESTED}\n) GROUP BY ALL ORDER BY ALL",
-    ).fetchall()
+    )
     if not rows:
         raise QueryError("there is no curve to draw yet; see: swapyard status")
     differing = [at for at in range(len(series)) if len({row[1 + at] for row in rows}) > 1]
-    lines: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    lines: dict[str, dict[str, list[Row]]] = {}
     # A model has its colour in every facet, and a variable its kind of line.
-    drawn: dict[str, tuple[str, Any]] = {}
+    drawn: dict[str, tuple[str, object]] = {}
     for row in rows:
         said = [(series[at], row[1 + at]) for at in differing if row[1 + at] is not None]
         named = " · ".join(f"{kind} {value}" for kind, value in said) or str(row[1])
@@ -70,7 +68,7 @@ def draw_curves(
             step, mean, low, high = np.array(points, dtype=np.float64).T
             model, variable = drawn[name]
             colour = colour_of(models.index(model), len(models))
-            number = 0 if variable is None else variables.index(variable)
+            number = 0 if variable is None else variables.index(str(variable))
             ax.plot(step, mean, _STYLES[number % len(_STYLES)], color=colour, linewidth=1.1, label=name)
             ax.fill_between(step, low, high, color=colour, alpha=0.2, linewidth=0)
         ax.set_title(metric.replace("_", " "))

@@ -1,39 +1,147 @@
-"""What a picture shows, as numbers: one query, one grid a facet. Nothing is drawn here."""
+"""Numbers of a picture: one query, one grid a facet, axes in the prompt's order. Nothing is drawn here.
 
-__all__ = ["RECOVERED", "Axis", "Facet", "Grid", "Key", "columns_of", "read_grid"]
+``base_position`` is NULL where a cell changes several tokens of the base, as in causal tracing, where noise
+lies on the subject and one state is put back. Such a cell is drawn where its ``position`` was written, or
+else at the positions in which it differs from the others.
+"""
 
-from collections.abc import Iterable, Mapping, Sequence
+__all__ = [
+    "BASE_POSITION",
+    "RECOVERED",
+    "Facet",
+    "Grid",
+    "GridAxis",
+    "Key",
+    "columns_of",
+    "key_sql",
+    "places_of",
+    "prompt_order",
+    "read_grid",
+]
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import numpy as np
 
-from orchestrator.plots.places import BASE_POSITION, key_sql, places_of, prompt_order
-from orchestrator.query import explained, run_query
-from orchestrator.views.axes import distinct, over, over_text, varying
-from orchestrator.views.counting import distinct_pairs
+from orchestrator.query import Row, fetch, run_query
+from orchestrator.views.axes import distinct, distinct_pairs, over, over_text, varying
+from studies.blocks import AXES
 from studies.plots import Plot
 from workers.errors import QueryError
+from workers.libraries.duckdb import quoted
+
+Value = str | int | float | None
+"""Value that can be a place of an axis."""
+
+BASE_POSITION = "base_position"
+_OF_JOBS = ("results", "scores", "activations")
+_NO_PLACES = {*AXES, "study", "dtype", "revision", "block", "role", "fit_rank", BASE_POSITION} - {"position"}
+"""Columns whose values do not lie in a prompt; an axis that a study named itself may."""
+_LIST = "at "
+"""Prefix of the text of several positions."""
+
+
+def key_sql(key: str, view: str, columns: Collection[str]) -> str:
+    """A plot's column or expression as a key of its query over a view with these columns.
+
+    Args:
+        key: as the plot has it; a column may be called as a word of SQL, such as ``from``.
+        view: the plot's.
+        columns: the view's.
+    """
+    if key == BASE_POSITION and view in _OF_JOBS:
+        written = "position::VARCHAR, " if "position" in columns else ""
+        several = f"'{_LIST}' || array_to_string(base_positions, ', ')"
+        return f"coalesce(base_position::VARCHAR, {written}{several})"
+    return quoted(key) if key in columns else f"({key})"
+
+
+def places_of(keys: Collection[Value]) -> dict[Value, Value]:
+    """Base positions as `key_sql` gave them, as numbers where one position tells them apart."""
+    lists = {key: _numbers(key) for key in keys if isinstance(key, str)}
+    tried = {key: numbers for key, numbers in lists.items() if numbers}
+    shared = set.intersection(*map(set, tried.values())) if len(tried) > 1 else set()
+    own = {key: [at for at in numbers if at not in shared] or numbers for key, numbers in tried.items()}
+    if len({tuple(one) for one in own.values()}) < len(own):
+        own = tried
+    named: dict[Value, Value] = {
+        key: one[0] if len(one) == 1 else ", ".join(map(str, one)) for key, one in own.items()
+    }
+    return {key: named.get(key, key) for key in keys}
+
+
+def _numbers(key: str) -> list[int]:
+    """The positions that a key names; none of a word."""
+    try:
+        return [int(part) for part in key.removeprefix(_LIST).split(", ")]
+    except ValueError:
+        return []
+
+
+def prompt_order(
+    connection: duckdb.DuckDBPyConnection,
+    view: str,
+    where: str | None,
+    key: str,
+    values: Collection[Value],
+    columns: Collection[str],
+) -> Mapping[Value, float] | None:
+    """Mean place in the base prompt of each of an axis' values, over its pairs.
+
+    None where the values lie nowhere, or are in order as they are: they are numbers from the beginning.
+    """
+    if view not in _OF_JOBS or key in _NO_PLACES - {BASE_POSITION} or "base_positions" not in columns:
+        return None
+    if all(value is None or (isinstance(value, int | float) and value >= 0) for value in values):
+        return None
+    if key not in columns or (key != BASE_POSITION and not _are_places(connection, view, where, key)):
+        return None
+    said = key_sql(key, view, columns)
+    rows = fetch(
+        connection,
+        f"SELECT {said}, avg(list_avg(base_positions)) FROM {view}{_where(where)} GROUP BY 1",
+    )
+    named = places_of([value for value, _ in rows]) if key == BASE_POSITION else {}
+    return {named.get(value, value): at for value, at in rows if at is not None}
+
+
+def _are_places(connection: duckdb.DuckDBPyConnection, view: str, where: str | None, key: str) -> bool:
+    """Whether an axis' values say where in the prompt a cell is: one place each, and not all the same."""
+    if key == "position":
+        return True
+    column = quoted(key)
+    rows = fetch(
+        connection,
+        f"SELECT max(n), count(DISTINCT place) FROM (SELECT {column}, count(DISTINCT base_positions) AS n,"
+        f" any_value(base_positions) AS place FROM {view}{_where(where)} GROUP BY {column}, pair_id)",
+    )
+    return bool(rows[0][0] == 1 and rows[0][1] > 1)
+
+
+def _where(where: str | None) -> str:
+    return f" WHERE ({where})" if where else ""
+
 
 RECOVERED = (
     "sum(logit_diff - base_run_logit_diff) / nullif(sum(source_run_logit_diff - base_run_logit_diff), 0)"
 )
-"""What ``recovered`` stands for: the share of the effect recovered, a ratio of sums."""
+"""SQL of ``recovered``: the share of the effect that is recovered, a ratio of sums."""
 
 MAX_FACETS = 24
 MAX_SQUARES = 1_000_000
 
-Order = Mapping[Any, float] | None
-"""Of the values of a column, how far into the prompt each lies; None where they lie nowhere."""
-Key = tuple[Any, ...]
+Order = Mapping[Value, float] | None
+"""Place in the prompt of each value of a column; None where they lie nowhere."""
+Key = tuple[Value, ...]
 """The values of an axis' columns at one place; () for an axis without columns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """The places along one side of a grid, sorted: numbers up, then text, then NULL."""
+class GridAxis:
+    """Axis of a grid: the places along one side, sorted: numbers up, then text, then NULL."""
 
     columns: tuple[str, ...]
     keys: tuple[Key, ...]
@@ -62,14 +170,14 @@ class Facet:
 class Grid:
     """All facets of a picture; they share both axes."""
 
-    across: Axis
-    down: Axis
+    across: GridAxis
+    down: GridAxis
     facets: tuple[Facet, ...]
     facet_columns: tuple[str, ...]
     of_pairs: bool
     """Whether every row that was counted is a pair of its own."""
     num_near_ties: int
-    """How many rows have another first choice within reach; 0 where the view does not say."""
+    """Number of rows with another first choice within reach; 0 where the view does not say."""
     over: Mapping[str, tuple[int, int]]
     """Axes that one value runs over, with how many of their values: the least and the most of any place."""
     of_means: bool
@@ -77,13 +185,13 @@ class Grid:
 
     @property
     def over_text(self) -> str:
-        """What values run over besides pairs, such as ``mean over 12 heads``; empty where it is nothing."""
+        """Axes that values run over besides pairs, such as ``mean over 12 heads``; may be empty."""
         told = over_text(self.over)
         return f"{'mean' if self.of_means else 'each'} over {told}" if told else ""
 
     @property
     def num_values(self) -> int:
-        """How many columns or expressions it shows, each in facets of its own."""
+        """Number of columns or expressions shown, each in facets of its own."""
         return len({facet.value for facet in self.facets})
 
 
@@ -121,7 +229,7 @@ def read_grid(connection: duckdb.DuckDBPyConnection, plot: Plot) -> Grid:
     return _assemble(across, down, facet, values, axes, rows, orders, of_means=of_means)
 
 
-def _placed(rows: Sequence[tuple[Any, ...]], keys: Sequence[str]) -> list[tuple[Any, ...]]:
+def _placed(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     """Rows whose base positions are places; see `places_of`."""
     placed = [list(row) for row in rows]
     for at, key in enumerate(keys):
@@ -139,7 +247,7 @@ def _rows(
     aggregates: Sequence[str],
     axes: Sequence[str],
     columns: Sequence[str],
-) -> list[tuple[Any, ...]]:
+) -> list[Row]:
     """One row for each group: its keys, the aggregates, how many values it has on each axis, near ties, all
     rows, and distinct pairs."""
     of_jobs = plot.view in ("results", "scores")
@@ -152,9 +260,7 @@ def _rows(
     sql = f"SELECT {', '.join(asked)} FROM {view}"
     sql += f" WHERE ({plot.where})" if plot.where else ""
     sql += f" GROUP BY {groups}" if keys else ""
-    relation = run_query(connection, sql)
-    with explained(connection):
-        return relation.fetchall()
+    return fetch(connection, sql)
 
 
 def _aggregates(connection: duckdb.DuckDBPyConnection, view: str, value: str) -> tuple[tuple[str, str], bool]:
@@ -185,7 +291,7 @@ def _assemble(
     facet: tuple[str, ...],
     values: tuple[str, ...],
     axes: Sequence[str],
-    rows: Sequence[tuple[Any, ...]],
+    rows: Sequence[Row],
     orders: Mapping[str, Order],
     *,
     of_means: bool,
@@ -223,31 +329,31 @@ def _assemble(
     )
 
 
-def _axis(columns: tuple[str, ...], keys: Iterable[Key], orders: Mapping[str, Order]) -> Axis:
-    def at(key: Key) -> list[tuple[Any, ...]]:
+def _axis(columns: tuple[str, ...], keys: Iterable[Key], orders: Mapping[str, Order]) -> GridAxis:
+    def at(key: Key) -> list[tuple[float | str, ...]]:
         return [_order(value, orders.get(column)) for column, value in zip(columns, key, strict=True)]
 
-    return Axis(columns, tuple(sorted(dict.fromkeys(keys), key=at)))
+    return GridAxis(columns, tuple(sorted(dict.fromkeys(keys), key=at)))
 
 
-def _order(value: Any, order: Order) -> tuple[Any, ...]:
-    """What a value is sorted by: where it lies in the prompt, or else numbers up, then text, then NULL."""
+def _order(value: Value, order: Order) -> tuple[float | str, ...]:
+    """Sort key of a value: its place in the prompt, or else numbers up, then text, then NULL."""
     if value is None:
         return 3, 0, 0
     place = (1, value) if isinstance(value, int | float) else (2, str(value))
     return place if order is None else (0, order[value], *place) if value in order else (1, 0, *place)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Value:
     """A value that can be a key; lists, such as ``base_positions``, become text."""
     return value if value is None or isinstance(value, int | float) else _text(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _refuse_too_much(across: Axis, down: Axis, facets: Axis, num_values: int) -> None:
+def _refuse_too_much(across: GridAxis, down: GridAxis, facets: GridAxis, num_values: int) -> None:
     if len(facets.keys) * num_values > MAX_FACETS:
         what = " and ".join(facets.columns) or "fill"
         raise QueryError(

@@ -1,23 +1,94 @@
 """Heat maps: layers upwards, positions to the right, a facet for each site, token or metric."""
 
-__all__ = ["draw_heatmap"]
+__all__ = ["Scale", "draw_heatmap", "scale_of"]
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm, SymLogNorm
+from matplotlib.colors import Colormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
-from orchestrator.plots.data import Axis, Facet, Grid
+from orchestrator.plots.data import Facet, Grid, GridAxis
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
-from orchestrator.plots.scale import Scale, scale_of
-from orchestrator.plots.style import CHAR_IN, new_figure, plain_log, thin_ticks, title_of, wrapped
-from orchestrator.plots.ticks import both_signs_ticks, log_ticks
+from orchestrator.plots.style import (
+    CHAR_IN,
+    both_signs_ticks,
+    log_ticks,
+    new_figure,
+    plain_log,
+    thin_ticks,
+    title_of,
+    wrapped,
+)
 from studies.plots import Plot
+from workers.errors import QueryError
+
+LINEAR_SHARE = 0.01
+"""A logarithmic scale of values with both signs is linear around 0, up to this share of the largest."""
+_SHARES = ("iia", "flip", "changed")
+"""Columns that go from 0 to 1, and are drawn so wherever pictures are to be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Colour scale of one facet or of several."""
+
+    low: float
+    high: float
+    colours: str
+    is_log: bool = False
+
+    @property
+    def norm(self) -> Normalize:
+        """Values to [0, 1]."""
+        if not self.is_log:
+            return Normalize(self.low, self.high)
+        if self.low < 0:
+            return SymLogNorm(self.high * LINEAR_SHARE, vmin=self.low, vmax=self.high)
+        return LogNorm(self.low, self.high)
+
+    @property
+    def colormap(self) -> Colormap:
+        """[0, 1] to colours; what is not positive on a logarithmic scale is as the lowest."""
+        found = colormaps[self.colours]
+        return found.with_extremes(under=found(0.0))
+
+    def clips(self, values: np.ndarray) -> bool:
+        """Whether some of `values` lie below the scale."""
+        return bool((values < self.low).any())
+
+
+def scale_of(values: Sequence[np.ndarray], columns: Sequence[str], *, log: bool, shared: bool) -> Scale:
+    """The scale for grids of `values` (NaN where blank), which are of `columns`.
+
+    Raises:
+        QueryError: a logarithmic scale, and nothing is positive.
+    """
+    found = np.concatenate([grid[np.isfinite(grid)] for grid in values])
+    if log and not (found.min(initial=0) < 0 < found.max(initial=0)):
+        return _log_scale(found, columns)
+    if not log and shared and all(column in _SHARES for column in columns):
+        return Scale(0.0, 1.0, "viridis")
+    low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 1.0)
+    if low < 0 < high:
+        reach = max(-low, high)
+        return Scale(-reach, reach, "RdBu_r", is_log=log)
+    # One value alone still needs a scale with two ends.
+    return Scale(low, high if high > low else low + (abs(low) or 1.0), "viridis")
+
+
+def _log_scale(found: np.ndarray, columns: Sequence[str]) -> Scale:
+    positive = found[found > 0]
+    if not len(positive):
+        raise QueryError(f"log: fill needs positive values, and {', '.join(columns)} has none; leave log out")
+    low, high = float(positive.min()), float(positive.max())
+    return Scale(low, high if high > low else 10 * low, "viridis", is_log=True)
+
 
 MAX_WIDTH_IN = 14.0
 MAX_HEIGHT_IN = 9.0
@@ -28,18 +99,18 @@ RASTER_ABOVE = 4000
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How large a facet is, in inches, and how many lie side by side."""
+    """Size of a facet, in inches, and the number of facets side by side."""
 
     width: float
     height: float
     bar: float
-    """What a colour bar takes beside it."""
+    """Width of a colour bar beside it."""
     beside: int
     below: int
 
     @property
     def size(self) -> tuple[float, float]:
-        """Of the figure; labels of rows, titles and the common colour bar included."""
+        """Size of the figure; labels of rows, titles and the common colour bar included."""
         return self.beside * (self.width + self.bar) + 1.6, self.below * (self.height + 0.65) + 0.8
 
 
@@ -111,7 +182,7 @@ def _draw_facet(ax: Axes, facet: Facet, scale: Scale) -> QuadMesh:
     return mesh
 
 
-def _label_columns(ax: Axes, axis: Axis, texts: Sequence[str], *, named: bool) -> None:
+def _label_columns(ax: Axes, axis: GridAxis, texts: Sequence[str], *, named: bool) -> None:
     shown = thin_ticks(len(texts), 40)
     crowded = len(texts) > 16 and max(map(len, texts)) > 3
     ax.set_xticks([i + 0.5 for i in shown], [texts[i].replace("\n", " " if crowded else "\n") for i in shown])
@@ -120,7 +191,7 @@ def _label_columns(ax: Axes, axis: Axis, texts: Sequence[str], *, named: bool) -
         ax.set_xlabel(key_text(tuple(map(label_of, axis.columns))))
 
 
-def _label_rows(ax: Axes, axis: Axis, texts: Sequence[str], *, named: bool) -> None:
+def _label_rows(ax: Axes, axis: GridAxis, texts: Sequence[str], *, named: bool) -> None:
     shown = thin_ticks(len(texts), 60)
     ax.set_yticks([i + 0.5 for i in shown], [texts[i] for i in shown])
     if not axis.is_numeric:

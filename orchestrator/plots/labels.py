@@ -1,15 +1,14 @@
-"""What stands at axes, facets and colour bars."""
+"""Labels of axes, facets and colour bars."""
 
 __all__ = ["caption", "facet_text", "key_text", "label_of", "position_texts", "tick_texts"]
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import duckdb
 
-from orchestrator.plots.data import Axis, Facet, Grid, Key
-from orchestrator.query import explained, run_query
+from orchestrator.plots.data import Facet, Grid, GridAxis, Key, Value
+from orchestrator.query import fetch
 from studies.plots import Plot
 from workers.metrics import DERIVED, OBSERVED
 
@@ -46,7 +45,7 @@ def facet_text(grid: Grid, facet: Facet) -> str:
     return " · ".join([*parts, label_of(facet.value)] if grid.num_values > 1 else parts)
 
 
-def tick_texts(axis: Axis, positions: Mapping[int, str]) -> list[str]:
+def tick_texts(axis: GridAxis, positions: Mapping[Value, str]) -> list[str]:
     """A label for each place of an axis; with tokens or spans where its column is the base's position."""
     if axis.columns in (("base_position",), ("position",)):
         return [positions.get(key[0], key_text(key)) for key in axis.keys]
@@ -55,7 +54,7 @@ def tick_texts(axis: Axis, positions: Mapping[int, str]) -> list[str]:
 
 def position_texts(
     connection: duckdb.DuckDBPyConnection, plot: Plot, positions: Sequence[int]
-) -> dict[int, str]:
+) -> dict[Value, str]:
     """A label for each of some base positions: ``0 The`` where all pairs drawn have that token there,
     ``3 ⟨country⟩`` where all have that span there, ``3`` where the runs have no words, and ``3 …`` otherwise.
 
@@ -72,25 +71,19 @@ def position_texts(
     alone = (
         f"SELECT base_position AS place, base_tokens FROM {plot.view} WHERE base_position IS NOT NULL{where}"
     )
-    found = _fetched(connection, asked.format(token=token, rows=alone))
+    found = fetch(connection, asked.format(token=token, rows=alone))
     if lacking := sorted({*positions} - {at for at, *_ in found}):
         prompts_sql = f"SELECT DISTINCT base_tokens FROM {plot.view} WHERE true{where}"
         rows = f"SELECT unnest({lacking}) AS place, base_tokens FROM ({prompts_sql})"
         rows = f"FROM ({rows}) WHERE place < len(base_tokens)"
-        found += _fetched(connection, asked.format(token=token, rows=rows))
+        found += fetch(connection, asked.format(token=token, rows=rows))
     is_clear = all(shared or text is None for _, text, shared in found)
     prompts = [] if is_clear else _prompts(connection, f"{plot.view} WHERE true{where}")
     return {at: _position_text(at, text, shared, prompts) for at, text, shared in found}
 
 
-def _fetched(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
-    relation = run_query(connection, sql)
-    with explained(connection):
-        return relation.fetchall()
-
-
 def caption(grid: Grid, plot: Plot) -> str:
-    """How many rows each value is of, one number or from the least to the most, and which rows."""
+    """Number of rows that each value is of, one or from the least to the most, and which rows."""
     counts = [int(n) for facet in grid.facets for n in facet.counts.ravel() if n]
     if not counts:
         return "no values"
@@ -118,18 +111,17 @@ def _one_line(text: str) -> str:
 
 
 Prompt = tuple[int, Mapping[str, tuple[int, int]]]
-"""How many tokens a base prompt has, and its spans."""
+"""Number of tokens of a base prompt, and its spans."""
 
 
 def _prompts(connection: duckdb.DuckDBPyConnection, rows: str) -> list[Prompt]:
     """The distinct shapes of the base prompts of these rows of a view."""
-    relation = run_query(
+    found = fetch(
         connection,
         "SELECT DISTINCT len(base_tokens), spans FROM inputs"
         f" WHERE (study, pair_id) IN (SELECT (study, pair_id) FROM {rows})",
     )
-    with explained(connection):
-        return [(length, json.loads(spans).get("base", {})) for length, spans in relation.fetchall()]
+    return [(length, json.loads(spans).get("base", {})) for length, spans in found]
 
 
 def _position_text(at: int, text: str | None, shared: bool, prompts: Sequence[Prompt]) -> str:

@@ -1,7 +1,20 @@
-"""How all pictures look, and how they are written: without pyplot, the same bytes for the same numbers."""
+"""Style, ticks and files of all pictures: without pyplot, the same bytes for the same numbers."""
 
-__all__ = ["CHAR_IN", "new_figure", "plain_log", "save", "style", "thin_ticks", "title_of", "wrapped"]
+__all__ = [
+    "CHAR_IN",
+    "both_signs_ticks",
+    "log_ticks",
+    "new_figure",
+    "plain_log",
+    "save",
+    "style",
+    "texts_of_ticks",
+    "thin_ticks",
+    "title_of",
+    "wrapped",
+]
 
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,10 +24,55 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from orchestrator.plots.ticks import texts_of_ticks
 from workers.errors import QueryError
+
+MOST_TICKS = 8
+"""Most ticks of an axis."""
+FEWEST_TICKS = 3
+_LEAST_PLAIN, _MOST_PLAIN = 1e-4, 1e6
+"""Numbers between these are written without an exponent."""
+_EXACT = 1e-10
+"""Of a tick, that it may be off."""
+_SUBDIVISIONS: tuple[tuple[int, ...], ...] = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))
+"""Parts of each decade that have a tick, from the coarsest."""
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """The ticks between two positive ends: whole decades as far as these are enough, else parts of them, and
+    round numbers where not even these are."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for parts in _SUBDIVISIONS:
+        found = [part * 10.0**decade for decade in decades for part in parts]
+        found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(found) >= FEWEST_TICKS:
+            return found[:: math.ceil(len(found) / MOST_TICKS)]
+    ticks = MaxNLocator(nbins=5).tick_values(low, high)
+    return [float(tick) for tick in ticks if low <= tick <= high] or [low, high]
+
+
+def both_signs_ticks(linear: float, high: float) -> list[float]:
+    """The ticks from -`high` to `high` on a scale that is linear up to `linear`."""
+    above = log_ticks(linear, high)
+    above = above[:: -max(1, math.ceil(len(above) / (MOST_TICKS // 2)))][::-1]
+    return [*(-tick for tick in reversed(above)), 0.0, *above]
+
+
+def texts_of_ticks(ticks: Sequence[float]) -> list[str]:
+    """Ticks in as few digits as say exactly where they are."""
+    return [_text(tick) for tick in ticks]
+
+
+def _text(tick: float) -> str:
+    found = next(text for digits in range(1, 18) if _is_near(float(text := f"{tick:.{digits}g}"), tick))
+    plain = f"{float(found):.12g}"
+    return plain if _LEAST_PLAIN <= abs(tick) < _MOST_PLAIN else found
+
+
+def _is_near(value: float, tick: float) -> bool:
+    return abs(value - tick) <= abs(tick) * _EXACT
+
 
 FONT_SIZE = 8.0
 CHAR_IN = 0.06

@@ -164,7 +164,7 @@ class _Run:
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""
-        swept = self.driver.sweep()
+        swept = self.driver.collect_garbage()
         if swept.problem is not None:
             self.progress.say(swept.problem)
         if swept.num_kept and not self.has_told:

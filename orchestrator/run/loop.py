@@ -120,7 +120,7 @@ class Loop:
             self._driver.lock_late()
             if time.monotonic() - swept >= SWEEP_EVERY_S:
                 swept = time.monotonic()
-                self._driver.sweep()
+                self._driver.collect_garbage()
             self.show()
 
     def show(self) -> None:

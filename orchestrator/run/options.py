@@ -50,14 +50,17 @@ class Limits:
     """Bounds at which a run stops by itself, None for none; its work stays, and the same command goes on."""
 
     jobs: int | None = _option(
-        None, Flag("--limit", "Stop after about N jobs: whole cells of up to 64 pairs.", "count", metavar="N")
+        None,
+        Flag(
+            "--limit", "Stop after about N jobs; cells are finished for up to 64 pairs.", "count", metavar="N"
+        ),
     )
     """Number of jobs, rounded up to whole cells of a tile: those of at most 64 pairs."""
     seconds: float | None = _option(
         None,
         Flag(
             "--max-time",
-            "Stop after so long, such as 90s, 30m or 8h, once what runs then is finished.",
+            "Stop after this time, such as 90s, 30m or 8h; jobs that are running then are finished.",
             "duration",
             metavar="TIME",
         ),
@@ -67,7 +70,7 @@ class Limits:
         None,
         Flag(
             "--max-failures",
-            "Stop once more than N of the jobs that this run did have failed.",
+            "Stop once more than N jobs of this run have failed.",
             "count",
             least=0,
             metavar="N",
@@ -84,12 +87,12 @@ class RunOptions:
         "auto",
         Flag(
             "--executor",
-            "Where jobs run: in this process, or on Ray's workers. auto takes Ray for longer studies.",
+            "Run jobs in this process (inline) or on Ray workers (ray); auto takes Ray for longer studies.",
             choices=("auto", "inline", "ray"),
         ),
     )
     num_workers: int | None = _option(
-        None, Flag("--workers", "How many workers [default: as many as fit].", "count")
+        None, Flag("--workers", "Number of workers [default: as many as fit].", "count")
     )
     """As many as there are cores, and memory for, where not said."""
     threads: int | None = _option(
@@ -117,7 +120,7 @@ class RunOptions:
     """Whether a study that another driver holds is taken from it."""
     replace: bool = _option(
         False,
-        Flag("--replace", "Go on in a folder that holds results of quite another study.", "switch"),
+        Flag("--replace", "Go on in a folder that holds the results of a different study.", "switch"),
     )
     """Whether a folder is gone on with whose results have no job in common with the study's."""
     retry_failed: bool = _option(
@@ -145,8 +148,7 @@ class RunOptions:
         None,
         Flag(
             "--slice-timeout",
-            "Replace a worker that is silent for so long"
-            " [default: 10m, or 20 times what its work should take].",
+            "Replace a worker that is silent for this time [default: 10m, or 20 times its expected time].",
             "duration",
             metavar="TIME",
         ),
@@ -156,8 +158,7 @@ class RunOptions:
         (),
         Flag(
             "--require",
-            "Give no job to a worker whose loaded model lacks this,"
-            " and exit 1 where none is left (repeatable).",
+            "Use only workers whose loaded model can do this; exit with 1 if there is none (repeatable).",
             choices=tuple(ABILITIES),
             repeatable=True,
         ),

@@ -6,7 +6,6 @@ only where each file that is lost comes out with the very hash that its commit n
 
 __all__ = ["mend_plan"]
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from orchestrator.store.adopt import part_names
 from orchestrator.store.plans import before_plan, damaged_plan_files
 from orchestrator.store.storage import LocalStorage
 from studies import Study
+from workers.digests import digest_of
 from workers.errors import StoreError, SwapyardError
 
 
@@ -52,7 +52,7 @@ def mend_plan(
     try:
         for files in _attempts(study, store, driver.state, draft):
             made = {name: files[name] for name in lost if name in files}
-            if {name: hashlib.sha256(data).hexdigest() for name, data in made.items()} == lost:
+            if {name: digest_of(data) for name, data in made.items()} == lost:
                 say("it is the same, bit for bit")
                 return driver.write_plan({name: {**whole, **made}[name] for name in ref.files})
     except SwapyardError as error:

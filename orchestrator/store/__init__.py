@@ -1,4 +1,4 @@
-"""The study store: a folder that any process reads, workers write parts into, and one driver commits to."""
+"""Study store: a folder that any process reads, workers write parts into, and one driver commits to."""
 
 __all__ = [
     "ADDED_COLUMNS",
@@ -15,10 +15,10 @@ __all__ = [
     "Merged",
     "MergedFile",
     "PlanRef",
+    "RemovedFiles",
     "State",
     "StoredFile",
     "StudyStore",
-    "Swept",
     "WrittenPart",
     "decode_part",
     "encode_part",
@@ -44,4 +44,4 @@ from orchestrator.store.parts import (
 from orchestrator.store.state import State
 from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart
-from orchestrator.store.sweep import Leftovers, Swept, leftovers
+from orchestrator.store.sweep import Leftovers, RemovedFiles, leftovers

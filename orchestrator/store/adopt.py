@@ -1,4 +1,4 @@
-"""Parts that no commit names, though they can be read: which are the study's, and may be added."""
+"""Parts that no commit names, though they can be read, and the choice of those that may be added."""
 
 __all__ = ["Unnamed", "adoptable", "check_rows", "part_names", "unnamed_parts"]
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.store.manifest import PLAIN_NAME, Manifest
-from orchestrator.store.notes import Found, examined
+from orchestrator.store.notes import ExaminedFile, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
 
@@ -18,10 +18,10 @@ _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Unnamed:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names, with its note."""
 
     name: str
-    found: Found
+    found: ExaminedFile
     epoch: int
     """Of the driver under which it was written."""
 
@@ -80,7 +80,7 @@ def is_of(one: Unnamed, state: State) -> bool:
 
 
 def check_rows(data: bytes, parts: Iterable[Manifest]) -> str | None:
-    """How a file's rows are not those that its parts are said to have; None where they are."""
+    """Difference between a file's rows and those that its parts should have; None where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

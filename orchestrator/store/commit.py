@@ -1,4 +1,4 @@
-"""One step of a study, as it lies in ``commits/<sequence>.json``.
+"""Commits: the steps of a study, as they lie in ``commits/<sequence>.json``.
 
 Its bytes end with a SHA-256 of all before it, and it names that of the commit before: a flipped bit, a cut,
 or a commit of another log is noticed. Earlier versions wrote neither.
@@ -13,22 +13,21 @@ __all__ = [
     "Snapshot",
     "checked",
     "commit_name",
-    "digest_of",
     "is_checked",
     "unchecked",
 ]
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, PartName, strict
+from workers.digests import digest_of
 from workers.errors import StoreError
 from workers.libraries.pydantic import faults
 
@@ -45,36 +44,41 @@ _CONTENT = {
 _OPENING = ("open", "rebuild")
 _CHECK = re.compile(rb',"check":"([0-9a-f]{64})"\}\Z')
 _CHECK_BYTES = 76
-"""How long that is."""
+"""Length of that."""
 
 
 class NewerCommitError(StoreError):
-    """A commit that is whole, and says what this version does not know."""
+    """Whole commit that a newer version wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class FileRef:
-    """A file of a plan, by its contents."""
+    """Reference to a file of a plan, by its contents."""
 
     size_bytes: int = Field(ge=0, validation_alias="bytes", serialization_alias="bytes")
     sha256: Digest
 
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Reference to a file with the content `data`."""
+        return cls(size_bytes=len(data), sha256=digest_of(data))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class PlanRef:
-    """A plan: the folder ``plan/<id>/`` and the files that it must hold."""
+    """Reference to a plan: the folder ``plan/<id>/`` and the files that it must hold."""
 
     id: Annotated[str, _HEX]
     files: Mapping[Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")], FileRef]
 
     def path(self, name: str) -> str:
-        """Where the plan's file `name` lies, relative to the study."""
+        """Path of the plan's file `name`, relative to the study."""
         return f"plan/{self.id}/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Snapshot:
-    """All that a study holds, as one value: what a log that was lost is rebuilt to."""
+    """Snapshot of all that a study holds, as one value, to which a lost log is rebuilt."""
 
     study: Annotated[str, _HEX]
     """The nonce of the study's very first commit."""
@@ -94,7 +98,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Commit:
-    """One step of a study: a driver opened it, planned, added parts, or merged files; or a repair.
+    """Commit: one step of a study, by which a driver opens it, plans, adds parts, merges files or repairs.
 
     ``adopt`` adds parts that an earlier driver left uncommitted, ``drop`` takes out files that are lost or
     damaged, and ``rebuild`` opens the study anew with all that was found, whatever the log said before.
@@ -107,7 +111,7 @@ class Commit:
     """Tells its maker, after a doubtful write, whether the commit under this number is its own."""
     kind: Literal["open", "plan", "add", "compact", "adopt", "drop", "rebuild"]
     time_s: float
-    """When it was made, in seconds since 1970."""
+    """Time of its making, in seconds since 1970."""
     holder: Holder | None = None
     plan: PlanRef | None = None
     add: tuple[Manifest, ...] = ()
@@ -141,7 +145,7 @@ class Commit:
 
     @classmethod
     def from_json(cls, data: bytes, seq: int) -> "Commit":
-        """What `to_json` wrote, found under the number `seq`.
+        """Commit that `to_json` wrote, found under the number `seq`.
 
         Raises:
             StoreError: it is damaged, or nothing that this version writes.
@@ -187,7 +191,7 @@ def is_checked(data: bytes) -> bool:
 
 
 def unchecked(data: bytes) -> bytes | None:
-    """What `checked` was given; the same where it has no checksum, and None where that is wrong."""
+    """Bytes that `checked` was given; the same where there is no checksum, and None where that is wrong."""
     found = _CHECK.search(data, max(0, len(data) - _CHECK_BYTES))
     if found is None:
         return data
@@ -195,13 +199,8 @@ def unchecked(data: bytes) -> bytes | None:
     return content if digest_of(content) == found[1].decode() else None
 
 
-def digest_of(data: bytes) -> str:
-    """The SHA-256, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 REMEDY = "restore it from a copy, or rebuild the log from the parts with: swapyard doctor --repair STUDY"
-"""What to do about a commit that is lost or damaged."""
+"""Remedy for a commit that is lost or damaged."""
 _UNCHECKED_KINDS = ("open", "plan", "add", "compact")
-"""What earlier versions wrote."""
+"""Kinds that earlier versions wrote, without a checksum."""
 _COMMIT = TypeAdapter(Commit)

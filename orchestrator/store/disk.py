@@ -1,4 +1,4 @@
-"""What a local storage asks of the operating system, call by call.
+"""System calls of a local storage, one method each.
 
 Everything that a study's durability rests on goes through here, so that a test can record it, call by call,
 and work out what a power loss may leave.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Disk:
-    """The calls as they are: each raises `OSError`, and nothing is durable before its sync returns."""
+    """System calls as they are: each raises `OSError`, and nothing is durable before its sync returns."""
 
     def create(self, path: Path) -> int:
         """Create an empty file where nothing is, and give its descriptor for writing."""

@@ -1,4 +1,4 @@
-"""Which numbers are done: sets of integers kept as sorted, disjoint, half-open intervals."""
+"""Sets of integers, kept as sorted, disjoint, half-open intervals: which cells and jobs are done."""
 
 __all__ = ["IntervalSet"]
 
@@ -58,7 +58,7 @@ class IntervalSet:
         return first < len(self._los) and self._los[first] < hi
 
     def subtract_from(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """What of ``[lo, hi)`` is not in: sorted, disjoint intervals."""
+        """Complement within ``[lo, hi)``: sorted, disjoint intervals."""
         _check(lo, hi)
         rest = []
         for index in range(bisect_right(self._his, lo), bisect_left(self._los, hi)):

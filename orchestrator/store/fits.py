@@ -1,4 +1,4 @@
-"""Where fits lie: ``fits/<identity>.safetensors`` and ``.json`` in the study's folder, never changed.
+"""Files of fits: ``fits/<identity>.safetensors`` and ``.json`` in the study's folder, never changed.
 
 A fit is there once its ``.json`` is. Whoever needs one that is not there makes it, and writes it if nobody
 else has by then; so no lock is needed, and what was made is made once.
@@ -6,13 +6,11 @@ else has by then; so no lock is needed, and what was made is made once.
 
 __all__ = ["FitFolder", "StoredFit"]
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.store.storage import Storage
+from orchestrator.store.storage import JsonObject, Storage
+from workers.digests import digest_of
 from workers.errors import StoreError
 
 _FORMAT = 2
@@ -26,7 +24,7 @@ class StoredFit:
 
     tensors: bytes
     """A safetensors file."""
-    about: Mapping[str, Any]
+    about: JsonObject
     """All else, as plain data."""
 
 
@@ -36,8 +34,8 @@ class FitFolder:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def about(self, fit: str) -> Mapping[str, Any] | None:
-        """What is known of a fit; None where it is not made yet.
+    def about(self, fit: str) -> JsonObject | None:
+        """Report of a fit; None where it is not made yet.
 
         Raises:
             StoreError: it cannot be read, or another version wrote it in another form.
@@ -65,11 +63,11 @@ class FitFolder:
         if about is None:
             return None
         tensors = self._storage.read(_tensors_name(fit))
-        if tensors is None or _digest(tensors) != about["sha256"]:
+        if tensors is None or digest_of(tensors) != about["sha256"]:
             raise _damaged(_tensors_name(fit), "it is missing, or not what was written")
         return StoredFit(tensors, about)
 
-    def write(self, fit: str, tensors: bytes, about: Mapping[str, Any]) -> StoredFit:
+    def write(self, fit: str, tensors: bytes, about: JsonObject) -> StoredFit:
         """Keep a fit, durably; what lies there from then on: this one, or that of somebody who was first.
 
         Raises:
@@ -78,7 +76,7 @@ class FitFolder:
         name = _tensors_name(fit)
         if not self._storage.create(name, tensors):
             tensors = self._storage.read(name) or tensors
-        whole = {"format": _FORMAT, "fit": fit, "sha256": _digest(tensors), **about}
+        whole = {"format": _FORMAT, "fit": fit, "sha256": digest_of(tensors), **about}
         self._storage.create(_about_name(fit), json.dumps(whole, indent=1, ensure_ascii=False).encode())
         found = self.read(fit)
         assert found is not None, "what was just written"
@@ -91,10 +89,6 @@ def _tensors_name(fit: str) -> str:
 
 def _about_name(fit: str) -> str:
     return f"fits/{fit}.json"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _damaged(name: str, why: str) -> StoreError:

@@ -1,4 +1,4 @@
-"""What makes a study the one that it is, whatever its folder is called.
+"""Identity of a study, whatever its folder is called: ``identity.json``.
 
 A study begins as the nonce of its first commit. A copy that is to be a study of its own gets another
 identity and a name in ``identity.json``; its log and its files of rows go on naming the nonce.
@@ -30,11 +30,11 @@ class Identity:
     study: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
     """32 hex digits: no two studies have the same."""
     name: str
-    """What study files call it."""
+    """Name of the study in study files."""
 
 
 def fresh_identity(name: str) -> Identity:
-    """That of a study which nobody has seen."""
+    """Identity of a study that nobody has seen."""
     return Identity(study=uuid.uuid4().hex, name=name)
 
 

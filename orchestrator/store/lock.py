@@ -1,4 +1,4 @@
-"""One driver at a time: a lock on the study folder that ends with its holder, however that ends."""
+"""Lock on a study's folder, for one driver at a time; it ends with its holder, however that ends."""
 
 __all__ = ["Holder", "StudyLock"]
 

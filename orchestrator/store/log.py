@@ -1,4 +1,4 @@
-"""The log of a study: numbered commits, each created once and never changed.
+"""Log of a study: numbered commits, each created once and never changed, and checkpoints of their sum.
 
 A driver may only create the number after the last one it knows. So whoever made commit n had read all
 commits below n, and a driver learns that it lost the study from the very number that it fails to get.
@@ -7,22 +7,98 @@ Each commit names the digest of the one before, so that the log is one chain. Wh
 at the next ``rebuild`` commit, which says all that counts; where there is none, it cannot be read.
 """
 
-__all__ = ["CommitLog"]
+__all__ = ["CHECKPOINTS", "CommitLog", "LogCheckpoint", "checkpoint_name", "is_due"]
 
 import contextlib
+import hashlib
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from orchestrator.faults import around
-from orchestrator.store.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_name, is_due
-from orchestrator.store.commit import REMEDY, Commit, PlanRef, Snapshot, commit_name, digest_of, is_checked
+from orchestrator.store.commit import REMEDY, Commit, PlanRef, Snapshot, commit_name, is_checked
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import Manifest, MergedFile
+from orchestrator.store.manifest import Digest, Manifest, MergedFile, strict
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
+from workers.digests import digest_of
 from workers.errors import HeldError, StoreError
+
+CHECKPOINTS = "checkpoints"
+EVERY = 1000
+"""Fewest commits between two checkpoints."""
+_SHARE = 20
+"""A checkpoint comes after a twentieth of the log at least, for it is as long as the study's state."""
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=strict)
+class LogCheckpoint:
+    """Checkpoint of a log: a study's state, and the commit that it was after, so that readers begin there.
+
+    ``checkpoints/<sequence>.bin`` is a SHA-256 and the compressed JSON that it is of. It names the digest of
+    its commit, and with that, as commits are a chain, the whole log before. One that is damaged, of another
+    log, or missing costs time and nothing else. Whoever examines a log reads none.
+    """
+
+    seq: int
+    commit: Digest
+    """The SHA-256 of the commit's bytes."""
+    epoch: int
+    holder: Holder | None
+    time_s: float
+    held: Snapshot
+
+    @classmethod
+    def of(cls, state: State, commit: str) -> Self:
+        """The checkpoint of `state`, whose last commit has this digest."""
+        return cls(
+            seq=state.seq,
+            commit=commit,
+            epoch=state.epoch,
+            holder=state.holder,
+            time_s=state.time_s,
+            held=state.snapshot(),
+        )
+
+    def state(self) -> State:
+        """State that the checkpoint was made of."""
+        return State.of(self.held, seq=self.seq, epoch=self.epoch, holder=self.holder, time_s=self.time_s)
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        data = zlib.compress(_CHECKPOINT.dump_json(self, by_alias=True, exclude_defaults=True), 1)
+        return hashlib.sha256(data).digest() + data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "LogCheckpoint | None":
+        """Checkpoint that `to_bytes` wrote; None of anything else."""
+        digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            return None
+        try:
+            return _CHECKPOINT.validate_json(zlib.decompress(content))
+        except (zlib.error, ValidationError):
+            # Whole, and of a newer version.
+            return None
+
+
+def checkpoint_name(seq: int) -> str:
+    """The name of the checkpoint after commit `seq`."""
+    return f"{CHECKPOINTS}/{seq:010d}.bin"
+
+
+def is_due(before: int, seq: int) -> bool:
+    """Whether a checkpoint after commit `seq` is worth its while, the last being that after `before`."""
+    return seq - before >= max(EVERY, seq // _SHARE)
+
+
+_CHECKPOINT = TypeAdapter(LogCheckpoint)
 
 
 class CommitLog:
@@ -97,7 +173,7 @@ class CommitLog:
         data, last = self._storage.read(checkpoint_name(seq)), self._storage.read(commit_name(seq))
         if data is None or last is None or not is_checked(last):
             return False
-        found = Checkpoint.from_bytes(data)
+        found = LogCheckpoint.from_bytes(data)
         if found is None or (found.seq, found.commit) != (seq, digest_of(last)):
             return False
         self.state, self._digest, self._is_checked = found.state(), found.commit, True
@@ -227,7 +303,7 @@ class CommitLog:
         before, self._kept = self._kept, self.state.seq
         with contextlib.suppress(StoreError):
             self._storage.create(
-                checkpoint_name(self._kept), Checkpoint.of(self.state, self._digest).to_bytes()
+                checkpoint_name(self._kept), LogCheckpoint.of(self.state, self._digest).to_bytes()
             )
             for seq in _numbers(self._storage.list(CHECKPOINTS)):
                 if seq < before:

@@ -1,10 +1,19 @@
-"""What a worker reports of a part that it wrote, what a driver notes of a merged file, and what is kept."""
+"""Manifests: a worker's of the part that it wrote, a driver's of a merged file, and both as stored files."""
 
-__all__ = ["PLAIN_NAME", "Digest", "Manifest", "MergedFile", "PartName", "StoredFile", "strict"]
+__all__ = [
+    "PLAIN_NAME",
+    "Digest",
+    "Manifest",
+    "MergedFile",
+    "PartName",
+    "StoredFile",
+    "WrittenBytes",
+    "strict",
+]
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 from pydantic import ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -12,10 +21,10 @@ from pydantic.dataclasses import dataclass
 from workers.metrics import METRIC_FAMILIES
 
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""A lane's or a plan file's name: one part of a path, and never ``.`` or ``..``."""
+"""Name of a lane (a model variant) or of a plan's file: one part of a path, and never ``.`` or ``..``."""
 
 strict = ConfigDict(extra="forbid", strict=True, validate_by_name=True)
-"""How everything in a commit is validated: no unknown key, no conversion."""
+"""Validation of everything in a commit: no unknown key, no conversion."""
 
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """A SHA-256, in hexadecimal."""
@@ -25,6 +34,14 @@ PartName = Annotated[
 ]
 """``data/<epoch>/<lane>/<uuid>.parquet``, relative to the study."""
 
+
+class WrittenBytes(TypedDict):
+    """Size and hash of a file that was written."""
+
+    size_bytes: int
+    sha256: str
+
+
 LaneName = Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,7 +49,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class Manifest:
-    """One part: the rows of one slice of a tile, for some metric families."""
+    """Manifest of one part: the rows of one slice of a tile, for some metric families."""
 
     path: PartName
     size_bytes: int = Field(ge=1, validation_alias="bytes", serialization_alias="bytes")
@@ -47,13 +64,13 @@ class Manifest:
     """Cells ``[k_lo, k_hi)`` of the tile, each with all of the tile's pairs."""
     rows: Annotated[int, Field(ge=1)]
     failed: Count
-    """How many of the rows hold an error."""
+    """Number of rows that hold an error."""
     tiers: Mapping[str, int]
     """Rows by the engine tier that made them."""
     tier_reason: str = ""
     """Why the worker's model has the tier that it has: what was found when it was loaded."""
     capability: str = ""
-    """What the worker's model could do, as `Capability.to_json` writes it; empty in older parts."""
+    """Abilities of the worker's model, as `Capability.to_json` writes them; empty in older parts."""
     timings: Mapping[str, Seconds]
     """Seconds by phase."""
     worker: str
@@ -101,7 +118,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class MergedFile:
-    """Several files' rows as one file: only where bytes lie changes."""
+    """Merged file: the rows of several files in one; only where bytes lie changes."""
 
     path: PartName
     size_bytes: int = Field(ge=1, validation_alias="bytes", serialization_alias="bytes")
@@ -126,7 +143,7 @@ class MergedFile:
 
 
 class StoredFile(NamedTuple):
-    """A file that holds rows now: a part as it was written, or several merged."""
+    """File that holds rows now: a part as it was written, or several merged."""
 
     path: str
     size_bytes: int

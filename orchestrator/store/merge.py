@@ -37,7 +37,7 @@ _FEWEST_SHARE = 16
 
 
 class Merge(NamedTuple):
-    """Files of one lane, the same metric families, all retries or none, that are to become one."""
+    """Files that are to become one: of one lane and the same metric families, all retries or none."""
 
     files: tuple[StoredFile, ...]
     parts: Mapping[str, tuple[Manifest, ...]] = MappingProxyType({})
@@ -45,13 +45,13 @@ class Merge(NamedTuple):
     study: str = ""
     """The nonce of the study's first commit; without one the merged file says nothing of itself."""
     seq: int = 0
-    """How many commits there were."""
+    """Number of commits at that time."""
     plan: str | None = None
     """The plan that the study followed: its numbers are those of the rows."""
 
 
 class Merged(NamedTuple):
-    """What came of a merge."""
+    """Outcome of a merge."""
 
     file: MergedFile | None
     """Written, and not committed yet; None where it was given up, or fewer than two files were whole."""
@@ -62,7 +62,7 @@ class Merged(NamedTuple):
 def next_merge(
     files: Mapping[str, StoredFile], *, most_files: int = MOST_FILES, leave_out: Set[str] = frozenset()
 ) -> Merge | None:
-    """What to merge next, or None where no merge is due; never one of the files in `leave_out`."""
+    """Next merge, or None where none is due; never of the files in `leave_out`."""
     if len(files) <= most_files:
         return None
     kinds: dict[tuple[str, tuple[str, ...], bool], list[StoredFile]] = defaultdict(list)

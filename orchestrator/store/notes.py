@@ -1,4 +1,4 @@
-"""What a file of rows says of itself, so that a log that was lost can be made again from the files alone.
+"""Notes in files of rows, by which a log that was lost can be made again from the files alone.
 
 A note lies between the rows and the footer of the Parquet file, where no reader looks: compressed JSON, its
 SHA-256, its length, and the word ``SWAPYARD``. It holds all that the commit says of the file but its own size
@@ -6,22 +6,23 @@ and hash, and the SHA-256 of all the rest of the file: any flipped bit shows. Fi
 have none.
 """
 
-__all__ = ["UNWRITTEN", "Found", "Note", "Tail", "examined", "read_tail", "with_note"]
+__all__ = ["UNWRITTEN", "ExaminedFile", "FileNote", "Tail", "examined", "read_tail", "with_note"]
 
 import hashlib
 import json
 import os
 import zlib
 from dataclasses import replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from orchestrator.store.manifest import Digest, Manifest, MergedFile, strict
+from orchestrator.store.manifest import Digest, Manifest, MergedFile, WrittenBytes, strict
 from orchestrator.store.storage import LocalStorage, Storage, explained
+from workers.digests import digest_of
 
-UNWRITTEN: dict[str, Any] = {"size_bytes": 1, "sha256": "0" * 64}
+UNWRITTEN: WrittenBytes = {"size_bytes": 1, "sha256": "0" * 64}
 """Stands in a manifest for what is known once the file is written."""
 _MAGIC = b"PAR1"
 _END_BYTES = 8
@@ -33,13 +34,13 @@ _Nonce = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
-class Note:
-    """What a file of rows says of itself."""
+class FileNote:
+    """Note within a file of rows: all that its commit says of it, and of which study and plan it is."""
 
     study: _Nonce
     """The nonce of the study's first commit."""
     seq: Annotated[int, Field(ge=0)]
-    """How many commits there were, at least, when the work was handed out."""
+    """Number of commits, at least, when the work was handed out."""
     rest: Digest
     """The SHA-256 of the file without its note."""
     plan: _Nonce | None = None
@@ -52,13 +53,13 @@ class Note:
     """The parts that a merged file stands for, each as it was committed."""
 
 
-class Found(NamedTuple):
-    """A file of rows as it was found."""
+class ExaminedFile(NamedTuple):
+    """File of rows, examined: whether it is whole, and what its note says."""
 
     status: Literal["whole", "silent", "torn", "damaged"]
     """``silent`` where an earlier version wrote it: it ends as it should and has no note. ``torn`` where its
     end is missing, ``damaged`` where it has another content than its note says."""
-    note: Note | None = None
+    note: FileNote | None = None
     """As it was written, with the file's size and hash in place; of a whole file."""
 
     @property
@@ -70,7 +71,7 @@ class Found(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What the end of a file tells at once."""
+    """Content of a file's end, which is read at once."""
 
     is_whole: bool
     """Whether the file ends as Parquet does: else its writer was killed."""
@@ -78,41 +79,41 @@ class Tail(NamedTuple):
     seq: int = 0
 
 
-def with_note(data: bytes, note: Note) -> bytes:
+def with_note(data: bytes, note: FileNote) -> bytes:
     """The Parquet file `data` with a note, whose ``rest`` is set."""
     at = _footer_at(data)
     if at is None:
         raise ValueError("only a Parquet file has room for a note")
-    said = replace(note, rest=hashlib.sha256(data).hexdigest())
+    said = replace(note, rest=digest_of(data))
     payload = zlib.compress(_NOTE.dump_json(said, by_alias=True, exclude_defaults=True), 1)
     trailer = hashlib.sha256(payload).digest() + len(payload).to_bytes(8, "little") + _WORD
     return b"".join((data[:at], payload, trailer, data[at:]))
 
 
-def examined(data: bytes) -> Found:
-    """What the bytes of a file say of it; every bit is looked at, but of files without a note."""
+def examined(data: bytes) -> ExaminedFile:
+    """Examine the bytes of a file; every bit is looked at, but of files without a note."""
     at = _footer_at(data)
     if at is None:
-        return Found("torn")
+        return ExaminedFile("torn")
     payload = _payload(data[max(0, at - _TRAILER_BYTES) : at])
     if payload is None:
-        return Found("silent")
+        return ExaminedFile("silent")
     digest, length = payload
     begin = at - _TRAILER_BYTES - length
     content = data[max(0, begin) : at - _TRAILER_BYTES]
     if begin < 0 or hashlib.sha256(content).digest() != digest:
-        return Found("damaged")
+        return ExaminedFile("damaged")
     try:
         note = _NOTE.validate_json(zlib.decompress(content))
     except (zlib.error, ValidationError):
         # Whole, and of a newer version: nothing that this one may touch.
-        return Found("silent")
+        return ExaminedFile("silent")
     rest = hashlib.sha256(data[:begin])
     rest.update(data[at:])
     if rest.hexdigest() != note.rest:
-        return Found("damaged")
-    own: dict[str, Any] = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return Found(
+        return ExaminedFile("damaged")
+    own: WrittenBytes = {"size_bytes": len(data), "sha256": digest_of(data)}
+    return ExaminedFile(
         "whole",
         replace(
             note,
@@ -123,7 +124,7 @@ def examined(data: bytes) -> Found:
 
 
 def read_tail(storage: Storage, name: str) -> Tail:
-    """What the end of a file tells; a file that is gone is no whole one.
+    """Read the end of a file; one that is gone is not whole.
 
     Raises:
         StoreError: it cannot be read.
@@ -145,13 +146,13 @@ def read_tail(storage: Storage, name: str) -> Tail:
     return _tail_of(data)
 
 
-def _last(file: Any, size: int, num: int) -> bytes:
+def _last(file: BinaryIO, size: int, num: int) -> bytes:
     file.seek(max(0, size - num))
-    return bytes(file.read())
+    return file.read()
 
 
 def _needed(data: bytes) -> int:
-    """How many bytes before the last eight the footer has."""
+    """Length of the footer, in bytes before the last eight."""
     return int.from_bytes(data[-8:-4], "little") if data[-4:] == _MAGIC else 0
 
 
@@ -176,7 +177,7 @@ def _tail_of(data: bytes) -> Tail:
 
 
 def _footer_at(data: bytes) -> int | None:
-    """Where the footer begins; None where the bytes do not end as a Parquet file does."""
+    """Begin of the footer; None where the bytes do not end as a Parquet file does."""
     at = len(data) - _END_BYTES - _needed(data)
     return at if data[-4:] == _MAGIC and at >= 0 and _needed(data) > 0 else None
 
@@ -188,4 +189,4 @@ def _payload(trailer: bytes) -> tuple[bytes, int] | None:
     return trailer[:_DIGEST_BYTES], int.from_bytes(trailer[_DIGEST_BYTES : _DIGEST_BYTES + 8], "little")
 
 
-_NOTE = TypeAdapter(Note)
+_NOTE = TypeAdapter(FileNote)

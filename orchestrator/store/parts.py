@@ -1,4 +1,4 @@
-"""Parts: the rows of one slice of a tile as one Parquet file, written once; and several merged into one.
+"""Parquet files of rows: parts, each with the rows of one slice of a tile, and several merged into one.
 
 Floats are split by byte, so that zstd finds their similar exponents together; numbers that repeat
 (cell, pair, predicted token, tier) go through dictionaries. NULL is ``None`` in a list and a masked
@@ -15,12 +15,12 @@ __all__ = [
     "part_columns",
 ]
 
-import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.manifest import Manifest, StoredFile
+from workers.digests import digest_of
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all, write_checked
 from workers.metrics import METRIC_FAMILIES, RAW, raw_metrics
@@ -36,7 +36,7 @@ COLLECTED = "collected"
 """The column, after all others, of what jobs collected: of each a list of (unit, token, vector)."""
 
 REMEDY = "restore it from a copy, or have its jobs run again after: swapyard doctor --repair STUDY"
-"""What to do about a file of rows that is lost or damaged."""
+"""Remedy for a file of rows that is lost or damaged."""
 
 _ROW_COLUMNS = {"cell": "uint32", "pair": "uint32", "error": "string", "attempt": "uint8", "tier": "string"}
 _NEVER_NULL = ("cell", "pair", "attempt")
@@ -96,7 +96,7 @@ def decode_part(data: bytes, file: Manifest | StoredFile, columns: Sequence[str]
     """
     import pyarrow as pa
 
-    if len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+    if len(data) != file.size_bytes or digest_of(data) != file.sha256:
         raise StoreError(f"{file.path} is damaged: its bytes are not those committed; {REMEDY}")
     try:
         found = open_parquet(io.BytesIO(data), checked=True)

@@ -1,4 +1,4 @@
-"""What a plan's folder says of itself: ``plan/<id>/files.json``, written after all of the plan's files.
+"""Index of a plan's folder: ``plan/<id>/files.json``, written after all of the plan's files.
 
 With it a plan is known to be whole, though the commit that named it is lost.
 """
@@ -16,7 +16,6 @@ __all__ = [
 ]
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -39,10 +38,10 @@ Agree = Callable[[PlanRef, PlanRef], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class PlanIndex:
-    """A plan, and what there was when it was written."""
+    """Plan, with the commits and plans that there were when it was written."""
 
     seq: Count
-    """How many commits."""
+    """Number of commits."""
     plan: PlanRef
     after: tuple[str, ...] | None = None
     """The ids of all plans before it; None in the first versions of this file."""
@@ -55,7 +54,7 @@ def encode_index(plan: PlanRef, seq: int, after: Collection[str]) -> bytes:
 
 
 def index_seq(data: bytes) -> int:
-    """How many commits there were when a plan was written, by its file `INDEX`; 0 where that is damaged."""
+    """Number of commits when a plan was written, by its file `INDEX`; 0 where that is damaged."""
     index = _index_of(data)
     return 0 if index is None else index.seq
 
@@ -122,7 +121,7 @@ def chosen_plan(
 
 
 def _index_of(data: bytes) -> PlanIndex | None:
-    """What a folder says of its plan; None where it is missing, damaged, or of a newer version."""
+    """Index of a folder's plan; None where it is missing, damaged, or of a newer version."""
     content = unchecked(data) if is_checked(data) else None
     try:
         return None if content is None else _INDEX.validate_json(content)
@@ -131,7 +130,7 @@ def _index_of(data: bytes) -> PlanIndex | None:
 
 
 def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, PlanRef] | None:
-    """What a folder says of its plan; one of an earlier version is taken as it lies there."""
+    """Plan of a folder, with its number; one of an earlier version is taken as it lies there."""
     data = storage.read(f"plan/{id_}/{INDEX}")
     try:
         if data is not None:
@@ -139,7 +138,7 @@ def _of_folder(storage: Storage, id_: str, names: Sequence[str]) -> tuple[int, P
             return None if index is None or index.plan.id != id_ else (index.seq + 1, index.plan)
         if f"plan/{id_}/plan.json" not in names:
             return None
-        files = {PurePosixPath(name).name: _ref(storage.read(name) or b"") for name in names}
+        files = {PurePosixPath(name).name: FileRef.of(storage.read(name) or b"") for name in names}
         return -1, PlanRef(id=id_, files=files)
     except ValidationError:
         return None
@@ -151,25 +150,21 @@ def _damaged(storage: Storage, plan: PlanRef) -> Iterator[tuple[str, str]]:
         data = storage.read(plan.path(name))
         if data is None:
             yield name, "was committed and is missing"
-        elif _ref(data) != ref:
+        elif FileRef.of(data) != ref:
             yield name, "is damaged: its bytes are not those committed"
 
 
 def damaged_plan_files(storage: LocalStorage, plan: PlanRef) -> list[str]:
-    """What is wrong with each file of a plan that is not as it was committed; none where all are."""
+    """Fault of each file of a plan that is not as it was committed; none where all are."""
     return [f"{storage.locate(plan.path(name))} {why}" for name, why in _damaged(storage, plan)]
 
 
 def before_plan(storage: Storage, plan: PlanRef) -> State | None:
-    """What a study held when `plan` was committed first; None where the log does not tell any more."""
+    """State of a study when `plan` was committed first; None where the log does not tell any more."""
     with contextlib.suppress(StoreError):
         log = CommitLog(storage, checkpoints=False)
         return log.read_until(lambda one: one.plan is not None and one.plan.files == plan.files)
     return None
-
-
-def _ref(data: bytes) -> FileRef:
-    return FileRef(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 _INDEX = TypeAdapter(PlanIndex)

@@ -16,14 +16,12 @@ from pathlib import Path
 
 from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import NewerCommitError
-from orchestrator.store.format import make_format
-from orchestrator.store.gather import Gathered, gather
-from orchestrator.store.guard import lost_log
+from orchestrator.store.gather import Gathered, gather, rebuilt
+from orchestrator.store.guard import lost_log, make_format
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
 from orchestrator.store.plans import Agree, chosen_plan, known_plans
-from orchestrator.store.rebuild import rebuilt
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from workers.errors import StoreError
@@ -31,7 +29,7 @@ from workers.errors import StoreError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """What a repair did."""
+    """Outcome of a repair."""
 
     lines: tuple[str, ...]
     """In words, one thing a line; none where nothing was to be done."""
@@ -39,12 +37,12 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A file of rows that no commit names."""
+    """File of rows that no commit names."""
 
     name: str
     size_bytes: int
     what: str
-    """What it is."""
+    """Kind of file, in words."""
 
 
 def repair(

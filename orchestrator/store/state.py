@@ -1,4 +1,4 @@
-"""What a study holds: the commits folded into one value, the same in every process that read as many."""
+"""State of a study: its commits folded into one value, the same in every process that read as many."""
 
 __all__ = ["State"]
 
@@ -15,7 +15,7 @@ from workers.metrics import METRIC_FAMILIES, families_in
 
 
 class State:
-    """The fold of a study's commits, from the first to `seq`. Only its log changes it."""
+    """State of a study: the fold of its commits, from the first to `seq`. Only its log changes it."""
 
     def __init__(self) -> None:
         self.study = ""
@@ -25,15 +25,15 @@ class State:
         self.epoch = 0
         """The number of the last ``open`` commit: only its driver's commits count."""
         self.holder: Holder | None = None
-        """Who made that ``open`` commit."""
+        """Process that made that ``open`` commit."""
         self.time_s = 0.0
-        """When the last commit was made, in seconds since 1970."""
+        """Time of the last commit, in seconds since 1970."""
         self.plan: PlanRef | None = None
         """The latest plan."""
         self.num_rows: Counter[str] = Counter()
         """Jobs done, for each metric family; a retried job counts once."""
         self.num_failed: Counter[str] = Counter()
-        """Those whose row holds an error."""
+        """Jobs whose row holds an error."""
         self._plans: set[str] = set()
         self._live: dict[str, Manifest] = {}
         self._done: dict[tuple[str, int], IntervalSet] = {}
@@ -55,7 +55,7 @@ class State:
 
     @property
     def live(self) -> Mapping[str, Manifest]:
-        """Every part that was ever accepted, by path, in order: where rows come from, retries included.
+        """Parts that were ever accepted, by path, in order: where rows come from, retries included.
 
         Its rows may lie in another file by now: `file_of` says in which.
         """
@@ -143,7 +143,7 @@ class State:
 
     @classmethod
     def rebuilt(cls, commit: Commit) -> "State":
-        """What a ``rebuild`` commit says, whatever was before it."""
+        """State that a ``rebuild`` commit says, whatever was before it."""
         assert commit.rebuilt is not None
         return cls.of(
             commit.rebuilt,
@@ -171,7 +171,7 @@ class State:
         return state
 
     def snapshot(self) -> Snapshot:
-        """All of it as one value, of which `of` makes it again."""
+        """Snapshot of the state, of which `of` makes it again."""
         held = self.parts_by_file()
         files = {path: self._files[path] for path in held if path not in self._live}
         return Snapshot(
@@ -235,7 +235,7 @@ class State:
         return tuple(path for path in self._files if path in gone)
 
     def without(self, paths: Iterable[str]) -> "State":
-        """What is left for readers where the files `paths` are lost; a value of its own.
+        """Rest for readers where the files `paths` are lost; a value of its own.
 
         A retry whose part is lost goes as well, but its file stays as long as other retries lie in it.
         """

@@ -1,38 +1,41 @@
-"""Bytes by name: the few operations that a study store needs, and their form on a local disk.
+"""Storage of bytes by name: the few operations that a study store needs, and their form on a local disk.
 
 Names are relative, with ``/`` between their parts. A part never starts with a dot: such names belong to
 the storage itself (temporary files, the lock) and are never listed.
 """
 
-__all__ = ["LocalStorage", "Storage", "check_name", "explained", "make_inside", "named"]
+__all__ = ["JsonObject", "LocalStorage", "Storage", "check_name", "explained", "make_inside", "named"]
 
 import contextlib
 import errno
 import os
 import shlex
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.faults import around, reach
 from orchestrator.store.disk import Disk
 from workers.errors import StorageFullError, StoreError
 from workers.limits import reached
 
+JsonObject = Mapping[str, Any]
+"""Object of a JSON file of ours, as it was parsed."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN = (errno.EIO, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
 """A disk that fails, or a folder that went away while it was used."""
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV)
-"""What file systems without hard links say to one between two names in a folder."""
+"""Errors by which file systems without hard links refuse one between two names in a folder."""
 _LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """Limits of this process, of which nothing is wrong with the disk."""
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
-"""What a folder says that cannot be synced at all, and so can hold nothing that we made."""
+"""Errors of a folder that cannot be synced at all, and so can hold nothing that we made."""
 
 
 class Storage(Protocol):
-    """What a study store asks of a disk, or of an object store.
+    """Operations that a study store needs of a disk, or of an object store.
 
     Whatever returned is durable: it outlives a kill and a power cut. Every operation raises
     `StorageFullError` where no room is left and `StoreError` where it cannot be done, or where nobody
@@ -53,7 +56,7 @@ class Storage(Protocol):
         """The bytes under `name`, or None where nothing is there."""
 
     def list(self, folder: str) -> list[str]:
-        """Every name below `folder`, sorted."""
+        """Names below `folder`, sorted."""
 
     def remove(self, name: str) -> None:
         """Forget `name`; nothing happens where it is not there."""
@@ -63,7 +66,7 @@ class Storage(Protocol):
 
 
 class LocalStorage:
-    """A folder on a file system with hard links, shared by any number of processes."""
+    """Folder on a file system with hard links, shared by any number of processes."""
 
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
@@ -106,7 +109,7 @@ class LocalStorage:
                 return None
 
     def list(self, folder: str) -> list[str]:
-        """Every name below `folder`, sorted; none where the folder is not there."""
+        """Names below `folder`, sorted; none where the folder is not there."""
         with self._explained(self.locate(folder)):
             return sorted(self._walk(folder))
 
@@ -127,7 +130,7 @@ class LocalStorage:
             return path.exists()
 
     def locate(self, name: str) -> Path:
-        """Where `name` lies on the disk, for readers that open files themselves.
+        """Path of `name` on the disk, for readers that open files themselves.
 
         Raises:
             StoreError: the name is absolute, or would leave the root.

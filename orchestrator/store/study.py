@@ -1,4 +1,4 @@
-"""A study folder: what workers, readers and the one driver do with it.
+"""Study folder, as workers, readers and the one driver use it.
 
 Anyone may read at any time, and a worker needs no more than the folder and its driver's epoch to write a
 part. Only the driver commits, and nothing counts before it is committed.
@@ -7,29 +7,28 @@ part. Only the driver commits, and nothing counts before it is committed.
 __all__ = ["Driver", "StudyStore", "WrittenPart"]
 
 import contextlib
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from orchestrator.store import guard
 from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
-from orchestrator.store.format import check_format, is_study, make_format, refuse_without_format
-from orchestrator.store.guard import refuse_lost_log, telling_names
 from orchestrator.store.identity import Identity, read_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
-from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
+from orchestrator.store.manifest import Manifest, MergedFile, StoredFile, WrittenBytes
 from orchestrator.store.merge import MOST_FILES, Merge, Merged, merge_files, next_merge
-from orchestrator.store.notes import UNWRITTEN, Note, with_note
+from orchestrator.store.notes import UNWRITTEN, FileNote, with_note
 from orchestrator.store.parts import REMEDY, decode_part
 from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
-from orchestrator.store.sweep import GRACE_S, Swept, sweep
+from orchestrator.store.sweep import GRACE_S, RemovedFiles, collect_garbage
+from workers.digests import digest_of
 from workers.errors import HeldError, StoreError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _MOST_ADOPTED = 500
 
 
 class WrittenPart(NamedTuple):
-    """Where a part lies, and what a manifest says of its bytes."""
+    """Path of a part, with its size and hash as a manifest has them."""
 
     path: str
     size_bytes: int
@@ -48,7 +47,7 @@ class WrittenPart(NamedTuple):
 
 
 class StudyStore:
-    """The study in the folder `root`. Making one touches nothing; it may be sent to other processes."""
+    """Store of the study in `root`. Making one touches nothing; it may be sent to other processes."""
 
     def __init__(self, root: Path, storage: Storage | None = None) -> None:
         """`storage` keeps the study's bytes; without one they lie in `root`, where the lock always does."""
@@ -57,7 +56,7 @@ class StudyStore:
 
     def exists(self) -> bool:
         """Whether the folder holds a study, also one that is damaged."""
-        return is_study(self._storage)
+        return guard.is_study(self._storage)
 
     def probe(self) -> None:
         """Try that the folder's file system can keep a study.
@@ -74,11 +73,11 @@ class StudyStore:
         Raises:
             StoreError: there is no study, it is damaged or lost in part, or a newer swapyard made it.
         """
-        check_format(self._storage, self.root)
+        guard.check_format(self._storage, self.root)
         # Listed first: what a file knows of the log is in the log by then.
-        names = telling_names(self._storage)
+        names = guard.telling_names(self._storage)
         log = CommitLog(self._storage, checkpoints=checkpoints)
-        refuse_lost_log(self._storage, log.refresh(), self.root, names)
+        guard.refuse_lost_log(self._storage, log.refresh(), self.root, names)
         return log
 
     def open_driver(self, *, take_over: bool = False) -> "Driver":
@@ -100,20 +99,20 @@ class StudyStore:
             if not take_over:
                 raise
         try:
-            refuse_without_format(self._storage, self.root)
+            guard.refuse_without_format(self._storage, self.root)
             if not self._storage.exists("format.json"):
                 self.probe()
-                make_format(self._storage, self.root)
-            check_format(self._storage, self.root)
+                guard.make_format(self._storage, self.root)
+            guard.check_format(self._storage, self.root)
             log = CommitLog(self._storage)
-            refuse_lost_log(self._storage, log.refresh(), self.root)
+            guard.refuse_lost_log(self._storage, log.refresh(), self.root)
             return Driver(self._storage, log, lock, log.open_epoch(holder))
         except BaseException:
             lock.release()
             raise
 
     def state(self) -> State:
-        """What the study holds now."""
+        """State of the study now."""
         return self.open_reader().state
 
     def latest_plan(self) -> PlanRef | None:
@@ -129,7 +128,7 @@ class StudyStore:
         if name not in plan.files:
             raise StoreError(f"the plan {plan.id} has no file {name!r}; it has {sorted(plan.files)}")
         data = self._storage.read(plan.path(name))
-        if data is None or hashlib.sha256(data).hexdigest() != plan.files[name].sha256:
+        if data is None or digest_of(data) != plan.files[name].sha256:
             raise StoreError(
                 f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy, or run the"
                 " study again, which makes the same plan again if it can"
@@ -167,11 +166,11 @@ class StudyStore:
         Raises:
             StorageFullError, StoreError: it could not be written; nothing of it stays behind.
         """
-        note = Note(study=study, seq=seq, rest=UNWRITTEN["sha256"], plan=plan, part=draft)
+        note = FileNote(study=study, seq=seq, rest=UNWRITTEN["sha256"], plan=plan, part=draft)
         return replace(draft, **self._written(draft.path, with_note(data, note)))
 
     def origin(self) -> str:
-        """What the study's log and its files of rows name: the nonce of its first commit.
+        """Nonce of the study's first commit, which its log and its files of rows name.
 
         Raises:
             StoreError: there is no study, or it is damaged.
@@ -192,7 +191,7 @@ class StudyStore:
         return read_identity(self._storage, self.root)
 
     def identity(self) -> str:
-        """What makes the study this one, whatever its folder is called; a copy has it, too.
+        """Identity of the study, whatever its folder is called; a backup has it, too.
 
         Raises:
             StoreError: there is no study, or it is damaged.
@@ -200,10 +199,10 @@ class StudyStore:
         given = self.given_identity()
         return self.origin() if given is None else given.study
 
-    def _written(self, path: str, data: bytes) -> dict[str, Any]:
+    def _written(self, path: str, data: bytes) -> WrittenBytes:
         """Write a file of rows, and give its size and hash."""
         self._storage.put_fresh(path, data)
-        return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return {"size_bytes": len(data), "sha256": digest_of(data)}
 
     def read_part(self, part: Manifest | StoredFile, columns: Sequence[str] | None = None) -> "pa.Table":
         """The rows of a part or of any other file, or some of their columns, checked against the commit.
@@ -229,7 +228,7 @@ class StudyStore:
         def write(draft: MergedFile, data: bytes) -> MergedFile:
             if merge.study:
                 parts = tuple(part for path in draft.of for part in merge.parts[path])
-                note = Note(
+                note = FileNote(
                     study=merge.study,
                     seq=merge.seq,
                     rest=UNWRITTEN["sha256"],
@@ -248,7 +247,7 @@ class StudyStore:
         return self.root / "logs" / str(epoch)
 
     def locate(self, name: str) -> Path:
-        """Where something of the study lies on the disk."""
+        """Path of a file of the study on the disk."""
         return LocalStorage(self.root).locate(name)
 
 
@@ -264,7 +263,7 @@ class Driver:
 
     @property
     def state(self) -> State:
-        """What the study holds, this driver's commits included."""
+        """State of the study, this driver's commits included."""
         return self._log.state
 
     def write_plan(self, files: Mapping[str, bytes]) -> PlanRef:
@@ -274,7 +273,7 @@ class Driver:
             HeldError: another driver took the study over.
             StorageFullError, StoreError: it could not be written; the plan before it stays.
         """
-        plan = PlanRef(id=uuid.uuid4().hex, files={name: _file_ref(data) for name, data in files.items()})
+        plan = PlanRef(id=uuid.uuid4().hex, files={name: FileRef.of(data) for name, data in files.items()})
         self._plans.add(plan.id)
         with self._or_fenced():
             for name, data in files.items():
@@ -314,7 +313,7 @@ class Driver:
         return found
 
     def next_merge(self, most_files: int = MOST_FILES, *, leave_out: Set[str] = frozenset()) -> Merge | None:
-        """What to merge next; None while there are at most `most_files` files, or no merge is worth it."""
+        """Next merge; None while there are at most `most_files` files, or no merge is worth it."""
         merge = next_merge(self.state.files, most_files=most_files, leave_out=leave_out)
         if merge is None:
             return None
@@ -336,7 +335,7 @@ class Driver:
         with self._or_fenced():
             self._log.append(self.epoch, "compact", merged=(merged,))
 
-    def sweep(self, grace_s: float = GRACE_S) -> Swept:
+    def collect_garbage(self, grace_s: float = GRACE_S) -> RemovedFiles:
         """Clear what nobody needs: what earlier drivers left behind, and what was replaced `grace_s` ago.
 
         What cannot be removed stays, and is said; a driver that lost the study clears nothing.
@@ -344,7 +343,7 @@ class Driver:
         Raises:
             StoreError: the study cannot be listed.
         """
-        return sweep(
+        return collect_garbage(
             self._storage,
             self._log.refresh,
             epoch=self.epoch,
@@ -375,7 +374,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _or_fenced(self) -> Iterator[None]:
-        """What fails within it fails as fenced, where this driver was: its files may have been cleared."""
+        """Raise `HeldError` for what fails within it, where this driver was fenced: its files may be gone."""
         try:
             yield
         except HeldError:
@@ -393,7 +392,3 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _file_ref(data: bytes) -> FileRef:
-    return FileRef(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

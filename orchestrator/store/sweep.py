@@ -1,11 +1,11 @@
-"""Clearing: files of a study that no commit names, or that a merged file replaced long ago.
+"""Garbage collection: files of a study that no commit names, or that a merged file replaced long ago.
 
 An ``open`` commit fences every earlier driver, so what earlier epochs left uncommitted will never be
 committed by them. A part that can be read stays all the same: only somebody who asks for it clears it. Of the
 current epoch nothing is cleared that is not known to be replaced: its workers write on.
 """
 
-__all__ = ["GRACE_S", "Leftovers", "Swept", "is_kept", "leftovers", "plans_of", "sweep"]
+__all__ = ["GRACE_S", "Leftovers", "RemovedFiles", "collect_garbage", "is_kept", "leftovers", "plans_of"]
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ from orchestrator.store.storage import LocalStorage, Storage, explained
 from workers.errors import StoreError
 
 GRACE_S = 3600.0
-"""How long a reader may be at a file that was replaced."""
+"""Time for which a reader may be at a file that was replaced."""
 
 _PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 _PLAN_FILE = re.compile(rf"plan/([0-9a-f]{{32}})/{PLAIN_NAME}")
@@ -46,8 +46,8 @@ class Leftovers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
-    """How many files were cleared."""
+class RemovedFiles:
+    """Numbers of files that were cleared."""
 
     num_orphans: int = 0
     num_replaced: int = 0
@@ -58,7 +58,7 @@ class Swept:
     num_kept: int = 0
     """Parts that can be read and that no commit names: they stay."""
     problem: str | None = None
-    """Why clearing stopped before its end; a later sweep goes on."""
+    """Why clearing stopped before its end; a later run goes on."""
 
 
 def leftovers(
@@ -70,7 +70,7 @@ def leftovers(
     grace_s: float = GRACE_S,
     own_plans: Set[str] = frozenset(),
 ) -> Leftovers:
-    """Which of the files `names` the driver of `epoch` may clear. Names of no form of ours stay.
+    """Files among `names` that the driver of `epoch` may clear. Names of no form of ours stay.
 
     Args:
         names: files below ``data``, ``plan`` and ``logs``, listed before `state` was read.
@@ -96,7 +96,7 @@ def leftovers(
     return Leftovers(orphans=tuple(orphans), replaced=tuple(replaced), plans=tuple(plans))
 
 
-def sweep(
+def collect_garbage(
     storage: Storage,
     read_on: Callable[[], State],
     *,
@@ -104,7 +104,7 @@ def sweep(
     grace_s: float,
     own_plans: Set[str],
     is_locked: bool,
-) -> Swept:
+) -> RemovedFiles:
     """Clear what may be cleared by the driver of `epoch`; nothing where it lost the study.
 
     `read_on` gives the state as it is when called. Temporary files are cleared only where the study
@@ -121,7 +121,7 @@ def sweep(
     # Listed first: whoever took the study over since then is in the state, and nothing of his was listed.
     state = read_on()
     if state.epoch != epoch:
-        return Swept()
+        return RemovedFiles()
     found = leftovers(names, state, epoch=epoch, now_s=time.time(), grace_s=grace_s, own_plans=own_plans)
     kept = tuple(name for name in found.orphans if is_kept(storage, name, state))
     orphans = tuple(name for name in found.orphans if name not in set(kept))
@@ -159,7 +159,7 @@ def plans_of(storage: Storage, names: Iterable[str]) -> set[str]:
     return {note.plan for note in notes if note is not None and note.plan is not None}
 
 
-def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swept:
+def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> RemovedFiles:
     """Remove files until all are gone or one cannot be removed, and count them."""
     kinds = {"orphan": found.orphans, "replaced": found.replaced, "plan": found.plans}
     counts: Counter[str] = Counter()
@@ -176,7 +176,7 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Swep
             counts["hidden"] += 1
     except StoreError as error:
         problem = str(error)
-    return Swept(
+    return RemovedFiles(
         num_orphans=counts["orphan"],
         num_replaced=counts["replaced"],
         num_plans=counts["plan"],

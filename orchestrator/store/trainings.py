@@ -1,4 +1,4 @@
-"""Where trainings lie in the study's folder. No file is changed once it is there; only checkpoints go.
+"""Files of trainings in the study's folder. None is changed once it is there; only checkpoints go.
 
 ```
 trainings/<identity>/attempt-<n>.json                 from which step the n-th attempt went on
@@ -15,24 +15,25 @@ is the same whoever makes it, so no lock is needed.
 
 __all__ = ["Artifact", "Checkpoint", "TrainingFolder", "TrainingStatus"]
 
-import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.faults import reach
-from orchestrator.store.storage import Storage
+from orchestrator.store.storage import JsonObject, Storage
+from workers.digests import digest_of
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all
 
 _FORMAT = 1
+_Status = Literal["open", "running", "done", "failed"]
 MOST_CHECKPOINTS = 2
 
 _CHECKPOINT = re.compile(r".*/checkpoint-(\d+)\.json")
@@ -52,12 +53,12 @@ CURVE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that is needed to go on."""
+    """Checkpoint of a training, with all that is needed to go on."""
 
     step: int
     tensors: bytes
     """A safetensors file."""
-    about: Mapping[str, Any]
+    about: JsonObject
     """All else, as plain data."""
 
 
@@ -68,21 +69,21 @@ class Artifact:
     sha256: str
     weights: bytes
     """A safetensors file."""
-    about: Mapping[str, Any]
-    """What it is made of."""
+    about: JsonObject
+    """Study, training and model that it was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStatus:
-    """How far a training is."""
+    """Progress of a training."""
 
-    status: Literal["open", "running", "done", "failed"]
-    attempts: Sequence[Mapping[str, Any]]
+    status: _Status
+    attempts: Sequence[JsonObject]
     """In order: from which step, and who."""
     step: int
     """Of the last checkpoint, or of its end."""
-    report: Mapping[str, Any]
-    """What is known of its end; empty before."""
+    report: JsonObject
+    """Report on its end; empty before."""
 
 
 class TrainingFolder:
@@ -92,7 +93,7 @@ class TrainingFolder:
         self._storage = storage
 
     def status(self, training: str) -> TrainingStatus:
-        """How far a training is.
+        """Progress of a training.
 
         Raises:
             StoreError: what lies there cannot be read.
@@ -102,24 +103,24 @@ class TrainingFolder:
         steps = self._checkpoints(training)
         report = done or failed or {}
         step = report.get("step", steps[-1] if steps else 0)
-        status: Any = "done" if done else "failed" if failed else "running" if attempts else "open"
+        status: _Status = "done" if done else "failed" if failed else "running" if attempts else "open"
         return TrainingStatus(status=status, attempts=attempts, step=step, report=report)
 
-    def begin(self, training: str, about: Mapping[str, Any]) -> int:
+    def begin(self, training: str, about: JsonObject) -> int:
         """Note that an attempt begins; its number."""
         number = len(self._attempts(training))
         while not self._create_json(f"{_folder(training)}/attempt-{number}.json", about):
             number += 1
         return number
 
-    def add_curve(self, training: str, first: int, last: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add_curve(self, training: str, first: int, last: int, rows: Sequence[JsonObject]) -> None:
         """Keep the measurements from step `first` to step `last`."""
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rows), CURVE_SCHEMA), sink, compression="zstd")
         self._storage.create(f"{_folder(training)}/curve-{first}-{last}.parquet", sink.getvalue())
 
     def curve(self, training: str) -> pa.Table:
-        """All measurements so far, in order.
+        """Measurements so far, in order.
 
         Two attempts may have measured the same steps, with the same results: those of one are taken.
 
@@ -145,7 +146,7 @@ class TrainingFolder:
         for step in reversed(self._checkpoints(training)):
             about = self._json(f"{_checkpoint(training, step)}.json")
             tensors = self._storage.read(f"{_checkpoint(training, step)}.safetensors")
-            if about is not None and tensors is not None and _digest(tensors) == about["sha256"]:
+            if about is not None and tensors is not None and digest_of(tensors) == about["sha256"]:
                 return Checkpoint(step, tensors, about["about"])
         return None
 
@@ -156,14 +157,12 @@ class TrainingFolder:
         if not self._storage.create(f"{name}.safetensors", data):
             data = self._storage.read(f"{name}.safetensors") or data
         reach("training.checkpoint")
-        self._create_json(f"{name}.json", {"sha256": _digest(data), "about": checkpoint.about})
+        self._create_json(f"{name}.json", {"sha256": digest_of(data), "about": checkpoint.about})
         self._drop(training, self._checkpoints(training)[:-MOST_CHECKPOINTS])
 
-    def finish(
-        self, training: str, weights: bytes, about: Mapping[str, Any], report: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
+    def finish(self, training: str, weights: bytes, about: JsonObject, report: JsonObject) -> JsonObject:
         """Keep what a training left, and that it is done; its checkpoints go."""
-        sha256 = _digest(weights)
+        sha256 = digest_of(weights)
         self._storage.create(f"artifacts/{sha256}.safetensors", weights)
         self._create_json(f"artifacts/{sha256}.json", about)
         reach("training.artifact")
@@ -173,7 +172,7 @@ class TrainingFolder:
         assert done is not None, "what was just written"
         return done
 
-    def fail(self, training: str, attempt: int, report: Mapping[str, Any]) -> None:
+    def fail(self, training: str, attempt: int, report: JsonObject) -> None:
         """Keep why an attempt ended."""
         self._create_json(f"{_folder(training)}/failed-{attempt}.json", report)
 
@@ -183,17 +182,17 @@ class TrainingFolder:
         report = {"step": self.status(training).step, "error_type": error_type, "error_message": message}
         self.fail(training, number, report)
 
-    def done(self, training: str) -> Mapping[str, Any] | None:
+    def done(self, training: str) -> JsonObject | None:
         """The report of a training that is done; None before."""
         return self._json(f"{_folder(training)}/done.json")
 
-    def failure(self, training: str) -> Mapping[str, Any] | None:
+    def failure(self, training: str) -> JsonObject | None:
         """Why the last attempt failed; None where it did not."""
         number = len(self._attempts(training)) - 1
         return None if number < 0 else self._json(f"{_folder(training)}/failed-{number}.json")
 
     def artifact(self, training: str) -> Artifact | None:
-        """What a training left; None before it is done.
+        """Trained model; None before the training is done.
 
         Raises:
             StoreError: it is damaged.
@@ -203,7 +202,7 @@ class TrainingFolder:
             return None
         name = f"artifacts/{done['artifact']}"
         weights, about = self._storage.read(f"{name}.safetensors"), self._json(f"{name}.json")
-        if weights is None or about is None or _digest(weights) != done["artifact"]:
+        if weights is None or about is None or digest_of(weights) != done["artifact"]:
             raise StoreError(
                 f"{name}.safetensors is missing, or not what was written; remove {_folder(training)}, and the"
                 " next run trains again"
@@ -231,16 +230,16 @@ class TrainingFolder:
         names = self._storage.list(_folder(training))
         return (found for name in names if (found := pattern.fullmatch(name)) is not None)
 
-    def _create_json(self, name: str, data: Mapping[str, Any]) -> bool:
+    def _create_json(self, name: str, data: JsonObject) -> bool:
         text = json.dumps({"format": _FORMAT, **data}, indent=1, ensure_ascii=False)
         return self._storage.create(name, text.encode())
 
-    def _json(self, name: str) -> Mapping[str, Any] | None:
+    def _json(self, name: str) -> JsonObject | None:
         data = self._storage.read(name)
         if data is None:
             return None
         try:
-            found: dict[str, Any] = json.loads(data)
+            found: JsonObject = json.loads(data)
             version = found["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{name} cannot be used (it is no JSON of ours); remove its folder") from error
@@ -255,7 +254,3 @@ def _folder(training: str) -> str:
 
 def _checkpoint(training: str, step: int) -> str:
     return f"{_folder(training)}/checkpoint-{step}"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Whether files of rows are as they were committed: each by its hash, once in a process.
+"""Verification of files of rows against their commits: each by its hash, once in a process.
 
 Nothing of this is remembered on the disk: a bit that rots changes no time stamp.
 """
@@ -23,7 +23,7 @@ _lock = threading.Lock()
 
 
 class Damage(NamedTuple):
-    """A file of rows that is lost, or not what was committed."""
+    """File of rows that is lost, or not as it was committed."""
 
     path: str
     """Relative to the study."""
@@ -68,7 +68,7 @@ def fault_of(
     *,
     afresh: bool = False,
 ) -> str | None:
-    """What is wrong with a file of rows; None where nothing is. With `afresh`, whatever was found before."""
+    """Fault of a file of rows; None where there is none. With `afresh`, whatever was found before."""
     try:
         found = path.stat().st_size
         if found != file.size_bytes:

@@ -1,39 +1,46 @@
-"""A DuckDB connection that sees studies and nothing else."""
+"""DuckDB connections that see studies and nothing else, and questions that read only what they need."""
 
-__all__ = ["VIEWS", "connect", "connect_plan"]
+__all__ = ["VIEWS", "ask", "connect", "connect_plan"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
 
 from orchestrator.lost import TellLost, readable
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.query_limits import QueryLimits, Watch
-from orchestrator.reading import LeaveOut, read_each
-from orchestrator.spill import fresh_folder
+from orchestrator.query import check_sql, run_query
+from orchestrator.query_limits import QueryLimits, QueryTimer, fresh_folder
+from orchestrator.roots import LeaveOut, read_each
 from orchestrator.store import State, StudyStore
 from orchestrator.store.storage import LocalStorage
-from orchestrator.views.axes import axes_view, set_axes
-from orchestrator.views.counting import add_counted
+from orchestrator.views.axes import add_counted, axes_view, set_axes
 from orchestrator.views.groups import grouped, merged
-from orchestrator.views.names import quoted
-from orchestrator.views.needs import EVERYTHING, Needs
+from orchestrator.views.names import union
+from orchestrator.views.needs import EVERYTHING, QueryNeeds, needs_of
 from orchestrator.views.needs import STUDY_VIEWS as VIEWS
-from orchestrator.views.older import lacking_columns
 from orchestrator.views.sql import estimates, facts, study_views
-from orchestrator.views.tables import StudyTables, study_tables
-from orchestrator.views.union import union
-from workers.errors import QueryError, StoreError
-from workers.libraries.duckdb import limit, lock
+from orchestrator.views.tables import StudyTables, lacking_columns, study_tables
+from workers.errors import OutOfTimeError, QueryError, StoreError
+from workers.libraries.duckdb import limit, lock, quoted
 
+_OF_STAGES: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {("fits",): "orchestrator.views.fits", ("trainings", "curves"): "orchestrator.views.trainings"}
+)
+"""Views of what stages make, and the module whose `view_tables` gives their tables.
+
+Each is loaded where it is needed: with all that plans fits and trainings it takes a quarter of the
+memory of a query that needs neither.
+"""
 _NO_LIMITS = QueryLimits()
-_NO_WATCH = Watch()
+_NO_WATCH = QueryTimer()
 
 
 def connect(
@@ -43,8 +50,8 @@ def connect(
     lost: TellLost | None = None,
     verify: bool = True,
     limits: QueryLimits = _NO_LIMITS,
-    watch: Watch = _NO_WATCH,
-    needs: Needs = EVERYTHING,
+    watch: QueryTimer = _NO_WATCH,
+    needs: QueryNeeds = EVERYTHING,
 ) -> duckdb.DuckDBPyConnection:
     """Open the views over all `studies` (study folders), each row with its ``study``.
 
@@ -124,9 +131,9 @@ def connect_plan(plan: Plan, root: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _read_study(
-    root: Path, verify: bool, watch: Watch, needs: Needs, lost: TellLost | None
+    root: Path, verify: bool, watch: QueryTimer, needs: QueryNeeds, lost: TellLost | None
 ) -> StudyTables | None:
-    """What is needed of one study; None where it has no plan."""
+    """Tables that are needed of one study; None where it has no plan."""
     watch.check()
     store = StudyStore(root)
     state = store.state()
@@ -144,29 +151,19 @@ def _read_study(
     return replace(made, tables={**made.tables, **_made_before(needs, plan, root)})
 
 
-def _made_before(needs: Needs, plan: Plan, root: Path) -> dict[str, pa.Table]:
-    """The tables of what is made before cells run: fits, trainings, their curves."""
+def _made_before(needs: QueryNeeds, plan: Plan, root: Path) -> dict[str, pa.Table]:
+    """The tables of what is made before cells run, as far as they are needed."""
     more: dict[str, pa.Table] = {}
-    # These load all that plans fits and trainings: a quarter of the memory of a query that needs neither.
-    if needs.has("fits"):
-        from orchestrator.store.fits import FitFolder
-        from orchestrator.views.fits import fits_table
-
-        more["fits"] = fits_table(plan, FitFolder(LocalStorage(root)).about)
-    if needs.has("trainings", "curves"):
-        from orchestrator.store.trainings import TrainingFolder
-        from orchestrator.views.trainings import curves_table, trainings_view_table
-
-        trainings = TrainingFolder(LocalStorage(root))
-        more["trained"] = trainings_view_table(plan, trainings)
-        more["curves"] = curves_table(plan, trainings)
+    for views, module in _OF_STAGES.items():
+        if needs.has(*views):
+            more |= import_module(module).view_tables(plan, LocalStorage(root))
     return more
 
 
 def _add_groups(
     connection: duckdb.DuckDBPyConnection,
     studies: Sequence[tuple[Path, StudyTables]],
-    needs: Needs,
+    needs: QueryNeeds,
     leave_out: LeaveOut | None,
 ) -> list[str]:
     """Make the views of studies, those of one form together; the prefixes of their names.
@@ -197,7 +194,9 @@ def _refuse(problem: QueryError, root: Path) -> None:
     raise problem
 
 
-def _add_studies(connection: duckdb.DuckDBPyConnection, prefix: str, made: StudyTables, needs: Needs) -> None:
+def _add_studies(
+    connection: duckdb.DuckDBPyConnection, prefix: str, made: StudyTables, needs: QueryNeeds
+) -> None:
     """Make the views of studies that stand in one."""
     passing = [name for name in made.tables if name in needs.passing]
     for name in passing:
@@ -222,3 +221,41 @@ def _add_tables(connection: duckdb.DuckDBPyConnection, prefix: str, tables: Mapp
         connection.register("_arriving", table)
         connection.execute(f"CREATE TABLE {quoted(prefix + name)} AS SELECT * FROM _arriving")
         connection.unregister("_arriving")
+
+
+def ask(
+    studies: Sequence[Path],
+    sql: str,
+    *,
+    leave_out: LeaveOut | None,
+    lost: TellLost | None = None,
+    verify: bool = True,
+    limits: QueryLimits,
+    watch: QueryTimer,
+) -> tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation]:
+    """The answer to `sql` over the studies in these folders, and the connection that it runs on.
+
+    The arguments are those of `connect`. Rows are fetched within `watch.over` and `explained`.
+
+    Raises:
+        OutOfTimeError: `watch` says so.
+        QueryError: see `connect` and `run_query`.
+        StoreError: see `connect`.
+    """
+    with duckdb.connect(config={"threads": 1}) as parser:
+        check_sql(parser, sql)
+    needs = needs_of(sql)
+    for some in dict.fromkeys((needs, EVERYTHING)):
+        connection = connect(
+            studies, leave_out=leave_out, lost=lost, verify=verify, limits=limits, watch=watch, needs=some
+        )
+        try:
+            with watch.over(connection):
+                return connection, run_query(connection, sql)
+        except OutOfTimeError:
+            raise
+        except QueryError:
+            # What is near a name that is not there is told by all that there is.
+            if some == EVERYTHING:
+                raise
+    raise AssertionError("everything is the last that is tried")

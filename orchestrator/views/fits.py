@@ -1,15 +1,16 @@
-"""The fits of a study for its views: what the plan says of each, and how it did once it is made."""
+"""Table of a study's fits for its views: the plan of each, and its report once it is made."""
 
-__all__ = ["fits_table"]
+__all__ = ["view_tables"]
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
+from orchestrator.store.fits import FitFolder
+from orchestrator.store.storage import JsonObject, Storage
 from workers.fits.spec import TRAINED, WITHOUT_PAIRS
 
 _PLANNED = (
@@ -40,7 +41,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> pa.Table:
+def view_tables(plan: Plan, storage: Storage) -> dict[str, pa.Table]:
+    """Table of the view ``fits``."""
+    return {"fits": _fits_table(plan, FitFolder(storage).about)}
+
+
+def _fits_table(plan: Plan, about: Callable[[str], JsonObject | None]) -> pa.Table:
     """One row for each fit and name that the plan's cells use; what is not made yet has no report.
 
     What is read from a file counts as made.
@@ -67,14 +73,14 @@ def fits_table(plan: Plan, about: Callable[[str], Mapping[str, Any] | None]) -> 
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
-def _positions(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """Where it looks, as the study writes it; nothing of what the method does not use."""
+def _positions(row: JsonObject) -> dict[str, str | None]:
+    """Positions of a fit, as the study writes them; None where the method does not use them."""
     position = [str(item) for item in json.loads(row["position"])]
     shown = position[0] if len(position) == 1 else f"[{', '.join(position)}]"
     read = str(json.loads(row["read"])) if row["method"] in TRAINED else None
     return {"position": shown if position else None, "read": read}
 
 
-def _reported(about: Mapping[str, Any] | None) -> dict[str, Any]:
+def _reported(about: JsonObject | None) -> JsonObject:
     report = {} if about is None else about["report"]
     return {name: report.get(name) for name, _ in _REPORTED}

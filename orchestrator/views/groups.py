@@ -1,19 +1,18 @@
-"""Studies of one form as one: tables of the same columns below each other, and one view of all.
+"""Groups of studies whose tables have the same columns: stacked, with one view over all of them.
 
 A view for each of hundreds of studies would be bound, planned and opened hundreds of times.
 """
 
 __all__ = ["grouped", "merged"]
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.views.arrow import numbers, texts, values_of
-from orchestrator.views.tables import FilesOf, StudyTables
+from orchestrator.views.tables import FilesOf, StudyTables, numbers, texts, values_of
 
 _T = TypeVar("_T")
 
@@ -28,7 +27,7 @@ _NAMING = ("lanes", "pairs", "batches", *_OWN_NAMES)
 
 def grouped(studies: Sequence[tuple[_T, StudyTables]]) -> list[list[tuple[_T, StudyTables]]]:
     """The studies that can stand in one view, together; each with what it comes with, in order."""
-    groups: dict[Any, list[tuple[_T, StudyTables]]] = {}
+    groups: dict[Hashable, list[tuple[_T, StudyTables]]] = {}
     for key, made in studies:
         groups.setdefault(_form(made), []).append((key, made))
     return list(groups.values())
@@ -54,8 +53,8 @@ def merged(studies: Sequence[StudyTables]) -> StudyTables:
     return replace(first, tables=tables, files=files, shifts=shifts, study=None)
 
 
-def _form(made: StudyTables) -> Any:
-    """What two studies must have alike to stand in one view."""
+def _form(made: StudyTables) -> Hashable:
+    """Form of a study's tables, which two studies must share to stand in one view."""
     own = any("study" in made.tables[name].column_names for name in _OWN_NAMES if name in made.tables)
     located = "located" in made.tables and made.tables["located"].num_rows > 0
     return (

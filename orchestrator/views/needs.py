@@ -1,6 +1,6 @@
-"""What a query needs of the studies: so that nothing else is read of them."""
+"""Needs of a query: the views, tables and columns that it rests on, so that nothing else is read."""
 
-__all__ = ["EVERYTHING", "STUDY_VIEWS", "Needs", "needs_of"]
+__all__ = ["EVERYTHING", "STUDY_VIEWS", "QueryNeeds", "needs_of"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _CATALOGUE = ("duckdb_columns", "duckdb_functions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+class QueryNeeds:
     """Views that a query names, the words in it, and whether it asks which axes vary."""
 
     views: frozenset[str]
@@ -82,7 +82,7 @@ class Needs:
 
     @property
     def checked_only(self) -> frozenset[str]:
-        """Those of which no view is made: what commits say of files of rows is held against them."""
+        """Tables of which no view is made: what commits say of files of rows is held against them."""
         return frozenset(self.plan_tables) - frozenset(self._of_views)
 
     @property
@@ -164,14 +164,14 @@ _CHECKED: Mapping[str, Callable[[str], bool]] = {
     "cellsets": lambda column: column == "cellset",
     "tiles": lambda column: column in ("tile", "lane", "cellset", "pairs", "estimates"),
 }
-"""What sizes of tiles are made of."""
+"""Columns that sizes of tiles are made of."""
 
 
-EVERYTHING = Needs(views=frozenset(STUDY_VIEWS), words=None, axes=True)
+EVERYTHING = QueryNeeds(views=frozenset(STUDY_VIEWS), words=None, axes=True)
 
 
-def needs_of(sql: str) -> Needs:
-    """What the query `sql` needs; everything where that cannot be told, or a name in it is none of a view."""
+def needs_of(sql: str) -> QueryNeeds:
+    """Needs of the query `sql`; everything where they cannot be told, or a name in it is none of a view."""
     # Which parses alone, and so starts no threads.
     with duckdb.connect(config={"threads": 1}) as connection:
         try:
@@ -185,6 +185,6 @@ def needs_of(sql: str) -> Needs:
         named = None if select is None else asked(connection, select)
     if named is None or not named.tables <= named.own.union(STUDY_VIEWS) or named.calls & {*_CATALOGUE}:
         return EVERYTHING
-    return Needs(
+    return QueryNeeds(
         views=named.tables & frozenset(STUDY_VIEWS), words=named.words, axes="getvariable" in named.calls
     )

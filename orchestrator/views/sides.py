@@ -1,19 +1,19 @@
-"""What a study's rows are joined with: pairs, cells and unintervened runs, as narrow as a query allows."""
+"""Tables that a study's rows are joined with: pairs, cells, clean runs, as narrow as a query allows."""
 
 __all__ = ["one_position", "sides", "tie_bound"]
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from orchestrator.views.names import literal
-from orchestrator.views.needs import Needs
+from orchestrator.views.needs import QueryNeeds
 from orchestrator.views.tables import StudyTables
+from workers.libraries.duckdb import literal
 from workers.replay.bounds import AGREEMENT
 
 _RUN_VALUES = ("label_logit", "base_label_logit", "logsumexp", "label_rank", "base_label_rank", "pred_id")
 
 
-def sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
+def sides(prefix: str, made: StudyTables, needs: QueryNeeds) -> list[str]:
     """The statements that make them: ``p`` of pairs, ``c`` of cells and ``q`` of unintervened runs."""
     return [
         *_pair_sides(prefix, made, needs),
@@ -24,7 +24,7 @@ def sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
 
 
 class _Side(NamedTuple):
-    """A column of what rows are joined with."""
+    """Column of a table that rows are joined with."""
 
     value: str
     kind: str
@@ -44,7 +44,7 @@ def _side(table: str, columns: Mapping[str, _Side], source: str) -> list[str]:
     ]
 
 
-def _pair_sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
+def _pair_sides(prefix: str, made: StudyTables, needs: QueryNeeds) -> list[str]:
     has_one = "list_sort(list_distinct(i.label_ids)) = list_sort(list_distinct(i.base_label_ids))"
     number = "(dense_rank() OVER (ORDER BY i.pair_id) - 1)::INTEGER"
     own = {
@@ -67,7 +67,7 @@ def _pair_sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
     return _side(f"{prefix}p", columns, source)
 
 
-def _cell_sides(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
+def _cell_sides(prefix: str, made: StudyTables, needs: QueryNeeds) -> list[str]:
     axes = {
         column: _Side(f"p.{column}", "VARCHAR", needs.axes or needs.given(axis))
         for axis, column in made.axes.items()
@@ -134,6 +134,6 @@ def one_position(positions: str) -> str:
 
 
 def tie_bound(lane: str) -> str:
-    """How close two choices in a lane's dtype are where their order depends on the shape of the forward."""
+    """Bound below which the order of two choices in a model's dtype depends on the shape of the forward."""
     bounds = " ".join(f"WHEN {literal(dtype)} THEN {bound!r}" for dtype, bound in AGREEMENT.items())
     return f"CASE {lane}.dtype {bounds} END"

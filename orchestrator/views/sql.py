@@ -1,4 +1,4 @@
-"""The SQL of one study's views. Every name of a study's own tables begins with its prefix."""
+"""SQL of one study's views. Every name of a study's own tables begins with its prefix."""
 
 __all__ = [
     "STUDY_VIEWS",
@@ -13,13 +13,18 @@ __all__ = [
 
 from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.views.names import literal, names_in_results, public_names, quoted, said_by_pairs
-from orchestrator.views.needs import STUDY_VIEWS, Needs
+from orchestrator.views.names import (
+    as_text,
+    have_common_type,
+    names_in_results,
+    public_names,
+    said_by_pairs,
+)
+from orchestrator.views.needs import STUDY_VIEWS, QueryNeeds
 from orchestrator.views.sides import one_position, sides
 from orchestrator.views.tables import FilesOf, StudyTables
-from orchestrator.views.union import as_text, have_common_type
 from studies.columns import PAIR_COLUMNS
-from workers.libraries.duckdb import file_value
+from workers.libraries.duckdb import file_value, literal, quoted
 from workers.metrics import (
     DERIVED,
     ESTIMATE,
@@ -113,7 +118,7 @@ def _renumbered(made: StudyTables, paths: Sequence[str]) -> str:
     return f" REPLACE (cell + {shift} AS cell, pair + {shift} AS pair)"
 
 
-def study_views(prefix: str, made: StudyTables, needs: Needs) -> list[str]:
+def study_views(prefix: str, made: StudyTables, needs: QueryNeeds) -> list[str]:
     """The statements that make the views that are needed, each with a ``study`` column."""
     statements: list[str] = []
     if needs.sides:
@@ -228,7 +233,7 @@ def _estimated(prefix: str) -> str:
 
 
 def _answer(label: str, base_label: str) -> str:
-    """What an estimate is of: the logit of the label less that of the base label, or of the one there is."""
+    """Estimated quantity: the logit of the label less that of the base label, or of the one there is."""
     return f"coalesce({label} - {base_label}, {label}, -{base_label})::DOUBLE"
 
 
@@ -258,7 +263,7 @@ def _of(column: str, table: str) -> str:
 
 
 def results(prefix: str, study: str, made: StudyTables) -> str:
-    """What the wide view shows: one row for each written cell × pair that is done and did not fail.
+    """Wide view: one row for each written cell × pair that is done and did not fail.
 
     Its columns besides axes and those of a pair are ``studies.columns.RESULT_COLUMNS``, and two of ours.
     """

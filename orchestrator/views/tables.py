@@ -1,6 +1,15 @@
-"""The small in-memory tables that a study's views join its rows with."""
+"""Small in-memory tables that a study's views join its rows with."""
 
-__all__ = ["FilesOf", "StudyTables", "study_tables"]
+__all__ = [
+    "FilesOf",
+    "StudyTables",
+    "lacking_columns",
+    "no_rows",
+    "numbers",
+    "study_tables",
+    "texts",
+    "values_of",
+]
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,16 +17,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import finished_cells, mask
-from orchestrator.store import State
-from orchestrator.views.arrow import no_rows, numbers, texts
-from orchestrator.views.needs import EVERYTHING, Needs
+from orchestrator.store import ADDED_COLUMNS, COLLECTED, State, part_columns
+from orchestrator.views.needs import EVERYTHING, QueryNeeds
+from workers.libraries.duckdb import literal
 from workers.metrics import ESTIMATE
 from workers.vocabulary import Pair, locate, span_name
+
+# Made without `pyarrow.array`, which loads pandas where it is installed: half a second of CPU and 50 MB that
+# no query needs.
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table of these columns without any row."""
+    return pa.Table.from_batches([], schema=schema)
+
+
+def numbers(values: "np.ndarray[Any, Any]") -> pa.Array:
+    """A column of numbers; shape (rows,)."""
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
+
+
+def values_of(column: pa.ChunkedArray, kind: "np.dtype[Any]") -> "np.ndarray[Any, Any]":
+    """The numbers of a column without NULL, in another type; shape (rows,)."""
+    pieces = [
+        np.frombuffer(chunk.buffers()[1], chunk.type.to_pandas_dtype(), len(chunk), chunk.offset * width)
+        for chunk in column.chunks
+        for width in [chunk.type.bit_width // 8]
+        if len(chunk)
+    ]
+    return np.concatenate(pieces).astype(kind) if pieces else np.empty(0, kind)
+
+
+def texts(values: Sequence[str | None]) -> pa.Array:
+    """A column of texts, NULL where there is none."""
+    data = [b"" if text is None else text.encode() for text in values]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    there = np.packbits(np.array([text is not None for text in values], bool), bitorder="little")
+    buffers = [pa.py_buffer(there), pa.py_buffer(ends), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(pa.string(), len(data), buffers)
+
 
 _TIERS = ("resumed", "hooked", "rerun", "unchanged", "estimated")
 """The ways in which the engine obtains rows, each a column of ``batches``."""
@@ -46,7 +91,7 @@ _NO_RUNS = no_rows(
         ]
     )
 )
-"""Where none is looked at: a join with no rows costs nothing."""
+"""Clean runs where none is looked at: a join with no rows costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +99,14 @@ class FilesOf:
     """Files with the same columns, by whole path."""
 
     first: list[str] = field(default_factory=list)
-    """Those of jobs when they ran first."""
+    """Files of jobs when they ran first."""
     retries: list[str] = field(default_factory=list)
-    """Those whose rows take the place of failed ones."""
+    """Files whose rows take the place of failed ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyTables:
-    """What DuckDB needs of one study besides its parts."""
+    """Tables and files of one study, for DuckDB."""
 
     tables: Mapping[str, pa.Table]
     files: Mapping[tuple[str, ...], FilesOf]
@@ -73,12 +118,12 @@ class StudyTables:
     given: Mapping[str, str]
     """Each column of the given pairs → its column in ``pairs``."""
     study: str | None
-    """What the study is called; None where these are several studies, which their tables then name."""
+    """Name of the study; None where these are several studies, which their tables then name."""
     shifts: Mapping[str, int] = field(default_factory=dict)
-    """What is added to the numbers of each file's cells and pairs, where these are several studies."""
+    """Offset of the numbers of each file's cells and pairs, where these are several studies."""
 
 
-def study_tables(plan: Plan, state: State, root: Path, needs: Needs = EVERYTHING) -> StudyTables:
+def study_tables(plan: Plan, state: State, root: Path, needs: QueryNeeds = EVERYTHING) -> StudyTables:
     """The tables of one study, from its latest plan and its committed parts, as far as a query needs them.
 
     Args:
@@ -118,7 +163,7 @@ def study_tables(plan: Plan, state: State, root: Path, needs: Needs = EVERYTHING
     )
 
 
-def _files(state: State, root: Path, needs: Needs) -> dict[tuple[str, ...], FilesOf]:
+def _files(state: State, root: Path, needs: QueryNeeds) -> dict[tuple[str, ...], FilesOf]:
     folder = root.resolve()
     files: dict[tuple[str, ...], FilesOf] = {}
     for file in state.files.values():
@@ -150,7 +195,7 @@ def _numbered(table: pa.Table, keys: Sequence[str], kind: str) -> tuple[pa.Table
 
 
 def _lanes(plan: Plan) -> pa.Table:
-    """Which model each lane is."""
+    """Model, dtype and revision of each lane."""
     specs = [lane.spec for lane in plan.lanes.values()]
     return pa.table(
         {
@@ -220,8 +265,8 @@ def _batches(state: State) -> pa.Table:
 
 
 def _located(plan: Plan) -> pa.Table:
-    """Where the named spans of each cell lie in each pair: only for cells that name any."""
-    rows: list[dict[str, Any]] = []
+    """Positions of the named spans of each cell in each pair: only for cells that name any."""
+    rows: list[dict[str, object]] = []
     for text in dict.fromkeys(plan.tables["cells"]["symbolic"].drop_null().to_pylist()):
         places = json.loads(text)
         for number, pair in plan.pairs.items():
@@ -239,3 +284,27 @@ def _find(places: Sequence[tuple[str, Sequence[int | str]]], pair: Pair) -> list
             return None
         found.update(locate(tuple(position), spans))
     return sorted(found)
+
+
+def lacking_columns(
+    connection: duckdb.DuckDBPyConnection, files: Mapping[tuple[str, ...], FilesOf]
+) -> dict[str, frozenset[str]]:
+    """For each file the columns of its families that it lacks.
+
+    The files are asked once, here (0.1 ms each): a view that made up for differences would ask them at
+    every use.
+    """
+    wanted = {
+        path: (ADDED_COLUMNS & part_columns(families).keys()) | {COLLECTED}
+        for families, found in files.items()
+        for path in (*found.first, *found.retries)
+    }
+    if not wanted:
+        return {}
+    listed = ", ".join(map(literal, wanted))
+    names = ", ".join(map(literal, sorted(ADDED_COLUMNS | {COLLECTED})))
+    found = connection.execute(
+        f"SELECT file_name, list(name) FILTER (name IN ({names})) FROM parquet_schema([{listed}]) GROUP BY 1"
+    ).fetchall()
+    there = {name: frozenset(columns or ()) for name, columns in found}
+    return {path: frozenset(columns - there[path]) for path, columns in wanted.items()}

@@ -1,19 +1,16 @@
-"""The trainings of a study for its views: how far each is, and what was measured of it so far."""
+"""Tables of a study's trainings for its views: the progress of each, and its learning curves so far."""
 
-__all__ = ["curves_table", "kinds_of", "trainings_view_table"]
+__all__ = ["view_tables"]
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from orchestrator.plan.tables import Plan
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
+from orchestrator.store.storage import Storage
 from orchestrator.store.trainings import CURVE_SCHEMA, TrainingFolder
-
-if TYPE_CHECKING:
-    import duckdb
 
 _STATUS = pa.schema(
     [
@@ -31,7 +28,13 @@ _STATUS = pa.schema(
 )
 
 
-def trainings_view_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
+def view_tables(plan: Plan, storage: Storage) -> dict[str, pa.Table]:
+    """Tables of the views ``trainings`` and ``curves``."""
+    folder = TrainingFolder(storage)
+    return {"trained": _trainings_table(plan, folder), "curves": _curves_table(plan, folder)}
+
+
+def _trainings_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
     """One row for each training of the plan: its axes, and how far it is.
 
     Those of other studies whose models it takes have no row, but their axes are columns.
@@ -42,7 +45,7 @@ def trainings_view_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
     return _joined(_named(planned, [1] * len(planned), _axes(plan)), status)
 
 
-def curves_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
+def _curves_table(plan: Plan, folder: TrainingFolder) -> pa.Table:
     """One row for each number that was measured of a training of the plan."""
     planned = list(planned_trainings(plan.tables).values())
     curves = [folder.curve(one.identity) for one in planned]
@@ -56,17 +59,7 @@ def _axes(plan: Plan) -> list[str]:
     return list(dict.fromkeys(axis for one in every for axis in one.training.axes))
 
 
-def kinds_of(connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
-    """The columns of ``results`` that tell models apart: where they are trained, what they were trained with
-    but the seed, and which of their outputs is read, for a revision says nothing to people."""
-    columns = [name for name, *_ in connection.execute("DESCRIBE trainings").fetchall()]
-    axes = columns[columns.index("name") + 1 : columns.index("status")]
-    if not axes:
-        return ("model", "dtype", "revision")
-    return ("model", "dtype", *(axis for axis in axes if axis != "seed"), "read", "variable")
-
-
-def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
+def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, object]:
     found = folder.status(one.identity)
     resumed = [attempt["from_step"] for attempt in found.attempts[1:]]
     return {
@@ -80,9 +73,9 @@ def _status(one: PlannedTraining, folder: TrainingFolder) -> dict[str, Any]:
 
 
 def _named(planned: Sequence[PlannedTraining], counts: Sequence[int], axes: Sequence[str]) -> pa.Table:
-    """What each training is called, as often as is asked for."""
+    """Identity, name and axes of each training, repeated as often as is asked for."""
 
-    def column(values: Sequence[Any]) -> pa.Array:
+    def column(values: Sequence[object]) -> pa.Array:
         return pa.array([v for v, count in zip(values, counts, strict=True) for _ in range(count)])
 
     text: Mapping[str, Sequence[str]] = {

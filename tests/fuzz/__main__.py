@@ -26,7 +26,7 @@ from tests.fuzz.study_files import mutants as study_mutants
 from tests.fuzz.verdict import Tally
 
 _WARM = (
-    *("duckdb", "pyarrow.parquet", "pyarrow.csv", "numpy", "tokenizers", "orchestrator.cli.plan"),
+    *("duckdb", "pyarrow.parquet", "pyarrow.csv", "numpy", "tokenizers", "orchestrator.cli.run"),
     *("orchestrator.overview", "studies", "swapyard"),
 )
 _BESIDE = "from pathlib import Path\nPath('RAN').write_text('')\ndef ran(*_):\n    return 1\n"

@@ -169,7 +169,7 @@ def run(step: Step, work: Path, older: Path) -> None:
 
 
 def _keep(name: str, work: Path, what: str) -> None:
-    from orchestrator.views import VIEWS, connect
+    from orchestrator.views.connection import VIEWS, connect
 
     with connect([work / "store" / name]) as connection:
         write_dumps(GOLDEN / name / what, dump_study(connection, tuple(VIEWS)))

@@ -19,7 +19,7 @@ from orchestrator.store import (
     encode_part,
     part_columns,
 )
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.metrics import raw_metrics
 
 BOTH = ("logits", "kl")

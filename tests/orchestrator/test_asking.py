@@ -9,11 +9,11 @@ import duckdb
 import pytest
 from small_store import make_study
 
-from orchestrator.asking import ask
 from orchestrator.query import run_query
-from orchestrator.query_limits import QueryLimits, Watch
+from orchestrator.query_limits import QueryLimits, QueryTimer
 from orchestrator.store import PlanRef, StudyStore
-from orchestrator.views import EVERYTHING, VIEWS, connect, needs_of
+from orchestrator.views.connection import VIEWS, ask, connect
+from orchestrator.views.needs import EVERYTHING, needs_of
 from workers.errors import QueryError, StoreError
 
 OF_OTHER_TABLES = (
@@ -50,7 +50,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def answer(roots: Sequence[Path], sql: str) -> Rows:
-    connection, relation = ask(roots, sql, leave_out=None, limits=QueryLimits(), watch=Watch())
+    connection, relation = ask(roots, sql, leave_out=None, limits=QueryLimits(), watch=QueryTimer())
     with connection:
         return _sorted(relation.fetchall())
 
@@ -132,7 +132,7 @@ def test_one_of_many_that_duckdb_cannot_read_keeps_no_other_out(tmp_path: Path) 
         leave_out=told.append,
         verify=False,
         limits=QueryLimits(),
-        watch=Watch(),
+        watch=QueryTimer(),
     )
     with connection:
         assert relation.fetchall() == [("a",), ("c",)]

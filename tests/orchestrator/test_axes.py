@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 from small_store import PAIRS, make_study
 
-from orchestrator.answer import answer
 from orchestrator.cli import cli
 from orchestrator.plots import choose, default_plot, draw, draw_study
 from orchestrator.plots.data import Grid, read_grid
 from orchestrator.query import named_queries, run_query
-from orchestrator.views import VIEWS, connect
-from orchestrator.views.axes import Kind, kinds_of_columns, means_over, varying
+from orchestrator.told import answer
+from orchestrator.views.axes import ColumnKind, kinds_of_columns, means_over, varying
+from orchestrator.views.connection import VIEWS, connect
 from studies.plots import Plot
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
@@ -247,11 +247,11 @@ def test_every_column_of_every_view_is_of_a_kind(connection: duckdb.DuckDBPyConn
         kinds = kinds_of_columns(connection, view)
         assert [name for name, kind in kinds.items() if kind is None] == [], view
     kinds = kinds_of_columns(connection, "results")
-    assert {name for name, kind in kinds.items() if kind is Kind.AXIS} == {
+    assert {name for name, kind in kinds.items() if kind is ColumnKind.AXIS} == {
         *("study", "model", "revision", "position"),
         *SHOWN,
     }
-    assert kinds["span.country"] is Kind.LABEL and kinds["tier"] is Kind.PROVENANCE
+    assert kinds["span.country"] is ColumnKind.LABEL and kinds["tier"] is ColumnKind.PROVENANCE
 
 
 def test_a_column_that_nobody_put_in_a_class_is_of_no_kind(connection: duckdb.DuckDBPyConnection) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestrator.cli.models import models
-from orchestrator.cli.sites import sites
+from orchestrator.cli.models import models, sites
 from workers.errors import ModelError
 from workers.model.cache import content_hash
 from workers.model.fetch import SOURCES

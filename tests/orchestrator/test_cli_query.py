@@ -169,7 +169,7 @@ def test_an_unknown_suffix_asks_for_a_format(store: Path, tmp_path: Path) -> Non
 def test_queries_and_plots_load_nothing_heavy(store: Path) -> None:
     heavy = "('torch', 'transformers', 'ray')"
     code = (
-        "import sys; from pathlib import Path; from orchestrator.views import connect;"
+        "import sys; from pathlib import Path; from orchestrator.views.connection import connect;"
         "import orchestrator.plots, orchestrator.formats; from orchestrator.query import run_query;"
         "run_query(connect([Path(sys.argv[1])]), 'FROM results').fetchall();"
         f"print([m for m in {heavy} if m in sys.modules])"

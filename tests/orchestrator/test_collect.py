@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import swapyard as sy
 from orchestrator.store import StudyStore
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from tests.workers import plain
 from workers.errors import StudyError
 

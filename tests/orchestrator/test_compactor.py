@@ -164,7 +164,7 @@ def test_a_driver_that_lost_the_study_is_told_and_its_merge_counts_for_nothing(
             poll_until(compactor, lambda: False)
         compactor.close()
         assert len(history.store.state().files) == MOST + 1
-        assert new.sweep().num_orphans == 1
+        assert new.collect_garbage().num_orphans == 1
         assert history.seen() == history.expected()
 
 

@@ -6,8 +6,8 @@ import pytest
 from small_store import make_study
 
 from orchestrator.query import run_query
-from orchestrator.views import connect
-from orchestrator.views.counting import distinct_pairs
+from orchestrator.views.axes import distinct_pairs
+from orchestrator.views.connection import connect
 
 
 @pytest.mark.parametrize("keys", ["layer", "site, layer, base_position", "study", "tier, label"])

@@ -116,7 +116,7 @@ def test_what_the_next_run_clears_is_counted(root: Path) -> None:
     assert problems(shown) == []
     assert "1 files (2.0 MB) are left over" in shown.stdout
     with StudyStore(root / "small").open_driver() as driver:
-        driver.sweep()
+        driver.collect_garbage()
     assert "nothing is left over" in doctor(root).stdout
 
 

@@ -24,7 +24,7 @@ from orchestrator.run.committed import commit_plan
 from orchestrator.run.setup import RunOptions
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
-from orchestrator.views import VIEWS, connect
+from orchestrator.views.connection import VIEWS, connect
 from studies import load_study
 from tests.golden.compare import (
     TOLERANCE,

@@ -15,7 +15,7 @@ from histories import BOTH, History, shown
 from orchestrator.remaining import counts_of
 from orchestrator.run.retries import retry_work
 from orchestrator.run.work import open_work
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import HeldError
 
 ERRORS = ("OutOfMemoryError", "ValueError")
@@ -98,7 +98,7 @@ class Drawn:
 
     def sweep(self) -> None:
         """Within the grace nothing is cleared that somebody may be reading."""
-        assert self.history.driver.sweep().num_replaced == 0
+        assert self.history.driver.collect_garbage().num_replaced == 0
 
     def take_over(self) -> None:
         """Another driver takes the study; what the old one wrote and did not commit is cleared."""
@@ -106,7 +106,7 @@ class Drawn:
         merge = old.next_merge(1)
         made = history.store.merge(old.epoch, merge).file if merge is not None else None
         history.driver = history.store.open_driver(take_over=True)
-        assert history.driver.sweep().num_orphans == (made is not None)
+        assert history.driver.collect_garbage().num_orphans == (made is not None)
         if made is not None:
             with pytest.raises(HeldError):
                 old.commit_merged(made)

@@ -94,6 +94,6 @@ def test_notes_are_cleared_by_the_next_driver(tmp_path: Path) -> None:
     for name in ("left.json", f"{'a' * 32}.making", "driver.log"):
         (folder / name).write_text("{}")
     with store.open_driver() as driver:
-        driver.sweep()
+        driver.collect_garbage()
     assert [path.name for path in folder.iterdir()] == ["driver.log"]
     assert left_module.WRITE_EVERY_S < 5

@@ -15,15 +15,14 @@ from histories import History
 from small_store import make_study
 
 from orchestrator.cli import cli
-from orchestrator.lost import find_lost
-from orchestrator.mend import repair_study
+from orchestrator.lost import find_lost, repair_study
 from orchestrator.plan.accord import agree
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.store import StudyStore
 from orchestrator.store.commit import checked, commit_name, unchecked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.storage import LocalStorage
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import StoreError
 
 
@@ -141,7 +140,7 @@ def test_two_logs_in_one_folder_are_noticed_and_become_one(
     num_jobs = {"of both": 16 + 24 + 8, "of one": 16 + 20 + 8, "of the other": 16 + 16}[rows]
     assert num_jobs - 8 <= len(found) <= num_jobs
     with one.store.open_driver() as driver:
-        assert driver.adopt() == () and driver.sweep(grace_s=-1).num_orphans == 0
+        assert driver.adopt() == () and driver.collect_garbage(grace_s=-1).num_orphans == 0
 
 
 @pytest.mark.parametrize("what", [("commits",), ("commits", "plan"), ("data",), ("commits", "data", "plan")])
@@ -195,7 +194,7 @@ def test_rows_of_a_copy_that_was_planned_anew_are_never_taken_for_others(
     theirs = set(one.store.root.rglob("*.parquet"))
     with one.store.open_driver() as driver:
         assert driver.adopt() == ()
-        driver.sweep(grace_s=-1)
+        driver.collect_garbage(grace_s=-1)
     assert theirs == set(one.store.root.rglob("*.parquet"))
     # Without any log, nobody knows which of the two it was: it is that of most rows, and of no others.
     shutil.rmtree(one.store.root / "commits")
@@ -218,7 +217,7 @@ def test_rows_whose_plan_is_lost_with_the_log_stay_on_the_disk_and_are_no_answer
     assert one.store.state().plan is None and not one.store.state().live
     assert kept == {path: path.read_bytes() for path in kept}
     with one.store.open_driver() as driver:
-        assert driver.adopt() == () and driver.sweep(grace_s=-1).num_kept == 2
+        assert driver.adopt() == () and driver.collect_garbage(grace_s=-1).num_kept == 2
 
 
 def test_a_damaged_plan_is_not_given_up_for_an_earlier_one(copies: tuple[History, History]) -> None:

@@ -9,7 +9,7 @@ from small_store import make_study
 
 from orchestrator.query import run_query
 from orchestrator.store import encode_part
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 
 PRED_LOGIT = 8.0
 """Of every row of the small store."""

@@ -15,7 +15,7 @@ from orchestrator.api import open_results
 from orchestrator.cli import cli
 from orchestrator.lost import find_lost
 from orchestrator.store import verify
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import StoreError
 
 NUM_ROWS = 120

@@ -18,10 +18,10 @@ from orchestrator.cli.plot import plot as plot_command
 from orchestrator.plots import default_plot, draw, draw_study, own_plots
 from orchestrator.plots.choose import changed
 from orchestrator.plots.data import read_grid
+from orchestrator.plots.heatmap import scale_of
 from orchestrator.plots.labels import caption, facet_text, position_texts, tick_texts
-from orchestrator.plots.scale import scale_of
 from orchestrator.query import run_query
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from studies.plots import Plot
 from workers.errors import QueryError, StudyError
 
@@ -68,7 +68,7 @@ def test_a_grid_holds_the_mean_of_each_place_with_its_count(connection: duckdb.D
     ]
     for facet in grid.facets:
         wanted = is_hit if facet.value == "iia" else lambda *job: label_logit(*job) - 3.0
-        np.testing.assert_allclose(facet.values, expected(facet.key[0], wanted))
+        np.testing.assert_allclose(facet.values, expected(str(facet.key[0]), wanted))
         counts = np.full((LAYERS, POSITIONS), PAIRS)
         if facet.key[0] == FAILED[0]:
             counts[FAILED[1], FAILED[2]] -= 1

@@ -8,7 +8,7 @@ import pytest
 from small_store import BASE_RUN, LAYERS, POSITIONS, SITES, SOURCE_RUN, is_hit, jobs, label_logit, make_study
 
 from orchestrator.query import explained, named_queries, run_query
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import QueryError
 
 pytestmark = pytest.mark.versions

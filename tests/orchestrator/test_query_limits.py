@@ -14,7 +14,7 @@ from small_store import make_study
 import swapyard as sy
 from orchestrator.query import explained, run_query
 from orchestrator.query_limits import QueryLimits, size
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import OutOfTimeError, QueryError
 
 LARGE = "SELECT count(*) FROM (SELECT i, count(*) FROM range(2500000) r(i) GROUP BY i ORDER BY hash(i))"
@@ -22,7 +22,7 @@ ENDLESS = "SELECT count(*) FROM range(1000000000000) r(i) WHERE hash(i) = 0"
 LITTLE = QueryLimits(memory_bytes=64 * 10**6)
 WAIT = """
 import sys, time
-from orchestrator.spill import fresh_folder
+from orchestrator.query_limits import fresh_folder
 folder = fresh_folder()
 folder.mkdir()
 (folder / "spilled").write_text("rows")
@@ -105,7 +105,9 @@ def test_the_next_query_clears_what_a_killed_one_left_and_nothing_of_a_living_on
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         assert [place.is_dir() for place in places] == [True, True]
-        with begin("from orchestrator.spill import fresh_folder; print(fresh_folder().parent)") as third:
+        with begin(
+            "from orchestrator.query_limits import fresh_folder; print(fresh_folder().parent)"
+        ) as third:
             own = said(third)
         assert [place.is_dir() for place in places] == [False, True] and not own.exists()
         assert {path.name.removesuffix(".lock") for path in tmp_path.iterdir()} == {places[1].name}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reading import read_each
+from orchestrator.roots import read_each
 from orchestrator.status import read_status
 from orchestrator.store import StudyStore
 from workers.errors import StoreError

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from running import capital_pairs
 
 import swapyard as sy
-from orchestrator.cli.sites import sites
+from orchestrator.cli.models import sites
 from orchestrator.store import StudyStore
 from workers.errors import ModelError
 from workers.model.cache import cache_folder

@@ -21,7 +21,7 @@ from orchestrator.store.commit import checked, commit_name, unchecked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.repair import clear, repair, unnamed
 from orchestrator.store.storage import LocalStorage
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import HeldError, StoreError
 
 Seen = dict[tuple[int, int], tuple[object, ...]]
@@ -41,14 +41,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history.add(tile, 9, 11, families=("logits",))
     while history.merge(2) is not None:
         pass
-    history.driver.sweep(grace_s=-1)
+    history.driver.collect_garbage(grace_s=-1)
     history.reopen()
     for tile in range(2):
         history.add(tile, 12, 16, failing={50: "ValueError"})
         history.add(tile, 20, 21)
     while history.merge(4) is not None:
         pass
-    history.driver.sweep(grace_s=-1)
+    history.driver.collect_garbage(grace_s=-1)
     history.reopen()
     history.add(0, 21, 22)
     history.driver.close()
@@ -136,7 +136,7 @@ def test_a_lost_part_of_the_log_is_noticed_by_a_driver_and_made_again_by_a_repai
     assert repair(study).lines == ()
     with StudyStore(study).open_driver() as driver:
         assert driver.adopt() == ()
-        assert driver.sweep(grace_s=-1).num_orphans == 0
+        assert driver.collect_garbage(grace_s=-1).num_orphans == 0
     assert (rows(study), done(study)) == (rows(whole), before)
     assert StudyStore(study).origin() == StudyStore(whole).origin()
 
@@ -289,7 +289,7 @@ def test_what_a_killed_driver_left_is_added_once_and_where_jobs_are_done_it_stay
     history.driver.close()
     with history.store.open_driver() as driver:
         assert driver.adopt() == ()
-        assert driver.sweep(grace_s=-1).num_kept == 1
+        assert driver.collect_garbage(grace_s=-1).num_kept == 1
     assert history.store.locate(twin).exists() and history.seen() == history.expected()
     assert [one.name for one in unnamed(history.store.root)] == [twin]
     assert [one.name for one in clear(history.store.root, [twin])] == [twin]
@@ -312,7 +312,7 @@ def test_a_part_of_another_study_or_with_a_flipped_bit_is_never_added(tmp_path: 
         history.store.locate(path).write_bytes(whole)
     with history.store.open_driver() as driver:
         assert [part.path for part in driver.adopt()] == [path]
-        assert driver.sweep().num_kept == 1
+        assert driver.collect_garbage().num_kept == 1
     assert target.exists()
 
 

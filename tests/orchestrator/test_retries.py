@@ -11,7 +11,7 @@ from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.retries import retry_work
 from orchestrator.run.work import TileWork
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import RunError, StoreError
 
 OOM, VALUE = "OutOfMemoryError", "ValueError"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.plots.ticks import both_signs_ticks, log_ticks, texts_of_ticks
+from orchestrator.plots.style import both_signs_ticks, log_ticks, texts_of_ticks
 
 
 @given(st.floats(1e-30, 1e30), st.floats(1.0001, 1e12))

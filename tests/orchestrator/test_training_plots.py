@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from test_trainings import IIT, STUDY, run, study
 
 import swapyard as sy
-from orchestrator.answer import answer
 from orchestrator.cli.plot import plot
 from orchestrator.plots import draw_study
 from orchestrator.query import named_queries
-from orchestrator.views import VIEWS, connect
+from orchestrator.told import answer
 from orchestrator.views.axes import kinds_of_columns
+from orchestrator.views.connection import VIEWS, connect
 from workers.errors import QueryError, StudyError
 
 

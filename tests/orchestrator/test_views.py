@@ -18,9 +18,8 @@ from orchestrator.api import open_results
 from orchestrator.cli import cli
 from orchestrator.query import named_queries, run_query
 from orchestrator.store import encode_part
-from orchestrator.views import VIEWS, connect, connection
-from orchestrator.views.names import names_in_results
-from orchestrator.views.union import union
+from orchestrator.views.connection import VIEWS, connect
+from orchestrator.views.names import names_in_results, union
 from studies import Study
 from studies.columns import PAIR_COLUMNS, RESERVED, RESULT_COLUMNS
 from workers.errors import QueryError, StoreError, StudyError
@@ -313,13 +312,12 @@ def test_a_study_that_goes_while_it_is_read_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_study(tmp_path / "s")
-    union = connection.union
 
     def union_of_what_goes(*arguments: Any) -> str:
         if root.exists():
             root.rename(tmp_path / "elsewhere")
         return union(*arguments)
 
-    monkeypatch.setattr(connection, "union", union_of_what_goes)
+    monkeypatch.setattr("orchestrator.views.connection.union", union_of_what_goes)
     with pytest.raises(StoreError, match=r"was moved or removed \(.*No files found.*\); ask again"):
         connect([root])

@@ -8,8 +8,10 @@ __all__ = [
     "is_interruption",
     "is_passed_on",
     "limit",
+    "literal",
     "lock",
     "pointer",
+    "quoted",
     "unknown_column",
     "unknown_table",
 ]
@@ -31,6 +33,19 @@ _UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" not found|does not have
 _UNKNOWN_TABLE = re.compile(r"Table with name (.+?) does not exist")
 _POINTER = "LINE "
 _INTERRUPTED = "INTERRUPT Error"
+
+# Names in SQL
+
+
+def quoted(name: str) -> str:
+    """SQL identifier of any name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """SQL string of any text."""
+    return "'" + text.replace("'", "''") + "'"
+
 
 # Connections
 

@@ -5,7 +5,6 @@ The words are those of study files. The intervention, the coordinates and the va
 
 __all__ = ["From", "IntervenedRun", "Mean", "Noise", "Run", "Unit", "UnitValue", "heads_of", "is_input"]
 
-import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -17,13 +16,12 @@ from workers.change.regions import Coordinates
 from workers.change.subspaces import Coordinated, Part, Subspace, Wanted, as_ranges
 from workers.errors import StudyError, nearest
 from workers.sites import check_site, is_module_path
-from workers.vocabulary import OPERATIONS
+from workers.vocabulary import OPERATIONS, is_source
 from workers.wrapper.positions import PerExample, PositionForm, check_position
 
 Kind = Literal["token", "step"]
 
 _RUNS = "write 'source', 'source_2' …, 'base', sy.IntervenedRun(…), sy.Mean(…)"
-_SOURCE = re.compile(r"source(_([2-9]|[1-9]\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ class Unit:
 
 def is_input(name: Any) -> bool:
     """Whether `name` is that of an input: ``base``, ``source``, ``source_2`` …."""
-    return isinstance(name, str) and (name == "base" or _SOURCE.fullmatch(name) is not None)
+    return isinstance(name, str) and (name == "base" or is_source(name))
 
 
 def check_place(site: str) -> None:

@@ -40,7 +40,7 @@ def drive(store: StudyStore, told: Told = lambda what, name: None, *, take_over:
             assert merged is not None
             driver.commit_merged(merged)
         told("clearing", "")
-        driver.sweep(grace_s=-1)
+        driver.collect_garbage(grace_s=-1)
 
 
 @contextlib.contextmanager

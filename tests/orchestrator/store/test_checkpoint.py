@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import CommitLog, Holder, Manifest, State, checkpoint
-from orchestrator.store.checkpoint import Checkpoint, checkpoint_name
+from orchestrator.store import CommitLog, Holder, Manifest, State, log
 from orchestrator.store.commit import commit_name
+from orchestrator.store.log import LogCheckpoint, checkpoint_name
 from orchestrator.store.storage import LocalStorage
 from workers.errors import StoreError
 
@@ -31,7 +31,7 @@ class Counting(LocalStorage):
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: MakeManifest) -> Path:
     """A log of `NUM` commits and a checkpoint every ten, with failures, a retry, a drop."""
-    monkeypatch.setattr(checkpoint, "EVERY", 10)
+    monkeypatch.setattr(log, "EVERY", 10)
     return grown(tmp_path / "study", manifest)
 
 
@@ -66,7 +66,7 @@ def test_a_reader_begins_at_the_newest_checkpoint_and_finds_what_all_commits_say
 
 def test_a_checkpoint_holds_all_of_a_state(root: Path) -> None:
     state = CommitLog(LocalStorage(root), checkpoints=False).refresh()
-    again = Checkpoint.from_bytes(Checkpoint.of(state, "0" * 64).to_bytes())
+    again = LogCheckpoint.from_bytes(LogCheckpoint.of(state, "0" * 64).to_bytes())
     assert again is not None and facts(again.state()) == facts(state)
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_no_checkpoint(root: Path) -> None:
         for place in range(0, len(data), 37):
             data[place] ^= 1 << place % 8
             path.write_bytes(data)
-            assert Checkpoint.from_bytes(bytes(data)) is None
+            assert LogCheckpoint.from_bytes(bytes(data)) is None
             data[place] ^= 1 << place % 8
         path.write_bytes(data[:-1])
     state, num_read = read(root)

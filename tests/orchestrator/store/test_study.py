@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Driver, Manifest, StudyStore, Swept, encode_part
+from orchestrator.store import Driver, Manifest, RemovedFiles, StudyStore, encode_part
 from workers.errors import HeldError, StoreError
 
 from .conftest import make_manifest
@@ -211,7 +211,7 @@ def test_another_storage_may_keep_the_bytes(tmp_path: Path) -> None:
         assert merged is not None
         driver.commit_merged(merged)
         # What can be read stays, though no commit names it.
-        assert driver.sweep(grace_s=0) == Swept(num_kept=1, num_replaced=2)
+        assert driver.collect_garbage(grace_s=0) == RemovedFiles(num_kept=1, num_replaced=2)
     assert storage.list("data") == sorted([merged.path, orphan.path])
     assert list(store.state().files) == [merged.path]
     assert store.read_part(merged.file)["kl_base"].to_pylist() == [0.5, 0.5, 1.5, 1.5]

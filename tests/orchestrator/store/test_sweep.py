@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Driver, Manifest, Merge, StudyStore, Swept, leftovers
+from orchestrator.store import Driver, Manifest, Merge, RemovedFiles, StudyStore, leftovers
 from workers.errors import HeldError, StoreError
 
 from .conftest import make_manifest
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from orchestrator.store import StudyStore
 with StudyStore(Path(sys.argv[1])).open_driver() as driver:
-    print(driver.sweep(grace_s=0))
+    print(driver.collect_garbage(grace_s=0))
 """
 
 PLAN = {"cells.parquet": b"cells", "study.yaml": b"study: x"}
@@ -65,7 +65,7 @@ def test_a_new_study_has_nothing_to_clear(store: StudyStore) -> None:
         driver.write_plan(PLAN)
         add(store, driver, 0)
         before = files(store), folders(store)
-        assert driver.sweep(grace_s=0) == Swept()
+        assert driver.collect_garbage(grace_s=0) == RemovedFiles()
         assert (files(store), folders(store)) == before
 
 
@@ -73,10 +73,10 @@ def test_parts_that_an_earlier_driver_left_uncommitted_are_cleared(store: StudyS
     with store.open_driver() as driver:
         kept = add(store, driver, 0)
         lost = [orphan(store, driver.epoch) for _ in range(3)]
-        assert driver.sweep() == Swept(), "a part of the current epoch may yet be committed"
+        assert driver.collect_garbage() == RemovedFiles(), "a part of the current epoch may yet be committed"
     with store.open_driver() as driver:
-        assert driver.sweep() == Swept(num_orphans=3)
-        assert driver.sweep() == Swept()
+        assert driver.collect_garbage() == RemovedFiles(num_orphans=3)
+        assert driver.collect_garbage() == RemovedFiles()
     assert store.read_part(kept).num_rows == 10
     assert not any(path.exists() for path in lost)
 
@@ -89,7 +89,7 @@ def test_folders_of_earlier_epochs_go_when_they_are_empty(store: StudyStore) -> 
         add(store, driver, 0)
     with store.open_driver() as driver:
         store.locate(f"data/{driver.epoch}/lane").mkdir(parents=True)
-        driver.sweep()
+        driver.collect_garbage()
         assert folders(store) == {"commits", "data", "data/3", "data/3/lane", "data/5", "data/5/lane"}
 
 
@@ -97,9 +97,9 @@ def test_files_that_were_replaced_go_after_the_grace(store: StudyStore) -> None:
     with store.open_driver() as driver:
         parts = [add(store, driver, tile) for tile in range(3)]
         merge(store, driver)
-        assert driver.sweep(grace_s=60) == Swept()
+        assert driver.collect_garbage(grace_s=60) == RemovedFiles()
         assert all(store.read_part(part).num_rows == 10 for part in parts), "a reader may still be at them"
-        assert driver.sweep(grace_s=0) == Swept(num_replaced=3)
+        assert driver.collect_garbage(grace_s=0) == RemovedFiles(num_replaced=3)
         assert [store.read_part(file).num_rows for file in driver.state.files.values()] == [30]
         assert not {part.path for part in parts} & files(store)
 
@@ -110,8 +110,8 @@ def test_files_that_an_earlier_driver_replaced_have_the_same_grace(store: StudyS
             add(store, driver, tile)
         merge(store, driver)
     with store.open_driver() as driver:
-        assert driver.sweep(grace_s=60) == Swept()
-        assert driver.sweep(grace_s=0) == Swept(num_replaced=3)
+        assert driver.collect_garbage(grace_s=60) == RemovedFiles()
+        assert driver.collect_garbage(grace_s=0) == RemovedFiles(num_replaced=3)
 
 
 def test_plans_that_no_commit_named_are_cleared(store: StudyStore) -> None:
@@ -123,7 +123,7 @@ def test_plans_that_no_commit_named_are_cleared(store: StudyStore) -> None:
         folder.mkdir()
     (lost[0] / "cells.parquet").write_bytes(b"half of a pl")
     with store.open_driver() as driver:
-        assert driver.sweep() == Swept(num_plans=1)
+        assert driver.collect_garbage() == RemovedFiles(num_plans=1)
     assert not any(folder.exists() for folder in lost)
     assert len(list(store.locate("plan").iterdir())) == 2
     plan = store.latest_plan()
@@ -139,9 +139,9 @@ def test_a_plan_that_this_driver_could_not_commit_stays_for_the_next(store: Stud
             driver.write_plan(PLAN)
         commits.unlink()
         (store.root / "elsewhere").rename(commits)
-        assert driver.sweep() == Swept()
+        assert driver.collect_garbage() == RemovedFiles()
     with store.open_driver() as driver:
-        assert driver.sweep() == Swept(num_plans=len(PLAN) + 1)
+        assert driver.collect_garbage() == RemovedFiles(num_plans=len(PLAN) + 1)
 
 
 def test_temporary_files_of_earlier_drivers_are_cleared_and_newer_ones_stay(store: StudyStore) -> None:
@@ -156,7 +156,7 @@ def test_temporary_files_of_earlier_drivers_are_cleared_and_newer_ones_stay(stor
             path.touch()
             # The clock of a file system is coarse.
             os.utime(path, (time.time() + 1,) * 2)
-        assert driver.sweep() == Swept(num_hidden=4)
+        assert driver.collect_garbage() == RemovedFiles(num_hidden=4)
         assert all(path.exists() for path in new)
         assert not any(path.exists() for path in old)
         assert (store.root / ".lock").exists()
@@ -165,7 +165,7 @@ def test_temporary_files_of_earlier_drivers_are_cleared_and_newer_ones_stay(stor
 def test_without_the_lock_no_temporary_file_is_touched(store: StudyStore) -> None:
     with store.open_driver(), store.open_driver(take_over=True) as driver:
         make_old(store.root / "commits" / ".tmp-1")
-        assert driver.sweep() == Swept()
+        assert driver.collect_garbage() == RemovedFiles()
 
 
 def test_notes_of_workers_are_cleared_and_logs_stay(store: StudyStore) -> None:
@@ -175,7 +175,7 @@ def test_notes_of_workers_are_cleared_and_logs_stay(store: StudyStore) -> None:
     for name in ("3.trial", "driver.log", "host-7.log"):
         (logs / name).touch()
     with store.open_driver() as driver:
-        assert driver.sweep() == Swept(num_orphans=1)
+        assert driver.collect_garbage() == RemovedFiles(num_orphans=1)
     assert sorted(path.name for path in logs.iterdir()) == ["driver.log", "host-7.log"]
 
 
@@ -198,7 +198,7 @@ def test_what_is_not_ours_stays(store: StudyStore) -> None:
     store.locate("data/1/link").symlink_to(outside)
     store.locate("plan/empty").mkdir()
     with store.open_driver() as driver:
-        assert driver.sweep(grace_s=0) == Swept()
+        assert driver.collect_garbage(grace_s=0) == RemovedFiles()
     assert set(strange) <= files(store)
     assert store.locate("data/1/link").is_symlink() and len(list(outside.iterdir())) == 1
     assert store.locate("plan/empty").is_dir()
@@ -212,9 +212,9 @@ def test_a_fenced_driver_clears_nothing(store: StudyStore) -> None:
         plan.mkdir(parents=True)
         (plan / "cells.parquet").touch()
         before = files(store)
-        assert old.sweep(grace_s=0) == Swept()
+        assert old.collect_garbage(grace_s=0) == RemovedFiles()
         assert files(store) == before
-        assert new.sweep() == Swept(num_orphans=1, num_plans=1)
+        assert new.collect_garbage() == RemovedFiles(num_orphans=1, num_plans=1)
 
 
 def test_a_fenced_driver_whose_files_vanish_fails_as_fenced(store: StudyStore) -> None:
@@ -224,7 +224,7 @@ def test_a_fenced_driver_whose_files_vanish_fails_as_fenced(store: StudyStore) -
         lost = orphan(store, old.epoch)
         with store.open_driver(take_over=True) as new:
             new.write_plan(PLAN)
-            new.sweep(grace_s=0)
+            new.collect_garbage(grace_s=0)
             assert not lost.exists()
             acts = (
                 lambda: old.write_plan(PLAN),
@@ -258,7 +258,7 @@ def test_what_cannot_be_removed_is_said_and_ends_nothing(
     assert err == ""
     assert "num_orphans=1" in out and "cannot be read or written (input/output error)" in out
     with store.open_driver() as driver:
-        assert driver.sweep() == Swept(num_orphans=2)
+        assert driver.collect_garbage() == RemovedFiles(num_orphans=2)
 
 
 @pytest.mark.parametrize("turn", [1, 2, 5])
@@ -276,7 +276,7 @@ def test_a_driver_killed_while_it_clears_has_cleared_nothing_that_is_needed(
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
     with store.open_driver() as driver:
-        swept = driver.sweep(grace_s=0)
+        swept = driver.collect_garbage(grace_s=0)
         assert swept.num_orphans + swept.num_replaced == 6 - (turn - 1)
         assert [store.read_part(file).num_rows for file in driver.state.files.values()] == [30]
         assert list(driver.state.live) == [part.path for part in parts]

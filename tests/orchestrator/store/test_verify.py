@@ -10,7 +10,7 @@ from orchestrator.doctor import examine_study
 from orchestrator.store import StudyStore, verify
 from orchestrator.store.notes import examined
 from orchestrator.store.verify import damaged_files
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from workers.errors import StoreError
 
 NUM_FLIPS = 300

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import swapyard as sy
 from orchestrator.query import run_query
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from views import builtin, fits, fitted, numbers, scores, screened, stepwise, tiny
 from views.cells import Job, Lane
 from views.expected import Table

@@ -11,7 +11,8 @@ import pytest
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 from views import studied
 
-SQL, SIDES, FITS, TABLES = (f"orchestrator/views/{name}.py" for name in ("sql", "sides", "fits", "tables"))
+SQL, SIDES = "orchestrator/views/sql.py", "orchestrator/views/sides.py"
+FITS, TABLES = "orchestrator/views/fits.py", "orchestrator/views/tables.py"
 METRICS = "workers/metrics.py"
 
 

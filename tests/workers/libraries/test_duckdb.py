@@ -11,7 +11,7 @@ import pytest
 from orchestrator.conditions import condition_problem
 from orchestrator.plots.data import _is_aggregate
 from orchestrator.query import check_sql, explained, run_query
-from orchestrator.views import connect
+from orchestrator.views.connection import connect
 from tests.orchestrator.small_store import make_study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
