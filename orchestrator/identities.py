@@ -48,8 +48,7 @@ def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], No
         return Identities.of(facts, family, untried=why)
     if facts.folder is not None:
         say(f"loading {spec.ref}, to try what its sites hold")
-    plain = {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
-    done = run("workers.wrapper.identify", input=json.dumps(plain))
+    done = run("workers.wrapper.identify", input=json.dumps(_plain(spec)))
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
         return Identities.of(facts, family, untried=f"the model cannot be loaded here: {why}")
@@ -57,9 +56,7 @@ def tried_identities(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], No
     told = done.stdout.strip().splitlines()[-1]
     found = Identities.from_json(told)
     if not found.untried:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(told)
+        _keep(path, told)
     return found
 
 
@@ -84,16 +81,13 @@ def known_modules(spec: ModelSpec, facts: ModelFacts, say: Callable[[str], None]
     say(f"finding the modules of {spec.ref}")
     found = _asked(spec, facts)
     if found is not None:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(sorted(found)))
+        _keep(path, json.dumps(sorted(found)))
     return found
 
 
 def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
     folder = None if facts.folder is None else str(facts.folder)
-    plain = {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
-    asked = json.dumps({"spec": plain, "folder": folder})
+    asked = json.dumps({"spec": _plain(spec), "folder": folder})
     done = run("workers.model.modules", input=asked)
     if done.returncode:
         why = (done.stderr.splitlines() or ["no reason given"])[-1]
@@ -102,3 +96,15 @@ def _asked(spec: ModelSpec, facts: ModelFacts) -> frozenset[str] | None:
         _log.warning("the modules of %s cannot be listed before it is loaded: %s", spec.ref, why)
         return None
     return frozenset(json.loads(done.stdout))
+
+
+def _plain(spec: ModelSpec) -> dict[str, object]:
+    """The spec as a child gets it, with the trust that no file holds."""
+    return {**spec.model_dump(mode="json"), "trust_remote_code": spec.trust_remote_code}
+
+
+def _keep(path: Path, report: str) -> None:
+    """Write a report into the cache; one that cannot be kept only costs time."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report)
