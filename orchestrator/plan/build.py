@@ -88,7 +88,7 @@ class _Builder:
         self.placed: dict[tuple[int, int], Placed] = {}
         """(lane, given) → where a kept input is."""
         self.fits: list[LaneFits] = []
-        """Of each lane, what its cells asked for."""
+        """Fits that the cells of each lane name."""
         self.counts: Counter[tuple[int, str]] = Counter()
         """(place of the lane, block) → points."""
         self.kinds: list[tuple[str, ModelFacts, list[PairClass]]] = []
@@ -315,7 +315,7 @@ def _costs(
     cells: Mapping[int, Cell],
     placed: Mapping[tuple[int, int], Placed],
 ) -> dict[int, np.ndarray]:
-    """For each cellset, what each of its cells costs for one pair; shape (num_cells,)."""
+    """Cost of each cell of each cellset for one pair; shape (num_cells,)."""
     models = {brought.lane.lane: Costs(brought.facts) for brought in lanes}
     inputs = {
         (brought.lane.lane, placed[brought.lane.lane, one.given][0]): one

@@ -44,7 +44,7 @@ class MissingRunsError(SwapyardError):
 
 
 class BaselineScorer(Protocol):
-    """Gives the unintervened values of runs, one array a column, in the order of the requests."""
+    """Source of the unintervened values of runs: one array a column, in the order of the requests."""
 
     def score(self, lane: Lane, requests: Sequence[CleanRun]) -> Columns:
         """Values of `requests` under the lane's model."""

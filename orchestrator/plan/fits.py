@@ -74,7 +74,7 @@ class LaneFits:
     inputs: Sequence[Input]
     pair_id: Callable[[Input], UUID]
     made: dict[tuple[str, str], MadeFit] = field(default_factory=dict)
-    """(identity, name) → what was asked for so far."""
+    """(identity, name) → fit that was asked for so far."""
     _identities: dict[object, str] = field(default_factory=dict)
     _sets: dict[object, FitPairs] = field(default_factory=dict)
 

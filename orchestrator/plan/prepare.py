@@ -137,7 +137,7 @@ def _judge(one: Input, said: Mapping[Prompt, int]) -> None:
 
 
 def _fates(inputs: Sequence[Input]) -> dict[str, int]:
-    """Number of distinct base prompts that may serve as a base, and of the others by fault."""
+    """Count the distinct base prompts: those that some kept pair has, and the others by their first fault."""
     faults: dict[Prompt, set[str | None]] = defaultdict(set)
     for one in inputs:
         if one.reason != NOT_READ:
@@ -160,4 +160,5 @@ _FATES = {
     "source_label": "have no source with an answer that can be used",
     "source's answer": "have no source that the model answers right",
 }
-"""Faults of a base prompt, in the order in which they count; ``None`` is that some pair has it."""
+"""Fault of a base prompt → its words for people; the first that one of its pairs has counts. ``None``: a pair
+of it is kept."""

@@ -144,7 +144,7 @@ class Tile:
 
     @property
     def num_selected(self) -> np.ndarray:
-        """For each cell, how many of the pairs the plan asks for; shape (num_cells,)."""
+        """Number of pairs for which each cell is wanted; shape (num_cells,)."""
         counts = np.zeros(self.num_cells, np.int64)
         for lo, hi, num_pairs in self.selected:
             counts[lo:hi] = num_pairs

@@ -37,12 +37,12 @@ class Group:
 def make_tiles(
     groups: Sequence[Group], earlier: PreviousPlan, estimated: Sequence[Group] = ()
 ) -> tuple[dict[int, Sequence[int]], list[Tile]]:
-    """Earlier tiles as far as the plan still wants them, then new ones for what they do not cover.
+    """Make the tiles: the previous plan's as far as they are still wanted, then new ones for the other jobs.
 
     Args:
-        groups: what runs.
-        earlier: what there is.
-        estimated: what is estimated, in tiles of its own.
+        groups: pairs with the cells that run on them.
+        earlier: the previous plan.
+        estimated: pairs with the cells that are estimated, in tiles of their own.
 
     Returns:
         The cells of every cellset in running order, and the tiles in the order in which they are to run.
@@ -77,10 +77,11 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 class _KeptTiles:
-    """Earlier tiles that a plan goes on with, and the cells of each.
+    """Tiles of the previous plan that this one goes on with, and the cells that each keeps.
 
-    What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
-    that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
+    A tile keeps its finished cells, as long as one of its pairs is in the plan and wants them. Of the others
+    it keeps those that all of its pairs want and that no other tile has for any of them: the rest goes to
+    new tiles.
     """
 
     def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: PreviousPlan) -> None:
@@ -98,14 +99,14 @@ class _KeptTiles:
         done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in tiles]
         self._earlier = tiles
         self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
-        """For each tile, which cells it goes on with: first what is done, then what it may still do."""
+        """Mask of the cells that each tile keeps: first the finished ones, then those that it may still do."""
         for at, count in enumerate(counts):
             self._kept[at] |= self._may_do(at, count)
         selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
         self.tiles = [replace(tile, selected=ranges) for tile, ranges in zip(tiles, selected, strict=True)]
 
     def lacking(self, group: Group) -> dict[tuple[int, ...], list[int]]:
-        """For each set of cells that is still to be planned, in running order, the pairs that lack it."""
+        """Pairs by the cells that no tile has for them yet, in running order."""
         by_tiles: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for pair in group.pairs:
             by_tiles[tuple(self._tiles_of.get((group.lane, pair), ()))].append(pair)

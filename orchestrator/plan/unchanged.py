@@ -1,9 +1,8 @@
 """Share of each cell's jobs that really run, reckoned before any of them does. No torch here.
 
-The engine fills a row from its base's clean run where the job provably changes nothing that is read, and in
-many sweeps most rows are such (tokens that base and source share): they cost next to nothing. Which they are
-`workers.engine.shortcut` decides, job by job; this reckons the same for the schedule and the time that is
-left, from tokens and spans alone.
+The engine fills a row from its base's clean run where the job provably changes nothing that is read. In many
+sweeps most rows are such (base and source share the token), and cost next to nothing. `workers.engine.shortcut`
+decides it job by job; this reckons the same for the schedule and the time left, from tokens and spans alone.
 
 Shapes: P pairs.
 """
@@ -43,7 +42,7 @@ _Needs = tuple[int | str, tuple[_Need, ...]]
 
 
 class RunningShares:
-    """The shares of one model's jobs that run.
+    """Shares of the jobs that run, by lane and cellset.
 
     Args:
         facts: of the model; without them all jobs are taken to run.
@@ -60,7 +59,7 @@ class RunningShares:
         self._needs_of = lru_cache(maxsize=None)(self._needs)
 
     def shares(self, lane: int, cellset: int, pairs: Sequence[int]) -> np.ndarray:
-        """Of each cell of a cellset the share of the pairs on which its job runs; shape (num_cells,)."""
+        """Share of the pairs on which a cell's job runs, for each cell of a cellset; shape (num_cells,)."""
         if lane not in self._facts:
             return np.ones(len(self._plan.cellsets[cellset]))
         kinds, which = self._needs_of(lane, cellset)
@@ -116,7 +115,7 @@ def _need(unit: Unit, facts: ModelFacts) -> _Need | None:
 
 
 class _Beginnings:
-    """With how many of its first tokens the base of each of some pairs begins in the other runs."""
+    """Numbers of first tokens that the base of each pair shares with its other runs."""
 
     def __init__(self, pairs: Sequence[Pair], facts: ModelFacts) -> None:
         self._pairs = pairs
@@ -138,7 +137,7 @@ class _Beginnings:
         return 1.0 - float(np.mean([all(self._is_put_back(unit, at) for unit in units) for at in few]))
 
     def _is_harmless(self, unit: _Need, read: int | str) -> np.ndarray | bool:
-        """On which pairs a unit whose tokens are indices is harmless; shape [P]."""
+        """Mask of the pairs on which a unit whose tokens are indices changes nothing; shape [P]."""
         tokens = [item for item in unit.position if isinstance(item, int)]
         assert isinstance(read, int)
         if all(token > read or (unit.stays and token != read) for token in tokens):
