@@ -99,7 +99,7 @@ class _KeptTiles:
         done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in tiles]
         self._earlier = tiles
         self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
-        """Mask of the cells that each tile keeps: first the finished ones, then those that it may still do."""
+        """Mask of the cells that each tile keeps: first the finished ones, then those it may still do."""
         for at, count in enumerate(counts):
             self._kept[at] |= self._may_do(at, count)
         selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
