@@ -2,8 +2,8 @@
 
 The engine fills a row from its base's clean run where the job provably changes nothing that is read. In many
 sweeps most rows are such (base and source share the token), and cost next to nothing.
-`workers.engine.shortcut` decides it job by job; this reckons the same for the schedule and the time left, from
-tokens and spans alone.
+`workers.engine.shortcut` decides it job by job; this reckons the same for the schedule and the time left,
+from tokens and spans alone.
 
 Shapes: P pairs.
 """
