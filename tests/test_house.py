@@ -24,8 +24,8 @@ MAY_IMPORT = {
 VOCABULARY = [
     f"workers.{name}"
     for name in (
-        *("boxes", "capability", "causal", "code", "errors", "facts", "fits.spec", "libraries", "metrics"),
-        *("sites", "vocabulary"),
+        *("boxes", "capability", "causal", "code", "errors", "facts", "libraries", "metrics", "sites"),
+        *("fits.defaults", "vocabulary"),
     )
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""

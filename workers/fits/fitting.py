@@ -28,7 +28,7 @@ from workers.change.values import Kept, Taken
 from workers.engine.captures import Captures, Need, stacked
 from workers.errors import RunError, StudyError
 from workers.fits.fitted import Fitted, Report
-from workers.fits.spec import WITHOUT_PAIRS, Example, FitSpec
+from workers.fits.spec import Example, FitSpec
 from workers.fits.training import Trained, accuracy, starting_space, train
 from workers.fits.vectors import class_directions, difference, mean_by_position, ordered_classes, principal
 from workers.model.hooks import Tap
@@ -38,6 +38,7 @@ from workers.vocabulary import Prompt, Vectors
 _CAPTURE_BYTES = 256 * 2**20
 _MOST_TOKENS = 4096
 """Rows × tokens of one forward, at most."""
+_WITHOUT_PAIRS = ("random_rotation", "sae")
 _CHUNK = 64
 """Pairs whose runs are held at once where each is looked at once."""
 
@@ -70,7 +71,7 @@ def fit(
     # Whatever mode the caller is in: what is made here is trained, or kept.
     with torch.inference_mode(False):
         made = _METHODS[spec.method](spec, _Place(spec, model, tick), examples, held_out)
-    num_pairs = 0 if spec.method in WITHOUT_PAIRS else len(examples)
+    num_pairs = 0 if spec.method in _WITHOUT_PAIRS else len(examples)
     report = replace(made.report, num_pairs=num_pairs, seconds=time.perf_counter() - started)
     return replace(made, report=report)
 

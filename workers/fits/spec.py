@@ -1,60 +1,12 @@
-"""Methods of fits with their defaults, and the settings and examples of one fit. No torch here.
+"""What a fit is made of, for whoever makes it. No torch here."""
 
-The defaults are those of studies and of the Python function `workers.fits.units.fit`.
-"""
-
-__all__ = [
-    "BATCH_SIZE",
-    "DEFAULTS",
-    "DRAWS",
-    "LR",
-    "METHODS",
-    "NUM_STEPS",
-    "TRAINED",
-    "WITHOUT_PAIRS",
-    "Example",
-    "FitSpec",
-]
+__all__ = ["Example", "FitSpec"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Self
 
 from workers.vocabulary import Pair
-
-NUM_STEPS = 300
-BATCH_SIZE = 32
-LR = 5e-3
-
-_STEPS: Mapping[str, Any] = {"num_steps": NUM_STEPS, "batch_size": BATCH_SIZE, "lr": LR, "of": "source"}
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "das": {"rank": None, **_STEPS},
-        # The temperatures, and what the share that is exchanged costs: Wu et al. 2023, Huang et al. 2024.
-        "boundless": {**_STEPS, "temperature": (50.0, 0.1), "penalty": 1.0},
-        "mask": {"rank": None, **_STEPS, "temperature": (1e-2, 1e-7), "penalty": 0.0},
-        "mean": {"of": "base", "per": None},
-        "mean_difference": {},
-        "pca": {"rank": None, "of": None},
-        "probe": {},
-        "random_rotation": {"rank": None},
-        "sae": {"path": None, "centered": False},
-    }
-)
-"""Settings of each method, besides pairs and a seed, with the value where nobody says one."""
-
-METHODS = tuple(DEFAULTS)
-
-TRAINED = ("das", "boundless", "mask")
-"""Methods that are trained on labels, and measured on pairs held out."""
-
-DRAWS = (*TRAINED, "random_rotation")
-"""Methods that draw from a seed."""
-
-WITHOUT_PAIRS = ("random_rotation", "sae")
-"""Methods that look at no pair: their coordinates are drawn, or read from a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +14,8 @@ class FitSpec:
     """A method, where it is applied, and its settings; those that it does not use are None."""
 
     method: str
-    """One of `METHODS`."""
+    """``das``, ``boundless``, ``mask``, ``mean``, ``mean_difference``, ``pca``, ``probe``,
+    ``random_rotation`` or ``sae``."""
     site: str
     layer: int | None = None
     heads: tuple[int, ...] | None = None

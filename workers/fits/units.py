@@ -19,8 +19,9 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
+from workers.fits.defaults import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS, TRAINED
 from workers.fits.fitted import Report
-from workers.fits.spec import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS, TRAINED, FitSpec
+from workers.fits.spec import FitSpec
 from workers.fits.training import accuracy, starting_space, train
 from workers.fits.vectors import difference, principal
 from workers.wrapper.inputs import inputs_of
