@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.build import LaneInputs, build_plan
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Lane, Plan, encode_plan
 from studies import Study, load_study
@@ -125,7 +125,7 @@ def prepared(shape: Shape) -> "partial[Plan]":
         [brought],
         [_row(one) for one in inputs],
         families=("logits", "kl"),
-        earlier=Earlier(),
+        earlier=PreviousPlan(),
         head={"lanes": [lane.to_json()]},
         base_tokens={(0, one.given): [f" {token}" for token in one.tokens["base"]] for one in inputs},
     )

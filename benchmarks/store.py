@@ -29,8 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.plan import VOCABULARY, Shape, prepared
-from orchestrator.plan.clean import COLUMNS
-from orchestrator.plan.runs import runs_table
+from orchestrator.plan.clean import COLUMNS, runs_table
 from orchestrator.plan.tables import Lane, Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.work import open_work

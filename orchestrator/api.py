@@ -1,4 +1,4 @@
-"""The same from Python: plan a study, run it, open its results."""
+"""Python front door: plan a study, run it, open its results."""
 
 __all__ = ["Results", "open_results", "plan", "run"]
 
@@ -15,8 +15,8 @@ from orchestrator.query import explained
 from orchestrator.query_limits import QueryLimits, QueryTimer, size
 from orchestrator.roots import DEFAULT_ROOT, LeaveOut, home_of, study_folders, without_copies
 from orchestrator.run.driver import Outcome, run_study
+from orchestrator.run.options import Limits, RunOptions
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import Limits, RunOptions
 from orchestrator.told import ending, failed_jobs, told_of
 from orchestrator.trust import allowed_study
 from orchestrator.views.connection import ask
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_NO_LIMITS = Limits()
+_DEFAULT = RunOptions()
 _ANY = QueryLimits()
 
 
@@ -53,7 +53,7 @@ class Results:
         self._lost = lost
         self._verify = verify
         self.outcome = outcome
-        """How the run ended that these results are of; None where none was made."""
+        """Outcome of the run that these results are of; None where none was made."""
 
     def __repr__(self) -> str:
         return told_of(self._folders, self.outcome)
@@ -147,7 +147,7 @@ def plan(
     trust: bool = False,
     trust_remote_code: bool = False,
 ) -> Overview:
-    """What a study would do: see ``swapyard plan``.
+    """Plan a study without running it: see ``swapyard plan``.
 
     `trust` lets the Python code beside a study file run, `trust_remote_code` that in its models' folders. A
     study that is built here needs neither for its functions: they are its caller's.
@@ -163,17 +163,17 @@ def run(
     study: Study | str,
     *,
     store: str | Path = DEFAULT_ROOT,
-    executor: Literal["auto", "inline", "ray"] = "auto",
-    num_workers: int | None = None,
-    threads: int | None = None,
-    address: str | None = None,
-    take_over: bool = False,
-    replace: bool = False,
-    retry_failed: bool = False,
-    error_types: Sequence[str] = (),
-    limits: Limits = _NO_LIMITS,
-    slice_timeout_s: float | None = None,
-    require: Sequence[str] = (),
+    executor: Literal["auto", "inline", "ray"] = _DEFAULT.executor,
+    num_workers: int | None = _DEFAULT.num_workers,
+    threads: int | None = _DEFAULT.threads,
+    address: str | None = _DEFAULT.address,
+    take_over: bool = _DEFAULT.take_over,
+    replace: bool = _DEFAULT.replace,
+    retry_failed: bool = _DEFAULT.retry_failed,
+    error_types: Sequence[str] = _DEFAULT.error_types,
+    limits: Limits = _DEFAULT.limits,
+    slice_timeout_s: float | None = _DEFAULT.slice_timeout_s,
+    require: Sequence[str] = _DEFAULT.require,
     trust: bool = False,
     trust_remote_code: bool = False,
     on_failure: Literal["raise", "keep"] = "raise",

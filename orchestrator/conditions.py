@@ -31,7 +31,7 @@ def condition_problem(
     whose: str,
     table: str = "pairs",
 ) -> str | None:
-    """What is wrong with a condition over `columns`, for a message; None where nothing is seen.
+    """Fault of a condition over `columns`, for a message; None where none is seen.
 
     Types are not checked: whoever asks the condition finds what is wrong with them.
 
@@ -78,7 +78,7 @@ def _unknown_columns(
 
 
 def meets_nothing(connection: duckdb.DuckDBPyConnection, condition: str, table: str) -> str:
-    """What the texts of a condition that no row meets may have meant: the values of the columns it names.
+    """Hint at the meaning of a condition that no row meets: the values of the columns that it names.
 
     Empty where there are many, or they are no text.
     """

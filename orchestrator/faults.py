@@ -109,7 +109,7 @@ def around(name: str) -> Iterator[None]:
 class _Fault(NamedTuple):
     act: Callable[[], None]
     turns: range
-    """When it happens, counted from 1."""
+    """Turns at which it happens, counted from 1."""
 
 
 class _Point(NamedTuple):
@@ -137,9 +137,9 @@ ACTIONS: Mapping[str, Callable[[], None]] = MappingProxyType(
         "emfile": functools.partial(_fail, errno.EMFILE),
     }
 )
-"""What may happen at a point, besides ``delay:SECONDS``."""
+"""Actions at a point, besides ``delay:SECONDS``."""
 _REFUSALS = ("eio", "enospc", "eperm", "emfile")
-"""What only a call to the operating system can say."""
+"""Actions that only a call to the operating system can show."""
 
 _ALWAYS = 2**62
 _FORM = re.compile(

@@ -1,10 +1,10 @@
-"""What happened to one job: where it stands, who ran it, and what the log says of that.
+"""Story of one job: how far it is, who ran it, and what the log says of that.
 
 A job is found in the plan by its hash, and its rows by the parts that hold its cell: of a million rows two or
 three are read.
 """
 
-__all__ = ["Job", "OpenStudy", "Run", "find_jobs", "story"]
+__all__ = ["Attempt", "FoundJob", "OpenStudy", "find_jobs", "story"]
 
 import re
 import time
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -30,9 +30,9 @@ from workers.errors import QueryError, StoreError
 from workers.metrics import families_in
 
 MOST_JOBS = 5
-"""How many jobs are named where the beginning of an ID fits several."""
+"""Number of jobs that are named where the beginning of an ID fits several."""
 MOST_UNFINISHED = 3
-"""How many slices that did not bring a job to its end are shown."""
+"""Number of slices shown that did not bring a job to its end."""
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _FIND = f"""
@@ -54,7 +54,7 @@ SELECT error->>'type', error->>'message', tier FROM read_parquet($file) WHERE ce
 """
 
 
-class Job(NamedTuple):
+class FoundJob(NamedTuple):
     """One cell on one pair, of one study."""
 
     job_id: str
@@ -68,14 +68,14 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One time that a job was run and committed."""
+class Attempt:
+    """Attempt at a job that was run and committed."""
 
     part: Manifest
     file: str
-    """Where its row lies now, relative to the study."""
+    """File of its row now, relative to the study."""
     committed_s: float | None
-    """When the driver committed it, in seconds since 1970; None where that commit is lost."""
+    """Time of its commit by the driver, in seconds since 1970; None where that commit is lost."""
     tier: str
     error: str | None
     """Type and message; None for a success."""
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """How it ended, in words."""
+        """End of the attempt, in words."""
         return "its row is lost" if self.lost is not None else self.error or "a success"
 
     @property
@@ -105,7 +105,7 @@ class OpenStudy(NamedTuple):
 
 def find_jobs(
     folders: Sequence[Path], job_id: str, *, leave_out: LeaveOut | None = None
-) -> list[tuple[OpenStudy, Job]]:
+) -> list[tuple[OpenStudy, FoundJob]]:
     """The job of that ID, or of one that begins so, in each of the studies that has it.
 
     A study that cannot be read goes to `leave_out`; without it, it is an error.
@@ -136,8 +136,8 @@ def find_jobs(
     return found
 
 
-def story(study: OpenStudy, job: Job, *, lost: LeaveOut | None = None) -> Iterator[str]:
-    """What is known of a job, line by line, each of its runs with the lines of the log.
+def story(study: OpenStudy, job: FoundJob, *, lost: LeaveOut | None = None) -> Iterator[str]:
+    """Story of a job, line by line, each of its attempts with the lines of the log.
 
     A row of it that is lost goes to `lost`, as one line; without it, it is an error.
 
@@ -159,8 +159,8 @@ def story(study: OpenStudy, job: Job, *, lost: LeaveOut | None = None) -> Iterat
         yield from _unfinished(study, job)
 
 
-def _jobs_of(study: OpenStudy, digits: str) -> list[Job]:
-    return [Job(*row) for row in study.sql.execute(_FIND, {"digits": digits}).fetchall()]
+def _jobs_of(study: OpenStudy, digits: str) -> list[FoundJob]:
+    return [FoundJob(*row) for row in study.sql.execute(_FIND, {"digits": digits}).fetchall()]
 
 
 def _open(folder: Path) -> OpenStudy | None:
@@ -176,7 +176,7 @@ def _open(folder: Path) -> OpenStudy | None:
     return OpenStudy(folder, store, state, plan, connection)
 
 
-def _identity(study: OpenStudy, job: Job) -> Iterator[str]:
+def _identity(study: OpenStudy, job: FoundJob) -> Iterator[str]:
     spec = study.plan.lanes[job.lane].spec
     yield _line("job", job.job_id)
     yield _line("study", study.folder.name)
@@ -191,18 +191,20 @@ def _identity(study: OpenStudy, job: Job) -> Iterator[str]:
             yield _line(name, str(given[name]))
 
 
-def _axes(study: OpenStudy, job: Job) -> str:
+def _axes(study: OpenStudy, job: FoundJob) -> str:
     """The cell as written: its block, and each axis that it uses."""
     relation = study.sql.execute(_AXES, {"class": job.pair_class, "cell": job.cell})
     names = [column[0] for column in relation.description or ()]
     row = relation.fetchone()
     assert row is not None
-    point: dict[str, Any] = dict(zip(names, row, strict=True))
+    point: dict[str, object] = dict(zip(names, row, strict=True))
     axes = [(name, point[name]) for name in names if name not in ("_point", "_lane", "_block", "model")]
-    return ", ".join([point["_block"], *(f"{name} {value}" for name, value in axes if value is not None)])
+    return ", ".join(
+        [str(point["_block"]), *(f"{name} {value}" for name, value in axes if value is not None)]
+    )
 
 
-def _runs(study: OpenStudy, job: Job) -> Iterator[Run]:
+def _runs(study: OpenStudy, job: FoundJob) -> Iterator[Attempt]:
     """The job's committed runs, in the order in which they were committed."""
     for part in _parts(study, job):
         file = study.state.file_of(part.path)
@@ -211,7 +213,7 @@ def _runs(study: OpenStudy, job: Job) -> Iterator[Run]:
         # A change of the study may have left the pair out of the part's tile.
         if row is not None:
             kind, message, tier = row
-            yield Run(
+            yield Attempt(
                 part=part,
                 file=file.path,
                 committed_s=_committed_s(study.store, part.path),
@@ -221,7 +223,7 @@ def _runs(study: OpenStudy, job: Job) -> Iterator[Run]:
             )
 
 
-def _row(study: OpenStudy, file: str, job: Job) -> tuple[str | None, str | None, str] | None:
+def _row(study: OpenStudy, file: str, job: FoundJob) -> tuple[str | None, str | None, str] | None:
     """Error type, message and tier of the job's row in a file of the study; None where it has none."""
     path = study.store.locate(file)
     try:
@@ -234,7 +236,7 @@ def _row(study: OpenStudy, file: str, job: Job) -> tuple[str | None, str | None,
         ) from None
 
 
-def _parts(study: OpenStudy, job: Job) -> Iterator[Manifest]:
+def _parts(study: OpenStudy, job: FoundJob) -> Iterator[Manifest]:
     """The committed parts that hold the job."""
     places = {tile: (k, ordinal) for tile, k, ordinal in _places(study.plan, job)}
     for part in study.state.live.values():
@@ -245,7 +247,7 @@ def _parts(study: OpenStudy, job: Job) -> Iterator[Manifest]:
             yield part
 
 
-def _places(plan: Plan, job: Job) -> Iterator[tuple[int, int, int]]:
+def _places(plan: Plan, job: FoundJob) -> Iterator[tuple[int, int, int]]:
     """Each tile that has the job: its number, the cell's place in it, and the job's ordinal there."""
     for tile in plan.tiles.values():
         if tile.lane == job.lane and job.pair in tile.pairs:
@@ -254,7 +256,7 @@ def _places(plan: Plan, job: Job) -> Iterator[tuple[int, int, int]]:
 
 
 def _committed_s(store: StudyStore, path: str) -> float | None:
-    """When a part was committed: its driver's commits come after the one that gave the epoch.
+    """Time of a part's commit: its driver's commits come after the one that gave the epoch.
 
     After a repair that commit may be gone, or damaged.
     """
@@ -270,8 +272,8 @@ def _committed_s(store: StudyStore, path: str) -> float | None:
     return None
 
 
-def _state(plan: Plan, runs: Sequence[Run]) -> str:
-    """Where the job stands; the last run of each metric family counts."""
+def _state(plan: Plan, runs: Sequence[Attempt]) -> str:
+    """State of the job in words; the last attempt of each metric family counts."""
     last = {family: run for run in runs for family in families_in(run.part.families)}
     lacking = [family for family in plan.families if family not in last]
     error = next((run.error for run in last.values() if run.error is not None), None)
@@ -283,7 +285,7 @@ def _state(plan: Plan, runs: Sequence[Run]) -> str:
     return f"{state}; not done yet for {', '.join(lacking)}" if lacking else state
 
 
-def _run_lines(folder: Path, run: Run) -> Iterator[str]:
+def _run_lines(folder: Path, run: Attempt) -> Iterator[str]:
     part = run.part
     when = (
         "nobody knows when"
@@ -312,7 +314,7 @@ def _log_lines(log: Path, lines: Sequence[str] | None) -> Iterator[str]:
     yield from (f"  {line}" for line in lines)
 
 
-def _unfinished(study: OpenStudy, job: Job) -> Iterator[str]:
+def _unfinished(study: OpenStudy, job: FoundJob) -> Iterator[str]:
     """The last slices that held the job and were not committed: killed, failed, cut short or lost."""
     places = [SlicePlace(tile, k) for tile, k, _ in _places(study.plan, job)]
     begun = [

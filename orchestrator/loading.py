@@ -36,13 +36,13 @@ class Engines:
     threads: int
     """Of torch. Ray gives an actor one, torch alone takes every core: neither is right, so it is set."""
     num_sharing: int | None
-    """How many processes like this one share the machine's memory; None for one on each core."""
+    """Number of processes like this one that share the machine's memory; None for one on each core."""
     share: float = 1.0
     """Of the memory that an engine usually takes; less after one that took all of it died."""
     fits: "StudyFits | None" = field(default=None, repr=False)
-    """Those of the study that is run; whoever knows its plan gives them."""
+    """Fits of the study that is run; whoever knows its plan gives them."""
     code: Code = NO_CODE
-    """Where the functions of the study lie."""
+    """Place of the functions of the study."""
     remote_code: frozenset[str] = frozenset()
     """References of the models whose own code may be run."""
     root: Path | None = None
@@ -50,7 +50,7 @@ class Engines:
     _lane: Lane | None = None
     _engine: "Engine | None" = field(default=None, repr=False)
     _pace: dict[str, int] = field(default_factory=dict)
-    """What the engine in hand was last known to have found."""
+    """Sizes of forwards that the engine in hand was last known to have found."""
 
     def of(self, lane: Lane) -> "Engine":
         """The engine of `lane`, loaded if it is not in hand.
@@ -120,7 +120,7 @@ class Engines:
 
 
 def capture_budget_bytes(device: "torch.device", num_sharing: int | None) -> int:
-    """What one of `num_sharing` processes may keep in captures, which lie where the model does.
+    """Bytes that one of `num_sharing` processes may keep in captures, on the device of the model.
 
     On an accelerator it goes by what is free there now, and by then the model is loaded.
     """
@@ -133,7 +133,7 @@ def capture_budget_bytes(device: "torch.device", num_sharing: int | None) -> int
 
 
 def _name_of(device: "torch.device") -> str:
-    """What a device is called among those of its kind."""
+    """Name of a device among those of its kind."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,29 +1,88 @@
-"""What a study would do, without doing it: for `swapyard plan`."""
+"""Overview of a study before it runs, for `swapyard plan`: its plan, how far it is, and its cost."""
 
-__all__ = ["Overview", "overview"]
+__all__ = ["Expense", "Overview", "overview"]
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orchestrator.expense import Expense, expense_of
-from orchestrator.plan.clean import CachedScorer, ChildScorer, kept_runs
 from orchestrator.plan.costs import may_resume
+from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.reasons import of_table
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.remaining import Counts, counts_of
+from orchestrator.plan.trainings import planned_trainings
+from orchestrator.remaining import Counts, counts_of, finished_cells
 from orchestrator.roots import home_of
+from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, kept_runs
 from orchestrator.run.committed import num_open, refuse_stranger
+from orchestrator.run.options import RunOptions
 from orchestrator.run.progress import describe
-from orchestrator.run.setup import RunOptions, Setup, set_up
+from orchestrator.run.rates import known_rate
+from orchestrator.run.setup import Setup, fitting_s, set_up
 from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
-from orchestrator.store import State, StudyStore
+from orchestrator.store import State, StudyStore, part_columns
+from orchestrator.store.fits import FitFolder
+from orchestrator.store.storage import LocalStorage
+from orchestrator.store.trainings import TrainingFolder
 from studies import Study
 from workers.errors import StoreError, counted
+
+_FEW_ROWS = 1_000
+"""Rows up to which the heads of files are most of what they take."""
+_HEAD_BYTES = 6_000
+"""Of a file of rows, besides its rows."""
+_MOST_FILES = 500
+"""More files than that are merged."""
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expense:
+    """Work that is left of a plan, and what it will take."""
+
+    fits: Mapping[str, int]
+    """Fits to be made, by name."""
+    trainings: Mapping[str, int]
+    """Trainings to be made, by name."""
+    seconds: float | None
+    """Of all jobs and fits left; None where nothing like them ran on this machine before."""
+    num_open: int
+    """Jobs left."""
+    size_bytes: float
+    """Bytes on the disk of the rows that are left."""
+    is_measured: bool
+    """Whether that is by the rows that the study has already, or by what their columns take at most."""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {
+            "num_fits_left": sum(self.fits.values()),
+            "num_trainings_left": sum(self.trainings.values()),
+            "expected_s": None if self.seconds is None else round(self.seconds, 1),
+            "expected_bytes": round(self.size_bytes),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{_total(found, what)} to be made" for found, what in self._made() if found]
+        if not self.num_open and not self.fits and not self.trainings:
+            return lines
+        if self.seconds is None:
+            time = "not known before the first run of such jobs on this machine"
+        else:
+            time = f"{_time(self.seconds)}, by earlier runs on this machine"
+        if self.trainings:
+            time += ", and the trainings"
+        by = "by the rows that are there" if self.is_measured else "by the columns of rows"
+        return [*lines, f"time: {time}", f"disk: about {_size(self.size_bytes)}, {by}"]
+
+    def _made(self) -> tuple[tuple[Mapping[str, int], str], ...]:
+        return (self.fits, "fit"), (self.trainings, "training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -37,7 +96,7 @@ class Overview:
     resuming: Mapping[str, bool]
     """For each model, whether its jobs are expected to be resumed."""
     expense: Expense
-    """What is left to be made, and what it will cost."""
+    """Work that is left, and its cost."""
     refused: str | None = None
     """Why the study cannot be run where it lies; None where it can."""
 
@@ -47,7 +106,7 @@ class Overview:
     def __repr__(self) -> str:
         return f"<Overview of the {'; '.join(str(self).splitlines())}>"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data."""
         return {
             "study": self.plan.head["study"],
@@ -91,7 +150,7 @@ class Overview:
 
 
 def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], None]) -> Overview:
-    """What a study would do in its folder below `root`.
+    """Overview of a study in its folder below `root`.
 
     Raises:
         StudyError, ModelError: the study cannot be planned.
@@ -113,7 +172,7 @@ def overview(loaded: Study, root: Path, *, prepare: bool, say: Callable[[str], N
         counts=counts,
         setup=setup,
         resuming=resuming,
-        expense=expense_of(draft.plan, counts, state, store.root, setup),
+        expense=_expense_of(draft.plan, counts, state, store.root, setup),
         refused=None if earlier is None or not state.files else _stranger(draft.plan, earlier, store),
     )
 
@@ -141,3 +200,67 @@ def _draft(
         return planner.draft(
             CachedScorer(kept_runs(), child, say), earlier, state, trained_of(root, planner.trained_paths)
         )
+
+
+def _expense_of(plan: Plan, counts: Counts, state: State, root: Path, setup: Setup) -> Expense:
+    """Work that is left of `plan`, of which the study in `root` holds `state`, as `setup` would run it."""
+    fits = planned_fits(plan.tables) if plan.has_fits else {}
+    folder, trained = FitFolder(LocalStorage(root)), TrainingFolder(LocalStorage(root))
+    open_fits = [fit.spec["method"] for key, fit in fits.items() if folder.about(key) is None]
+    own = planned_trainings(plan.tables)
+    open_trainings = [one.training.name for key, one in own.items() if trained.done(key) is None]
+    bytes_per_row, is_measured = _bytes_per_row(plan, state)
+    return Expense(
+        fits=Counter(open_fits),
+        trainings=Counter(open_trainings),
+        seconds=_seconds(plan, state, setup, len(open_fits) / max(1, len(fits))),
+        num_open=counts.num_open,
+        size_bytes=counts.num_open * bytes_per_row + _HEAD_BYTES * min(len(plan.tiles), _MOST_FILES),
+        is_measured=is_measured,
+    )
+
+
+def _seconds(plan: Plan, state: State, setup: Setup, share_of_fits: float) -> float | None:
+    rates = {number: known_rate(lane, setup.threads) for number, lane in plan.lanes.items()}
+    found = 0.0
+    for tile in plan.tiles.values():
+        costs = plan.costs[tile.cellset] * tile.num_selected * ~finished_cells(plan, state, tile)
+        cost = float(costs.sum())
+        rate = rates[tile.lane]
+        if cost and rate is None:
+            return None
+        found += cost / rate if rate else 0.0
+    return (found + share_of_fits * fitting_s(plan)) / (setup.num_workers or 1)
+
+
+def _bytes_per_row(plan: Plan, state: State) -> tuple[float, bool]:
+    """Bytes of a row, and whether they were measured."""
+    num_rows = sum(file.rows for file in state.files.values())
+    if num_rows >= _FEW_ROWS:
+        return sum(file.size_bytes for file in state.files.values()) / num_rows, True
+    columns = part_columns(plan.families)
+    return sum(_width(kind) for kind in columns.values()), False
+
+
+def _width(kind: str) -> float:
+    """Bytes of a value of an Arrow type; text and lists, which hardly any row has, are one."""
+    found = re.search(r"(8|16|32|64)$", kind)
+    return int(found[1]) / 8 if found else 1.0
+
+
+def _total(found: Mapping[str, int], what: str) -> str:
+    named = ", ".join(f"{count:,} {name}" for name, count in found.items())
+    return f"{counted(sum(found.values()), what)} ({named})"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {max(1.0, seconds):,.0f} s"
+    return f"about {seconds / 60:,.0f} min" if seconds < 7200 else f"about {seconds / 3600:,.1f} h"
+
+
+def _size(size_bytes: float) -> str:
+    for unit, name in _UNITS:
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:,.1f} {name}"
+    return f"{size_bytes:,.0f} bytes"

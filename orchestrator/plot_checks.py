@@ -24,7 +24,7 @@ from workers.libraries.duckdb import quoted
 from workers.libraries.duckdb_expressions import expression
 
 LOG: Mapping[str, str] = {"heatmap": "fill", "bars": "y"}
-"""What a kind of plot can have on a logarithmic scale."""
+"""Key of each kind of plot that may be on a logarithmic scale."""
 RECOVERED = "recovered"
 """A value that is no column: the share of the effect recovered."""
 _TEXT = ("VARCHAR", "UUID")
@@ -124,7 +124,7 @@ def _nothing_in(study: Study, view: str) -> str | None:
 def _key_problems(
     connection: duckdb.DuckDBPyConnection, view: str, columns: Sequence[str], key: str, item: str
 ) -> Iterator[str]:
-    """What is wrong with what places along an axis, or facets, are."""
+    """Faults of a key of places along an axis, or of facets."""
     if item in columns:
         return
     if (text := _unknown(connection, view, columns, item)) is None:
@@ -137,7 +137,7 @@ def _key_problems(
 def _value_problems(
     connection: duckdb.DuckDBPyConnection, view: str, columns: Sequence[str], key: str, item: str
 ) -> Iterator[str]:
-    """What is wrong with a value: it is averaged, or an aggregate itself."""
+    """Faults of a value, which is averaged, or an aggregate itself."""
     if (text := _unknown(connection, view, columns, item)) is None:
         own = quoted(item) if item in columns else item
         if (
@@ -167,7 +167,7 @@ def _unknown(
 
 
 def _bound(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    """What DuckDB says against a query; None where it can be answered."""
+    """Complaint of DuckDB about a query; None where it can be answered."""
     try:
         relation = run_query(connection, sql)
         with explained(connection):

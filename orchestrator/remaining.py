@@ -1,4 +1,4 @@
-"""What is done of a plan and what remains, from the committed parts alone."""
+"""Jobs of a plan that are done and that remain, from the committed parts alone."""
 
 __all__ = ["Counts", "counts_of", "finished_cells", "mask"]
 
@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.plan.ranges import mask
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Tile, mask
 from orchestrator.store import State
 from workers.metrics import ESTIMATE, families_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Jobs of a plan."""
+    """Numbers of jobs of a plan."""
 
     num_jobs: int
     num_done: int
@@ -29,7 +28,7 @@ class Counts:
 
     @property
     def num_open(self) -> int:
-        """What remains to be estimated or run, as far as it is known."""
+        """Number of jobs that remain to be estimated or run, as far as it is known."""
         return self.num_jobs - self.num_done + self.num_estimates - self.num_estimated
 
     @property
@@ -39,14 +38,14 @@ class Counts:
 
     @property
     def now(self) -> tuple[int, int, str]:
-        """How many are done, of how many, of what: of jobs, or before these are selected of estimates."""
+        """Number done, number in all, and of what: of jobs, or before these are selected of estimates."""
         if self.is_selected:
             return self.num_done, self.num_jobs, "jobs"
         return self.num_estimated, self.num_estimates, "estimates"
 
 
 def counts_of(plan: Plan, state: State) -> Counts:
-    """How far a study is."""
+    """Counts of a study, as far as it is."""
     done = {False: 0, True: 0}
     for tile in plan.tiles.values():
         done[tile.estimates] += int((tile.num_selected * finished_cells(plan, state, tile)).sum())
@@ -61,7 +60,7 @@ def counts_of(plan: Plan, state: State) -> Counts:
 
 
 def finished_cells(plan: Plan, state: State, tile: Tile) -> np.ndarray:
-    """Which cells of a tile are wanted and done in every metric family; shape (num_cells,), bool."""
+    """Mask of a tile's cells that are wanted, and done in every metric family; shape (num_cells,), bool."""
     finished = mask(tile.num_cells, tile.wanted)
     for family in plan.families_of(tile):
         finished &= mask(tile.num_cells, state.done(family, tile.tile).intervals())

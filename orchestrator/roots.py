@@ -7,6 +7,7 @@ __all__ = [
     "LeaveOut",
     "find_studies",
     "home_of",
+    "load_named",
     "name_in",
     "name_of",
     "read_each",
@@ -20,12 +21,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import explained
 from workers.errors import OutOfTimeError, StoreError, StudyError, SwapyardError, nearest
 from workers.limits import is_our_limit
+
+if TYPE_CHECKING:
+    from studies import Study
 
 _T = TypeVar("_T")
 
@@ -216,3 +220,33 @@ def _called(folders: Sequence[Path], name: str) -> list[Path]:
     """The folders of studies that study files call `name`; of several copies of one, those that count."""
     found = [folder for folder in folders if name_of(folder) == name]
     return without_copies(found, lambda line: None) if len(found) > 1 else found
+
+
+def load_named(given: str, store: Path) -> "Study":
+    """The study in a file, a bundled one by its name, or one below `store` as it was planned last.
+
+    Raises:
+        StudyError: there is none of these, or it is no study.
+        StoreError: the stored one cannot be read.
+    """
+    # Only here and below: whoever asks of studies by name needs nothing of their language.
+    from studies import load_study
+    from studies.load import BUNDLED
+
+    bundled = {path.stem for path in BUNDLED.glob("*.yaml")}
+    if Path(given).expanduser().is_file() or given in bundled or "\n" in given or ": " in given:
+        return load_study(given)
+    folders = {folder.name: folder for folder in find_studies(store)}
+    if given not in folders:
+        verb = "is" if len(folders) <= 1 else "are"
+        known = sorted({*bundled, *folders})
+        raise StudyError(
+            f"{given}: no such study file, nor a study of that name; bundled studies:"
+            f" {', '.join(sorted(bundled))}; in {store} {verb} {', '.join(folders) or 'none'}"
+            f"{nearest(given, known)}"
+        )
+    (folder,) = study_folders(store, [given])
+    plan = StudyStore(folder).latest_plan()
+    if plan is None:
+        raise StoreError(f"the study in {folder} has no plan yet; run it from its file")
+    return load_study(StudyStore(folder).read_plan_file(plan, "study.yaml").decode())

@@ -1,13 +1,13 @@
 """Summaries of studies: a run's last line, the table of its largest effects, and why jobs failed."""
 
-__all__ = ["answer", "ending", "failed_jobs", "told_of"]
+__all__ = ["answer", "ending", "failed_jobs", "recall_lines", "told_of"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.lines import table
-from orchestrator.query import explained
+from orchestrator.query import explained, named_queries
 from orchestrator.remaining import Counts
 from orchestrator.status import StudyStatus, read_status
 from orchestrator.views.axes import model_columns, varying
@@ -167,3 +167,31 @@ def _fitting(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
             rows = [[*row[:at], *row[at + 1 :]] for row in rows]
             text = table(names, rows)
     return text
+
+
+def recall_lines(root: Path) -> list[str]:
+    """The recall of the screening in the study's folder `root`, measured on what ran.
+
+    Raises:
+        QueryError: rows cannot be read.
+    """
+    connection = connect([root])
+    with explained(connection):
+        relation = connection.sql(named_queries()["recall"].sql)
+        rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    return [_recall_line(row) for row in rows]
+
+
+def _recall_line(row: Mapping[str, Any]) -> str:
+    told = f"screening of {row['model']}: {row['kept']:,} cells were kept"
+    if row["recall"] is None:
+        return f"{told}, and none of the others ran, so that the recall is not known"
+    if not row["sampled"]:
+        return f"{told}: all that there are"
+    range_ = (
+        "" if row["sampled"] == row["others"] else f" (95 %: {row['at_least']:.2f} to {row['at_most']:.2f})"
+    )
+    return (
+        f"{told}; recall {row['recall']:.2f}{range_}: of {row['sampled']:,} that ran of the {row['others']:,}"
+        f" others {row['sampled_in_top']:,} belong to the {row['kept']:,} largest"
+    )

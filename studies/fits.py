@@ -1,17 +1,9 @@
 """Fits, which are made before cells run: rotations, directions, masks, means, autoencoders."""
 
-__all__ = [
-    "DEFAULTS",
-    "DRAWS",
-    "METHODS",
-    "TRAINED",
-    "WITHOUT_PAIRS",
-    "Fit",
-]
+__all__ = ["Fit"]
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import model_validator
 
@@ -33,36 +25,7 @@ from studies.fields import (
 )
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
-
-_STEPS: Mapping[str, object] = {"num_steps": 300, "batch_size": 32, "lr": 5e-3, "of": "source"}
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "das": {"rank": None, **_STEPS},
-        # The temperatures, and what the share that is exchanged costs: Wu et al. 2023, Huang et al. 2024.
-        "boundless": {**_STEPS, "temperature": (50.0, 0.1), "penalty": 1.0},
-        "mask": {"rank": None, **_STEPS, "temperature": (1e-2, 1e-7), "penalty": 0.0},
-        "mean": {"of": "base", "per": None},
-        "mean_difference": {},
-        "pca": {"rank": None, "of": None},
-        "probe": {},
-        "random_rotation": {"rank": None},
-        "sae": {"path": None, "centered": False},
-    }
-)
-"""Keys of each method, besides pairs and a seed, with the value where a study says nothing."""
-
-METHODS = tuple(DEFAULTS)
-"""Methods of fitting."""
-
-TRAINED = ("das", "boundless", "mask")
-"""The methods that are trained on labels, and measured on pairs held out."""
-
-DRAWS = (*TRAINED, "random_rotation")
-"""The methods that draw from a seed."""
-
-WITHOUT_PAIRS = ("random_rotation", "sae")
-"""The methods that look at no pair: what they give is drawn, or read from a file."""
+from workers.fits.defaults import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
 
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""

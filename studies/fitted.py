@@ -32,11 +32,11 @@ from typing import Any, Protocol
 
 from studies.blocks import Block, ValueSpec
 from studies.fields import Scalar
-from studies.fits import TRAINED
 from studies.forms import Names, Range, Sum, is_reference, parse_range, parse_sum, references, substitute
 from studies.slots import Prompt, read_number, read_positions, read_texts
 from studies.spec import Study
 from workers.errors import StudyError
+from workers.fits.defaults import TRAINED
 from workers.vocabulary import Span, locate
 
 MEAN = "mean"

@@ -38,7 +38,7 @@ check()
 from orchestrator.api import Results, open_results, plan, run
 from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
-from orchestrator.run.setup import Limits, RunOptions
+from orchestrator.run.options import Limits, RunOptions
 from studies import Block, Fit, Plot, Screen, Study, Task, Train, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 VOCABULARY = [
     *("workers.capability", "workers.errors", "workers.facts", "workers.metrics", "workers.sites"),
-    *("workers.causal", "workers.code", "workers.libraries", "workers.vocabulary"),
+    *("workers.causal", "workers.code", "workers.fits.defaults", "workers.libraries", "workers.vocabulary"),
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
 LAYERS = (

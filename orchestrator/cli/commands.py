@@ -62,7 +62,7 @@ class _Lazy(click.Group):
             )
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and not {"-h", "--help"} & set(rest):
-            from orchestrator.needs import refuse
+            from orchestrator.machine import refuse
 
             refuse(name)
         return name, command, rest

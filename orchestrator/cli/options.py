@@ -6,6 +6,7 @@ __all__ = [
     "duration",
     "partial_option",
     "remote_code_option",
+    "run_options",
     "store_option",
     "study_argument",
     "trust",
@@ -14,16 +15,20 @@ __all__ = [
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
+
+from orchestrator.run.options import Flag, flags_of
 
 if TYPE_CHECKING:
     from orchestrator.lost import Lost
     from orchestrator.trust import Answer, Ask
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -61,6 +66,28 @@ remote_code_option = click.option(
     is_flag=True,
     help="Run the Python code in the model's own folder, this once.",
 )
+
+
+def run_options(command: _Command) -> _Command:
+    """Add the flags of `orchestrator.run.options`; the command gets their values by the fields' names."""
+    for name, (flag, default) in reversed([*flags_of().items()]):
+        more: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "envvar": flag.variable}
+        if flag.kind == "switch":
+            more["is_flag"] = True
+        elif flag.repeatable:
+            more["multiple"] = True
+        elif default is not None:
+            more |= {"default": default, "show_default": True}
+        command = click.option(flag.name, name, type=_type_of(flag), **more)(command)
+    return command
+
+
+def _type_of(flag: Flag) -> "click.ParamType[Any] | Callable[[str], float] | None":
+    if flag.choices:
+        return click.Choice(flag.choices)
+    if flag.kind == "count":
+        return click.IntRange(min=flag.least)
+    return duration if flag.kind == "duration" else None
 
 
 def asker() -> "Ask | None":

@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from orchestrator.cli.options import (
     asker,
-    duration,
     remote_code_option,
+    run_options,
     store_option,
     study_argument,
     trust_option,
 )
 from orchestrator.interrupts import INTERRUPTED
 from orchestrator.machine import num_cores
-from workers.capability import ABILITIES
+from orchestrator.run.options import options_of
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import Outcome
@@ -50,7 +50,7 @@ def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool,
     has run, the numbers are upper bounds.
     """
     from orchestrator.overview import overview
-    from orchestrator.stored import load_named
+    from orchestrator.roots import load_named
     from orchestrator.trust import allowed_study
 
     def say(line: str) -> None:
@@ -67,69 +67,7 @@ FINISHED_WITH_FAILURES = 3
 @click.command()
 @study_argument
 @store_option
-@click.option(
-    "--executor",
-    type=click.Choice(["auto", "inline", "ray"]),
-    default="auto",
-    show_default=True,
-    help="Run jobs in this process (inline) or on Ray workers (ray); auto takes Ray for longer studies.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Number of workers [default: as many as fit].")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads of each worker [default: OMP_NUM_THREADS, or the cores shared out among the workers].",
-)
-@click.option(
-    "--address",
-    envvar="RAY_ADDRESS",
-    help="An existing Ray cluster, such as auto or 10.0.0.1:6379 [default: a local Ray of our own].",
-)
-@click.option("--take-over", is_flag=True, help="Take the study from another driver that holds it.")
-@click.option(
-    "--replace", is_flag=True, help="Go on in a folder that holds the results of a different study."
-)
-@click.option(
-    "--retry-failed", is_flag=True, help="Also run failed jobs again, each once; see --error-type for which."
-)
-@click.option(
-    "--error-type",
-    "error_types",
-    multiple=True,
-    metavar="TYPE",
-    help="With --retry-failed: only failures of this error_type, such as OutOfMemoryError (repeatable).",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Stop after about N jobs; cells are finished for up to 64 pairs.",
-)
-@click.option(
-    "--max-time",
-    type=duration,
-    metavar="TIME",
-    help="Stop after this time, such as 90s, 30m or 8h; jobs that are running then are finished.",
-)
-@click.option(
-    "--max-failures",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Stop once more than N jobs of this run have failed.",
-)
-@click.option(
-    "--slice-timeout",
-    type=duration,
-    metavar="TIME",
-    help="Replace a worker that is silent for this time [default: 10m, or 20 times its expected time].",
-)
-@click.option(
-    "--require",
-    type=click.Choice(list(ABILITIES)),
-    multiple=True,
-    help="Use only workers whose loaded model can do this; exit with 1 if there is none (repeatable).",
-)
+@run_options
 @trust_option
 @remote_code_option
 @click.option(
@@ -138,22 +76,10 @@ FINISHED_WITH_FAILURES = 3
 def run(
     study: str,
     store: Path,
-    executor: Literal["auto", "inline", "ray"],
-    workers: int | None,
-    threads: int | None,
-    address: str | None,
-    take_over: bool,
-    replace: bool,
-    retry_failed: bool,
-    error_types: tuple[str, ...],
-    limit: int | None,
-    max_time: float | None,
-    max_failures: int | None,
-    slice_timeout: float | None,
-    require: tuple[str, ...],
     trust: bool,
     remote_code: bool,
     plots: bool,
+    **given: Any,
 ) -> None:
     """Run STUDY: a study file, or the name of a bundled or stored study.
 
@@ -161,34 +87,20 @@ def run(
     stopped by --limit or --max-time; 1 error, 2 usage, 3 failed jobs, 4 storage full, 5 another driver holds
     the study, 130 interrupted.
     """
-    if error_types and not retry_failed:
+    options = options_of(given)
+    if options.error_types and not options.retry_failed:
         raise click.BadParameter(
             "says which failed jobs run again, with --retry-failed", param_hint="--error-type"
         )
-    if workers is not None and address is None:
-        _check_workers(workers, executor)
+    if options.num_workers is not None and options.address is None:
+        _check_workers(options.num_workers, options.executor)
     with _resumable():
-        from orchestrator.roots import home_of
+        from orchestrator.roots import home_of, load_named
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
-        from orchestrator.run.setup import Limits, RunOptions
-        from orchestrator.stored import load_named
         from orchestrator.trust import allowed_study
 
         loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
-        options = RunOptions(
-            executor=executor,
-            num_workers=workers,
-            threads=threads,
-            address=address,
-            take_over=take_over,
-            replace=replace,
-            retry_failed=retry_failed,
-            error_types=error_types,
-            limits=Limits(jobs=limit, seconds=max_time, failures=max_failures),
-            slice_timeout_s=slice_timeout,
-            require=require,
-        )
         # Ray prints what it thinks of workers that died; we say it ourselves, on stderr.
         with Progress() as progress, redirect_stdout(_nowhere()):
             root = home_of(store, loaded.study, progress.say)
@@ -274,7 +186,7 @@ def _answer(root: Path) -> None:
 
 def _tell_recall(root: Path) -> None:
     """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
-    from orchestrator.recall import recall_lines
+    from orchestrator.told import recall_lines
     from workers.errors import QueryError, StoreError
 
     try:

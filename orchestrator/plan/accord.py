@@ -1,4 +1,4 @@
-"""Whether what commits say of parts fits the plan: tile, lane, cells, and how many rows these have.
+"""Checks of committed parts against the plan: tile, lane, cells, and the number of their rows.
 
 A plan knows every tile that its study ever had, so that a part of none of them is not of this study, or of
 another copy of it.
@@ -28,7 +28,7 @@ def misfits(plan: Plan, state: State) -> dict[str, str]:
 
 
 def misfit(plan: Plan, part: Manifest) -> str | None:
-    """How a part does not fit the plan; None where it does."""
+    """Fault of a part that does not fit the plan, in words; None where it fits."""
     tile = plan.tile_sizes.get(part.tile)
     if tile is None:
         return f"there is no tile {part.tile}"
@@ -50,7 +50,7 @@ def misfit(plan: Plan, part: Manifest) -> str | None:
 
 
 def strange_rows(plan: Plan, parts: Iterable[Manifest], data: bytes) -> str | None:
-    """How the cells and pairs in a file are not those of its parts; None where they are.
+    """Fault of a file whose cells and pairs are not those of its parts; None where they are.
 
     The file can be read, and its parts fit the plan.
     """

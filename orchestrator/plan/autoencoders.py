@@ -1,4 +1,4 @@
-"""The files of sparse autoencoders that a study names, and what of them is in identities of fits and plans.
+"""Sparse autoencoders that a study names: their files, and their part in identities of fits and plans.
 
 Of a file that is read as every version read it these are the bytes alone. How any other one is read is in
 there as well, so that no study goes on with features that an earlier version read otherwise.
@@ -38,7 +38,7 @@ class Weights:
         return made
 
     def to_json(self) -> Any:
-        """What a plan with this file is made of: its bytes, and what neither they nor the study say."""
+        """Content of a plan's digest: the bytes, and whatever neither they nor the study say."""
         if self.file.kind is None and self.is_said:
             return self.file.sha256
         kind = None if self.file.kind is None else self.file.kind.to_json()

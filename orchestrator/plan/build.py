@@ -1,4 +1,4 @@
-"""From a study and its inputs to a plan: cells, pairs, cellsets, tiles. Never a row a job.
+"""A plan of a study and its inputs: cells, pairs, cellsets, tiles. Never a row a job.
 
 Numbers of cells, pairs, cellsets and tiles belong to the store: a later plan keeps those of an
 earlier one and adds its own, so that rows already written stay valid.
@@ -21,15 +21,16 @@ import pyarrow as pa
 
 from orchestrator.plan import encode
 from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
+from orchestrator.plan.columns import Row
 from orchestrator.plan.costs import Costs, may_resume
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.emptiness import Lacking, notes_of, reasons_of
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fit_checks import check_fits, check_parts, check_tokens, named
 from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
-from orchestrator.plan.screening import Chosen, Screening, check_labels
+from orchestrator.plan.screening import CellChoice, Screening, check_labels
 from orchestrator.plan.site_checks import check_dims, check_refused, check_sites, check_skips, check_widths
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
@@ -44,7 +45,7 @@ from workers.vocabulary import Cell, ModelSpec, Pair, Position, Vectors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneInputs:
-    """What a lane brings to a plan: its model's facts, all inputs, and which class each kept one is in."""
+    """A lane's share of a plan: its model's facts, all inputs, and the class of each kept one."""
 
     lane: Lane
     facts: ModelFacts
@@ -69,17 +70,17 @@ class _Numbers:
         self._next += number == self._next
         return number
 
-    def retired(self, used: Mapping[int, Any]) -> list[tuple[int, uuid.UUID]]:
-        """Those that are not among the `used`."""
+    def retired(self, used: Mapping[int, object]) -> list[tuple[int, uuid.UUID]]:
+        """Numbers that are not among the `used`, with their ids."""
         return [(number, key) for key, number in self.known.items() if number not in used]
 
 
 class _Builder:
     """Collects the rows of a plan, lane by lane."""
 
-    def __init__(self, study: Study, earlier: Earlier, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, study: Study, earlier: PreviousPlan, rows: Sequence[Row]) -> None:
         self.cells: dict[int, tuple[uuid.UUID, int, Cell]] = {}
-        self.points: dict[tuple[Any, ...], tuple[int, int, Point]] = {}
+        self.points: dict[tuple[object, ...], tuple[int, int, Point]] = {}
         self.grid = array("I")
         """Class, point and cell, one after the other."""
         self.classes: list[Group] = []
@@ -87,7 +88,7 @@ class _Builder:
         self.placed: dict[tuple[int, int], Placed] = {}
         """(lane, given) → where a kept input is."""
         self.fits: list[LaneFits] = []
-        """Of each lane, what its cells asked for."""
+        """Fits that the cells of each lane name."""
         self.counts: Counter[tuple[int, str]] = Counter()
         """(place of the lane, block) → points."""
         self.kinds: list[tuple[str, ModelFacts, list[PairClass]]] = []
@@ -155,7 +156,7 @@ class _Builder:
         return [self._joined(classes, pairs[classes]) for classes in pairs]
 
     def lacking(self) -> Lacking:
-        """What the blocks were tried on."""
+        """Models and pairs on which the blocks were tried."""
         return Lacking(study=self._study, rows=self._rows, lanes=self.kinds, counts=self.counts)
 
     def take_points(self) -> list[tuple[int, int, Point]]:
@@ -214,7 +215,7 @@ class _Builder:
         """Cells of one lane in running order: those that can share a forward are neighbours."""
         return tuple(sorted(numbers, key=self._running_order))
 
-    def _running_order(self, number: int) -> tuple[Any, ...]:
+    def _running_order(self, number: int) -> tuple[object, ...]:
         _, lane, cell = self.cells[number]
         place = min([_place(unit.place.site, unit.place.layer) for unit in cell.units])
         token = min([_first_token(unit.place.position) for unit in cell.units])
@@ -238,13 +239,13 @@ def _without_collection() -> Iterator[None]:
 def build_plan(
     study: Study,
     lanes: Sequence[LaneInputs],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     families: Sequence[str],
-    earlier: Earlier,
+    earlier: PreviousPlan,
     head: Mapping[str, Any],
     base_tokens: Mapping[tuple[int, int], Sequence[str]],
-    selection: Mapping[int, Chosen] | None = None,
+    selection: Mapping[int, CellChoice] | None = None,
 ) -> Plan:
     """The plan of `study` over `rows` (the given pairs), keeping what `earlier` already has.
 
@@ -314,7 +315,7 @@ def _costs(
     cells: Mapping[int, Cell],
     placed: Mapping[tuple[int, int], Placed],
 ) -> dict[int, np.ndarray]:
-    """For each cellset, what each of its cells costs for one pair; shape (num_cells,)."""
+    """Cost of each cell of each cellset for one pair; shape (num_cells,)."""
     models = {brought.lane.lane: Costs(brought.facts) for brought in lanes}
     inputs = {
         (brought.lane.lane, placed[brought.lane.lane, one.given][0]): one
@@ -337,7 +338,7 @@ def _costs(
 
 
 def _carried(
-    tiles: Sequence[Tile], cellsets: Mapping[int, Sequence[int]], builder: _Builder, earlier: Earlier
+    tiles: Sequence[Tile], cellsets: Mapping[int, Sequence[int]], builder: _Builder, earlier: PreviousPlan
 ) -> tuple[dict[int, Cell], dict[int, Pair]]:
     """Cells and pairs that only tiles of before still name.
 
@@ -357,11 +358,11 @@ def _carried(
     return {n: known_cells[n] for n in sorted(cells)}, {n: known_pairs[n] for n in sorted(pairs)}
 
 
-def _class_order(kind: PairClass) -> tuple[Any, ...]:
+def _class_order(kind: PairClass) -> tuple[object, ...]:
     return (kind.lengths, sorted(kind.spans), sorted(kind.blocks or ()), str(kind.columns))
 
 
-def _pair_order(one: Input) -> tuple[Any, ...]:
+def _pair_order(one: Input) -> tuple[object, ...]:
     """Pairs that share a base stay together, and of those the ones that share a source."""
     prompts = (one.tokens[run] for run in sorted(one.tokens))
     return tuple(prompt.data if isinstance(prompt, Vectors) else prompt for prompt in prompts)

@@ -108,7 +108,7 @@ def _is_there(place: Place, facts: ModelFacts, num_tokens: int) -> bool:
 
 
 def _num_about(study: Study, block: str, members: Members) -> int:
-    """How many pairs a block is about."""
+    """Number of pairs that a block is about."""
     index = [each.name for each in study.blocks()].index(block)
     return sum(len(ones) for kind, ones in members.items() if kind.blocks is None or index in kind.blocks)
 

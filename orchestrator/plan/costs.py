@@ -1,4 +1,4 @@
-"""What jobs cost, reckoned before any of them runs.
+"""Costs of jobs, reckoned before any of them runs.
 
 The unit is one token through all blocks of the model. A job that is resumed runs (L - l) of L blocks, from
 the first that it changes, on T - p of T tokens, from the first that it changes or reads; the head runs at
@@ -42,7 +42,7 @@ class Costs:
         """The cost of the head at one token."""
 
     def whole(self, cells: Sequence[Cell], num_tokens: int) -> np.ndarray:
-        """What each cell costs for one pair where nothing is resumed; shape (num_cells,)."""
+        """Cost of each cell for one pair where nothing is resumed; shape (num_cells,)."""
         return np.array([(1 + len(cell.runs)) * num_tokens + self.head for cell in cells], np.float32)
 
     def captures(self, prompts: Sequence[Mapping[str, Prompt]]) -> float:
@@ -88,7 +88,7 @@ def _first_block(site: str, layer: int | None) -> int:
 
 
 def _first_token(position: Position, spans: Sequence[Mapping[str, Span]]) -> float:
-    """Where a position begins; 0 where nothing tells."""
+    """First token of a position, on average over `spans`; 0 where nothing tells."""
     if all(isinstance(item, int) for item in position):
         return float(min(position))
     names = {span_name(item) for item in position if isinstance(item, str)}

@@ -1,6 +1,6 @@
-"""What an earlier plan of the same store leaves behind: numbers, kept pairs, tiles and what is done."""
+"""The previous plan of a study, whose numbers, kept pairs, tiles and finished ranges the next one keeps."""
 
-__all__ = ["Earlier", "earlier_inputs", "earlier_of", "numbers_of"]
+__all__ = ["PreviousPlan", "earlier_inputs", "earlier_of", "numbers_of"]
 
 import json
 import uuid
@@ -12,16 +12,15 @@ import pyarrow.compute as pc
 
 from orchestrator.plan.columns import prompts_of
 from orchestrator.plan.prepare import Input, Prepared
-from orchestrator.plan.ranges import Ranges
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Ranges, Tile
 from orchestrator.store import IntervalSet, State
 from workers.metrics import METRIC_FAMILIES
 from workers.vocabulary import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """All that a new plan must respect."""
+class PreviousPlan:
+    """Numbers, tiles and finished ranges that a new plan must respect."""
 
     lane_numbers: dict[str, int] = field(default_factory=dict)
     """A lane's identity → its number."""
@@ -36,11 +35,11 @@ class Earlier:
     """The plan that all of this is of; None where there was none."""
 
 
-def earlier_of(plan: Plan | None, state: State | None) -> Earlier:
-    """What `plan`, the study's committed one, and `state` leave behind."""
+def earlier_of(plan: Plan | None, state: State | None) -> PreviousPlan:
+    """The previous plan from `plan`, the study's committed one, and `state`; empty where there was none."""
     if plan is None or state is None:
-        return Earlier()
-    return Earlier(
+        return PreviousPlan()
+    return PreviousPlan(
         lane_numbers=plan.head["lane_numbers"],
         cells=dict(numbers_of(plan, "cell")),
         pairs=dict(numbers_of(plan, "pair")),

@@ -9,8 +9,8 @@ __all__ = ["Lacking", "notes_of", "reasons_of"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from orchestrator.plan.columns import Row
 from orchestrator.plan.where import meant
 from studies import Study
 from studies.blocks import AXES, Block, UnitKeys
@@ -28,10 +28,10 @@ _RANGES = ("layer", "head", "position", "seed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lacking:
-    """What the blocks of a study have to be tried on."""
+    """Models and pairs on which the blocks of a study were tried, and the points that they had."""
 
     study: Study
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     """The given pairs."""
     lanes: Sequence[tuple[str, ModelFacts, Sequence[PairClass]]]
     """Of each lane its model's name, what is known of it, and the class of each kept pair."""
@@ -57,7 +57,7 @@ def reasons_of(lacking: Lacking) -> list[str]:
 
 
 def notes_of(lacking: Lacking) -> list[str]:
-    """What a study's blocks do not do as they are written: those without cells, and ranges that are cut."""
+    """Notes on blocks that do not do what is written: blocks without cells, and ranges that are cut."""
     found = [
         reason.replace(": ", ": no cell, only other blocks have some: ", 1) for reason in reasons_of(lacking)
     ]
@@ -137,7 +137,7 @@ def _cuts(lacking: Lacking, block: Block) -> Iterator[str]:
 
 
 def _counts(lacking: Lacking, block: Block, form: str) -> Iterator[tuple[str, int]]:
-    """How far a key can reach, for each model: its layers, its heads, the tokens of the longest prompt."""
+    """Reach of a key, for each model: its layers, its heads, the tokens of the longest prompt."""
     for model, facts, kinds in lacking.lanes:
         names = [getattr(spec, "ref", None) for spec in block.models or (block.model,)]
         if model not in names:
@@ -151,7 +151,7 @@ def _counts(lacking: Lacking, block: Block, form: str) -> Iterator[tuple[str, in
 
 
 def _head_counts(block: Block, facts: ModelFacts) -> Iterator[int]:
-    """How many heads the sites that a block names have, where all have as many."""
+    """Number of heads of the sites that a block names, where all have as many."""
     specs: list[UnitKeys] = [block, *(block.units or ())]
     written = [getattr(spec, form, None) for spec in specs for form in ("site", "sites")]
     sites = [item for one in written for item in (one if isinstance(one, tuple) else (one,))]

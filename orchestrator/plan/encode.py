@@ -16,12 +16,12 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.plan.columns import given_column, prompt_columns
+from orchestrator.plan.columns import Row, given_column, prompt_columns
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Tile
 from studies.blocks import is_source
@@ -37,7 +37,7 @@ Placed = tuple[int, uuid.UUID, int]
 """A kept input's pair number, pair id and class."""
 
 
-def pairs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def pairs_table(rows: Sequence[Row]) -> pa.Table:
     """The given pairs, as given; a pair's number is its place, so no column of ours meets the user's."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: given_column([row.get(name) for row in rows]) for name in names})
@@ -146,7 +146,7 @@ def carried_table(cells: Mapping[int, Cell], pairs: Mapping[int, Pair]) -> pa.Ta
     )
 
 
-def _pair_json(pair: Pair) -> dict[str, Any]:
+def _pair_json(pair: Pair) -> dict[str, object]:
     tokens = {run: p.to_json() if isinstance(p, Vectors) else p for run, p in pair.tokens.items()}
     return {
         "tokens": tokens,

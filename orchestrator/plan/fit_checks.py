@@ -1,11 +1,10 @@
-"""What a fit cannot be, or cannot give, as far as the study, the model's config and the pairs tell."""
+"""Checks of fits against the study, the model's config and the pairs: ranks, widths, classes, tokens."""
 
 __all__ = ["check_fits", "check_parts", "check_tokens", "named"]
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.plan.autoencoders import weights_at
 from orchestrator.plan.fits import LaneFits, MadeFit
@@ -48,7 +47,7 @@ def check_parts(points: Sequence[Point], fits: Names, facts: ModelFacts) -> None
     Raises:
         StudyError: naming the block, the fit, what was asked for, and what there is.
     """
-    seen: set[Any] = set()
+    seen: set[object] = set()
     for point in points:
         for unit in point.cell.every_unit():
             if unit.fit is None and unit.value_fit is None:
@@ -196,7 +195,7 @@ def _check_classes(made: MadeFit) -> None:
 
 
 def _num_coordinates(made: MadeFit, facts: ModelFacts) -> int | None:
-    """How many coordinates the fit has; None where only the loaded model tells."""
+    """Number of coordinates of the fit; None where only the loaded model tells."""
     method, rank = made.spec["method"], made.spec.get("rank")
     if method == "sae":
         return weights_at(Path(made.spec["path"])).num_features

@@ -1,4 +1,4 @@
-"""The fits that a plan's cells name: what each is made of, from which pairs, and so its identity."""
+"""Fits that a plan's cells name: the settings and pairs of each, and the identity that follows from them."""
 
 __all__ = ["FitPairs", "LaneFits", "MadeFit"]
 
@@ -9,17 +9,19 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.plan.autoencoders import Weights, weights_of
+from orchestrator.plan.columns import Row
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.split import apart, split
 from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
 from studies.fields import Scalar
-from studies.fits import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, WrittenPosition, looked_at, tokens_at
 from studies.forms import Names, parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
 from workers.errors import StudyError, nearest
+from workers.fits.defaults import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
+from workers.vocabulary import Prompt
 
 MOST_HELD_OUT = 512
 """Pairs that a fit is measured on: enough for an accuracy within two hundredths or so."""
@@ -67,13 +69,13 @@ class LaneFits:
     study: Study
     lane: int
     model: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     inputs: Sequence[Input]
     pair_id: Callable[[Input], UUID]
     made: dict[tuple[str, str], MadeFit] = field(default_factory=dict)
-    """(identity, name) → what was asked for so far."""
-    _identities: dict[Any, str] = field(default_factory=dict)
-    _sets: dict[Any, FitPairs] = field(default_factory=dict)
+    """(identity, name) → fit that was asked for so far."""
+    _identities: dict[object, str] = field(default_factory=dict)
+    _sets: dict[object, FitPairs] = field(default_factory=dict)
 
     def axes(self, name: str) -> Mapping[str, tuple[Scalar, ...]]:
         """As `FitNames.axes`."""
@@ -137,7 +139,7 @@ class LaneFits:
             spec = self._weights[name].completed(spec)
         pairs = self._pairs(name, fit, place, seed, per)
         # A file is known by what it holds, not by where it lies: its bytes, and how they are read.
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             "model": self.model,
             **{key: value for key, value in spec.items() if key != "path"},
         }
@@ -233,7 +235,7 @@ class LaneFits:
 
     @cached_property
     def _runs(self) -> Sequence[str]:
-        """Those that some of the pairs have."""
+        """Runs that some of the pairs have."""
         return tuple(dict.fromkeys(run for one in self.inputs for run in one.tokens))
 
     @cached_property
@@ -262,8 +264,8 @@ class LaneFits:
         }
 
 
-def _spec(fit: Fit, place: FitPlace, rank: Any, seed: int | None) -> dict[str, Any]:
-    """All that the fit is made of but pairs and positions, as plain data: what is not used is not there."""
+def _spec(fit: Fit, place: FitPlace, rank: object, seed: int | None) -> dict[str, Any]:
+    """Spec of a fit without pairs and positions, as plain data: settings that are not used are not there."""
     written = {key: getattr(fit, key) for key in DEFAULTS[fit.method]}
     settings = {key: DEFAULTS[fit.method][key] if value is None else value for key, value in written.items()}
     settings |= {"rank": rank, "seed": seed, "by_position": PER_POSITION in (settings.pop("per", None) or ())}
@@ -277,7 +279,7 @@ def _of(fit: Fit) -> str | None:
     return found
 
 
-def _source(one: Input, fit: Fit) -> list[Any]:
+def _source(one: Input, fit: Fit) -> list[Prompt]:
     """The prompt that values come from, where it is another one than the base's."""
     run = _of(fit) or "source"
     return [one.tokens[run]] if run in one.tokens else []

@@ -1,6 +1,6 @@
-"""The pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
+"""Pairs of a study as given: a list, a file, or a task's candidates in their seeded order."""
 
-__all__ = ["Given", "read_given", "task_rows"]
+__all__ = ["GivenPairs", "read_given", "task_rows"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from orchestrator.plan.held import holding, told
+from orchestrator.plan.columns import Row, holding, told
 from orchestrator.plan.where import passing_blocks
 from studies import Study
 from studies.blocks import Block, UnitKeys
@@ -29,14 +29,14 @@ CANDIDATES_PER_PAIR = 8
 
 
 @dataclass(frozen=True)
-class Given:
-    """Rows before any model has seen them, and how they are to be narrowed down."""
+class GivenPairs:
+    """Pairs before any model has seen them, and the filters that narrow them down."""
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     filter: str | None
     """``both_correct``, or None for every pair."""
     num_pairs: int | None
-    """How many pairs are kept at most."""
+    """Number of pairs that are kept at most."""
     aligned: bool
     """Whether only pairs are kept whose base and sources have equally many tokens."""
     labels_differ: bool = False
@@ -51,7 +51,7 @@ class Given:
 
 def read_given(
     study: Study, reads: Mapping[str | None, str], say: Callable[[str], None] | None = None
-) -> Given:
+) -> GivenPairs:
     """The pairs that `study` lists, reads from a file, or has a task make.
 
     Args:
@@ -64,9 +64,9 @@ def read_given(
         StudyError: there are none, or they cannot be read.
     """
     if study.pairs is not None:
-        rows: Sequence[Mapping[str, Any]] = holding(read_pairs(study.pairs, say=say), say)
+        rows: Sequence[Row] = holding(read_pairs(study.pairs, say=say), say)
         given = per_variable(study, rows)
-        return Given(
+        return GivenPairs(
             given,
             _filter(study.filter, "none"),
             None,
@@ -93,10 +93,10 @@ def read_given(
     else:
         given = per_variable(study, rows)
     kept = num_pairs and num_pairs * max(1, len(given) // max(1, len(rows)))
-    return Given(given, chosen, kept, aligned=task.aligned)
+    return GivenPairs(given, chosen, kept, aligned=task.aligned)
 
 
-def _asked_for(study: Study, rows: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+def _asked_for(study: Study, rows: Sequence[Row]) -> Sequence[int]:
     """The pairs that some block is about: those that are only trained on are many, and need no plan."""
     every = range(len(rows))
     if study.fits:
@@ -109,7 +109,7 @@ def _asked_for(study: Study, rows: Sequence[Mapping[str, Any]]) -> Sequence[int]
     return [number for number in every if passing[number]]
 
 
-def task_rows(task: Maker, asked: Task, *, often: int = 1) -> list[Mapping[str, Any]]:
+def task_rows(task: Maker, asked: Task, *, often: int = 1) -> list[Row]:
     """The pairs of a task; of one that could go on for ever `often` times as many as are asked for.
 
     Raises:
@@ -122,13 +122,13 @@ def task_rows(task: Maker, asked: Task, *, often: int = 1) -> list[Mapping[str, 
     return list(candidates)
 
 
-def _about(asked: Task, output: str, variables: Sequence[Any] | None) -> Task:
+def _about(asked: Task, output: str, variables: Sequence[object] | None) -> Task:
     """The same task, with labels about another variable."""
     options = {**asked.options, "output": output, **({"variables": variables} if variables else {})}
     return asked.model_copy(update={"options": options})
 
 
-def _read_rows(rows: Sequence[Mapping[str, Any]], read: str | None) -> Sequence[Mapping[str, Any]]:
+def _read_rows(rows: Sequence[Row], read: str | None) -> Sequence[Row]:
     return rows if read is None else [{**row, READ: read} for row in rows]
 
 
@@ -147,7 +147,7 @@ def _is_swap(unit: UnitKeys) -> bool:
     return is_source and unit.intervention in (None, "vanilla")
 
 
-def _content(row: Mapping[str, Any]) -> dict[str, Any]:
+def _content(row: Row) -> dict[str, Any]:
     """The row as plain data: of vectors, which are many numbers, what tells them apart."""
     return {
         name: [value.shape, value.digest] if isinstance(value, Vectors) else told(value)

@@ -2,29 +2,27 @@
 
 __all__ = ["Draft", "Planner"]
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.identities import known_modules
 from orchestrator.plan.autoencoders import weights_of
 from orchestrator.plan.build import LaneInputs, build_plan, with_notes
-from orchestrator.plan.clean import MissingRunsError, Scorer
-from orchestrator.plan.earlier import Earlier, earlier_inputs, earlier_of
-from orchestrator.plan.given import Given, read_given
-from orchestrator.plan.modules import known_modules
-from orchestrator.plan.places import placed
+from orchestrator.plan.clean import BaselineScorer, MissingRunsError, runs_table
+from orchestrator.plan.earlier import PreviousPlan, earlier_inputs, earlier_of
+from orchestrator.plan.given import GivenPairs, read_given
 from orchestrator.plan.prepare import Prepared, prepare
-from orchestrator.plan.runs import runs_table
-from orchestrator.plan.screening import Chosen
+from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
-from orchestrator.plan.trainings import StudyTrainings, trainings_of, trainings_table
+from orchestrator.plan.trainings import TrainingPlan, trainings_of, trainings_table
 from orchestrator.plan.where import classify
-from orchestrator.plan.words import Words
+from orchestrator.plan.words import TokenText
 from orchestrator.plot_checks import check_plots, plot_notes
 from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
@@ -34,7 +32,7 @@ from studies.functions import check_functions, functions_of, model_folder, named
 from studies.identity import content_id, lane_identity
 from studies.load import check_supported
 from studies.plots import metric_families
-from workers.errors import StudyError
+from workers.errors import ModelError, StudyError
 from workers.facts import ModelFacts
 from workers.vocabulary import ModelSpec
 
@@ -61,14 +59,14 @@ class Planner:
             StudyError: it trains, or names, what cannot be.
         """
         self._say = say
-        with placed(study):
+        with _placed(study):
             check_supported(study)
             self._functions = functions_of(study)
             check_functions(self._functions, study.code)
-            self.trainings = StudyTrainings(study, lambda name: trainings_of(home_of(store, name)), say)
+            self.trainings = TrainingPlan(study, lambda name: trainings_of(home_of(store, name)), say)
         self.study = self.trainings.study
         self._written = study
-        self._known_words: dict[str, Words] = {}
+        self._known_words: dict[str, TokenText] = {}
         self._told_long: set[str] = set()
 
     @cached_property
@@ -78,7 +76,7 @@ class Planner:
         Raises:
             ModelError: a model cannot be found.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return [(spec, self.trainings.facts(spec)) for spec in self.study.lanes()]
 
     @property
@@ -88,13 +86,13 @@ class Planner:
         return list(dict.fromkeys(one.path for one in found if one is not None))
 
     @cached_property
-    def given(self) -> Given:
+    def given(self) -> GivenPairs:
         """The pairs as given, before any model has seen them.
 
         Raises:
             StudyError: they cannot be read or made.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return read_given(self.study, self.trainings.reads, self._say)
 
     @cached_property
@@ -102,7 +100,7 @@ class Planner:
         """Names all that a plan is made of: a committed plan with this digest is the same plan."""
         # The pairs are in the inputs already; written out as YAML they would take seconds.
         study = self._written.model_copy(update={"pairs": None}).to_yaml()
-        made_of: dict[str, Any] = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
+        made_of: dict[str, object] = {"inputs": self._inputs_id, "study": study, "format": PLAN_FORMAT}
         if self.trainings.own:
             made_of["trainings"] = [one.identity for one in self.trainings.own]
         if weights := weights_of(self.study):
@@ -118,11 +116,11 @@ class Planner:
 
     def draft(
         self,
-        scorer: Scorer,
+        scorer: BaselineScorer,
         earlier: Plan | None = None,
         state: State | None = None,
         trained: Collection[str] = (),
-        selection: Mapping[int, Chosen] | None = None,
+        selection: Mapping[int, CellChoice] | None = None,
     ) -> Draft:
         """The plan, as exact as `scorer` can tell.
 
@@ -134,16 +132,16 @@ class Planner:
         Raises:
             StudyError: the study cannot be planned.
         """
-        with placed(self._written):
+        with _placed(self._written):
             return self._drafted(scorer, earlier, state, trained, selection)
 
     def _drafted(
         self,
-        scorer: Scorer,
+        scorer: BaselineScorer,
         earlier: Plan | None,
         state: State | None,
         trained: Collection[str],
-        selection: Mapping[int, Chosen] | None,
+        selection: Mapping[int, CellChoice] | None,
     ) -> Draft:
         before = earlier_of(earlier, state)
         lanes = self._lanes(before)
@@ -164,7 +162,7 @@ class Planner:
         head = {**plan.head, "trained": [lane.training for lane, _ in lanes if lane.training in trained]}
         return Draft(replace(plan, head=head, tables=tables), exact=True, complete=True)
 
-    def _lanes(self, before: Earlier) -> list[tuple[Lane, ModelFacts]]:
+    def _lanes(self, before: PreviousPlan) -> list[tuple[Lane, ModelFacts]]:
         """A lane for each model; one that the store already has keeps its number."""
         numbers = dict(before.lane_numbers)
         lanes: list[tuple[Lane, ModelFacts]] = []
@@ -186,7 +184,7 @@ class Planner:
         return lanes
 
     def _prepare(
-        self, lane: Lane, facts: ModelFacts, scorer: Scorer | None, earlier: Plan | None
+        self, lane: Lane, facts: ModelFacts, scorer: BaselineScorer | None, earlier: Plan | None
     ) -> Prepared:
         """The lane's inputs; those that were committed are not asked of the model again."""
         if earlier is not None and _has_inputs(earlier, lane) and earlier.head["inputs"] == self._inputs_id:
@@ -221,8 +219,8 @@ class Planner:
         self,
         lanes: Sequence[tuple[Lane, ModelFacts]],
         prepared: Sequence[Prepared],
-        before: Earlier,
-        selection: Mapping[int, Chosen] | None,
+        before: PreviousPlan,
+        selection: Mapping[int, CellChoice] | None,
     ) -> Plan:
         brought = [
             LaneInputs(
@@ -230,7 +228,7 @@ class Planner:
                 facts=facts,
                 model=model,
                 inputs=one.inputs,
-                classes=classify(self.study, self.given, one),
+                classes=classify(self.study, self.given.rows, one),
                 modules=partial(self._modules, lane, facts),
             )
             for (lane, facts), (model, _), one in zip(lanes, self.models, prepared, strict=True)
@@ -278,9 +276,9 @@ class Planner:
         """The paths of a model's modules; nobody knows those of one that is still to be trained."""
         return None if lane.training is not None else known_modules(lane.spec, facts, self._say)
 
-    def _words(self, facts: ModelFacts) -> Words:
+    def _words(self, facts: ModelFacts) -> TokenText:
         if facts.revision not in self._known_words:
-            self._known_words[facts.revision] = Words(facts)
+            self._known_words[facts.revision] = TokenText(facts)
         return self._known_words[facts.revision]
 
     def _tokens(self, lanes: Sequence[tuple[Lane, ModelFacts]]) -> pa.Table:
@@ -302,3 +300,28 @@ def _is_there(lane: Lane, trained: Collection[str]) -> bool:
 def _has_inputs(earlier: Plan, lane: Lane) -> bool:
     """Whether the inputs of a lane in an earlier plan went through the study's filter."""
     return earlier.head["filter"] is None or _is_there(lane, earlier.head.get("trained", ()))
+
+
+@contextmanager
+def _placed(study: Study) -> Iterator[None]:
+    """Within it, what is refused of `study` says in which file and line it stands, where that is known.
+
+    Every error of planning begins with what it is about, as the study writes it (``BLOCK: layer …``,
+    ``fits.NAME: …``), so that one place finds the lines of all.
+    """
+    try:
+        yield
+    except (StudyError, ModelError) as error:
+        first, *others = str(error).split("\n")
+        lines = [_with_line(study, first, always=True)]
+        lines += [_with_line(study, line, always=False) for line in others]
+        error.args = ("\n".join(lines),)
+        raise
+
+
+def _with_line(study: Study, said: str, *, always: bool) -> str:
+    """A line of an error after the place in the file that it is about, if any; `always` at least the file."""
+    if isinstance(study.pairs, str) and said.startswith(f"{study.pairs}:"):
+        return said
+    place = study.place_of(said)
+    return said if place is None or not (always or study.is_about(said)) else f"{place}: {said}"

@@ -1,4 +1,4 @@
-"""From given pairs to inputs: token ids or vectors, spans, label ids; which are kept, and why others not."""
+"""Inputs from given pairs: token ids or vectors, spans, label ids, and the reasons against some."""
 
 __all__ = ["Input", "Prepared", "prepare"]
 
@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-from orchestrator.plan.clean import Scorer
+from orchestrator.plan.clean import BaselineScorer
+from orchestrator.plan.columns import Row
 from orchestrator.plan.prompts import Encoder, Input
 from orchestrator.plan.reasons import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.tables import Lane
@@ -28,7 +28,7 @@ class Prepared:
 
     inputs: Sequence[Input]
     prompts: Mapping[str, int]
-    """How many distinct base prompts ended in what: ``kept`` or the reason against them."""
+    """Number of distinct base prompts by fate: ``usable``, or the fault that stands against them."""
     num_long: int = 0
     """Prompts of more tokens than the model was trained for, which it can run."""
 
@@ -39,11 +39,11 @@ class Prepared:
 
 
 def prepare(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     lane: Lane,
     facts: ModelFacts,
     tokenizer: Tokenizer | None,
-    scorer: Scorer | None,
+    scorer: BaselineScorer | None,
     *,
     filter: str | None,
     aligned: bool,
@@ -99,7 +99,7 @@ def _refuse_mixed(inputs: Sequence[Input], facts: ModelFacts) -> None:
         )
 
 
-def _filter(inputs: Sequence[Input], lane: Lane, scorer: Scorer, num_pairs: int | None) -> None:
+def _filter(inputs: Sequence[Input], lane: Lane, scorer: BaselineScorer, num_pairs: int | None) -> None:
     """Keep the pairs whose base and source the model answers right, running each prompt once."""
     said: dict[Prompt, int] = {}
     waiting = [one for one in inputs if one.reason is None]
@@ -137,7 +137,7 @@ def _judge(one: Input, said: Mapping[Prompt, int]) -> None:
 
 
 def _fates(inputs: Sequence[Input]) -> dict[str, int]:
-    """How many distinct base prompts may serve as a base, and what is against the others."""
+    """Count the distinct base prompts: those that some kept pair has, and the others by their first fault."""
     faults: dict[Prompt, set[str | None]] = defaultdict(set)
     for one in inputs:
         if one.reason != NOT_READ:
@@ -160,4 +160,5 @@ _FATES = {
     "source_label": "have no source with an answer that can be used",
     "source's answer": "have no source that the model answers right",
 }
-"""What stands against a base prompt, the first that applies; ``None`` is that some pair has it."""
+"""Fault of a base prompt → its words for people; the first that one of its pairs has counts. ``None``: a pair
+of it is kept."""

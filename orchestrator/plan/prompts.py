@@ -9,10 +9,10 @@ nowhere else.
 
 __all__ = ["Encoder", "Input"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from orchestrator.plan.columns import Row
 from studies.blocks import is_source
 from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
 from workers.facts import ModelFacts
@@ -32,7 +32,7 @@ class Input:
     reason: str | None = None
     """Why the pair is not kept; None for one that is."""
     fault: str | None = None
-    """What the reason is about, in a word or two, and whose: the base's, or another run's."""
+    """Subject of the reason, in a word or two: the base's, or another run's, prompt, label or answer."""
 
 
 class Encoder:
@@ -57,7 +57,7 @@ class Encoder:
         self._encodings: dict[str, Encoding | TokenError] = {}
         self._labels: dict[tuple[str, str], tuple[int, ...] | TokenError] = {}
 
-    def encode(self, number: int, row: Mapping[str, Any]) -> Input:
+    def encode(self, number: int, row: Row) -> Input:
         """One pair; what is wrong with it becomes its reason."""
         made = Input(given=number)
         fault = None
@@ -79,7 +79,7 @@ class Encoder:
             made.reason, made.fault = f"{column}: {error}", fault
         return made
 
-    def _encode_run(self, row: Mapping[str, Any], run: str) -> tuple[Prompt, dict[str, Span]]:
+    def _encode_run(self, row: Row, run: str) -> tuple[Prompt, dict[str, Span]]:
         if (vectors := row.get(f"{run}_embeds")) is not None:
             assert isinstance(vectors, Vectors)
             return self._placed(self._fitting(vectors)), {}
@@ -165,7 +165,7 @@ class Encoder:
             self.num_long += 1
         return prompt
 
-    def _label_ids(self, row: Mapping[str, Any], run: str, column: str) -> tuple[int, ...]:
+    def _label_ids(self, row: Row, run: str, column: str) -> tuple[int, ...]:
         """The numbers of a label, which stands after the prompt of `run`."""
         label, prompt = row.get(column), row.get(run)
         found: dict[int, None] = {}
@@ -214,7 +214,7 @@ class Encoder:
             " tokenizer of this model"
         )
 
-    def _check_apart(self, made: Input, row: Mapping[str, Any]) -> None:
+    def _check_apart(self, made: Input, row: Row) -> None:
         """Whether a change of the answer could show: the label and the base label are two.
 
         Raises:
@@ -233,12 +233,12 @@ class Encoder:
         )
 
 
-def _runs_of(row: Mapping[str, Any]) -> list[str]:
+def _runs_of(row: Row) -> list[str]:
     """The runs that a given pair has: ``base``, and its sources in order."""
     given = (name for name, value in row.items() if value is not None)
     names = {name.removesuffix("_ids").removesuffix("_embeds") for name in given}
     return ["base", *sorted((name for name in names if is_source(name)), key=lambda name: (len(name), name))]
 
 
-def _span(value: Any) -> str | Span:
+def _span(value: str | Sequence[int]) -> str | Span:
     return value if isinstance(value, str) else (value[0], value[1])

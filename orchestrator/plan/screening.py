@@ -1,4 +1,4 @@
-"""Screening in a plan: which cells are estimated, which of them run, and which runs stand for others.
+"""Screening in a plan: the cells that are estimated, those of them that run, and those that stand for others.
 
 The table `screening` has a row for each cell of a screened plan, and says of it one of `SELECTED`. It is
 written twice: with ``open`` cells before the estimates are there, and once they are with what was selected.
@@ -6,7 +6,7 @@ written twice: with ``open`` cells before the estimates are there, and once they
 
 __all__ = [
     "SELECTED",
-    "Chosen",
+    "CellChoice",
     "Screening",
     "check_labels",
     "choose",
@@ -33,28 +33,28 @@ from workers.errors import StudyError
 from workers.vocabulary import Cell, why_exact
 
 SELECTED = ("exact", "open", "kept", "sampled", "left")
-"""What becomes of a cell: it runs without being estimated; it is estimated, and nothing is selected yet; it
+"""Fates of a cell: it runs without being estimated; it is estimated, and nothing is selected yet; it
 runs for its estimate; it runs as one of the sample; it does not run."""
 
 LEAST_SAMPLE = 50
 """Cells that a sample of a share has, as far as there are."""
 
 
-class Chosen(NamedTuple):
-    """What was selected of a cell."""
+class CellChoice(NamedTuple):
+    """Choice of a cell by its estimate."""
 
     selected: Literal["exact", "kept", "sampled", "left"]
     weight: float | None
-    """How many cells its run stands for, when the recall is measured; None for none."""
+    """Number of cells that its run stands for, when the recall is measured; None for none."""
 
 
 def num_chosen(part: int | float, among: int, *, least: int = 1) -> int:
-    """How many of `among` cells a part of a `Screen` is: a share is `least` at the least."""
+    """Number of cells that a part of a `Screen` is of `among` cells: a share is `least` at the least."""
     wanted = part if isinstance(part, int) else max(least, math.ceil(round(part * among, 9)))
     return min(among, wanted)
 
 
-def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uuid.UUID, Chosen]:
+def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uuid.UUID, CellChoice]:
     """Select from the cells of one model, by what is estimated of them: the same whenever it is asked.
 
     Those without an estimate run, since nothing is known of them.
@@ -65,25 +65,25 @@ def choose(effects: Mapping[uuid.UUID, float | None], screen: Screen) -> dict[uu
     rest = sorted(ordered[num_kept:])
     num_sampled = num_chosen(screen.sample, len(rest), least=LEAST_SAMPLE)
     sampled = random.Random(screen.seed).sample(rest, num_sampled)
-    found = dict.fromkeys(effects.keys() - known.keys(), Chosen("exact", None))
-    found |= dict.fromkeys(ordered[:num_kept], Chosen("kept", 1.0))
-    found |= dict.fromkeys(rest, Chosen("left", None))
-    return found | dict.fromkeys(sampled, Chosen("sampled", len(rest) / max(1, num_sampled)))
+    found = dict.fromkeys(effects.keys() - known.keys(), CellChoice("exact", None))
+    found |= dict.fromkeys(ordered[:num_kept], CellChoice("kept", 1.0))
+    found |= dict.fromkeys(rest, CellChoice("left", None))
+    return found | dict.fromkeys(sampled, CellChoice("sampled", len(rest) / max(1, num_sampled)))
 
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """What a screened plan knows of its cells, by number."""
+    """Cells of a screened plan by number: the estimated ones, and the choices among them."""
 
     cells: Sequence[int]
     estimated: frozenset[int]
-    """Those that are estimated."""
-    chosen: Mapping[int, Chosen] | None
-    """What was selected; None before."""
+    """Cells that are estimated."""
+    chosen: Mapping[int, CellChoice] | None
+    """Choices; None before the selection."""
 
     @classmethod
-    def of(cls, cells: Mapping[int, Cell], selection: Mapping[int, Chosen] | None) -> "Screening":
-        """That of a plan with these cells; `selection` is of those that are estimated.
+    def of(cls, cells: Mapping[int, Cell], selection: Mapping[int, CellChoice] | None) -> "Screening":
+        """Screening of a plan with these cells; `selection` has the estimated ones.
 
         Raises:
             StudyError: none can be estimated.
@@ -96,7 +96,7 @@ class Screening:
                 " out"
             )
         estimated = frozenset(number for number, why in reasons.items() if why is None)
-        exact = Chosen("exact", None)
+        exact = CellChoice("exact", None)
         chosen = None if selection is None else {n: selection.get(n, exact) for n in cells}
         return cls(list(cells), estimated, chosen)
 
@@ -139,7 +139,7 @@ def check_labels(study: str, given: Iterable[Input]) -> None:
 
 
 def describe_screening(plan: Plan) -> str:
-    """What is estimated and what runs, in a line; before the selection what is to be expected."""
+    """Numbers of estimates and runs, in a line; before the selection expected ones."""
     counts = _cells_that_run(plan)
     about = "about " if counts["open"] else ""
     num_jobs = expected_jobs(plan)
@@ -151,7 +151,7 @@ def describe_screening(plan: Plan) -> str:
 
 
 def expected_jobs(plan: Plan) -> int:
-    """How many jobs of a screened plan run; before the selection how many are to be expected."""
+    """Number of jobs of a screened plan that run; before the selection the expected one."""
     if plan.is_selected:
         return plan.num_jobs
     counts = _cells_that_run(plan)
@@ -160,7 +160,7 @@ def expected_jobs(plan: Plan) -> int:
 
 
 def _cells_that_run(plan: Plan) -> Counter[str]:
-    """How many cells are kept, sampled, run without an estimate, left; before the selection as expected."""
+    """Number of cells kept, sampled, run without an estimate, left; before the selection as expected."""
     cells = dict(zip(*(plan.tables["cells"][name].to_pylist() for name in ("cell", "lane")), strict=True))
     table = plan.tables["screening"]
     rows = list(zip(table["cell"].to_pylist(), table["selected"].to_pylist(), strict=True))

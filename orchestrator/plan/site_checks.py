@@ -4,7 +4,6 @@ __all__ = ["check_dims", "check_refused", "check_sites", "check_skips", "check_w
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from studies.expand import Point
 from studies.fitted import FitPlace
@@ -113,7 +112,7 @@ def check_widths(points: Sequence[Point], facts: ModelFacts) -> None:
     Raises:
         StudyError: naming the block, both sites and their widths.
     """
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[object] = set()
     for point in points:
         for unit in point.cell.every_unit():
             if unit.origin is None or unit.origin is unit.place:
@@ -173,7 +172,7 @@ def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], fa
 
 
 def _num_columns(unit: Unit, place: Place, facts: ModelFacts) -> int | None:
-    """How many numbers the unit has at a place, at one token; None where only the loaded model tells."""
+    """Dimensions that the unit has at a place, at one token; None where only the loaded model tells."""
     num_heads = 1 if place.heads is None else len(place.heads)
     if unit.dims is not None and unit.fit is None:
         return num_heads * sum(hi - lo for lo, hi in unit.dims)

@@ -1,4 +1,4 @@
-"""Which pairs a fit is made from and which it is measured on, so that the two share no prompt."""
+"""Split of pairs into those that a fit is made from and those that measure it; they share no prompt."""
 
 __all__ = ["apart", "split"]
 
@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from workers.digests import digest_of
 
 HELD_OUT = 0.2
-"""Without a ``where`` this share of the pairs is held out."""
+"""Share of the pairs that is held out without a ``where``."""
 HELD_OUT_PROMPTS = 0.3
-"""Where all pairs are linked, this share of the prompts: of ordered pairs it leaves half to fit."""
+"""Share of the prompts held out where all pairs are linked: of ordered pairs it leaves half to fit."""
 
 Prompts = Sequence[Hashable]
 """The prompts of one pair: its base and the source that a fit takes values from."""

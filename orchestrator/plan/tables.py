@@ -1,4 +1,4 @@
-"""A plan as tables: what `plan/<uuid>/` holds, and how workers and views get it back.
+"""A plan as the tables in `plan/<uuid>/`, written there and read back for workers and views.
 
 | table    | one row for each                         | what it says |
 |---|---|---|
@@ -16,12 +16,24 @@
 | tokens   | lane × token id                          | readable text |
 """
 
-__all__ = ["OPTIONAL_TABLES", "Lane", "Plan", "Tile", "decode_plan", "encode_plan", "read_plan"]
+__all__ = [
+    "OPTIONAL_TABLES",
+    "Counted",
+    "Lane",
+    "Plan",
+    "Ranges",
+    "Tile",
+    "decode_plan",
+    "encode_plan",
+    "mask",
+    "read_plan",
+    "stretches",
+]
 
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -32,7 +44,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.plan.columns import prompts_of
-from orchestrator.plan.ranges import Counted, Ranges
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all
@@ -60,6 +71,12 @@ OPTIONAL_TABLES = ("fits", "fit_pairs", "screening", "trainings")
 that are screened the third (see `orchestrator.plan.screening`), of those that train the last (see
 `orchestrator.plan.trainings`)."""
 
+Ranges = tuple[tuple[int, int], ...]
+"""Sorted half-open ranges that do not overlap."""
+
+Counted = tuple[int, int, int]
+"""A half-open range, and a number that holds for all of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
@@ -68,14 +85,14 @@ class Lane:
     lane: int
     spec: ModelSpec
     identity: str
-    """What makes it this model and no other (reference, revision, dtype), as canonical JSON."""
+    """Reference, revision and dtype, which make it this model and no other, as canonical JSON."""
     num_parameters: int
     training: str | None = None
     """``STUDY/IDENTITY`` of the training that makes it; None for a model that is there."""
 
     @property
     def model(self) -> str:
-        """What views call it: of one that is trained its name, since its axes are columns of their own."""
+        """Name in views: of a trained model that of its training, whose axes are columns of their own."""
         return self.spec.title if self.training is None else self.spec.ref
 
     def to_json(self) -> dict[str, Any]:
@@ -84,12 +101,12 @@ class Lane:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """The lane that `to_json` wrote."""
         return cls(**{**data, "spec": ModelSpec.stored(data["spec"])})
 
 
 class TileSize(NamedTuple):
-    """How large a tile is, and whose."""
+    """Size of a tile, and its lane."""
 
     lane: int
     num_cells: int
@@ -111,13 +128,13 @@ class Tile:
     num_cells: int
     """Of its cellset."""
     selected: tuple[Counted, ...]
-    """What the plan asks for: half-open ranges of k, each with how many of the pairs it is asked for."""
+    """Half-open ranges of k that the plan asks for, each with the number of pairs that want it."""
     estimates: bool = False
     """Whether its jobs are estimated, and not run."""
 
     @property
     def num_jobs(self) -> int:
-        """How many ordinals it takes, whatever the plan asks for."""
+        """Number of ordinals that it takes, whatever the plan asks for."""
         return self.num_cells * len(self.pairs)
 
     @property
@@ -127,7 +144,7 @@ class Tile:
 
     @property
     def num_selected(self) -> np.ndarray:
-        """For each cell, how many of the pairs the plan asks for; shape (num_cells,)."""
+        """Number of pairs for which each cell is wanted; shape (num_cells,)."""
         counts = np.zeros(self.num_cells, np.int64)
         for lo, hi, num_pairs in self.selected:
             counts[lo:hi] = num_pairs
@@ -196,7 +213,7 @@ class Plan:
 
     @cached_property
     def tile_sizes(self) -> dict[int, TileSize]:
-        """What commits say of parts is held against, by tile.
+        """Sizes by tile, against which committed parts are checked.
 
         Made of plain lists: numpy's arrays of Arrow's would load pandas, 50 MB, into every query.
         """
@@ -333,3 +350,17 @@ def decode_plan(files: Mapping[str, bytes], tables: Wanted | None = None) -> Pla
 def _read_table(data: bytes, is_wanted: Callable[[str], bool] | None) -> pa.Table:
     file = open_parquet(io.BytesIO(data))
     return read_all(file, None if is_wanted is None else [*filter(is_wanted, file.schema_arrow.names)])
+
+
+def mask(num_cells: int, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Mask of the cells that lie in some of the half-open `ranges`; shape (num_cells,), bool."""
+    inside = np.zeros(num_cells, bool)
+    for lo, hi in ranges:
+        inside[lo:hi] = True
+    return inside
+
+
+def stretches(values: np.ndarray) -> list[tuple[int, int]]:
+    """The longest half-open ranges in which neighbours are equal, of `values` with shape (n,)."""
+    edges = np.flatnonzero(np.diff(values)) + 1
+    return [(lo, hi) for lo, hi in pairwise([0, *edges.tolist(), len(values)]) if lo < hi]

@@ -10,9 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from orchestrator.plan.earlier import Earlier
-from orchestrator.plan.ranges import Counted, mask, stretches
-from orchestrator.plan.tables import Tile
+from orchestrator.plan.earlier import PreviousPlan
+from orchestrator.plan.tables import Counted, Tile, mask, stretches
 
 PAIRS_PER_TILE = 64
 
@@ -36,14 +35,14 @@ class Group:
 
 
 def make_tiles(
-    groups: Sequence[Group], earlier: Earlier, estimated: Sequence[Group] = ()
+    groups: Sequence[Group], earlier: PreviousPlan, estimated: Sequence[Group] = ()
 ) -> tuple[dict[int, Sequence[int]], list[Tile]]:
-    """Earlier tiles as far as the plan still wants them, then new ones for what they do not cover.
+    """Make the tiles: the previous plan's as far as they are still wanted, then new ones for the other jobs.
 
     Args:
-        groups: what runs.
-        earlier: what there is.
-        estimated: what is estimated, in tiles of its own.
+        groups: pairs with the cells that run on them.
+        earlier: the previous plan.
+        estimated: pairs with the cells that are estimated, in tiles of their own.
 
     Returns:
         The cells of every cellset in running order, and the tiles in the order in which they are to run.
@@ -53,7 +52,7 @@ def make_tiles(
     fresh: list[tuple[bool, int, int, tuple[int, ...]]] = []
     goes_on: dict[int, Tile] = {}
     for estimates, wanted in ((True, estimated), (False, groups)):
-        kept = _Kept(wanted, [tile for tile in earlier.tiles if tile.estimates == estimates], earlier)
+        kept = _KeptTiles(wanted, [tile for tile in earlier.tiles if tile.estimates == estimates], earlier)
         goes_on |= {tile.tile: tile for tile in kept.tiles}
         for group in wanted:
             for cells, pairs in kept.lacking(group).items():
@@ -77,14 +76,15 @@ def _chunks(pairs: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(pairs[at : at + PAIRS_PER_TILE]) for at in range(0, len(pairs), PAIRS_PER_TILE)]
 
 
-class _Kept:
-    """What a plan takes over from earlier tiles.
+class _KeptTiles:
+    """Tiles of the previous plan that this one goes on with, and the cells that each keeps.
 
-    What is done stays where it is, whoever still wants it. Of what is not done, a tile keeps the cells
-    that all of its pairs want and that no other tile has for some of them; the rest goes to new tiles.
+    A tile keeps its finished cells, as long as one of its pairs is in the plan and wants them. Of the others
+    it keeps those that all of its pairs want and that no other tile has for any of them: the rest goes to
+    new tiles.
     """
 
-    def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: Earlier) -> None:
+    def __init__(self, groups: Sequence[Group], tiles: Sequence[Tile], earlier: PreviousPlan) -> None:
         self._groups = groups
         self._cells = {number: np.array(cells, np.int64) for number, cells in earlier.cellsets.items()}
         self._home = {(group.lane, pair): at for at, group in enumerate(groups) for pair in group.pairs}
@@ -99,14 +99,14 @@ class _Kept:
         done = [mask(tile.num_cells, earlier.done.get(tile.tile, ())) for tile in tiles]
         self._earlier = tiles
         self._kept = [is_done & (count > 0) for is_done, count in zip(done, counts, strict=True)]
-        """For each tile, which cells it goes on with: first what is done, then what it may still do."""
+        """Mask of the cells that each tile keeps: first the finished ones, then those it may still do."""
         for at, count in enumerate(counts):
             self._kept[at] |= self._may_do(at, count)
         selected = [_selected(count * kept) for count, kept in zip(counts, self._kept, strict=True)]
         self.tiles = [replace(tile, selected=ranges) for tile, ranges in zip(tiles, selected, strict=True)]
 
     def lacking(self, group: Group) -> dict[tuple[int, ...], list[int]]:
-        """For each set of cells that is still to be planned, in running order, the pairs that lack it."""
+        """Pairs by the cells that no tile has for them yet, in running order."""
         by_tiles: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for pair in group.pairs:
             by_tiles[tuple(self._tiles_of.get((group.lane, pair), ()))].append(pair)
@@ -122,7 +122,7 @@ class _Kept:
         return {tuple(np.frombuffer(cells, np.int64).tolist()): pairs for cells, pairs in by_cells.items()}
 
     def _num_wanting(self, tile: Tile) -> np.ndarray:
-        """How many of the tile's pairs want each of its cells; shape (num_cells,)."""
+        """Number of the tile's pairs that want each of its cells; shape (num_cells,)."""
         homes = Counter(self._home.get((tile.lane, pair)) for pair in tile.pairs)
         count = np.zeros(tile.num_cells, np.int64)
         for home, num_pairs in homes.items():
@@ -131,7 +131,7 @@ class _Kept:
         return count
 
     def _wanted(self, home: int, cellset: int) -> np.ndarray:
-        """Which cells of a cellset a group wants; shape (num_cells,), bool."""
+        """Mask of the cells of a cellset that a group wants; shape (num_cells,), bool."""
         key = (home, cellset)
         if key not in self._wants:
             self._wants[key] = np.isin(self._cells[cellset], self._groups[home].array)
@@ -146,7 +146,7 @@ class _Kept:
         return free
 
     def _covered(self, cells: np.ndarray, tiles: Sequence[int]) -> np.ndarray:
-        """Which of `cells` some of these tiles go on with; shape of `cells`, bool."""
+        """Mask of those `cells` that some of these tiles go on with; shape of `cells`, bool."""
         covered = np.zeros(len(cells), bool)
         for at in tiles:
             if self._kept[at].any():

@@ -1,4 +1,4 @@
-"""The trainings of a plan: which there are, what each is called for ever, and the lanes that they leave.
+"""Trainings of a plan: their identities, which never change, and the lanes that their models make.
 
 | table     | one row for each | what it says |
 |---|---|---|
@@ -7,7 +7,7 @@
 
 __all__ = [
     "PlannedTraining",
-    "StudyTrainings",
+    "TrainingPlan",
     "causal_task",
     "planned_trainings",
     "swept_study",
@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.plan.columns import Row
 from orchestrator.plan.given import task_rows
 from orchestrator.plan.tables import read_plan
 from orchestrator.store import StudyStore
@@ -64,21 +65,21 @@ class PlannedTraining:
 
     @property
     def path(self) -> str:
-        """Where it is made: its study, and its identity."""
+        """Place in a store: its study, and its identity."""
         return f"{self.training.study}/{self.identity}"
 
     @property
     def artifact(self) -> str:
-        """What other studies call the models of its name."""
+        """Reference by which other studies name the models that it leaves."""
         return f"{ARTIFACT}{self.training.study}/{self.training.name}"
 
     @property
     def spec(self) -> TrainSpec:
-        """What it is made of."""
+        """Settings of the training."""
         return TrainSpec.from_json(self.training.spec)
 
 
-class StudyTrainings:
+class TrainingPlan:
     """The trainings that a study makes or sweeps.
 
     Args:
@@ -94,11 +95,11 @@ class StudyTrainings:
         self._say = say
         self._written = study
         self.own = self._planned()
-        """Those that the study makes itself."""
+        """Trainings that the study makes itself."""
         mine = {one.artifact for one in self.own}
         refs = {model.ref: None for model in study.lanes() if model.ref.startswith(ARTIFACT)}
         self.others = [one for ref in refs if ref not in mine for one in _artifacts(ref, known)]
-        """Those of other studies whose models it may take."""
+        """Trainings of other studies whose models it may take."""
         self.study, self._lanes = swept_study(study, [*self.own, *self.others])
         """The study with lanes in the places of trainings."""
         self._by_training = {id(one.training): one for one in (*self.own, *self.others)}
@@ -114,7 +115,7 @@ class StudyTrainings:
         return None if found is None else self._by_training[id(found)]
 
     def facts(self, model: ModelSpec) -> ModelFacts:
-        """What is known of a lane's model.
+        """Facts of a lane's model.
 
         Raises:
             ModelError: it cannot be found.
@@ -240,7 +241,7 @@ def _content(causal: Causal, task: Task) -> str:
     return str(content_id("inputs of a training", [_inputs(row) for row in task_rows(causal, task)]))
 
 
-def _inputs(row: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(row: Row) -> dict[str, Any]:
     labels = ("label", "base_label", "source_label")
     seen = {k: v for k, v in row.items() if k not in labels and not k.startswith("label.")}
     return {k: v.digest if hasattr(v, "digest") else v for k, v in seen.items()}

@@ -1,14 +1,14 @@
 """Share of each cell's jobs that really run, reckoned before any of them does. No torch here.
 
-The engine fills a row from its base's clean run where the job provably changes nothing that is read, and in
-many sweeps most rows are such (tokens that base and source share): they cost next to nothing. Which they are
-`workers.engine.shortcut` decides, job by job; this reckons the same for the schedule and the time that is
-left, from tokens and spans alone.
+The engine fills a row from its base's clean run where the job provably changes nothing that is read. In many
+sweeps most rows are such (base and source share the token), and cost next to nothing.
+`workers.engine.shortcut` decides it job by job; this reckons the same for the schedule and the time left,
+from tokens and spans alone.
 
 Shapes: P pairs.
 """
 
-__all__ = ["Running", "lane_facts"]
+__all__ = ["RunningShares", "lane_facts"]
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -23,13 +23,13 @@ from workers.sites import SITES
 from workers.vocabulary import Cell, ModelSpec, Pair, Position, Unit, Vectors, is_pooled, locate, span_name
 
 MOST_CELLS, MOST_PAIRS = 200_000, 100_000
-"""Where there are more all jobs are taken to run: to look at each would take the driver seconds."""
+"""Numbers above which all jobs are taken to run: to look at each would take the driver seconds."""
 FEW = 16
 """Pairs of a tile whose spans are looked at."""
 
 
 class _Need(NamedTuple):
-    """What makes a unit harmless: it lies out of reach of the token read, or puts back what is there."""
+    """Condition under which a unit changes nothing: out of reach of the token read, or a value put back."""
 
     position: Position
     stays: bool
@@ -39,11 +39,11 @@ class _Need(NamedTuple):
 
 
 _Needs = tuple[int | str, tuple[_Need, ...]]
-"""Where the answer is read, and what each unit needs."""
+"""Token at which the answer is read, and the condition of each unit."""
 
 
-class Running:
-    """The shares of one model's jobs that run.
+class RunningShares:
+    """Shares of the jobs that run, by lane and cellset.
 
     Args:
         facts: of the model; without them all jobs are taken to run.
@@ -60,7 +60,7 @@ class Running:
         self._needs_of = lru_cache(maxsize=None)(self._needs)
 
     def shares(self, lane: int, cellset: int, pairs: Sequence[int]) -> np.ndarray:
-        """Of each cell of a cellset the share of the pairs on which its job runs; shape (num_cells,)."""
+        """Share of the pairs on which a cell's job runs, for each cell of a cellset; shape (num_cells,)."""
         if lane not in self._facts:
             return np.ones(len(self._plan.cellsets[cellset]))
         kinds, which = self._needs_of(lane, cellset)
@@ -98,7 +98,7 @@ def lane_facts(plan: Plan, models: Sequence[tuple[ModelSpec, ModelFacts]]) -> di
 
 
 def _needs_of(cell: Cell, facts: ModelFacts) -> _Needs | None:
-    """What makes all units of a cell harmless; None where nothing does."""
+    """Conditions under which no unit of a cell changes anything; None where there are none."""
     if cell.runs:
         return None
     needs = [_need(unit, facts) for unit in cell.units]
@@ -116,7 +116,7 @@ def _need(unit: Unit, facts: ModelFacts) -> _Need | None:
 
 
 class _Beginnings:
-    """With how many of its first tokens the base of each of some pairs begins in the other runs."""
+    """Numbers of first tokens that the base of each pair shares with its other runs."""
 
     def __init__(self, pairs: Sequence[Pair], facts: ModelFacts) -> None:
         self._pairs = pairs
@@ -138,7 +138,7 @@ class _Beginnings:
         return 1.0 - float(np.mean([all(self._is_put_back(unit, at) for unit in units) for at in few]))
 
     def _is_harmless(self, unit: _Need, read: int | str) -> np.ndarray | bool:
-        """On which pairs a unit whose tokens are indices is harmless; shape [P]."""
+        """Mask of the pairs on which a unit whose tokens are indices changes nothing; shape [P]."""
         tokens = [item for item in unit.position if isinstance(item, int)]
         assert isinstance(read, int)
         if all(token > read or (unit.stays and token != read) for token in tokens):

@@ -1,15 +1,15 @@
-"""``where`` and classes: which pairs each block is about, and which pairs get the same cells."""
+"""Classes of pairs that get the same cells: alike in lengths, spans and the ``where`` that they meet."""
 
 __all__ = ["classify", "meant", "passing_blocks"]
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from orchestrator.conditions import condition_problem, meets_nothing
-from orchestrator.plan.columns import given_column
+from orchestrator.plan.columns import Row, given_column
 from orchestrator.plan.prepare import Prepared
 from studies import Study
 from studies.expand import PairClass, referenced_columns, used_spans
@@ -17,20 +17,15 @@ from studies.problems import shown
 from workers.errors import StudyError
 from workers.libraries.duckdb import confine
 
-if TYPE_CHECKING:
-    from orchestrator.plan.given import Given
 
-
-def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, PairClass]:
+def classify(study: Study, rows: Sequence[Row], prepared: Prepared) -> dict[int, PairClass]:
     """The class of each kept pair, by its place among the given ones.
 
     Raises:
         StudyError: a ``where`` is no SQL over the pairs' columns.
     """
     blocks = study.blocks()
-    passing = passing_blocks(
-        given.rows, [block.where for block in blocks], [str(block.name) for block in blocks]
-    )
+    passing = passing_blocks(rows, [block.where for block in blocks], [str(block.name) for block in blocks])
     columns, used = sorted(referenced_columns(study)), used_spans(study)
     return {
         one.given: PairClass(
@@ -42,14 +37,14 @@ def classify(study: Study, given: "Given", prepared: Prepared) -> dict[int, Pair
                 if used & {(run, name), (run, "*")}
             ),
             blocks=passing[one.given],
-            columns=tuple((name, _hashable(given.rows[one.given].get(name))) for name in columns),
+            columns=tuple((name, _hashable(rows[one.given].get(name))) for name in columns),
         )
         for one in prepared.kept
     }
 
 
 def passing_blocks(
-    rows: Sequence[Mapping[str, Any]], conditions: Sequence[str | None], whose: Sequence[str] = ()
+    rows: Sequence[Row], conditions: Sequence[str | None], whose: Sequence[str] = ()
 ) -> list[frozenset[int]]:
     """For each given pair, the blocks whose condition it meets; a block without one takes every pair.
 
@@ -80,8 +75,8 @@ def passing_blocks(
     return [frozenset(blocks) for blocks in passing]
 
 
-def meant(rows: Sequence[Mapping[str, Any]], condition: str) -> str:
-    """What a condition that no pair meets may have meant: the values of the columns that it names."""
+def meant(rows: Sequence[Row], condition: str) -> str:
+    """Hint at the meaning of a condition that no pair meets: the values of the columns that it names."""
     with _pairs(rows) as connection:
         return meets_nothing(connection, condition, "pairs")
 
@@ -90,7 +85,7 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
+def _pairs(rows: Sequence[Row]) -> duckdb.DuckDBPyConnection:
     """The pairs as the table ``pairs``, on a connection that reaches nothing else."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: given_column([row.get(name) for row in rows]) for name in names}

@@ -1,6 +1,6 @@
-"""What the tokens and the answers of a lane's model are in words, with a tokeniser or without one."""
+"""Text of the tokens and answers of a lane's model, with a tokeniser or without one."""
 
-__all__ = ["Words"]
+__all__ = ["TokenText"]
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +10,7 @@ from workers.facts import ModelFacts
 from workers.vocabulary import Prompt, Vectors
 
 
-class Words:
+class TokenText:
     """The tokeniser of a model, where it has one; a built-in model's ids and classes are called by number."""
 
     def __init__(self, facts: ModelFacts) -> None:
@@ -24,7 +24,7 @@ class Words:
 
     @cached_property
     def answers(self) -> Sequence[str]:
-        """What each id is that the model can predict: a token of its vocabulary, or a class."""
+        """Text of each id that the model can predict: a token of its vocabulary, or a class."""
         if self.tokenizer is not None:
             return self.tokenizer.vocabulary()
         return [str(number) for number in range(self._num_answers)]

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from orchestrator.faults import reach
 from orchestrator.loading import Engines
-from orchestrator.plan.clean import CachedScorer, ChildScorer, EngineScorer, Scorer, kept_runs
+from orchestrator.plan.clean import BaselineScorer
 from orchestrator.plan.planner import Draft, Planner
-from orchestrator.plan.screening import Chosen
+from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.plan.unchanged import lane_facts
 from orchestrator.remaining import counts_of
+from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, EngineScorer, kept_runs
 from orchestrator.run.remade import mend_plan
 from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
@@ -54,7 +55,9 @@ def commit_plan(
     planner = Planner(study, store=store.root.parent, say=say)
     trained = trained_of(store.root, planner.trained_paths)
 
-    def draft_of(earlier: Plan | None, state: State, selection: Mapping[int, Chosen] | None = None) -> Plan:
+    def draft_of(
+        earlier: Plan | None, state: State, selection: Mapping[int, CellChoice] | None = None
+    ) -> Plan:
         return _drafted(planner, store, state, options, earlier, trained, say, selection).draft.plan
 
     ref = mend_plan(study, store, driver, draft_of, say)
@@ -89,7 +92,7 @@ def _drafted(
     earlier: Plan | None,
     trained: Collection[str],
     say: Callable[[str], None],
-    selection: Mapping[int, Chosen] | None = None,
+    selection: Mapping[int, CellChoice] | None = None,
 ) -> _Drafted:
     """The plan that goes on from `earlier` and `state`; the model is asked only what nobody knows yet."""
     draft = planner.draft(CachedScorer(kept_runs(), None), earlier, state, trained, selection)
@@ -168,7 +171,7 @@ def _engines(setup: Setup, store: StudyStore) -> Engines:
 @contextmanager
 def _scorer(
     setup: Setup, engines: Engines, store: StudyStore, threads: int, say: Callable[[str], None]
-) -> Iterator[Scorer]:
+) -> Iterator[BaselineScorer]:
     """Scores in this process where the jobs will run here too, otherwise in a child that goes away."""
     if setup.executor == "inline":
         yield CachedScorer(kept_runs(), EngineScorer(engines), say)

@@ -20,9 +20,9 @@ from orchestrator.plan.tables import Plan
 from orchestrator.run.making import Claim, Making
 from orchestrator.store.fits import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
-from studies.fits import WITHOUT_PAIRS
 from studies.fitted import looked_at, tokens_at
 from workers.errors import RunError
+from workers.fits.defaults import WITHOUT_PAIRS
 from workers.vocabulary import Pair
 
 if TYPE_CHECKING:

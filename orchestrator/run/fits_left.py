@@ -18,9 +18,9 @@ from orchestrator.run.pace import Load, Pace
 from orchestrator.run.work import Slice
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
-from studies.fits import WITHOUT_PAIRS
 from workers.errors import StoreError
 from workers.facts import ModelFacts
+from workers.fits.defaults import WITHOUT_PAIRS
 from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01

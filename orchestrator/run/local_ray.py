@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.needs import refuse_ray
+from orchestrator.machine import refuse_ray
 from workers.errors import RunError
 from workers.libraries.ray import connect, environment, last_line, own_options, reachable, servers
 from workers.limits import allowed

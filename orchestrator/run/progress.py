@@ -16,8 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from orchestrator.lines import plain
-from orchestrator.plan.reasons import of_table
-from orchestrator.plan.remarks import remarks
+from orchestrator.plan.reasons import of_table, remarks
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts

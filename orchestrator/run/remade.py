@@ -9,7 +9,7 @@ __all__ = ["mend_plan"]
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from orchestrator.plan.screening import Chosen
+from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.run.screening import select
 from orchestrator.store import Driver, PlanRef, State, StudyStore
@@ -25,7 +25,7 @@ class MakeDraft(Protocol):
     """Plans a study that goes on from an earlier plan and what was done then."""
 
     def __call__(
-        self, earlier: Plan | None, state: State, selection: Mapping[int, Chosen] | None = None
+        self, earlier: Plan | None, state: State, selection: Mapping[int, CellChoice] | None = None
     ) -> Plan:
         """The plan, complete; `selection` is what was selected of the cells of a screened study."""
 

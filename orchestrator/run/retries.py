@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.plan.ranges import mask, stretches
-from orchestrator.plan.tables import Plan, Tile
+from orchestrator.plan.tables import Plan, Tile, mask, stretches
 from orchestrator.run.work import TileWork
 from orchestrator.store import Manifest, State, StoredFile, StudyStore
 from workers.errors import RunError, nearest

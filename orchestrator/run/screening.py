@@ -8,14 +8,14 @@ from collections import defaultdict
 import numpy as np
 import pyarrow.compute as pc
 
-from orchestrator.plan.screening import Chosen, choose
+from orchestrator.plan.screening import CellChoice, choose
 from orchestrator.plan.tables import Plan
 from orchestrator.store import State, StudyStore
 from studies import Study
 from workers.metrics import ESTIMATE
 
 
-def select(plan: Plan, state: State, store: StudyStore, study: Study) -> dict[int, Chosen]:
+def select(plan: Plan, state: State, store: StudyStore, study: Study) -> dict[int, CellChoice]:
     """What becomes of each cell that was estimated, by its number.
 
     Raises:

@@ -12,6 +12,7 @@ from orchestrator.machine import memory_bytes, num_cores, num_gpus
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.executors import Executor, InlineExecutor
+from orchestrator.run.options import ADDRESS_VARIABLE, Limits, RunOptions
 from orchestrator.run.rates import estimate_rate
 from orchestrator.run.threads import Threads, threads_of
 from orchestrator.run.worker import StudyWorker
@@ -19,8 +20,6 @@ from orchestrator.store import PlanRef
 from workers.code.places import NO_CODE, Code
 from workers.errors import RunError, counted
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Of the environment: an existing cluster, where the command line names none."""
 INLINE_BELOW_S = 20.0
 LEAST_STEP_S = 0.01
 """What a step of a fit takes however small the model is."""
@@ -31,50 +30,6 @@ BYTES_PER_PARAMETER = 6
 """A worker's memory for each parameter: float32 weights and half as much for activations."""
 BYTES_PER_WORKER = 700 * 2**20
 """A worker's memory before it has a model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Where a run stops by itself; what it did is kept, and the same command goes on. None for nowhere."""
-
-    jobs: int | None = None
-    """So many jobs, rounded up to whole cells of a tile: those of at most 64 pairs."""
-    seconds: float | None = None
-    """So many seconds after it began; what runs then is finished."""
-    failures: int | None = None
-    """More failed jobs than these, of those that it ran itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a study is run; nothing here is part of a result."""
-
-    executor: Literal["auto", "inline", "ray"] = "auto"
-    num_workers: int | None = None
-    """As many as there are cores, and memory for, where not said."""
-    threads: int | None = None
-    """Of torch in each worker; None for what ``OMP_NUM_THREADS`` says, or else as many as the cores allow."""
-    address: str | None = None
-    """An existing Ray cluster; without it Ray is started on this machine where it is needed."""
-    take_over: bool = False
-    """Whether a study that another driver holds is taken from it."""
-    replace: bool = False
-    """Whether a folder is gone on with whose results have no job in common with the study's."""
-    retry_failed: bool = False
-    """Whether failed jobs run again, each once."""
-    error_types: tuple[str, ...] = ()
-    """Of those that run again, the types of their errors; all where none is named."""
-    limits: Limits = Limits()
-    """Where the run stops by itself."""
-    slice_timeout_s: float | None = None
-    """How long a worker may be silent before it is taken to hang; None for what its work should take."""
-    require: tuple[str, ...] = ()
-    """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
-    the study requires; a worker without one gets no job."""
-    code: Code = NO_CODE
-    """Where the functions of the study lie, which its driver knows."""
-    remote_code: frozenset[str] = frozenset()
-    """References of the models whose own code may be run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from orchestrator.plan.costs import Costs
-from orchestrator.plan.ranges import mask, stretches
-from orchestrator.plan.tables import Plan, Tile
-from orchestrator.plan.unchanged import Running
+from orchestrator.plan.tables import Plan, Tile, mask, stretches
+from orchestrator.plan.unchanged import RunningShares
 from orchestrator.run.pace import Load
 from orchestrator.store import Manifest, State
 from workers.facts import ModelFacts
@@ -213,7 +212,7 @@ class _Reckoned:
     def __init__(self, plan: Plan, facts: Mapping[int, ModelFacts]) -> None:
         self._plan = plan
         self._costs = {lane: Costs(known) for lane, known in facts.items()}
-        self._running = Running(plan, facts)
+        self._running = RunningShares(plan, facts)
         self._known: dict[tuple[int, int, int, bool], np.ndarray] = {}
         """Lane, cellset, length of the bases, and whether jobs are resumed → costs of the cells."""
 

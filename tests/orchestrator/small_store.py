@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.plan.build import LaneInputs, build_plan
-from orchestrator.plan.clean import COLUMNS
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.clean import COLUMNS, runs_table
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.prepare import Input
-from orchestrator.plan.runs import runs_table
 from orchestrator.plan.tables import Lane, Plan, encode_plan
 from orchestrator.store import UNWRITTEN, Driver, Manifest, StudyStore, encode_part
 from studies import Study
@@ -168,7 +167,7 @@ def _plan(study: Study, inputs: Sequence[Input]) -> Plan:
         brought,
         study.pairs,
         families=("logits", "kl"),
-        earlier=Earlier(),
+        earlier=PreviousPlan(),
         head={
             "study": study.study,
             "digest": "small",

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import swapyard as sy
-from orchestrator.plan.clean import CachedScorer
 from orchestrator.plan.planner import Planner
+from orchestrator.run.baseline_scorers import CachedScorer
 from studies.identity import content_id, lane_identity
 
 W, K = 32, 48

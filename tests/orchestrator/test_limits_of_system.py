@@ -17,7 +17,7 @@ import pytest
 from running import SWAPYARD, capital_pairs, environment, rows, swapyard, write_study
 
 from orchestrator.faults import VARIABLE
-from orchestrator.needs import need_bytes
+from orchestrator.machine import need_bytes
 
 pytestmark = pytest.mark.kills
 
@@ -133,7 +133,7 @@ def test_too_few_threads_are_told_with_what_is_needed(done: Path, limit: int, is
 
 def test_a_ray_that_cannot_open_enough_files_is_refused_at_once() -> None:
     found = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.needs import refuse_ray; refuse_ray(2)"],
+        [sys.executable, "-c", "from orchestrator.machine import refuse_ray; refuse_ray(2)"],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)),

@@ -19,7 +19,7 @@ def test_the_planning_child_of_a_killed_driver_ends(
     study = write_study(tmp_path, "capitals", tiny_folder, capital_pairs(), **FILTER)
     driver = start(*command, study, "--store", tmp_path, cwd=tmp_path, cache=tmp_path / "cache")
     try:
-        child = child_at_work(driver.pid, "orchestrator.plan.clean")
+        child = child_at_work(driver.pid, "orchestrator.run.baseline_scorers")
     finally:
         driver.kill()
         driver.communicate()

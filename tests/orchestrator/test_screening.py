@@ -11,11 +11,11 @@ from running import assert_same_rows, capital_pairs, environment, rows, start, s
 
 import swapyard as sy
 from orchestrator.query import named_queries
-from orchestrator.recall import recall_lines
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import RunOptions
 from orchestrator.status import read_status
+from orchestrator.told import recall_lines
 from studies import load_study
 
 SCREEN = {"method": "attribution", "keep": 6, "sample": 5, "seed": 1}

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from small_store import make_study
 
-from orchestrator.roots import name_in, study_folders
+from orchestrator.roots import load_named, name_in, study_folders
 from orchestrator.status import read_status
-from orchestrator.stored import load_named
 from workers.errors import StoreError, StudyError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_trainings import IIT, STUDY, study
 
-from orchestrator.plan.trainings import PlannedTraining, StudyTrainings
+from orchestrator.plan.trainings import PlannedTraining, TrainingPlan
 from orchestrator.run.trainings_left import TrainingsLeft
 from workers.model.references import resolve
 
@@ -18,7 +18,7 @@ def todo(**changed: Any) -> list[PlannedTraining]:
     def unknown(name: str) -> list[PlannedTraining]:
         raise AssertionError(name)
 
-    return list(StudyTrainings(study(STUDY, train=train), unknown, print).own)
+    return list(TrainingPlan(study(STUDY, train=train), unknown, print).own)
 
 
 def left(trainings: list[PlannedTraining], **options: Any) -> TrainingsLeft:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from studies import Block, Fit, Study
-from studies.fits import DEFAULTS, METHODS
 from studies.fitted import as_written, tokens_at
 from workers.errors import StudyError
+from workers.fits.defaults import DEFAULTS, METHODS
 
 
 def test_every_method_has_its_defaults() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
+from workers.fits.defaults import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS
 from workers.fits.fitted import FitReport, FitSpec
 from workers.fits.vectors import FitData, make
 from workers.wrapper.inputs import Given, inputs_of, last_logits
@@ -26,8 +27,7 @@ from workers.wrapper.intervenable import IntervenableModel
 from workers.wrapper.positions import PerExample
 from workers.wrapper.units import Unit
 
-_METHODS = ("das", "boundless", "mask", "mean", "mean_difference", "pca", "random_rotation")
-_TEMPERATURES = {"boundless": (50.0, 0.1), "mask": (1e-2, 1e-7)}
+_METHODS = tuple(method for method in METHODS if method not in ("probe", "sae"))
 _CHUNK = 64
 """Examples of one call where only activations are looked at."""
 
@@ -57,9 +57,9 @@ def fit(
     method: str,
     held_out: Pairs = (),
     rank: int | None = None,
-    num_steps: int = 300,
-    batch_size: int = 32,
-    lr: float = 5e-3,
+    num_steps: int = NUM_STEPS,
+    batch_size: int = BATCH_SIZE,
+    lr: float = LR,
     temperature: tuple[float, float] | None = None,
     penalty: float | None = None,
     of: str | None = None,
@@ -101,8 +101,8 @@ def fit(
         num_steps=num_steps,
         batch_size=batch_size,
         lr=lr,
-        temperature=temperature or _TEMPERATURES.get(method),
-        penalty=float(method == "boundless") if penalty is None else penalty,
+        temperature=temperature or DEFAULTS[method].get("temperature"),
+        penalty=DEFAULTS[method].get("penalty", 0.0) if penalty is None else penalty,
         of=of,
         seed=seed,
     )

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from orchestrator.loading import Engines
-from orchestrator.plan import clean
-from orchestrator.plan.clean import CachedScorer, ChildScorer, Columns, EngineScorer, MissingRunsError
+from orchestrator.plan.clean import COLUMNS, Columns, MissingRunsError
+from orchestrator.run import baseline_scorers
+from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, EngineScorer
 from workers.errors import RunError
 from workers.vocabulary import CleanRun
 
@@ -39,7 +40,7 @@ def child_scorer() -> Iterator[ChildScorer]:
 
 
 def assert_equal(found: Columns, expected: Columns) -> None:
-    assert list(found) == list(expected) == [name for name, _ in clean.COLUMNS]
+    assert list(found) == list(expected) == [name for name, _ in COLUMNS]
     for name, values in expected.items():
         assert found[name].dtype == values.dtype, name
         np.testing.assert_array_equal(found[name], values, name)
@@ -131,7 +132,7 @@ def test_a_kept_value_is_of_one_model_only(tiny_folder: Path, tmp_path: Path) ->
 def test_whoever_is_stopped_keeps_what_was_made(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clean, "CHUNK", 2)
+    monkeypatch.setattr(baseline_scorers, "CHUNK", 2)
     lane = lane_of(tiny_folder)
 
     class Dying(Oracle):

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.plan.columns import given_column
-from orchestrator.plan.held import holding, told
+from orchestrator.plan.columns import given_column, holding, told
 from studies.identity import canonical_json
 from studies.pairs import read_pairs
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plan.clean import CachedScorer
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan
 from orchestrator.remaining import counts_of
+from orchestrator.run.baseline_scorers import CachedScorer
 from orchestrator.run.work import open_work
 from orchestrator.store import State
 from studies import Study

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from orchestrator.plan.remarks import remarks
+from orchestrator.plan.reasons import remarks
 from orchestrator.plan.tables import Plan
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.plan.planner import Planner
-from orchestrator.plan.screening import LEAST_SAMPLE, Chosen, choose, num_chosen
+from orchestrator.plan.screening import LEAST_SAMPLE, CellChoice, choose, num_chosen
 from orchestrator.plan.tables import Plan, decode_plan, encode_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.schedule import Schedule
@@ -36,14 +36,17 @@ def screened(folder: Path, sweep: str = SWEEP, screen: Any = SCREEN, rows: Any =
     return study(folder, rows, sweep, screen=screen)
 
 
-def selected(made: Any, plan: Plan, state: State, selection: dict[int, Chosen]) -> Plan:
+def selected(made: Any, plan: Plan, state: State, selection: dict[int, CellChoice]) -> Plan:
     found = Planner(made, say=lambda line: None).draft(Oracle(), plan, state, selection=selection)
     return decode_plan(encode_plan(found.plan))
 
 
-def selection_of(plan: Plan) -> dict[int, Chosen]:
+def selection_of(plan: Plan) -> dict[int, CellChoice]:
     """Every seventh cell runs."""
-    return {number: Chosen("kept", 1.0) if number % 7 == 0 else Chosen("left", None) for number in plan.cells}
+    return {
+        number: CellChoice("kept", 1.0) if number % 7 == 0 else CellChoice("left", None)
+        for number in plan.cells
+    }
 
 
 def estimate_all(plan: Plan, state: State) -> None:
@@ -84,7 +87,7 @@ def test_the_largest_are_kept_and_the_sample_stands_for_the_others(
     others = [*sampled, *left]
     assert not kept or not others or min(known[c] for c in kept) >= max(known[c] for c in others)
     assert sum(chosen[cell].weight or 0 for cell in sampled) == pytest.approx(len(others) if sampled else 0)
-    assert {chosen[cell] for cell in found.keys() - known.keys()} <= {Chosen("exact", None)}
+    assert {chosen[cell] for cell in found.keys() - known.keys()} <= {CellChoice("exact", None)}
     assert (
         choose(dict(reversed(found.items())), Screen(method="attribution", keep=keep, sample=sample))
         == chosen
@@ -179,7 +182,7 @@ def test_another_screen_estimates_nothing_again_and_runs_only_what_is_new(tiny_f
     wider = screened(tiny_folder, screen={**SCREEN, "keep": 9})
     plan = planned(wider, first, state)
     assert (plan.is_selected, open_work(plan, state)) == (False, [])
-    everything = {cell: Chosen("kept", 1.0) for cell in plan.cells}
+    everything = {cell: CellChoice("kept", 1.0) for cell in plan.cells}
     plan = selected(wider, plan, state, everything)
     wanted = {(c, p) for c in range(NUM_CELLS) for p in range(3)}
     assert to_run(plan, state) == dict.fromkeys(wanted - done, 1)

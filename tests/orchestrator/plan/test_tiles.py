@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plan.earlier import Earlier
+from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.tables import Tile
 from orchestrator.plan.tiles import PAIRS_PER_TILE, Group, make_tiles
 from orchestrator.store import IntervalSet
@@ -23,7 +23,7 @@ PAIRS = range(7)
 class Store:
     """What lies in a study's folder, job by job: the model that the planner must agree with."""
 
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PreviousPlan = field(default_factory=PreviousPlan)
     done: dict[int, IntervalSet] = field(default_factory=dict)
     """Tile → places of cells that some part holds."""
 

@@ -11,7 +11,7 @@ import swapyard as sy
 from orchestrator.plan.costs import Costs
 from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.plan.unchanged import Running, lane_facts
+from orchestrator.plan.unchanged import RunningShares, lane_facts
 from orchestrator.run.pace import Load
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.work import UNCHANGED_COST, open_work
@@ -54,7 +54,7 @@ def test_the_shares_that_run_are_those_that_the_engine_runs(tmp_path: Path, tiny
     ref = store.latest_plan()
     assert ref is not None
     plan = read_plan(store, ref)
-    running = Running(plan, facts_of(made, plan))
+    running = RunningShares(plan, facts_of(made, plan))
     ids = dict(zip(*(plan.tables["cells"][name].to_pylist() for name in ("cell", "cell_id")), strict=True))
     found = {
         str(ids[cell]): share
@@ -77,7 +77,7 @@ def test_the_shares_that_run_are_those_that_the_engine_runs(tmp_path: Path, tiny
 def test_of_a_lane_of_which_nothing_is_known_all_jobs_run(tiny_folder: Path) -> None:
     plan = planned(study(tiny_folder, rows(), "[{site: mlp_output, layers: all, positions: all}]"))
     (tile,) = plan.tiles.values()
-    assert Running(plan, {}).shares(0, tile.cellset, tile.pairs).tolist() == [1.0] * tile.num_cells
+    assert RunningShares(plan, {}).shares(0, tile.cellset, tile.pairs).tolist() == [1.0] * tile.num_cells
     (work,) = open_work(plan, opened())
     assert work.running is None and work.load(0, 2).rows == 2 * len(tile.pairs)
 
