@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
-from orchestrator.run.work import TileWork
+from orchestrator.stages.sweep.work import TileWork
 from orchestrator.store import Manifest, State, StoredFile, StudyStore
 from workers.errors import RunError, nearest
 from workers.metrics import families_in
