@@ -137,8 +137,9 @@ class Schedule:
                 before = unit.open_loads
                 unit.run_whole()
                 for old, new in zip(before, unit.open_loads, strict=True):
-                    self._add(lane, old, -1.0)
-                    self._add(lane, new, 1.0)
+                    if old != new:
+                        self._add(lane, old, -1.0)
+                        self._add(lane, new, 1.0)
 
     def give_up(self, taken: Taken) -> None:
         """Open again a part that was not done, through no fault of its own."""

@@ -36,8 +36,7 @@ class LetterHands:
 
     def __init__(self, bench: Bench) -> None:
         self._storage = LocalStorage(bench.root)
-        table = bench.plan.tables["pairs"]
-        self._pairs = dict(zip(table["given"].to_pylist(), table.to_pylist(), strict=True))
+        self._pairs = bench.plan.tables["pairs"].to_pylist()
 
     def run(self, taken: Taken, target_s: float, worker: int) -> StageReport:
         """Count, and keep the numbers where nobody has by now."""
@@ -58,8 +57,8 @@ class LetterStage(Stage):
     def open(self, scene: Scene) -> Desk | None:
         """Pairs without a file are left."""
         kept = LocalStorage(scene.store.root)
-        given = scene.planned.plan.tables["pairs"]["given"].to_pylist()
-        left = [WholeUnit(NAME, str(one)) for one in given if kept.read(_path(str(one))) is None]
+        names = map(str, range(scene.planned.plan.tables["pairs"].num_rows))
+        left = [WholeUnit(NAME, name) for name in names if kept.read(_path(name)) is None]
         return Desk(scene, left) if left else None
 
     def hands(self, bench: Bench) -> Hands:
@@ -69,7 +68,7 @@ class LetterStage(Stage):
     def tables(self, plan: Plan, store: StudyStore) -> Mapping[str, pa.Table]:
         """A row for each pair that is counted."""
         storage, rows = LocalStorage(store.root), []
-        for one in plan.tables["pairs"]["given"].to_pylist():
+        for one in range(plan.tables["pairs"].num_rows):
             if (data := storage.read(_path(str(one)))) is not None:
                 rows.append({"given": one, **json.loads(data)})
         schema = pa.schema([(name, pa.int64()) for name in ("given", "base", "source")])

@@ -112,7 +112,7 @@ def killed(made: sy.Study, store: Path, fault: str) -> None:
     code = f"""if True:
         import swapyard as sy
         from orchestrator.run import schedule
-        training_loop.MIN_SLICE_S = {SLICE_S}
+        schedule.MIN_SLICE_S = {SLICE_S}
         sy.run("sums.yaml", store={str(store)!r}, executor="inline", quiet=True)
     """
     done = subprocess.run(
