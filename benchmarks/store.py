@@ -32,7 +32,7 @@ from benchmarks.plan import VOCABULARY, Shape, prepared
 from orchestrator.plan.clean import COLUMNS, runs_table
 from orchestrator.plan.tables import Lane, Plan, encode_plan, read_plan
 from orchestrator.remaining import counts_of
-from orchestrator.run.work import open_work
+from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import CommitLog, Holder, Manifest, State, StudyStore
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.verify import damaged_files

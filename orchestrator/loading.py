@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from orchestrator.run.fits import StudyFits
+    from orchestrator.stages.fit.fits import StudyFits
     from workers.change.subspaces import Subspace
     from workers.engine.engine import Engine
     from workers.model.loading import LoadedModel

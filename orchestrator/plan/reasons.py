@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-from studies.column_names import INPUT
+from studies.columns import INPUT
 
 from orchestrator.plan.tables import Plan
 from orchestrator.views.names import names_in_results

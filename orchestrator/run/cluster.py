@@ -15,11 +15,10 @@ import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
 from orchestrator.run.local_ray import LocalRay, resources
-from orchestrator.run.making import Making
-from orchestrator.run.trainings import TrainSlice
 from orchestrator.run.trial import Trial
-from orchestrator.run.work import Slice
 from orchestrator.run.worker import Hello, StudyWorker
+from orchestrator.stages.contract import Taken
+from orchestrator.stages.registry import find_stage
 from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
 from workers.libraries.ray import cause_of, last_line
@@ -32,8 +31,6 @@ LOAD_TIMEOUT_S = 600.0
 """How long loading a small model may take."""
 LOAD_BYTES_PER_S = 20e6
 """And how fast larger ones must be loaded, at least, counting 4 bytes a parameter."""
-FITS_TIMEOUT_S = 8 * 3600.0
-"""How long the fits of one slice may take to be made."""
 SLICE_TIMEOUT_S = 600.0
 """How long a slice may take: one that hangs must not hold up the study for ever."""
 SLICE_TIMEOUT_TARGETS = 20.0
@@ -53,12 +50,12 @@ class _Seat:
     process: psutil.Process | None = None
     """Where our own Ray started it, so that it is one of this machine."""
     lane: int | None = None
-    taken: Slice | TrainSlice | None = None
+    taken: Taken | None = None
     target_s: float = 0.0
     is_loading: bool = False
     """Whether its call loads a model, before which nothing else is made ready."""
     is_preparing: bool = False
-    """Whether its call makes a slice ready: loads its model, or makes its fits."""
+    """Whether its call only makes others ready: loads a model, or makes what cells wait for."""
 
 
 class RayExecutor:
@@ -75,15 +72,14 @@ class RayExecutor:
         address: str | None,
         use_gpus: bool = False,
         num_parameters: int = 0,
-        has_fits: bool = False,
         slice_timeout_s: float | None = None,
     ) -> None:
         """Workers of the study in `root` are made with the arguments that `make` gives for a share of memory.
 
         Each has `threads` cores. `address` is an existing cluster's; without it a Ray of our own is started
         on the loopback. With `use_gpus` the GPUs that Ray finds are shared out among the workers.
-        `num_parameters` of the largest model and `has_fits` say how long making ready may take,
-        `slice_timeout_s` how long a slice may, where the default does not do.
+        `num_parameters` of the largest model says how long loading may take, `slice_timeout_s` how long a
+        part may, where the default does not do.
         """
         self._num_workers = num_workers
         self._make = make
@@ -92,7 +88,6 @@ class RayExecutor:
         self._threads = threads
         self._use_gpus = use_gpus
         self._load_timeout_s = LOAD_TIMEOUT_S + 4 * num_parameters / LOAD_BYTES_PER_S
-        self._has_fits = has_fits
         self._slice_timeout_s = slice_timeout_s
         self._ray = LocalRay(address, num_cpus=(num_workers or 1) * threads)
         self._seats: dict[int, _Seat] = {}
@@ -130,11 +125,11 @@ class RayExecutor:
         self._seats[number] = seat
         return number
 
-    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
-        """As `Executor.submit`; its model and its fits are made ready before."""
+    def submit(self, worker: int, taken: Taken, target_s: float) -> None:
+        """As `Executor.submit`; its model is made ready before."""
         seat = self._seats[worker]
         seat.taken, seat.target_s = taken, target_s
-        if seat.lane == taken.lane:
+        if taken.lane < 0 or seat.lane == taken.lane:
             self.proceed(worker)
             return
         seat.is_loading = seat.is_preparing = True
@@ -142,15 +137,14 @@ class RayExecutor:
         seat.until = time.monotonic() + self._load_timeout_s
 
     def proceed(self, worker: int) -> None:
-        """As `Executor.proceed`; the slice's fits are made before it is run."""
+        """As `Executor.proceed`."""
         seat = self._seats[worker]
         assert seat.taken is not None
-        if not self._has_fits:
-            self._run(worker, seat, seat.taken)
-            return
-        seat.is_preparing = True
-        seat.ref = seat.actor.prepare.remote(seat.taken, worker)
-        seat.until = time.monotonic() + FITS_TIMEOUT_S
+        stage = find_stage(seat.taken.stage)
+        seat.is_preparing = stage.is_preparation
+        usual = self._slice_timeout_s or max(SLICE_TIMEOUT_S, SLICE_TIMEOUT_TARGETS * seat.target_s)
+        seat.ref = seat.actor.run.remote(seat.taken, seat.target_s, worker)
+        seat.until = time.monotonic() + (stage.timeout_s or usual)
 
     def retire(self, worker: int) -> None:
         """As `Executor.retire`."""
@@ -189,11 +183,6 @@ class RayExecutor:
             self._drop(number)
         self._ray.stop()
 
-    def _run(self, worker: int, seat: _Seat, taken: Slice | TrainSlice) -> None:
-        allowed = self._slice_timeout_s or max(SLICE_TIMEOUT_S, SLICE_TIMEOUT_TARGETS * seat.target_s)
-        seat.ref = seat.actor.run.remote(taken, seat.target_s, worker)
-        seat.until = time.monotonic() + allowed
-
     def _events(self, number: int) -> list[Event]:
         """What a call that ended means."""
         import ray
@@ -225,15 +214,11 @@ class RayExecutor:
         if seat.is_loading:
             seat.is_loading = seat.is_preparing = False
             seat.lane = taken.lane
-            if found is not None and isinstance(taken, Slice):
+            if found is not None:
                 return [Ready(number, taken, found)]
             self.proceed(number)
             return []
-        if seat.is_preparing:
-            seat.is_preparing = False
-            self._run(number, seat, taken)
-            return []
-        seat.taken = None
+        seat.taken, seat.is_preparing = None, False
         return [Finished(number, taken, found)]
 
     def _refuse_never_started(self, error: Exception) -> None:
@@ -278,9 +263,8 @@ class RayExecutor:
         seat = self._seats[number]
         taken, was_running = seat.taken, seat.taken is not None and not seat.is_preparing
         self._drop(number)
-        Making(self._root, self._epoch).forget(number)
         trial = Trial(self._root, self._epoch, number)
-        job = trial.job if was_running and taken is not None and taken.careful else None
+        job = trial.job if was_running else None
         trial.clear()
         return Died(number, taken, message, is_guilty=is_guilty and was_running, job=job)
 

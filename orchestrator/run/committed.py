@@ -1,10 +1,10 @@
 """The committed plan of a study that is about to run: the one that is there, or a new one."""
 
-__all__ = ["Planned", "commit_plan", "commit_selection", "num_open", "refuse_stranger"]
+__all__ = ["commit_plan", "commit_selection", "num_open", "refuse_stranger"]
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from orchestrator.faults import reach
@@ -17,29 +17,16 @@ from orchestrator.plan.unchanged import lane_facts
 from orchestrator.remaining import counts_of
 from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, EngineScorer, kept_runs
 from orchestrator.run.remade import mend_plan
-from orchestrator.run.screening import select
 from orchestrator.run.setup import RunOptions, Setup, set_up
 from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
-from orchestrator.run.work import ESTIMATES_PER_PAIR, open_work
-from orchestrator.store import Driver, PlanRef, State, StudyStore
+from orchestrator.stages.contract import Planned
+from orchestrator.stages.estimate.selection import select
+from orchestrator.stages.sweep.work import ESTIMATES_PER_PAIR, open_work
+from orchestrator.store import Driver, State, StudyStore
 from studies import Study
 from workers.errors import StoreError
 from workers.facts import ModelFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A committed plan, and how it is to be run."""
-
-    ref: PlanRef
-    plan: Plan
-    setup: Setup
-    engines: Engines
-    """May hold a model that planning needed."""
-    facts: Mapping[int, ModelFacts]
-    """Of each lane's model."""
-    is_new: bool
 
 
 def commit_plan(

@@ -3,29 +3,30 @@
 __all__ = ["Outcome", "run_study"]
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.loading import Engines
 from orchestrator.lost import find_lost, remedy_for
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import Counts, counts_of
-from orchestrator.run.committed import Planned, commit_plan, commit_selection
+from orchestrator.run.cluster import RayExecutor
+from orchestrator.run.committed import commit_plan
 from orchestrator.run.compactor import Compactor, most_files
-from orchestrator.run.executors import InlineExecutor
-from orchestrator.run.forecasts import forecast_of
+from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.left import LeftNote
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
-from orchestrator.run.rates import remember_rate
-from orchestrator.run.retries import lost_retry_work, retry_work
 from orchestrator.run.schedule import Schedule
-from orchestrator.run.setup import RunOptions
+from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Reason, Stop, listening
-from orchestrator.run.training_stage import TrainingStage
-from orchestrator.run.work import TileWork, open_work
-from orchestrator.store import Driver, StudyStore
+from orchestrator.run.worker import StudyWorker
+from orchestrator.stages.contract import Desk, Scene, Stage
+from orchestrator.stages.registry import find_stages
+from orchestrator.store import Driver, PlanRef, StudyStore
 from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
 from studies import Study
@@ -84,8 +85,6 @@ class _Run:
     stop: Stop
     started: float
     num_retried: int = field(default=0, init=False)
-    factor: float | None = field(default=None, init=False)
-    """By how much longer than expected a stage before this one took."""
     is_left: bool = field(default=False, init=False)
     """Whether work was left that this run meant to do."""
     has_told: bool = field(default=False, init=False)
@@ -107,26 +106,25 @@ class _Run:
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
-        if self._train(planned):
-            planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
-        if self.is_left:
-            return self._outcome(counts_of(planned.plan, self.driver.state), 0), planned.plan
-        retries = self._retries(planned)
-        num_ran = self._stage(planned, retries)
-        if not planned.plan.is_selected and not self.is_left and self.stop.reason is None:
-            planned = commit_selection(
-                planned, study, self.store, self.driver, self.options, self.progress.say
-            )
-            self.progress.planned(planned.plan)
-            num_ran += self._stage(planned, [])
-        after = counts_of(planned.plan, self.driver.state)
+        scene = Scene(study, self.store, self.driver, self.options, self.progress, planned, self.stop)
+        num_ran = 0
+        for stages in _turns(find_stages()):
+            desks = {stage: desk for stage in stages if (desk := stage.open(scene)) is not None}
+            if desks:
+                num_ran += self._turn(scene, list(desks.values()))
+            for stage in stages:
+                changed = stage.over(scene, was_open=stage in desks, is_left=self.is_left)
+                scene.planned = changed or scene.planned
+            if self.is_left or self.stop.reason is not None:
+                break
+        after = counts_of(scene.planned.plan, self.driver.state)
         self.is_left |= not after.is_complete
         if self.is_left and self.stop.reason is None:
             raise RunError(
                 f"{after.num_open:,} of {after.now[1]:,} {after.now[2]} were left out; run the same command"
                 " again"
             )
-        return self._outcome(after, num_ran), planned.plan
+        return self._outcome(after, num_ran), scene.planned.plan
 
     def _outcome(self, counts: Counts, num_ran: int) -> Outcome:
         return Outcome(
@@ -138,29 +136,48 @@ class _Run:
             stopped=self.stop.reason if self.is_left or self.stop.reason == "failures" else None,
         )
 
-    def _stage(self, planned: Planned, retries: list[TileWork]) -> int:
-        """Do what the plan knows of that remains; how many jobs that were."""
-        before = counts_of(planned.plan, self.driver.state)
-        if retries or before.num_open:
-            self.progress.begin(before, planned.setup)
-            self._work(planned, retries)
-            self._sweep()
-        return counts_of(planned.plan, self.driver.state).num_done - before.num_done
-
-    def _train(self, planned: Planned) -> bool:
-        """Train what is left to train of the study's own models; whether anything was.
-
-        Raises:
-            ModelError: the model of another study is swept, and is not there.
-        """
-        stage = TrainingStage(self.store.root, planned, self.options)
-        if stage.todo:
+    def _turn(self, scene: Scene, desks: Sequence[Desk]) -> int:
+        """Do what is open on the desks of some stages, with the same workers; how many jobs that were."""
+        driver, planned, first = self.driver, scene.planned, desks[0]
+        before = counts_of(planned.plan, driver.state)
+        first.announce()
+        with ExitStack() as stack:
             self.stop.can_drain = True
-            self.is_left = stage.run(self.driver, self.stop, self.progress, self.started)
-            self.factor = stage.factor
-        if not self.is_left:
-            stage.check()
-        return bool(stage.todo)
+            executor = _make_executor(first.setup, self.store.root, planned.ref, driver.epoch, first.engines)
+            stack.callback(executor.close)
+            # Workers come up while this process finds out what remains.
+            began = time.monotonic()
+            workers = executor.start()
+            compactor = Compactor(self.store, driver, self.progress.say, most_files=most_files())
+            stack.callback(compactor.close)
+            schedule = Schedule([unit for desk in desks for unit in desk.units], first_rate=first.setup.rate)
+            for desk in desks:
+                desk.begin(schedule, len(workers), began)
+            loop = Loop(
+                desks,
+                schedule=schedule,
+                executor=executor,
+                workers=workers,
+                driver=driver,
+                plan=planned.plan,
+                compactor=compactor,
+                stop=self.stop,
+                limits=self.options.limits,
+                require=tuple(dict.fromkeys((*self.options.require, *(self.study.require or ())))),
+                progress=self.progress,
+                logs=self.store.logs(driver.epoch),
+                started=self.started,
+            )
+            if isinstance(executor, InlineExecutor):
+                executor.pulse, executor.at_once = loop.show, self.stop.at_once
+                executor.is_asked = lambda: self.stop.reason is not None
+            loop.run()
+        self.num_retried += loop.num_retried
+        self.is_left = not schedule.is_empty or any(desk.is_left for desk in desks)
+        for desk in desks:
+            desk.end()
+        self._sweep()
+        return counts_of(planned.plan, driver.state).num_done - before.num_done
 
     def _sweep(self) -> None:
         """Clear what nobody will ever name again; that it cannot be done is no reason not to run."""
@@ -201,68 +218,42 @@ class _Run:
                 " driver that was killed did not commit"
             )
 
-    def _retries(self, planned: Planned) -> list[TileWork]:
-        """The failed jobs that are to run again, if any were asked for."""
-        if not self.options.retry_failed:
-            return lost_retry_work(planned.plan, self.driver.state, self.store)
-        found = retry_work(planned.plan, self.driver.state, self.store, self.options.error_types)
-        num_jobs = sum(hi - lo for work in found for lo, hi in work.jobs)
-        told = f"{num_jobs:,} failed jobs run again" if found else "no failed job is left to run again"
-        self.progress.say(told)
-        return found
 
-    def _work(self, planned: Planned, retries: list[TileWork]) -> None:
-        """Do the open work and the retries."""
-        setup, plan, driver, limits = planned.setup, planned.plan, self.driver, self.options.limits
-        with ExitStack() as stack:
-            self.stop.can_drain = True
-            executor = setup.make_executor(self.store.root, planned.ref, driver.epoch, planned.engines)
-            stack.callback(executor.close)
-            # Workers come up while this process finds out what remains.
-            began = time.monotonic()
-            workers = executor.start()
-            compactor = Compactor(self.store, driver, self.progress.say, most_files=most_files())
-            stack.callback(compactor.close)
-            work = open_work(plan, driver.state, planned.facts)
-            schedule = Schedule([*work, *retries], first_rate=setup.rate)
-            loop = Loop(
-                schedule=schedule,
-                executor=executor,
-                workers=workers,
-                driver=driver,
-                plan=plan,
-                compactor=compactor,
-                stop=self.stop,
-                # What is estimated is no job that was done.
-                limits=limits if plan.is_selected else replace(limits, jobs=None),
-                require=tuple(dict.fromkeys((*self.options.require, *(self.study.require or ())))),
-                progress=self.progress,
-                logs=self.store.logs(driver.epoch),
-                started=self.started,
-                forecast=forecast_of(
-                    planned, schedule, self.store, driver.epoch, len(workers), self.factor, began
-                ),
-            )
-            if isinstance(executor, InlineExecutor):
-                executor.pulse = loop.show
-                executor.at_once = self.stop.at_once
-            loop.run()
-        self.num_retried += loop.num_retried
-        self.is_left = not schedule.is_empty or counts_of(plan, driver.state).num_open > 0
-        if not plan.is_selected:
-            return
-        if num_rerun := _num_rerun(driver):
-            self.progress.warn(
-                f"{num_rerun:,} jobs failed in a resumed forward and were run whole: slower, the numbers are"
-                " good; their tier is rerun, and the workers' logs say what failed"
-            )
-        if len(plan.lanes) == 1 and schedule.measured_rate is not None:
-            remember_rate(next(iter(plan.lanes.values())), setup.threads, schedule.measured_rate)
+def _turns(stages: Sequence[Stage]) -> Iterator[Sequence[Stage]]:
+    """Stages that run together: one that changes the plan is alone, and all others come after it."""
+    yield from ([stage] for stage in stages if stage.changes_plan)
+    yield [stage for stage in stages if not stage.changes_plan]
 
 
-def _num_rerun(driver: Driver) -> int:
-    """Jobs of this driver whose resumed forward failed, so that they were run whole."""
-    mine = f"data/{driver.epoch}/"
-    return sum(
-        part.tiers.get("rerun", 0) for path, part in driver.state.live.items() if path.startswith(mine)
+def _make_executor(setup: Setup, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
+    """The executor; an inline one begins with `engines`, which may hold the model already."""
+    if setup.executor == "inline":
+        return InlineExecutor(
+            lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
+        )
+    make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
+    return RayExecutor(
+        lambda share: {**make, "engines": _sized(setup.engines, share)},
+        root=root.resolve(),
+        epoch=epoch,
+        num_workers=setup.num_workers,
+        threads=setup.threads,
+        address=setup.address,
+        use_gpus=setup.use_gpus,
+        num_parameters=setup.num_parameters,
+        slice_timeout_s=setup.slice_timeout_s,
+    )
+
+
+def _sized(engines: Engines, share: float) -> Engines:
+    """Engines that take a share of the usual memory; what they had loaded goes if that is not all of it."""
+    if share == engines.share:
+        return engines
+    engines.release()
+    return Engines(
+        engines.threads,
+        engines.num_sharing,
+        share,
+        code=engines.code,
+        remote_code=engines.remote_code,
     )

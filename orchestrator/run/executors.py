@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.run.ending import AtOnce, EndedError, never
-from orchestrator.run.trainings import TrainReport, TrainSlice
-from orchestrator.run.work import Slice
-from orchestrator.run.worker import Report, StudyWorker
+from orchestrator.run.stopping import AtOnce, EndedError, never
+from orchestrator.run.worker import StudyWorker
+from orchestrator.stages.contract import StageReport, Taken
 from workers.capability import Capability
 from workers.errors import RunError, SwapyardError
 from workers.limits import lasting
@@ -27,7 +26,7 @@ class Ready:
     """A worker has loaded the model of the slice that it was given, and waits for a word before it begins."""
 
     worker: int
-    taken: Slice
+    taken: Taken
     capability: Capability
     """What the loaded model can do there."""
 
@@ -37,8 +36,8 @@ class Finished:
     """A slice came back."""
 
     worker: int
-    taken: Slice | TrainSlice
-    report: Report | TrainReport
+    taken: Taken
+    report: StageReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Died:
     """A worker is gone, and what it did with its slice is not known."""
 
     worker: int
-    taken: Slice | TrainSlice | None
+    taken: Taken | None
     """None where it had none."""
     message: str
     is_guilty: bool
@@ -70,7 +69,7 @@ class Executor(Protocol):
     def add(self, share: float) -> int:
         """Begin to bring up one more, which takes this share of the memory that one usually takes."""
 
-    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
+    def submit(self, worker: int, taken: Taken, target_s: float) -> None:
         """Give an idle worker a slice that should take `target_s` seconds.
 
         The first slice of a model waits, once that is loaded, for `proceed` or `retire`: see `Ready`.
@@ -104,14 +103,14 @@ class InlineExecutor:
         self._worker: StudyWorker | None = None
         self._number = -1
         self._joining = False
-        self._waiting: tuple[Slice | TrainSlice, float] | None = None
+        self._waiting: tuple[Taken, float] | None = None
         self._lane: int | None = None
         """Whose model it has loaded."""
         self._may_begin = False
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
         self.at_once: AtOnce = never
-        """What may be left before its end is done within it: see `orchestrator.run.ending`."""
+        """What may be left before its end is done within it: see `orchestrator.run.stopping`."""
         self.is_asked: Callable[[], bool] = lambda: False
         """Whether somebody asked to stop, so that a slice of a training ends before its time."""
         self._is_left = False
@@ -125,17 +124,15 @@ class InlineExecutor:
         """As `Executor.add`."""
         self._worker = self._make(share)
         self._lane = None
-        self._worker.pulse = lambda: self.pulse()
-        self._worker.at_once = lambda: self.at_once()
-        self._worker.is_asked = lambda: self.is_asked()
+        self._worker.listen(lambda: self.pulse(), lambda: self.is_asked(), at_once=lambda: self.at_once())
         self._number += 1
         self._joining = True
         return self._number
 
-    def submit(self, worker: int, taken: Slice | TrainSlice, target_s: float) -> None:
+    def submit(self, worker: int, taken: Taken, target_s: float) -> None:
         """As `Executor.submit`; the work is done by `wait`."""
         self._waiting = (taken, target_s)
-        self._may_begin = taken.lane == self._lane or isinstance(taken, TrainSlice)
+        self._may_begin = taken.lane < 0 or taken.lane == self._lane
 
     def proceed(self, worker: int) -> None:
         """As `Executor.proceed`."""
@@ -157,7 +154,7 @@ class InlineExecutor:
         taken, target_s = self._waiting
         number, worker = self._number, self._worker
         try:
-            if not self._may_begin and not isinstance(taken, TrainSlice):
+            if not self._may_begin:
                 self._lane = taken.lane
                 self._may_begin = True
                 if (capability := worker.load(taken)) is not None:

@@ -23,10 +23,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from orchestrator.lines import plain
-from orchestrator.run.work import Slice
 from orchestrator.store import Manifest, StudyStore
 from orchestrator.store.storage import make_inside
 from workers.errors import SwapyardError
@@ -40,6 +39,38 @@ BEGUN, ENDED, ERROR = "slice begun: ", "slice ended: ", "error: "
 """How the lines begin that `swapyard logs` and `status` look for."""
 _OURS = "swapyard"
 _STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class Cells(Protocol):
+    """Cells of a tile, as a line of a log names them."""
+
+    @property
+    def tile(self) -> int:
+        """Number of the tile."""
+
+    @property
+    def k_lo(self) -> int:
+        """First cell."""
+
+    @property
+    def k_hi(self) -> int:
+        """Cell after the last."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Metric families that are measured."""
+
+    @property
+    def replaces(self) -> str | None:
+        """Part whose failed rows are run again."""
+
+    @property
+    def jobs(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of jobs of a retry."""
+
+    @property
+    def careful(self) -> bool:
+        """Whether jobs run one by one."""
 
 
 def worker_name() -> str:
@@ -78,7 +109,7 @@ class WorkerLog:
         with contextlib.suppress(OSError):
             os.write(self._descriptor, f"{now} {body}\n".encode(errors="replace"))
 
-    def begun(self, taken: Slice) -> None:
+    def begun(self, taken: Cells) -> None:
         """A slice begins."""
         retry = f", {sum(hi - lo for lo, hi in taken.jobs):,} jobs of {taken.replaces}" if taken.jobs else ""
         careful = ", one job at a time" if taken.careful else ""
@@ -92,7 +123,7 @@ class WorkerLog:
             f" {manifest.failed:,} failed, {manifest.timings.get('total_s', 0.0):.2f} s, {manifest.path}"
         )
 
-    def failed(self, taken: Slice, error: BaseException) -> None:
+    def failed(self, taken: Cells, error: BaseException) -> None:
         """A slice came to nothing: `error` ended it, and is written with its traceback."""
         trace = "".join(traceback.format_exception(error))
         self.note(f"slice failed: {_place(taken.tile, taken.k_lo, taken.k_hi)}\n{trace}")

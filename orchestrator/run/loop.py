@@ -1,4 +1,7 @@
-"""The loop of a run: hands out slices, commits what comes back, replaces workers that die."""
+"""Loop of a run: hands out parts of units, commits what comes back, replaces workers that die.
+
+It knows no stage by name: what there is to do, and what becomes of it, is on the stages' desks.
+"""
 
 __all__ = ["Loop"]
 
@@ -9,44 +12,38 @@ from pathlib import Path
 
 from orchestrator.faults import reach
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import counts_of
 from orchestrator.run.compactor import Compactor
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
-from orchestrator.run.forecast import Forecast
 from orchestrator.run.left import LeftNote
-from orchestrator.run.making import Making, making_text
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
-from orchestrator.run.trainings import TrainSlice
-from orchestrator.run.work import Slice, undone
-from orchestrator.run.worker import Report
+from orchestrator.stages.contract import Desk, Taken
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
-HOOKED, RESUMED = "hooked", "resumed"
-"""Tiers of rows that ran."""
 MORE_DEATHS = 12
-"""Workers may die so many times more than slices are finished, and once for each that there is."""
+"""Workers may die so many times more than parts are finished, and once for each that there is."""
 LEAST_SHARE = 1 / 8
-"""Of the usual memory, that the replacement of a worker which died is given."""
+"""Of the usual memory, the share that the replacement of a worker which died is given at least."""
 SETTLED = 50
-"""After so many slices a worker's death says nothing of the memory that it was given."""
+"""After so many parts a worker's death says nothing of the memory that it was given."""
 POLL_S = 0.5
 WAIT_S = 0.25
 """How long is waited for workers before it is seen whether somebody asked to stop."""
 SWEEP_EVERY_S = 1800.0
 """How often files that compaction has replaced are cleared."""
 COUNTING_SHARE = 0.02
-"""Of the driver's time, that counting how far the study is may take."""
+"""Of the driver's time, the share that counting how far the study is may take."""
 
 
 class Loop:
-    """Runs until nothing is left, a limit is reached or somebody asks to stop."""
+    """Loop over what workers report, until nothing is left, a limit is reached or somebody asks to stop."""
 
     def __init__(
         self,
+        desks: Sequence[Desk],
         *,
         schedule: Schedule,
         executor: Executor,
@@ -60,12 +57,12 @@ class Loop:
         progress: Progress,
         logs: Path,
         started: float,
-        forecast: Forecast,
     ) -> None:
         """`executor` brings up `workers`, whose logs lie in `logs`; `started` is when the run began, by the
-        monotonic clock, which `forecast` goes by, too.
+        monotonic clock.
         """
-        self._forecast = forecast
+        self._desks = desks
+        self._desk_of = {unit.key: desk for desk in desks for unit in desk.units}
         self._left = LeftNote(logs)
         self._shown = 0.0
         self._show_every_s = POLL_S
@@ -82,28 +79,29 @@ class Loop:
         self._logs = logs
         self._started = started
         self._began = time.monotonic()
-        self._making = Making(logs.parents[1], driver.epoch) if plan.has_fits else None
         self._ready: set[int] = set()
         """Lanes whose model a worker has loaded."""
         self._idle: list[int] = []
-        self._busy: dict[int, Slice] = {}
+        self._busy: dict[int, Taken] = {}
         self._coming = set(workers)
         """Workers that are on their way."""
         self._shares = dict.fromkeys(workers, 1.0)
-        """Of the usual memory, that each worker takes."""
+        """Of the usual memory, the share that each worker takes."""
         self._finished = dict.fromkeys(workers, 0)
-        """Slices that each worker has finished."""
+        """Parts that each worker has finished."""
         self._num_workers = len(self._coming)
         self._num_finished = 0
         self._num_deaths = 0
+        self._num_settled = 0
+        """Deaths of units that were given up."""
         self.num_rows = 0
         """Jobs that were committed, retries included."""
         self.num_failed = 0
-        """Those of them that failed."""
+        """Failures among them."""
         self.num_retried = 0
 
     def run(self) -> None:
-        """Until there is nothing more to wait for.
+        """Run until there is nothing more to wait for.
 
         Raises:
             RunError: workers die without end.
@@ -111,7 +109,7 @@ class Loop:
         swept = time.monotonic()
         while self._goes_on():
             self._progress.doing(self._doing())
-            manifests: list[Manifest] = []
+            manifests: list[tuple[Desk, Manifest]] = []
             for event in self._executor.wait(WAIT_S):
                 manifests += self._take(event)
             if manifests:
@@ -131,17 +129,18 @@ class Loop:
         left_s = self._left_s(before)
         self._left.write(left_s)
         self._progress.doing(self._doing())
-        self._progress.update(counts_of(self._plan, self._driver.state), left_s)
+        for desk in self._desks:
+            desk.show(left_s)
         self._shown = time.monotonic()
         self._show_every_s = max(POLL_S, (self._shown - before) / COUNTING_SHARE)
 
     def _doing(self) -> str:
-        """What goes on besides jobs: fits that are made, or what the first jobs wait for."""
-        if self._making is not None and (notes := self._making.notes()):
-            return making_text(list(notes.values()))
+        """What goes on besides jobs, or what the first jobs wait for."""
+        if found := next((text for desk in self._desks if (text := desk.doing())), ""):
+            return found
         if self.num_rows:
             return ""
-        waiting = {taken.lane for taken in self._busy.values()} - self._ready
+        waiting = {taken.lane for taken in self._busy.values() if taken.lane >= 0} - self._ready
         if waiting:
             names = sorted({self._plan.lanes[lane].spec.ref for lane in waiting})
             return f"loading and checking {', '.join(names)}"
@@ -151,15 +150,13 @@ class Loop:
 
     def _left_s(self, now: float) -> float | None:
         """How long the rest takes, no longer than this run may."""
-        left_s = self._forecast.left_s(now, self._target_s())
-        if left_s is None:
-            return None
-        room = self._room()
+        room, target_s = self._room(), self._target_s()
         if room is not None:
-            given = sum(self._num_jobs(taken) for taken in self._busy.values())
-            counts = counts_of(self._plan, self._driver.state)
-            left_s *= min(1.0, (room + given) / max(1, counts.num_open))
-        seconds = self._limits.seconds
+            room += self._num_given()
+        each = [desk.left_s(now, target_s, room) for desk in self._desks]
+        if any(one is None for one in each):
+            return None
+        left_s, seconds = sum(one or 0.0 for one in each), self._limits.seconds
         return left_s if seconds is None else min(left_s, max(0.0, seconds - (now - self._started)))
 
     def _goes_on(self) -> bool:
@@ -187,7 +184,7 @@ class Loop:
         still_idle: list[int] = []
         for worker in self._idle:
             room = self._room()
-            given = self._schedule.next_slice(worker, self._target_s(), room) if room != 0 else None
+            given = self._schedule.next_part(worker, self._target_s(), room) if room != 0 else None
             if given is None:
                 still_idle.append(worker)
                 continue
@@ -195,12 +192,12 @@ class Loop:
             self._busy[worker] = given
             # One cell, or the estimates of a tile, may take longer than asked for.
             expected_s = self._schedule.expected_s(worker, given)
-            self._forecast.handed(worker, given, time.monotonic())
+            self._desk_of[given.key].handed(worker, given, time.monotonic())
             self._executor.submit(worker, given, max(self._target_s(), expected_s))
         self._idle = still_idle
 
     def _target_s(self) -> float:
-        """How long a slice should take now; near the end of the time that is allowed, no longer than that."""
+        """How long a part should take now; near the end of the time that is allowed, no longer than that."""
         target = self._schedule.target_s(time.monotonic() - self._began)
         if self._limits.seconds is None:
             return target
@@ -209,34 +206,36 @@ class Loop:
 
     def _room(self) -> int | None:
         """Jobs that may still be handed out; None where there is no limit."""
-        if self._limits.jobs is None:
+        if self._limits.jobs is None or not all(desk.counts_jobs for desk in self._desks):
             return None
-        given = sum(self._num_jobs(taken) for taken in self._busy.values())
-        return max(0, self._limits.jobs - self.num_rows - given)
+        return max(0, self._limits.jobs - self.num_rows - self._num_given())
 
-    def _num_jobs(self, taken: Slice) -> int:
-        if taken.jobs:
-            return sum(hi - lo for lo, hi in taken.jobs)
-        return (taken.k_hi - taken.k_lo) * len(self._plan.tiles[taken.tile].pairs)
+    def _num_given(self) -> int:
+        """Jobs that workers are at."""
+        return sum(self._desk_of[taken.key].num_jobs(taken) for taken in self._busy.values())
 
-    def _take(self, event: Event) -> Sequence[Manifest]:
-        """Note what happened; the part that is to be committed, if there is one."""
+    def _take(self, event: Event) -> Sequence[tuple[Desk, Manifest]]:
+        """Note what happened; the parts that are to be committed, each with its desk."""
+        now = time.monotonic()
         match event:
             case Joined(worker):
                 self._coming.discard(worker)
                 self._schedule.join(worker, self._shares[worker])
-                self._forecast.joined(worker, time.monotonic())
+                for desk in self._desks:
+                    desk.joined(worker, now)
                 self._idle.append(worker)
             case Ready():
                 self._begin(event)
-            case Finished(worker, Slice() as taken, Report() as report):
+            case Finished(worker, taken, report):
                 reach("driver.report")
                 del self._busy[worker]
                 self._finished[worker] += 1
                 self._num_finished += 1
-                self._note(worker, taken, report)
+                desk = self._desk_of[taken.key]
+                desk.took(worker, taken, report, now)
+                self._schedule.report(worker, taken, report.num_steps, report.seconds, is_over=report.is_over)
                 self._idle.append(worker)
-                return [report.manifest]
+                return [(desk, manifest) for manifest in report.manifests]
             case Died():
                 self._replace(event)
         return []
@@ -269,37 +268,29 @@ class Loop:
                 " it has, or run without --require and the key require: the numbers are the same, and slower"
             )
 
-    def _note(self, worker: int, taken: Slice, report: Report) -> None:
-        """See what a slice says of how long others take."""
-        tiers, lane = report.manifest.tiers, taken.lane
-        if tiers.get(HOOKED) and not tiers.get(RESUMED):
-            self._schedule.run_whole(lane)
-        did = replace(taken, k_hi=taken.k_lo + report.num_cells)
-        capture_s = report.manifest.timings["capture_s"]
-        self._forecast.took(worker, did, report.seconds, capture_s, time.monotonic())
-        self._schedule.report(worker, taken, report.num_cells, report.seconds)
-
     def _replace(self, death: Died) -> None:
-        """Put another worker in the place of one that died, and see what becomes of its slice."""
+        """Put another worker in the place of one that died, and see what becomes of its part."""
         # A driver that lost the study may have lost its folders, too: then nothing here is to blame.
         self._driver.check()
         worker, taken = death.worker, death.taken
-        assert not isinstance(taken, TrainSlice), "trainings have a loop of their own"
         share, num_finished = self._shares.pop(worker), self._finished.pop(worker)
         self._num_deaths += 1
         self._coming.discard(worker)
         self._busy.pop(worker, None)
         self._idle = [one for one in self._idle if one != worker]
         self._schedule.leave(worker)
-        self._forecast.left(worker)
+        for desk in self._desks:
+            desk.left(worker)
         if taken is not None and not death.is_guilty:
             self._schedule.give_up(taken)
         elif taken is not None:
             share = max(LEAST_SHARE, (1.0 if num_finished >= SETTLED else share) / 2)
             if self._schedule.blame(taken, death.job):
-                self._progress.say("a job of which worker after worker died becomes a failure")
+                now = time.monotonic()
+                self._num_settled += self._desk_of[taken.key].gave_up(taken, death.message, now)
         logs = f"logs lie in {self._logs}"
-        if self._num_deaths > MORE_DEATHS + self._num_workers + self._num_finished:
+        most = MORE_DEATHS + self._num_workers + self._num_finished + self._num_settled
+        if self._num_deaths > most:
             raise RunError(
                 f"{self._num_deaths} workers died and {self._num_finished} slices were finished, so this run"
                 f" ends; the last one died so: {death.message}; {logs}"
@@ -312,19 +303,19 @@ class Loop:
         self._coming.add(fresh)
         self._shares[fresh], self._finished[fresh] = share, 0
 
-    def _commit(self, manifests: Sequence[Manifest]) -> None:
+    def _commit(self, manifests: Sequence[tuple[Desk, Manifest]]) -> None:
         """Commit parts; one that holds jobs already done is refused, and they are counted once."""
         reach("driver.commit.before")
-        refused = self._driver.commit(manifests)
+        refused = self._driver.commit([manifest for _, manifest in manifests])
         reach("driver.commit.after")
-        for manifest in refused:
-            self._progress.say(f"{manifest.path} repeats jobs that are done, and is left out")
-            for rest in undone(manifest, self._driver.state):
-                self._schedule.give_up(rest)
-        for manifest in manifests:
-            if manifest not in refused:
-                self.num_rows += manifest.rows
-                self.num_failed += manifest.failed
-                self.num_retried += manifest.rows if manifest.replaces is not None else 0
+        for desk, manifest in manifests:
+            if manifest in refused:
+                self._progress.say(f"{manifest.path} repeats jobs that are done, and is left out")
+                for rest in desk.refused(manifest):
+                    self._schedule.give_up(rest)
+                continue
+            self.num_rows += manifest.rows
+            self.num_failed += manifest.failed
+            self.num_retried += manifest.rows if manifest.replaces is not None else 0
         if self._limits.failures is not None and self.num_failed > self._limits.failures:
             self._stop.ask("failures")

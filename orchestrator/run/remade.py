@@ -11,7 +11,7 @@ from typing import Protocol
 
 from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
-from orchestrator.run.screening import select
+from orchestrator.stages.estimate.selection import select
 from orchestrator.store import Driver, PlanRef, State, StudyStore
 from orchestrator.store.adopt import part_names
 from orchestrator.store.plans import before_plan, damaged_plan_files

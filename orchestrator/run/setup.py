@@ -4,19 +4,15 @@ __all__ = ["Limits", "RunOptions", "Setup", "fitting_s", "set_up", "set_up_train
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from orchestrator.loading import Engines
 from orchestrator.machine import memory_bytes, num_cores, num_gpus
 from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
-from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.options import ADDRESS_VARIABLE, Limits, RunOptions
 from orchestrator.run.rates import estimate_rate
 from orchestrator.run.threads import Threads, threads_of
-from orchestrator.run.worker import StudyWorker
-from orchestrator.store import PlanRef
 from workers.code.places import NO_CODE, Code
 from workers.errors import RunError, counted
 
@@ -46,8 +42,6 @@ class Setup:
     address: str | None
     num_parameters: int
     """Of the largest model."""
-    has_fits: bool
-    """Whether cells use fits, which workers make."""
     slice_timeout_s: float | None
     """As in `RunOptions`."""
     rate: float
@@ -75,42 +69,6 @@ class Setup:
             code=self.code,
             remote_code=self.remote_code,
         )
-
-    def make_executor(self, root: Path, plan: PlanRef, epoch: int, engines: Engines) -> Executor:
-        """The executor; an inline one begins with `engines`, which may hold the model already."""
-        if self.executor == "inline":
-            return InlineExecutor(
-                lambda share: StudyWorker(root, plan, epoch=epoch, engines=_sized(engines, share))
-            )
-        from orchestrator.run.cluster import RayExecutor
-
-        make = {"root": root.resolve(), "plan": plan, "epoch": epoch}
-        return RayExecutor(
-            lambda share: {**make, "engines": _sized(self.engines, share)},
-            root=root.resolve(),
-            epoch=epoch,
-            num_workers=self.num_workers,
-            threads=self.threads,
-            address=self.address,
-            use_gpus=self.use_gpus,
-            num_parameters=self.num_parameters,
-            has_fits=self.has_fits,
-            slice_timeout_s=self.slice_timeout_s,
-        )
-
-
-def _sized(engines: Engines, share: float) -> Engines:
-    """Engines that take a share of the usual memory; what they had loaded goes if that is not all of it."""
-    if share == engines.share:
-        return engines
-    engines.release()
-    return Engines(
-        engines.threads,
-        engines.num_sharing,
-        share,
-        code=engines.code,
-        remote_code=engines.remote_code,
-    )
 
 
 def set_up(plan: Plan, num_open: int, options: RunOptions, *, share: float = 1.0) -> Setup:
@@ -195,7 +153,6 @@ def _setup(
         use_gpus=_may_use_gpus(plan),
         address=options.address if executor == "ray" else None,
         num_parameters=max(lane.num_parameters for lane in plan.lanes.values()),
-        has_fits=plan.has_fits,
         slice_timeout_s=options.slice_timeout_s,
         rate=_rate(plan, threads),
         why=why,

@@ -1,24 +1,36 @@
 """Why a run stops before its end: it is told to by a signal, or one of its limits is reached."""
 
-__all__ = ["Reason", "Stop", "listening"]
+__all__ = ["AtOnce", "EndedError", "Reason", "Stop", "listening", "never"]
 
 import os
 import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
 from orchestrator.interrupts import note
-from orchestrator.run.ending import EndedError
 from orchestrator.run.progress import Progress
 
 Reason = Literal["interrupted", "limit", "time", "failures"]
-"""Who asked: a signal, or one of the limits that a run may be given."""
+"""Reasons to stop: a signal, or one of the limits that a run may be given."""
+AtOnce = Callable[[], AbstractContextManager[None]]
+"""Context of work that may be left at once when somebody asks to stop: nothing of it is a row, and it is done
+again."""
+
+
+class EndedError(Exception):
+    """Work was left before its end, because somebody asked to stop."""
+
+
+@contextmanager
+def never() -> Iterator[None]:
+    """Context in which work goes on to its end, as where nobody listens."""
+    yield
 
 
 @dataclass(slots=True)

@@ -187,15 +187,14 @@ def _cleared(storage: Storage, found: Leftovers, hidden: Iterable[Path]) -> Remo
 
 def _hidden(root: Path, epoch: int) -> list[Path]:
     """Temporary files older than the ``open`` commit of `epoch`: their makers ended, or were fenced."""
-    written = ("commits", "checkpoints", "fits", "artifacts", "trainings/*")
-    places = (".tmp-*", ".hello-*", *(f"{folder}/.tmp-*" for folder in written))
+    places = (".tmp-*", ".hello-*", "*/.tmp-*", "*/*/.tmp-*")
     with explained(root):
         opened_ns = (root / commit_name(epoch)).stat().st_mtime_ns
     found: list[Path] = []
     for pattern in places:
         for path in root.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
-                if path.lstat().st_mtime_ns < opened_ns:
+                if path.is_file() and path.lstat().st_mtime_ns < opened_ns:
                     found.append(path)
     return found
 

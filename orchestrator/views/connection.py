@@ -19,6 +19,7 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.query import check_sql, run_query
 from orchestrator.query_limits import QueryLimits, QueryTimer, fresh_folder
 from orchestrator.roots import LeaveOut, read_each
+from orchestrator.stages.tables import stage_tables
 from orchestrator.store import State, StudyStore
 from orchestrator.store.storage import LocalStorage
 from orchestrator.views.axes import add_counted, axes_view, set_axes
@@ -93,6 +94,9 @@ def connect(
             add_counted(connection, prefixes[0])
         if needs.axes:
             set_axes(connection, union(connection, [f"{prefix}v__axes" for prefix in prefixes]))
+        if needs == EVERYTHING:
+            for name, table in stage_tables([root for root, _ in found]).items():
+                connection.register(name, table)
     lock(connection, [str((root / "data").resolve()) for root, _ in found])
     return connection
 

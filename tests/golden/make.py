@@ -44,8 +44,8 @@ _SWAPYARD = """if True:
     if "GOLDEN_FILES" in os.environ:
         Compactor.__init__.__kwdefaults__["most_files"] = int(os.environ["GOLDEN_FILES"])
     try:
-        from orchestrator.run import training_loop
-        training_loop.MIN_SLICE_S = 0.02
+        from orchestrator.run import schedule
+        schedule.MIN_SLICE_S = 0.02
     except ImportError:
         pass
     from orchestrator.cli import main

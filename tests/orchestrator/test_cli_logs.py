@@ -14,7 +14,7 @@ from orchestrator.cli import cli
 from orchestrator.job import find_jobs, story
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.logs import WorkerLog
-from orchestrator.run.work import Slice
+from orchestrator.stages.sweep.work import Slice
 from orchestrator.store import Manifest, StudyStore, encode_part
 from orchestrator.store.parts import part_columns
 from orchestrator.store.repair import repair

@@ -13,9 +13,9 @@ import swapyard as sy
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.executors import Died, Event, Finished, InlineExecutor, Joined, Ready
-from orchestrator.run.selected import run_selected
-from orchestrator.run.work import Slice
 from orchestrator.run.worker import StudyWorker
+from orchestrator.stages.sweep.partial_slice import run_selected
+from orchestrator.stages.sweep.work import Slice
 from orchestrator.store import StudyStore
 from workers.engine.batch import Batch
 from workers.errors import ModelError
@@ -108,9 +108,9 @@ def test_a_report_says_what_lies_in_its_part(world: World) -> None:
     (event,) = begun(executor, worker, world.whole())
     assert isinstance(event, Finished)
     assert (event.worker, event.taken) == (worker, world.whole())
-    manifest = event.report.manifest
+    manifest = event.report.manifests[0]
     num_cells = world.whole().k_hi
-    assert event.report.num_cells == num_cells
+    assert event.report.num_steps == num_cells
     assert (manifest.k_lo, manifest.k_hi, manifest.rows, manifest.failed) == (0, num_cells, num_cells * 12, 0)
     assert sum(manifest.tiers.values()) == manifest.rows
     part = world.store.read_part(manifest)
@@ -122,9 +122,9 @@ def test_a_report_says_what_lies_in_its_part(world: World) -> None:
 
 def test_a_slice_far_past_its_target_ends_with_whole_cells(world: World) -> None:
     report = world.worker.run(world.whole(), 1e-9, 0)
-    assert 1 <= report.num_cells < world.whole().k_hi
-    assert report.manifest.k_hi == report.num_cells
-    assert world.store.read_part(report.manifest).num_rows == report.num_cells * 12
+    assert 1 <= report.num_steps < world.whole().k_hi
+    assert report.manifests[0].k_hi == report.num_steps
+    assert world.store.read_part(report.manifests[0]).num_rows == report.num_steps * 12
 
 
 def test_loading_the_model_does_not_count_as_work(world: World) -> None:
@@ -172,7 +172,7 @@ def test_careful_jobs_are_noted_one_by_one_and_those_given_up_are_not_run(world:
     taken = replace(world.whole(), k_hi=2, careful=True, given_up=((3, 4),))
     noted: list[int] = []
     trial = world.worker.trial(7)
-    engine = world.worker._engines.of(world.plan.lanes[0])
+    engine = world.worker._bench.engines.of(world.plan.lanes[0])
     whole = engine.run(world.batch(taken))
     found = run_selected(engine, taken, *world.inputs(taken), note=noted.append, deadline_s=60.0)
     assert noted == [job for job in range(24) if job != 3]
@@ -184,13 +184,13 @@ def test_careful_jobs_are_noted_one_by_one_and_those_given_up_are_not_run(world:
     for name in ("label_logit", "kl_base"):
         np.testing.assert_allclose(found.columns[name][others], whole.columns[name][others], atol=1e-4)
     report = world.worker.run(taken, 60.0, 7)
-    assert (report.manifest.failed, report.manifest.rows, trial.job) == (1, 24, None)
+    assert (report.manifests[0].failed, report.manifests[0].rows, trial.job) == (1, 24, None)
 
 
 def test_a_retry_runs_its_jobs_and_no_others(world: World) -> None:
     jobs = ((2, 5), (13, 14), (30, 31))
     taken = replace(world.whole(), k_hi=3, jobs=jobs, replaces="data/1/0/" + "0" * 32 + ".parquet")
-    manifest = world.worker.run(taken, 60.0, 0).manifest
+    manifest = world.worker.run(taken, 60.0, 0).manifests[0]
     assert (manifest.jobs, manifest.rows, manifest.attempt, manifest.k_hi) == (jobs, 5, 1, 3)
     part = world.store.read_part(manifest)
     cells, pairs = world.plan.cellsets[0].tolist(), world.plan.tiles[0].pairs

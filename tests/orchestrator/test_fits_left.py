@@ -15,11 +15,15 @@ from test_fits import DAS, PLACE, study
 import swapyard as sy
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run import making as making_module
-from orchestrator.run.fits_left import FIT_S, STEP_S, FitsLeft
-from orchestrator.run.making import Making, Note
-from orchestrator.run.work import Slice
+from orchestrator.run.schedule import Schedule
+from orchestrator.run.stopping import never
 from orchestrator.run.worker import StudyWorker
+from orchestrator.stages.contract import Piece
+from orchestrator.stages.fit import making as making_module
+from orchestrator.stages.fit.fits_left import FIT_S, STEP_S, FitsLeft
+from orchestrator.stages.fit.making import Making, Note
+from orchestrator.stages.fit.stage import fit_units
+from orchestrator.stages.sweep.work import Slice, open_work
 from orchestrator.store import StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
@@ -96,9 +100,12 @@ def test_a_worker_makes_another_fit_rather_than_wait_for_one(
     )
     held = layer_of[2]
     with Making(root, 9).claimed(held, 0):
+        fits = FitsLeft(root, plan, Making(root, 9), {}, {0: RATE})
         worker = StudyWorker(root, ref, epoch=9, engines=Engines(threads=1, num_sharing=1))
         pulses: list[int] = []
-        worker.pulse = lambda: pulses.append(len(list((root / "fits").glob("*.json"))))
+        worker.listen(
+            lambda: pulses.append(len(list((root / "fits").glob("*.json")))), lambda: False, at_once=never
+        )
         looked: list[int] = []
 
         def sleep(seconds: float) -> None:
@@ -106,9 +113,19 @@ def test_a_worker_makes_another_fit_rather_than_wait_for_one(
             looked.append(len(list((root / "fits").glob("*.json"))))
             (store.logs(9) / f"{held}.making").unlink(missing_ok=True)
 
-        monkeypatch.setattr("orchestrator.run.worker.time.sleep", sleep)
+        monkeypatch.setattr("orchestrator.stages.fit.stage.time.sleep", sleep)
         k = [plan.cells[n].units[0].place.layer for n in plan.cellsets[tile.cellset].tolist()].index(2)
-        worker.prepare(Slice(tile.tile, tile.lane, k, k + 1, plan.families), 1)
+        tiles = open_work(plan, store.state())
+        for one in tiles:
+            one.uses = lambda k, tile=one.tile: tuple(("fit", fit) for fit in fits.of(tile, k))
+            # The held one is what its next cell waits for.
+            one.todo = [(k, k + 1, plan.families), (0, k, plan.families)]
+        schedule = Schedule([*tiles, *fit_units(fits)])
+        schedule.join(1)
+        while isinstance(taken := schedule.next_part(1, 2.0), Piece):
+            report = worker.run(taken, 2.0, 1)
+            schedule.report(1, taken, report.num_steps, report.seconds, is_over=report.is_over)
+        assert isinstance(taken, Slice) and (taken.k_lo, taken.k_hi) == (k, k + 1)
     assert looked and looked[0] == 2 and len(list((root / "fits").glob("*.json"))) == 3
     assert len(pulses) == 3 * DAS["num_steps"]
 

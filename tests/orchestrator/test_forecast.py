@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from orchestrator.run.forecast import Forecast, closing_s
 from orchestrator.run.pace import Load, Pace
 from orchestrator.run.schedule import LOAD_S, Schedule
-from orchestrator.run.work import UNCHANGED_COST, Slice, TileWork
+from orchestrator.stages.sweep.forecast import Forecast, closing_s
+from orchestrator.stages.sweep.work import UNCHANGED_COST, Slice, TileWork
 
 FAMILIES = ("logits",)
 LOOK_EVERY_S = 0.5
@@ -69,7 +69,7 @@ class World:
                 self._took(worker, taken, work_s, capture_s, now)
             idle.append(worker)
             for one in tuple(idle):
-                given = self.schedule.next_slice(one, self.schedule.target_s(now))
+                given = self.schedule.next_part(one, self.schedule.target_s(now))
                 if given is not None:
                     idle.remove(one)
                     self.forecast.handed(one, given, now)
@@ -82,7 +82,7 @@ class World:
         if not self.resumes:
             self.schedule.run_whole(taken.lane)
         self.forecast.took(worker, taken, work_s, capture_s, now)
-        self.schedule.report(worker, taken, taken.k_hi - taken.k_lo, work_s)
+        self.schedule.report(worker, taken, taken.k_hi - taken.k_lo, work_s, is_over=True)
 
     def _begin(self, worker: int, given: Slice, now: float) -> tuple[float, int, Slice, float, float]:
         """When it ends, and what its work and its captures take."""
@@ -184,8 +184,8 @@ def test_counting_jobs_as_before_would_be_wrong() -> None:
     world = World([uneven(0, shared=18, num_pairs=512)]).run()
     at, left = next((at, left) for at, left in world.said if left is not None)
     assert left == pytest.approx(world.end - at, rel=0.5)
-    assert world.schedule.tiles[0].running is not None
-    num_free = float((world.schedule.tiles[0].running == 0).mean())
+    assert world.schedule.units[0].running is not None
+    num_free = float((world.schedule.units[0].running == 0).mean())
     by_jobs = at * (1 - num_free) / num_free
     assert by_jobs < 0.5 * (world.end - at)
 
@@ -196,7 +196,7 @@ def test_nothing_is_said_before_anything_was_measured() -> None:
     assert forecast.left_s(0.0) is None
     schedule.join(0)
     forecast.joined(0, 5.0)
-    taken = schedule.next_slice(0, 2.0)
+    taken = schedule.next_part(0, 2.0)
     assert taken is not None and forecast.left_s(5.0) is None
     forecast.handed(0, taken, 5.0)
     forecast.took(0, taken, 2.0, 0.5, 8.0)
@@ -216,7 +216,7 @@ def test_what_a_dead_worker_had_in_hand_is_open_again() -> None:
     before = forecast.left_s(0.0)
     schedule.join(0)
     forecast.joined(0, 0.0)
-    taken = schedule.next_slice(0, 10.0)
+    taken = schedule.next_part(0, 10.0)
     assert taken is not None and before is not None
     forecast.handed(0, taken, 0.0)
     handed = forecast.left_s(0.0)
@@ -264,7 +264,7 @@ def test_rows_that_need_no_run_say_nothing_of_how_long_others_take() -> None:
     assert schedule.load(taken).rows == 0 and not schedule.is_typical(taken)
     forecast.handed(0, taken, 0.0)
     forecast.took(0, taken, 60.0, 0.0, 60.0)
-    schedule.report(0, taken, 12 * 12, 60.0)
+    schedule.report(0, taken, 12 * 12, 60.0, is_over=True)
     assert forecast.left_s(60.0) is None and schedule.measured_rate is None
 
 
@@ -277,7 +277,7 @@ def test_a_retry_costs_the_jobs_that_run_again() -> None:
     forecast = Forecast(schedule, {0: 1e3}, num_workers=1)
     schedule.join(0)
     forecast.joined(0, 0.0)
-    taken = schedule.next_slice(0, 1e-9)
+    taken = schedule.next_part(0, 1e-9)
     assert taken is not None and taken.jobs == ((0, 8),)
     forecast.handed(0, taken, 0.0)
     forecast.took(0, taken, 5.0, 0.0, 5.0)
@@ -289,7 +289,7 @@ def test_a_model_that_nobody_has_loaded_is_still_to_be_loaded() -> None:
     forecast = Forecast(schedule, {0: 1e3, 1: 1e3}, num_workers=1)
     schedule.join(0)
     forecast.joined(0, 0.0)
-    taken = schedule.next_slice(0, 1.0)
+    taken = schedule.next_part(0, 1.0)
     assert taken is not None
     forecast.handed(0, taken, 0.0)
     load_s = schedule.load(taken).units / 1e3

@@ -13,8 +13,8 @@ import pytest
 from histories import BOTH, History, shown
 
 from orchestrator.remaining import counts_of
-from orchestrator.run.retries import retry_work
-from orchestrator.run.work import open_work
+from orchestrator.stages.sweep.retries import retry_work
+from orchestrator.stages.sweep.work import open_work
 from orchestrator.views.connection import connect
 from workers.errors import HeldError
 

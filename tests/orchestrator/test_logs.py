@@ -17,7 +17,7 @@ import torch
 
 from orchestrator.logs import SlicePlace, error_of, find_logs, slices_of, tail
 from orchestrator.run.logs import DRIVER, WorkerLog, worker_name
-from orchestrator.run.work import Slice
+from orchestrator.stages.sweep.work import Slice
 from orchestrator.store import Manifest
 from workers.engine.attempts import FailureLog, attempt
 from workers.engine.engine import Batch, Engine

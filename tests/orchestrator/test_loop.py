@@ -34,7 +34,7 @@ def test_a_part_that_is_refused_runs_again(
 
 
 def test_only_what_is_not_done_of_a_refused_part_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.run.work import undone
+    from orchestrator.stages.sweep.work import undone
     from tests.orchestrator.store.conftest import make_manifest
 
     done = IntervalSet()

@@ -10,7 +10,7 @@ from plan.world import commit_part, opened, planned, row, study
 
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of, finished_cells
-from orchestrator.run.work import open_work
+from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 
 SWEEP = "[{sites: [mlp_output, block_output], layers: all, positions: all}]"

@@ -9,8 +9,8 @@ from histories import BOTH, History
 
 from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
-from orchestrator.run.retries import retry_work
-from orchestrator.run.work import TileWork
+from orchestrator.stages.sweep.retries import retry_work
+from orchestrator.stages.sweep.work import TileWork
 from orchestrator.views.connection import connect
 from workers.errors import RunError, StoreError
 

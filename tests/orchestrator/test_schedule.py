@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.run.schedule import MAX_SLICE_S, MIN_SLICE_S, Schedule
-from orchestrator.run.work import CAPTURES_PER_PAIR, Slice, TileWork
+from orchestrator.stages.sweep.work import CAPTURES_PER_PAIR, Slice, TileWork
 
 BOTH = ("logits", "kl")
 Cells = Counter[tuple[int, int, str]]
@@ -54,7 +54,7 @@ class Simulation:
     deaths: int = 0
 
     def run(self) -> None:
-        by_tile = {tile.tile: tile for tile in self.schedule.tiles}
+        by_tile = {tile.tile: tile for tile in self.schedule.units}
         captured: dict[int, int] = {}
         running: list[tuple[float, int, Slice, float]] = []
         for worker in self.speeds:
@@ -63,7 +63,7 @@ class Simulation:
         while True:
             still_idle = []
             for worker in idle:
-                taken = self.schedule.next_slice(worker, self.schedule.target_s(self.now))
+                taken = self.schedule.next_part(worker, self.schedule.target_s(self.now))
                 if taken is None:
                     still_idle.append(worker)
                     continue
@@ -99,7 +99,7 @@ class Simulation:
                 return worker
             case "partly":
                 num_cells = max(1, num_cells // 2)
-        self.schedule.report(worker, taken, num_cells, seconds)
+        self.schedule.report(worker, taken, num_cells, seconds, is_over=True)
         self.done += cells_of([(taken.tile, taken.k_lo, taken.k_lo + num_cells, taken.families)])
         return worker
 
@@ -155,7 +155,7 @@ def test_no_cell_is_with_two_workers_at_once(tiles: list[TileWork], num_workers:
         schedule.join(worker)
     out: Cells = Counter()
     for turn in range(10_000):
-        taken = schedule.next_slice(turn % num_workers, schedule.target_s(0.0))
+        taken = schedule.next_part(turn % num_workers, schedule.target_s(0.0))
         if taken is None:
             if turn > 10_000 - num_workers or not any(tile.todo for tile in tiles):
                 break
@@ -181,7 +181,7 @@ def test_an_owner_takes_from_the_low_end_and_others_from_the_high_end() -> None:
     schedule = Schedule([work(0, 1000)])
     for worker in (0, 1):
         schedule.join(worker)
-    first, second = (schedule.next_slice(worker, schedule.target_s(0.0)) for worker in (0, 1))
+    first, second = (schedule.next_part(worker, schedule.target_s(0.0)) for worker in (0, 1))
     assert first is not None and first.k_lo == 0
     assert second is not None and second.k_hi == 1000
 
@@ -192,8 +192,8 @@ def test_a_rest_that_is_not_worth_new_captures_is_left_to_its_owner() -> None:
         schedule = Schedule([work(0, rest + 1)], first_rate=1.0)
         for worker in (0, 1):
             schedule.join(worker)
-        assert schedule.next_slice(0, schedule.target_s(0.0)) == Slice(0, 0, 0, 1, BOTH)
-        assert (schedule.next_slice(1, schedule.target_s(0.0)) is not None) == worth
+        assert schedule.next_part(0, schedule.target_s(0.0)) == Slice(0, 0, 0, 1, BOTH)
+        assert (schedule.next_part(1, schedule.target_s(0.0)) is not None) == worth
 
 
 def test_a_worker_stays_with_its_model() -> None:
@@ -211,10 +211,10 @@ def test_slices_take_the_target_time(elapsed_s: float, target_s: float) -> None:
     schedule.join(0)
     cost, rate = 64 * 5, 3000.0
     for _ in range(12):
-        taken = schedule.next_slice(0, schedule.target_s(elapsed_s))
+        taken = schedule.next_part(0, schedule.target_s(elapsed_s))
         assert taken is not None
         num_cells = taken.k_hi - taken.k_lo
-        schedule.report(0, taken, num_cells, num_cells * cost / rate)
+        schedule.report(0, taken, num_cells, num_cells * cost / rate, is_over=True)
     assert schedule.target_s(elapsed_s) == target_s
     assert num_cells * cost / rate == pytest.approx(target_s, rel=0.06)
     assert schedule.rate == pytest.approx(rate, rel=1e-6)
@@ -224,7 +224,7 @@ def test_a_rate_follows_a_worker_that_slows_down() -> None:
     schedule = Schedule([work(0, 100_000)])
     schedule.join(0)
     for seconds in [1.0] + [4.0] * 10:
-        schedule.report(0, Slice(0, 0, 0, 100, BOTH), 100, seconds)
+        schedule.report(0, Slice(0, 0, 0, 100, BOTH), 100, seconds, is_over=True)
     assert schedule.rate == pytest.approx(100 * 64 * 5 / 4, rel=0.02)
 
 
@@ -232,9 +232,9 @@ def test_a_rest_that_comes_back_melts_into_what_is_next_to_it() -> None:
     tile = work(0, 100)
     schedule = Schedule([tile], first_rate=5000.0)
     schedule.join(0)
-    taken = schedule.next_slice(0, schedule.target_s(0.0))
+    taken = schedule.next_part(0, schedule.target_s(0.0))
     assert taken is not None
-    schedule.report(0, taken, 1, 1.0)
+    schedule.report(0, taken, 1, 1.0, is_over=True)
     assert tile.todo == [(1, 100, BOTH)]
 
 
@@ -244,15 +244,15 @@ def test_what_a_dead_worker_left_is_taken_by_others_in_either_order(give_up_firs
     for worker in (0, 1):
         schedule.join(worker)
     taken = Slice(0, 0, 0, 3, BOTH)
-    assert schedule.next_slice(0, schedule.target_s(0.0)) == taken
-    assert schedule.next_slice(1, schedule.target_s(0.0)) is None
+    assert schedule.next_part(0, schedule.target_s(0.0)) == taken
+    assert schedule.next_part(1, schedule.target_s(0.0)) is None
     if give_up_first:
         schedule.give_up(taken)
     schedule.leave(0)
     if not give_up_first:
         schedule.give_up(taken)
-    assert schedule.next_slice(1, schedule.target_s(0.0)) == taken
-    assert schedule.next_slice(1, schedule.target_s(0.0)) is None
+    assert schedule.next_part(1, schedule.target_s(0.0)) == taken
+    assert schedule.next_part(1, schedule.target_s(0.0)) is None
 
 
 STUDIES: dict[str, tuple[list[TileWork], list[float]]] = {
@@ -287,6 +287,6 @@ def test_slices_shorten_towards_the_end() -> None:
     for worker in range(4):
         schedule.join(worker)
     assert schedule.target_s(10_000) == 500 * 64 * 5 / (2 * 4 * 1000.0)
-    while schedule.next_slice(0, schedule.target_s(0.0)) is not None:
+    while schedule.next_part(0, schedule.target_s(0.0)) is not None:
         pass
     assert schedule.target_s(10_000) == MIN_SLICE_S / 4

@@ -5,8 +5,8 @@ given up, and nothing else is. Retries and limits are handed out beside. By simu
 import numpy as np
 from test_schedule import BOTH, work
 
-from orchestrator.run.schedule import DEATHS_OF_A_JOB, JOBS_OF_A_CELL, Schedule
-from orchestrator.run.work import Slice, TileWork
+from orchestrator.run.schedule import Schedule
+from orchestrator.stages.sweep.work import DEATHS_OF_A_JOB, JOBS_OF_A_CELL, Slice, TileWork
 
 
 def died_of(schedule: Schedule, worker: int, taken: Slice, job: int | None = None) -> bool:
@@ -18,7 +18,7 @@ def died_of(schedule: Schedule, worker: int, taken: Slice, job: int | None = Non
 
 
 def next_of(schedule: Schedule, worker: int) -> Slice:
-    found = schedule.next_slice(worker, 10.0)
+    found = schedule.next_part(worker, 10.0)
     assert found is not None
     return found
 
@@ -34,7 +34,7 @@ def test_what_a_worker_died_of_runs_as_it_was_and_then_cell_by_cell() -> None:
     for k in range(4):
         alone = next_of(schedule, 0)
         assert (alone.tile, alone.k_lo, alone.k_hi, alone.careful) == (0, k, k + 1, True)
-        schedule.report(0, alone, 1, 1.0)
+        schedule.report(0, alone, 1, 1.0, is_over=True)
     assert next_of(schedule, 0).tile == 1
 
 
@@ -67,10 +67,10 @@ def test_a_job_alone_in_three_deaths_is_given_up_and_its_cell_goes_on() -> None:
             # The other cell of the slice comes in between: suspects wait in a line.
             other = next_of(schedule, 0)
             assert other.k_lo == 1
-            schedule.report(0, other, 1, 1.0)
+            schedule.report(0, other, 1, 1.0, is_over=True)
         taken = next_of(schedule, 0)
     assert (taken.k_lo, taken.careful, taken.given_up) == (0, True, ((5, 6),))
-    schedule.report(0, taken, 1, 1.0)
+    schedule.report(0, taken, 1, 1.0, is_over=True)
     assert schedule.is_empty
 
 
@@ -111,7 +111,7 @@ def test_retries_run_beside_the_open_work_of_the_same_tile() -> None:
     whole, retry = next_of(schedule, 0), next_of(schedule, 0)
     assert (whole.replaces, whole.k_lo, whole.k_hi) == (None, 0, 10)
     assert (retry.replaces, retry.k_lo, retry.k_hi, retry.jobs) == ("some part", 2, 4, ((9, 11), (14, 15)))
-    schedule.report(0, retry, 1, 1.0)
+    schedule.report(0, retry, 1, 1.0, is_over=True)
     rest = next_of(schedule, 0)
     assert (rest.k_lo, rest.k_hi, rest.jobs) == (3, 4, ((14, 15),))
 
@@ -120,5 +120,5 @@ def test_no_more_jobs_are_given_than_are_allowed_but_for_one_cell() -> None:
     schedule = Schedule([work(0, 100)], first_rate=1e6)
     schedule.join(0)
     for most_jobs, num_cells in ((200, 3), (64, 1), (1, 1)):
-        taken = schedule.next_slice(0, 10.0, most_jobs)
+        taken = schedule.next_part(0, 10.0, most_jobs)
         assert taken is not None and taken.k_hi - taken.k_lo == num_cells

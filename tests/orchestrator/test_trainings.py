@@ -18,7 +18,7 @@ from running import environment
 
 import swapyard as sy
 from orchestrator.query import named_queries
-from orchestrator.run import training_loop
+from orchestrator.run import schedule
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from studies.trained import trainings
@@ -67,7 +67,7 @@ LONG = {
 @pytest.fixture(scope="module", autouse=True)
 def _short_slices() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_loop, "MIN_SLICE_S", SLICE_S)
+        patch.setattr(schedule, "MIN_SLICE_S", SLICE_S)
         yield
 
 
@@ -111,8 +111,8 @@ def killed(made: sy.Study, store: Path, fault: str) -> None:
     (store.parent / "sums.yaml").write_text(made.to_yaml(), "utf-8")
     code = f"""if True:
         import swapyard as sy
-        from orchestrator.run import training_loop
-        training_loop.MIN_SLICE_S = {SLICE_S}
+        from orchestrator.run import schedule
+        schedule.MIN_SLICE_S = {SLICE_S}
         sy.run("sums.yaml", store={str(store)!r}, executor="inline", quiet=True)
     """
     done = subprocess.run(

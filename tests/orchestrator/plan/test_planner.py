@@ -14,7 +14,7 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, encode_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.baseline_scorers import CachedScorer
-from orchestrator.run.work import open_work
+from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 from studies import Study
 from workers.errors import StudyError

@@ -15,7 +15,7 @@ from orchestrator.plan.screening import LEAST_SAMPLE, CellChoice, choose, num_ch
 from orchestrator.plan.tables import Plan, decode_plan, encode_plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.schedule import Schedule
-from orchestrator.run.work import open_work
+from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 from plan.world import Oracle, commit_part, opened, planned, row, study
 from plan.world import draft as draft_of
@@ -128,12 +128,12 @@ def test_the_estimates_of_a_tile_are_one_slice_however_slow_the_machine(tiny_fol
     work = open_work(plan, state)
     schedule = Schedule(work, first_rate=1.0)
     schedule.join(0)
-    taken = schedule.next_slice(0, target_s=0.01)
+    taken = schedule.next_part(0, target_s=0.01)
     assert taken is not None
     assert (taken.k_lo, taken.k_hi) == (0, NUM_CELLS)
     costs = plan.costs[plan.tiles[taken.tile].cellset]
     assert schedule.expected_s(0, taken) == pytest.approx(4 * 3 * costs.max(), rel=1e-5)
-    assert schedule.next_slice(0, target_s=0.01) is None
+    assert schedule.next_part(0, target_s=0.01) is None
 
 
 def test_after_the_selection_only_the_selected_cells_run(tiny_folder: Path) -> None:

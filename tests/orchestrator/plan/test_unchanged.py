@@ -14,7 +14,7 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.plan.unchanged import RunningShares, lane_facts
 from orchestrator.run.pace import Load
 from orchestrator.run.schedule import Schedule
-from orchestrator.run.work import UNCHANGED_COST, open_work
+from orchestrator.stages.sweep.work import UNCHANGED_COST, open_work
 from orchestrator.store import StudyStore
 from plan.world import opened, planned, row, study
 from studies import Study
@@ -123,7 +123,7 @@ def test_a_model_that_runs_whole_costs_whole_runs_from_then_on(tiny_folder: Path
     schedule = Schedule(open_work(plan, opened(), facts))
     before = schedule.remaining[0]
     schedule.join(0)
-    taken = schedule.next_slice(0, 1e-6)
+    taken = schedule.next_part(0, 1e-6)
     assert taken is not None and (taken.k_hi - taken.k_lo) == 1
     schedule.run_whole(0)
     schedule.run_whole(0)
@@ -135,6 +135,6 @@ def test_a_model_that_runs_whole_costs_whole_runs_from_then_on(tiny_folder: Path
         pytest.approx(units, rel=1e-5), pytest.approx(before.rows - 4 * work.running[0], abs=1e-6)
     )
     schedule.give_up(taken)
-    while (taken := schedule.next_slice(0, 1.0)) is not None:
+    while (taken := schedule.next_part(0, 1.0)) is not None:
         schedule.report(0, taken, taken.k_hi - taken.k_lo, 1.0)
     assert schedule.remaining_cost == pytest.approx(0, abs=1e-6) and schedule.is_empty

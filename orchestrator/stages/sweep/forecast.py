@@ -13,10 +13,11 @@ __all__ = ["Forecast", "closing_s", "common_factor"]
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.run.fits_left import FitsLeft
 from orchestrator.run.pace import NOTHING, Load, Pace
-from orchestrator.run.schedule import LOAD_S, MIN_SLICE_S, Schedule
-from orchestrator.run.work import Slice
+from orchestrator.run.schedule import LOAD_S, MIN_SLICE_S
+from orchestrator.stages.contract import ScheduleView
+from orchestrator.stages.fit.fits_left import FitsLeft
+from orchestrator.stages.sweep.work import Slice
 
 START_S = 8.0
 """How long workers of their own processes take to come up, before it is seen."""
@@ -32,7 +33,7 @@ LEAST_SHARE = 0.1
 class _InHand:
     """What a worker is at."""
 
-    taken: Slice
+    lane: int
     load: Load
     captures: Load
     since: float
@@ -59,7 +60,7 @@ class Forecast:
 
     def __init__(
         self,
-        schedule: Schedule,
+        schedule: ScheduleView,
         rates: Mapping[int, float],
         *,
         num_workers: int | None = 1,
@@ -109,8 +110,20 @@ class Forecast:
         fits = frozenset() if self._fits is None else self._fits.lacking(taken)
         loads_model = self._lanes.get(worker) != taken.lane
         load = self._schedule.load(taken)
-        self._in_hand[worker] = _InHand(taken, load, captures, now, loads_model, fits)
+        self._in_hand[worker] = _InHand(taken.lane, load, captures, now, loads_model, fits)
         self._lanes[worker] = taken.lane
+
+    def making(self, worker: int, lane: int, fit: str, now: float) -> None:
+        """A worker was given a fit to make."""
+        loads_model = self._lanes.get(worker) != lane
+        self._in_hand[worker] = _InHand(lane, NOTHING, NOTHING, now, loads_model, frozenset({fit}))
+        self._lanes[worker] = lane
+
+    def made(self, worker: int, fit: str) -> None:
+        """A fit is there, or cannot be made."""
+        self._in_hand.pop(worker, None)
+        if self._fits is not None:
+            self._fits.close(fit)
 
     def took(self, worker: int, did: Slice, seconds: float, capture_s: float, now: float) -> None:
         """A worker did `did`, the first cells of what it had in hand, in so many seconds besides captures."""
@@ -176,8 +189,8 @@ class Forecast:
         """How long a worker will still be at what it has in hand, its fits aside."""
         loading_s = LOAD_S if self._load_s is None else self._load_s
         expected = loading_s if one.loads_model else 0.0
-        expected += self._paced(self._captures, one.taken.lane, one.captures)
-        expected += self._paced(self._jobs, one.taken.lane, one.load._replace(calls=1.0))
+        expected += self._paced(self._captures, one.lane, one.captures)
+        expected += self._paced(self._jobs, one.lane, one.load._replace(calls=1.0))
         return expected if one.fits else max(expected - (now - one.since), LEAST_SHARE * expected)
 
     def _jobs_s(self, lane: int, load: Load, target_s: float) -> float:

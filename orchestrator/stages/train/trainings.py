@@ -4,24 +4,24 @@ The worker that has a training in hand goes on with it in memory; any other goes
 What comes out is the same, bit for bit.
 """
 
-__all__ = ["StudyTrainings", "TrainReport", "TrainSlice"]
+__all__ = ["TrainHands"]
 
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from orchestrator.faults import reach
 from orchestrator.plan.given import task_rows
-from orchestrator.plan.tables import Plan
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
+from orchestrator.stages.bench import Bench
+from orchestrator.stages.contract import Piece, StageReport, Taken
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import Checkpoint, TrainingFolder
 from studies.models import Task, check_task
@@ -29,7 +29,7 @@ from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.tasks.written import Texts
 from studies.tokens import TokenError, Tokenizer
-from workers.code.places import NO_CODE, Code
+from workers.code.places import Code
 from workers.errors import RunError
 from workers.model.references import resolve
 from workers.vocabulary import Prompt
@@ -44,30 +44,6 @@ ONE_THREAD_BELOW = 5_000_000
 """Parameters of a network that is trained."""
 
 _logger = logging.getLogger("swapyard.trainings")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSlice:
-    """Some time of one training."""
-
-    training: str
-    """Its identity."""
-    lane: int
-    """A number of its own, below 0: no model of a sweep."""
-    careful: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """How far a training is after a slice."""
-
-    step: int
-    num_steps: int
-    seconds: float
-    """Of its steps and what is kept of them: making ready to go on says nothing of how long more take."""
-    is_over: bool
-    """Whether it is done, or failed."""
-    failure: str | None = None
 
 
 ASK_EVERY_S = 0.5
@@ -86,34 +62,30 @@ class _Hand:
     """The step up to which its curve is kept."""
 
 
-class StudyTrainings:
-    """The trainings of one plan.
+class TrainHands:
+    """Trainings of one plan, as a worker advances them.
 
     Args:
-        root: the study's folder.
-        plan: whose tables say what each training is made of.
-        threads: of torch; one that goes on keeps those that it began with.
-        code: where the study's causal model lies.
-        remote_code: references of the models whose own code may be run.
+        bench: whose engines say how many threads of torch there are; a training that goes on keeps those that
+            it began with.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        plan: Plan,
-        threads: int,
-        *,
-        code: Code = NO_CODE,
-        remote_code: Collection[str] = (),
-    ) -> None:
-        self._code = code
-        self._remote_code = remote_code
-        self._folder = TrainingFolder(LocalStorage(root))
-        self._plan = plan
-        self._threads = threads
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._folder = TrainingFolder(LocalStorage(bench.root))
+        self._threads = bench.engines.threads
         self._hand: _Hand | None = None
 
-    def advance(self, training: str, seconds: float, ends: Callable[[], bool] = lambda: False) -> TrainReport:
+    def run(self, taken: Taken, target_s: float, worker: int) -> StageReport:
+        """As `Hands.run`: train for about so long, and say how far it is."""
+
+        def ends() -> bool:
+            self._bench.pulse()
+            return self._bench.is_asked()
+
+        return self.advance(cast(Piece, taken).name, target_s, ends)
+
+    def advance(self, training: str, seconds: float, ends: Callable[[], bool] = lambda: False) -> StageReport:
         """Train for about `seconds`, at least one step, and keep what came of it.
 
         `ends` is asked every now and then whether to stop before that.
@@ -123,9 +95,9 @@ class StudyTrainings:
         """
         began = time.monotonic()
         if (done := self._folder.done(training)) is not None:
-            return TrainReport(done["step"], done["step"], 0.0, is_over=True)
+            return StageReport(done["step"], 0.0, total_steps=done["step"])
         hand = self._take(training)
-        if isinstance(hand, TrainReport):
+        if isinstance(hand, StageReport):
             return hand
         taken = time.monotonic()
         error = self._train(hand, seconds, ends)
@@ -140,9 +112,10 @@ class StudyTrainings:
             about = {"meta": state.meta, "threads": hand.threads}
             self._folder.keep(training, Checkpoint(hand.trainer.step, state.tensors, about))
         spent = time.monotonic() - taken
-        return TrainReport(hand.trainer.step, hand.trainer.num_steps, spent, is_over=hand.trainer.is_done)
+        trainer = hand.trainer
+        return StageReport(trainer.step, spent, is_over=trainer.is_done, total_steps=trainer.num_steps)
 
-    def _take(self, training: str) -> "_Hand | TrainReport":
+    def _take(self, training: str) -> "_Hand | StageReport":
         """The training in hand, or begun, or gone on with from its last checkpoint."""
         from workers.engine.attempts import attempt
 
@@ -196,13 +169,13 @@ class StudyTrainings:
         self._hand = None
         _logger.info("the training %s is done", hand.training)
 
-    def _failed(self, training: str, number: int, error: Exception, step: int, seconds: float) -> TrainReport:
+    def _failed(self, training: str, number: int, error: Exception, step: int, seconds: float) -> StageReport:
         """Keep why it failed."""
         self._hand = None
         kind, message = type(error).__name__, str(error)
         self._folder.fail(training, number, {"step": step, "error_type": kind, "error_message": message})
         _logger.info("the training %s failed: %s: %s", training, kind, message)
-        return TrainReport(step, step, seconds, is_over=True, failure=f"{kind}: {message}")
+        return StageReport(step, seconds, failure=f"{kind}: {message}", total_steps=step)
 
     def _trainer(self, planned: PlannedTraining, checkpoint: Checkpoint | None, threads: int) -> "Trainer":
         import torch
@@ -216,8 +189,8 @@ class StudyTrainings:
         facts = resolve(spec.model, fetch=False)
         trainer = Trainer(
             spec,
-            load_module(spec.model.trusting(self._remote_code), facts),
-            _data(planned, facts, self._code),
+            load_module(spec.model.trusting(self._bench.engines.remote_code), facts),
+            _data(planned, facts, self._bench.engines.code),
         )
         if checkpoint is not None:
             trainer.load(TrainingState(checkpoint.tensors, checkpoint.about["meta"]))
@@ -225,7 +198,7 @@ class StudyTrainings:
 
     @cached_property
     def _planned(self) -> dict[str, PlannedTraining]:
-        return planned_trainings(self._plan.tables)
+        return planned_trainings(self._bench.plan.tables)
 
 
 def _advance(trainer: "Trainer", seconds: float, ends: Callable[[], bool]) -> None:

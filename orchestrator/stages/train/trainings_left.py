@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.plan.trainings import PlannedTraining
-from orchestrator.run.forecast import common_factor
 from orchestrator.run.pace import Load, Pace
 from orchestrator.run.rates import FLOPS_PER_CORE
+from orchestrator.stages.sweep.forecast import common_factor
 from workers.facts import ModelFacts
 
 STEP_S = 3e-3

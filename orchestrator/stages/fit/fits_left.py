@@ -13,9 +13,9 @@ from pathlib import Path
 from orchestrator.plan.costs import Costs
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
-from orchestrator.run.making import Making, Note
 from orchestrator.run.pace import Load, Pace
-from orchestrator.run.work import Slice
+from orchestrator.stages.fit.making import Making, Note
+from orchestrator.stages.sweep.work import Slice
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from workers.errors import StoreError
@@ -124,6 +124,16 @@ class FitsLeft:
     def are_open(self, fits: Iterable[str]) -> bool:
         """Whether some of these are still to be made."""
         return not self._open.keys().isdisjoint(fits)
+
+    def close(self, fit: str) -> None:
+        """A fit was tried: it is there by now, or cannot be made."""
+        self.look()
+        if fit in self._open:
+            del self._open[fit], self.costs[fit]
+
+    def lane_of(self, fit: str) -> int:
+        """The lane of a fit that is not made."""
+        return self._open[fit][0]
 
     def used(self, did: Slice) -> None:
         """A slice was done: what its cells use is made by now, or cannot be."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from orchestrator.run.work import Slice
+from orchestrator.stages.sweep.work import Slice
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:

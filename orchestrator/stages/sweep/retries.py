@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.plan.tables import Plan, Tile, mask, stretches
-from orchestrator.run.work import TileWork
+from orchestrator.stages.sweep.work import TileWork
 from orchestrator.store import Manifest, State, StoredFile, StudyStore
 from workers.errors import RunError, nearest
 from workers.metrics import families_in

@@ -1,12 +1,16 @@
-"""What is handed out: a slice of a tile is one call, one part; a tile's work is what remains of it."""
+"""Slices of tiles: a slice is one call of a worker and one part; a tile's work is what remains of it.
 
-__all__ = ["Jobs", "OpenFits", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
+A slice whose worker died is a suspect. It runs once more as it was, on a worker that takes less memory;
+if that one dies too it runs carefully, cell by cell and job by job (`orchestrator.run.trial`).
+"""
+
+__all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import cast
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from orchestrator.plan.costs import Costs
 from orchestrator.plan.tables import Plan, Tile, mask, stretches
 from orchestrator.plan.unchanged import RunningShares
 from orchestrator.run.pace import Load
+from orchestrator.stages.contract import CostOf, Taken, UnitKey, Verdict
 from orchestrator.store import Manifest, State
 from workers.facts import ModelFacts
 from workers.vocabulary import Pair
@@ -29,6 +34,13 @@ UNCHANGED_COST = 1e-3
 """Cost units of a job that need not be run: its row is filled in."""
 MOST_ROWS = 1 << 20
 """At most, in one slice, however little they cost: a part is made in memory."""
+
+DEATHS_OF_A_JOB = 3
+"""A job alone in so many deaths is not run again."""
+JOBS_OF_A_CELL = 3
+"""A cell of which so many jobs were given up so is not run further."""
+SWEEP, ESTIMATE_STAGE = "sweep", "estimate"
+"""Names of the stages whose units are tiles."""
 
 Jobs = tuple[tuple[int, int], ...]
 """Jobs of one tile, as sorted half-open ranges of ``k * P + j``: the k-th cell on the j-th of P pairs."""
@@ -53,17 +65,12 @@ class Slice:
     """How many commits the study had when it was handed out; its part says so."""
     given_up: Jobs = ()
     """Jobs that killed too many workers: they become failures and are not run."""
-
-
-class OpenFits(Protocol):
-    """Fits that are still to be made."""
+    stage: str = SWEEP
 
     @property
-    def costs(self) -> Mapping[str, float]:
-        """Cost units of each."""
-
-    def of(self, tile: int, k: int) -> tuple[str, ...]:
-        """The fits that the k-th cell of a tile uses."""
+    def key(self) -> UnitKey:
+        """As `Taken.key`."""
+        return self.tile, self.replaces
 
 
 @dataclass(slots=True)
@@ -87,16 +94,52 @@ class TileWork:
     """As `costs`, where no job is resumed; None where that is not known."""
     capture: float | None = None
     """Cost units of the clean runs of its prompts; None for a guess."""
+    uses: Callable[[int], tuple[UnitKey, ...]] | None = None
+    """Units that must be over before its k-th cell, such as fits; None where no cell waits for any."""
+    _blamed: set[Slice] = field(default_factory=set)
+    """Slices that one worker died of."""
+    _trials: dict[int, int] = field(default_factory=dict)
+    """Deaths that a job was alone in."""
 
     @property
-    def key(self) -> tuple[int, str | None]:
-        """What tells it from other work."""
+    def key(self) -> UnitKey:
+        """As `Unit.key`."""
         return self.tile, self.replaces
 
     @property
+    def splits(self) -> bool:
+        """As `Unit.splits`."""
+        return True
+
+    @property
+    def is_on_demand(self) -> bool:
+        """As `Unit.is_on_demand`."""
+        return False
+
+    @property
+    def is_open(self) -> bool:
+        """As `Unit.is_open`."""
+        return bool(self.todo)
+
+    @property
+    def is_over(self) -> bool:
+        """As `Unit.is_over`: nothing waits for cells."""
+        return False
+
+    @property
     def cost(self) -> float:
-        """Cost units that remain."""
+        """As `Unit.cost`."""
         return self.cost_of(self.costs)
+
+    @property
+    def captures(self) -> Load:
+        """As `Unit.captures`, with a call for each tile."""
+        return Load(self.capture_cost, calls=1.0)
+
+    @property
+    def open_loads(self) -> Sequence[Load]:
+        """As `Unit.open_loads`."""
+        return [self.load(lo, hi) for lo, hi, _ in self.todo]
 
     def cost_of(self, costs: np.ndarray) -> float:
         """Cost units that remain if each cell costs so much for one pair."""
@@ -124,57 +167,132 @@ class TileWork:
         found = jobs_within(self.jobs, lo * self.num_pairs, hi * self.num_pairs)
         return sum(b - a for a, b in found) / max(1, (hi - lo) * self.num_pairs)
 
-    def fits_cost(self, fits: OpenFits | None) -> float:
-        """Cost units of the fits that what remains here waits for."""
-        if fits is None or not fits.costs:
-            return 0.0
-        used = {fit for lo, hi, _ in self.todo for k in range(lo, hi) for fit in fits.of(self.tile, k)}
-        return sum(fits.costs.get(fit, 0.0) for fit in used)
+    def load_of(self, taken: Taken) -> Load:
+        """As `Unit.load_of`."""
+        mine = cast(Slice, taken)
+        return self.load(mine.k_lo, mine.k_hi)
 
-    def num_cells_with_fits(self, budget: float, *, high: bool, fits: OpenFits | None) -> int:
-        """How many cells, from the low or the high end, wait for fits of about `budget` cost units: those of
-        one fit at least."""
+    def is_typical(self, taken: Taken) -> bool:
+        """As `Unit.is_typical`: not where rows need no run, or jobs run one by one."""
+        mine = cast(Slice, taken)
+        return not mine.careful and (self.estimates or self.load_of(mine).rows >= 1)
+
+    def free_steps(self, most: int, cost_of: CostOf, *, high: bool) -> int:
+        """As `Unit.free_steps`."""
+        if self.uses is None:
+            return most
         lo, hi, _ = self.todo[-1 if high else 0]
-        if fits is None or not fits.costs:
+        for number, k in enumerate((range(hi - 1, lo - 1, -1) if high else range(lo, hi))[:most]):
+            if any(cost_of(key) is not None for key in self.uses(k)):
+                return max(1, number)
+        return most
+
+    def most_steps(self, budget: float, jobs: int | None, cost_of: CostOf | None, *, high: bool) -> int:
+        """As `Unit.most_steps`."""
+        most = self._num_with(budget, cost_of, high=high)
+        return most if jobs is None else max(1, min(most, jobs // self.num_pairs))
+
+    def _num_with(self, budget: float, cost_of: CostOf | None, *, high: bool) -> int:
+        """How many cells wait for units of about `budget` cost units: those of one unit at least."""
+        lo, hi, _ = self.todo[-1 if high else 0]
+        if self.uses is None or cost_of is None:
             return hi - lo
-        spent, seen = 0.0, set[str]()
+        spent, seen = 0.0, set[UnitKey]()
         for number, k in enumerate(range(hi - 1, lo - 1, -1) if high else range(lo, hi)):
-            fresh = {fit for fit in fits.of(self.tile, k) if fit in fits.costs} - seen
-            spent += sum(fits.costs[fit] for fit in fresh)
+            costs = {key: cost for key in self.uses(k) if (cost := cost_of(key)) is not None}
+            fresh = costs.keys() - seen
+            spent += sum(costs[key] for key in fresh)
             if seen and fresh and spent > budget:
                 return number
             seen |= fresh
         return hi - lo
+
+    def after(self, num_steps: int | None, *, high: bool) -> Iterable[UnitKey]:
+        """As `Unit.after`."""
+        if self.uses is None:
+            return ()
+        lo, hi, _ = self.todo[-1 if high else 0]
+        if num_steps is None:
+            cells = (k for lo, hi, _ in self.todo for k in range(lo, hi))
+        else:
+            cells = (k for k in (range(hi - num_steps, hi)[::-1] if high else range(lo, lo + num_steps)))
+        return dict.fromkeys(key for k in cells for key in self.uses(k))
 
     def run_whole(self) -> None:
         """Its model turned out not to resume jobs: each costs a whole run."""
         if self.whole is not None:
             self.costs, self.whole = self.whole, None
 
-    def take(self, budget: float, *, high: bool, most_cells: int | None = None) -> Slice:
-        """Remove and return about `budget` cost units from the low or the high end, at least one cell."""
+    def take(self, budget: float, *, high: bool, most_steps: int | None = None) -> Slice:
+        """As `Unit.take`: cells × all pairs of the tile."""
         lo, hi, families = self.todo.pop(-1 if high else 0)
         costs = self.costs[lo:hi] * self.num_pairs
         num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
         if self.estimates:
             num = ROWS_OF_ESTIMATES // self.num_pairs
-        num = max(1, min(num, hi - lo, most_cells or hi - lo, MOST_ROWS // self.num_pairs))
+        num = max(1, min(num, hi - lo, most_steps or hi - lo, MOST_ROWS // self.num_pairs))
         if num < hi - lo:
             rest = (lo, hi - num, families) if high else (lo + num, hi, families)
             self.todo.insert(len(self.todo) if high else 0, rest)
         k_lo, k_hi = (hi - num, hi) if high else (lo, lo + num)
         jobs = jobs_within(self.jobs, k_lo * self.num_pairs, k_hi * self.num_pairs)
-        return Slice(self.tile, self.lane, k_lo, k_hi, families, self.replaces, jobs)
+        stage = ESTIMATE_STAGE if self.estimates else SWEEP
+        return Slice(self.tile, self.lane, k_lo, k_hi, families, self.replaces, jobs, stage=stage)
 
-    def put_back(self, lo: int, hi: int, families: tuple[str, ...]) -> None:
-        """Return a range that was taken and not done; it melts into its neighbours."""
+    def put_back(self, taken: Taken) -> None:
+        """As `Unit.put_back`; the range melts into its neighbours."""
+        mine = cast(Slice, taken)
         joined: list[tuple[int, int, tuple[str, ...]]] = []
-        for part in sorted([*self.todo, (lo, hi, families)]):
+        for part in sorted([*self.todo, (mine.k_lo, mine.k_hi, mine.families)]):
             if joined and joined[-1][1:] == (part[0], part[2]):
                 joined[-1] = (joined[-1][0], *part[1:])
             else:
                 joined.append(part)
         self.todo = joined
+
+    def report(self, taken: Taken, num_steps: int, *, is_over: bool) -> tuple[Load | None, Taken | None]:
+        """As `Unit.report`."""
+        mine = cast(Slice, taken)
+        did = replace(mine, k_hi=mine.k_lo + num_steps)
+        load = self.load_of(did) if self.is_typical(did) and not did.jobs else None
+        return load, replace(mine, k_lo=did.k_hi) if did.k_hi < mine.k_hi else None
+
+    def is_suspect(self, taken: Taken) -> bool:
+        """As `Unit.is_suspect`."""
+        return cast(Slice, taken).careful
+
+    def blame(self, taken: Taken, job: int | None) -> Verdict:
+        """As `Unit.blame`; when a suspect runs again, the job that is given up becomes a failure."""
+        mine, gave_up = cast(Slice, taken), False
+        if mine.careful:
+            mine, gave_up = self._judge(mine, job)
+        elif mine in self._blamed:
+            mine = replace(mine, careful=True)
+        self._blamed.add(mine)
+        return Verdict(mine, gave_up)
+
+    def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
+        """As `Unit.split_suspect`: whole the first time, then one cell of it."""
+        mine = cast(Slice, taken)
+        if not mine.careful or mine.k_hi - mine.k_lo == 1:
+            return mine, None
+        return self._cells(mine, mine.k_lo, mine.k_lo + 1), self._cells(mine, mine.k_lo + 1, mine.k_hi)
+
+    def _cells(self, taken: Slice, k_lo: int, k_hi: int) -> Slice:
+        jobs = jobs_within(taken.jobs, k_lo * self.num_pairs, k_hi * self.num_pairs)
+        return replace(taken, k_lo=k_lo, k_hi=k_hi, jobs=jobs)
+
+    def _judge(self, taken: Slice, job: int | None) -> tuple[Slice, bool]:
+        """A careful slice of one cell, with what is given up of it after one more death."""
+        if job is None:
+            return taken, False
+        self._trials[job] = self._trials.get(job, 0) + 1
+        if self._trials[job] < DEATHS_OF_A_JOB:
+            return taken, False
+        given_up: Jobs = tuple(sorted({*taken.given_up, (job, job + 1)}))
+        if len(given_up) >= JOBS_OF_A_CELL:
+            given_up = ((taken.k_lo * self.num_pairs, taken.k_hi * self.num_pairs),)
+        return replace(taken, given_up=given_up), True
 
 
 def jobs_within(jobs: Jobs, lo: int, hi: int) -> Jobs:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
-from orchestrator.run.making import Claim, Making
+from orchestrator.stages.fit.making import Claim, Making
 from orchestrator.store.fits import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
 from studies.fitted import looked_at, tokens_at

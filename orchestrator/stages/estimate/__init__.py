@@ -1,0 +1,1 @@
+"""Estimates of all cells of a screened study, from which those are selected that the sweep runs."""

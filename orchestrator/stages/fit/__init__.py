@@ -1,0 +1,1 @@
+"""Fits of subspaces, masks, and vectors that the cells of a sweep use."""

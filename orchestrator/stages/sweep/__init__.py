@@ -1,0 +1,1 @@
+"""Sweep: the jobs of a study, cells × pairs, slice by slice."""

@@ -1,0 +1,1 @@
+"""Training of a study's own models, before anything is run on them."""
