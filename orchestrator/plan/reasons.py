@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-from studies.columns import INPUT
 
 from orchestrator.plan.tables import Plan
 from orchestrator.views.names import names_in_results
-from studies.columns import PAIR_COLUMNS
+from studies.columns import INPUT, PAIR_COLUMNS
 
 NOT_DRAWN = "enough pairs without it"
 NOT_READ = "its label is of another output"

@@ -21,7 +21,7 @@ from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
 
 if TYPE_CHECKING:
-    from workers.engine.batch import Outcome
+    from workers.engine.batch import BatchResult
 
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
@@ -63,7 +63,7 @@ class CellHands:
                 with suppress(RunError):
                     fits.of(fit, engine.model)
 
-    def _outcome(self, taken: Slice, deadline_s: float, worker: int) -> "Outcome":
+    def _outcome(self, taken: Slice, deadline_s: float, worker: int) -> "BatchResult":
         from workers.engine.batch import Batch
 
         cells, pairs, tile_cells = self._inputs(taken)
@@ -79,7 +79,7 @@ class CellHands:
         # Captures are made once for all cells of the tile, whichever slices they come in.
         return engine.run(batch, deadline_s=deadline_s, tile_cells=tile_cells)
 
-    def _write(self, taken: Slice, outcome: "Outcome", started: float) -> Manifest:
+    def _write(self, taken: Slice, outcome: "BatchResult", started: float) -> Manifest:
         """Write the rows as a part, durably, and describe it."""
         bench = self._bench
         num_rows = len(outcome.columns["cell"])
