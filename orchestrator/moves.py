@@ -24,7 +24,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from orchestrator.store import State, StudyStore
 from orchestrator.store.adopt import part_names
 from orchestrator.store.disk import Disk
 from orchestrator.store.identity import fresh_identity, write_identity
-from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.lock import locked
 from orchestrator.store.storage import LocalStorage, explained, named
 from orchestrator.store.verify import damaged_files
 from studies.spec import is_study_name
@@ -78,7 +78,7 @@ def move(folder: Path, target: Path, *, renew: bool = False) -> Copied:
         HeldError: a driver is at work.
         StoreError: it cannot be read, or `target` not be written; it stays where it was.
     """
-    with _held(folder), explained(target):
+    with locked(folder), explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         num_rows = _num_rows(folder)
         if folder.stat().st_dev == target.parent.stat().st_dev:
@@ -119,7 +119,7 @@ def remove(folder: Path) -> None:
         HeldError: a driver is at work.
         StoreError: it cannot be removed.
     """
-    with _held(folder):
+    with locked(folder):
         _remove(folder)
 
 
@@ -136,12 +136,10 @@ def staged(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(target.parent)
     made = target.parent / f".{target.name}.{uuid.uuid4().hex}.new"
-    lock = StudyLock(made)
-    lock.acquire(Holder.this_process())
     try:
-        yield made
+        with locked(made):
+            yield made
     finally:
-        lock.release()
         shutil.rmtree(made, ignore_errors=True)
 
 
@@ -251,16 +249,6 @@ def users_of(folder: Path) -> list[str]:
     return found
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    lock = StudyLock(folder)
-    lock.acquire(Holder.this_process())
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _num_rows(folder: Path) -> int:
     """Rows of a study; one that is damaged may be moved all the same."""
     try:
@@ -282,15 +270,8 @@ def _clear_abandoned(store: Path) -> None:
     for path in store.iterdir():
         if not _ABANDONED.fullmatch(path.name):
             continue
-        lock = StudyLock(path)
-        try:
-            lock.acquire(Holder.this_process())
-        except StoreError:
-            continue
-        try:
+        with suppress(StoreError), locked(path):
             shutil.rmtree(path, ignore_errors=True)
-        finally:
-            lock.release()
 
 
 def _seq_of(name: str) -> int:

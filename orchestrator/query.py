@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from workers.errors import QueryError, nearest
 from workers.libraries.duckdb import is_passed_on, pointer, unknown_column, unknown_table
 from workers.libraries.duckdb_trees import explained_select, parsed, statements
 
-_FOLDER = Path(__file__).parent / "queries"
+_FOLDER = Path(str(files("orchestrator"))) / "queries"
 
 _TABLE_FUNCTIONS = ("duckdb_columns", "duckdb_functions", "generate_series", "range", "unnest")
 """Table functions that cannot run SQL of their own or reach files."""

@@ -5,6 +5,7 @@ __all__ = ["Answer", "Ask", "allowed", "allowed_study", "forget", "is_trusted", 
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -81,14 +82,9 @@ def _refusal(folder: Path, files: Sequence[Path], code: Code, names: Sequence[st
     at = next((code.at(name) for name in names if code.at(name)), "")
     return (
         f"{at}this study would run {listed}{more} in {folder}, which is not trusted; nothing was run. If you"
-        f" trust it: swapyard trust {_quoted(folder)}, or --trust for one command (in Python: trust=True)"
+        f" trust it: swapyard trust {shlex.quote(str(folder))}, or --trust for one command"
+        " (in Python: trust=True)"
     )
-
-
-def _quoted(folder: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(folder))
 
 
 def is_trusted(folder: Path) -> bool:

@@ -3,17 +3,14 @@
 __all__ = ["Unnamed", "adoptable", "check_rows", "part_names", "unnamed_parts"]
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.store.manifest import PLAIN_NAME, Manifest
+from orchestrator.store.manifest import PART, Manifest
 from orchestrator.store.notes import ExaminedFile, examined
 from orchestrator.store.state import State
 from orchestrator.store.storage import Storage
-
-_PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +25,11 @@ class Unnamed:
 
 def part_names(storage: Storage) -> list[str]:
     """The names of all files of rows, in order."""
-    return [name for name in storage.list("data") if _PART.fullmatch(name)]
+    return [name for name in storage.list("data") if PART.fullmatch(name)]
 
 
 def epoch_of(name: str) -> int:
-    """The epoch under which a file of rows was written."""
+    """Epoch in the name of a file of rows, or of a log."""
     return int(name.split("/")[1])
 
 

@@ -26,12 +26,11 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.lock import Holder
-from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, PartName, strict
+from orchestrator.store.manifest import PLAIN_NAME, Digest, Manifest, MergedFile, Nonce, PartName, strict
 from workers.digests import digest_of
 from workers.errors import StoreError
 from workers.libraries.pydantic import faults
 
-_HEX = StringConstraints(pattern="^[0-9a-f]{32}$")
 _CONTENT = {
     "open": ("holder",),
     "plan": ("plan",),
@@ -68,7 +67,7 @@ class FileRef:
 class PlanRef:
     """Reference to a plan: the folder ``plan/<id>/`` and the files that it must hold."""
 
-    id: Annotated[str, _HEX]
+    id: Nonce
     files: Mapping[Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")], FileRef]
 
     def path(self, name: str) -> str:
@@ -80,11 +79,11 @@ class PlanRef:
 class Snapshot:
     """Snapshot of all that a study holds, as one value, to which a lost log is rebuilt."""
 
-    study: Annotated[str, _HEX]
+    study: Nonce
     """The nonce of the study's very first commit."""
     plan: PlanRef | None = None
     """The latest plan."""
-    plans: tuple[Annotated[str, _HEX], ...] = ()
+    plans: tuple[Nonce, ...] = ()
     """The ids of all plans, sorted."""
     parts: tuple[Manifest, ...] = ()
     """Every part that counts, in order."""
@@ -107,7 +106,7 @@ class Commit:
     seq: Annotated[int, Field(ge=1)]
     epoch: Annotated[int, Field(ge=1)]
     """The number of the ``open`` commit of the driver that made this one."""
-    nonce: Annotated[str, _HEX]
+    nonce: Nonce
     """Tells its maker, after a doubtful write, whether the commit under this number is its own."""
     kind: Literal["open", "plan", "add", "compact", "adopt", "drop", "rebuild"]
     time_s: float

@@ -9,14 +9,13 @@ __all__ = ["Identity", "fresh_identity", "read_identity", "write_identity"]
 import contextlib
 import uuid
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestrator.store.commit import checked, is_checked, unchecked
 from orchestrator.store.disk import Disk
-from orchestrator.store.manifest import strict
+from orchestrator.store.manifest import Nonce, strict
 from orchestrator.store.storage import Storage, explained
 from workers.errors import StoreError
 
@@ -27,7 +26,7 @@ _NAME = "identity.json"
 class Identity:
     """A study's identity, and its name."""
 
-    study: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+    study: Nonce
     """32 hex digits: no two studies have the same."""
     name: str
     """Name of the study in study files."""

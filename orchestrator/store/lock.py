@@ -1,12 +1,14 @@
 """Lock on a study's folder, for one driver at a time; it ends with its holder, however that ends."""
 
-__all__ = ["Holder", "StudyLock"]
+__all__ = ["Holder", "StudyLock", "locked"]
 
 import errno
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -94,6 +96,17 @@ class StudyLock:
             return str(_HOLDER.validate_json(os.pread(descriptor, 4096, 0)))
         except ValueError:
             return "another process"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Holder]:
+    """Hold the lock of a study's folder; raises as `StudyLock.acquire` does."""
+    holder, lock = Holder.this_process(), StudyLock(folder)
+    lock.acquire(holder)
+    try:
+        yield holder
+    finally:
+        lock.release()
 
 
 def _try_twice(descriptor: int) -> None:

@@ -1,16 +1,19 @@
 """Manifests: a worker's of the part that it wrote, a driver's of a merged file, and both as stored files."""
 
 __all__ = [
+    "PART",
     "PLAIN_NAME",
     "Digest",
     "Manifest",
     "MergedFile",
+    "Nonce",
     "PartName",
     "StoredFile",
     "WrittenBytes",
     "strict",
 ]
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, NamedTuple, TypedDict
@@ -29,10 +32,13 @@ strict = ConfigDict(extra="forbid", strict=True, validate_by_name=True)
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """A SHA-256, in hexadecimal."""
 
-PartName = Annotated[
-    str, StringConstraints(pattern=rf"^data/[1-9][0-9]*/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet$")
-]
-"""``data/<epoch>/<lane>/<uuid>.parquet``, relative to the study."""
+Nonce = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+"""32 hexadecimal digits that nobody else drew."""
+
+PART = re.compile(rf"data/[1-9][0-9]*/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
+"""Name of a file of rows: ``data/<epoch>/<lane>/<uuid>.parquet``, relative to the study."""
+
+PartName = Annotated[str, StringConstraints(pattern=f"^{PART.pattern}$")]
 
 
 class WrittenBytes(TypedDict):

@@ -15,10 +15,10 @@ import zlib
 from dataclasses import replace
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from orchestrator.store.manifest import Digest, Manifest, MergedFile, WrittenBytes, strict
+from orchestrator.store.manifest import Digest, Manifest, MergedFile, Nonce, WrittenBytes, strict
 from orchestrator.store.storage import LocalStorage, Storage, explained
 from workers.digests import digest_of
 
@@ -30,20 +30,19 @@ _END_BYTES = 8
 _WORD = b"SWAPYARD"
 _DIGEST_BYTES = 32
 _TRAILER_BYTES = _DIGEST_BYTES + 8 + len(_WORD)
-_Nonce = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=strict)
 class FileNote:
     """Note within a file of rows: all that its commit says of it, and of which study and plan it is."""
 
-    study: _Nonce
+    study: Nonce
     """The nonce of the study's first commit."""
     seq: Annotated[int, Field(ge=0)]
     """Number of commits, at least, when the work was handed out."""
     rest: Digest
     """The SHA-256 of the file without its note."""
-    plan: _Nonce | None = None
+    plan: Nonce | None = None
     """The plan whose work it is, or, of a merged file, the one that the study followed then."""
     part: Manifest | None = None
     """Of a part, without its size and hash."""

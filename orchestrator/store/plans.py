@@ -43,8 +43,8 @@ class PlanIndex:
     seq: Count
     """Number of commits."""
     plan: PlanRef
-    after: tuple[str, ...] | None = None
-    """The ids of all plans before it; None in the first versions of this file."""
+    after: tuple[str, ...]
+    """The ids of all plans before it."""
 
 
 def encode_index(plan: PlanRef, seq: int, after: Collection[str]) -> bytes:
@@ -90,7 +90,7 @@ def known_plans(storage: Storage, known: Sequence[tuple[int, PlanRef]]) -> list[
     after: dict[str, frozenset[str] | None] = {}
     for id_, names in folders.items():
         index = _index_of(storage.read(f"plan/{id_}/{INDEX}") or b"")
-        after[id_] = None if index is None or index.after is None else frozenset(index.after)
+        after[id_] = None if index is None else frozenset(index.after)
         if id_ not in found and (one := _of_folder(storage, id_, names)) is not None:
             found[id_] = one
     ordered = sorted(found.values(), key=lambda one: one[0])

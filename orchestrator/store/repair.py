@@ -18,7 +18,7 @@ from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import NewerCommitError
 from orchestrator.store.gather import Gathered, gather, rebuilt
 from orchestrator.store.guard import lost_log, make_format
-from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.lock import Holder, locked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
 from orchestrator.store.plans import Agree, chosen_plan, known_plans
@@ -128,12 +128,8 @@ def clear(root: Path, names: Collection[str], storage: Storage | None = None) ->
 def _held(root: Path, storage: Storage | None) -> Iterator[tuple[Storage, Holder]]:
     if not root.is_dir():
         raise StoreError(f"there is no folder {root}; name a study that there is")
-    holder, lock = Holder.this_process(), StudyLock(root)
-    lock.acquire(holder)
-    try:
+    with locked(root) as holder:
         yield storage or LocalStorage(root), holder
-    finally:
-        lock.release()
 
 
 def _unnamed(storage: Storage) -> Iterator[Cleared]:

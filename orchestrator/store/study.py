@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from orchestrator.store import guard
+import orchestrator.store.guard as guard
 from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
 from orchestrator.store.identity import Identity, read_identity

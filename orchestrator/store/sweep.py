@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from orchestrator.faults import reach
+from orchestrator.store.adopt import epoch_of
 from orchestrator.store.commit import commit_name
-from orchestrator.store.manifest import PLAIN_NAME
+from orchestrator.store.manifest import PART, PLAIN_NAME
 from orchestrator.store.notes import examined, read_tail
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage, explained
@@ -26,10 +27,9 @@ from workers.errors import StoreError
 GRACE_S = 3600.0
 """Time for which a reader may be at a file that was replaced."""
 
-_PART = re.compile(rf"data/([1-9][0-9]*)/{PLAIN_NAME}/[0-9a-f]{{32}}\.parquet")
 _PLAN_FILE = re.compile(rf"plan/([0-9a-f]{{32}})/{PLAIN_NAME}")
 _PLAN_ID = re.compile("[0-9a-f]{32}")
-_NOTE = re.compile(r"logs/([1-9][0-9]*)/(?:[0-9]+\.trial|[0-9a-f]{32}\.making|left\.json)")
+_NOTE = re.compile(r"logs/[1-9][0-9]*/(?:[0-9]+\.trial|[0-9a-f]{32}\.making|left\.json)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,8 @@ def leftovers(
         if name in state.replaced:
             if now_s - state.replaced[name] > grace_s:
                 replaced.append(name)
-        elif part := _PART.fullmatch(name) or _NOTE.fullmatch(name):
-            if int(part[1]) < epoch and name not in state.files:
+        elif PART.fullmatch(name) or _NOTE.fullmatch(name):
+            if epoch_of(name) < epoch and name not in state.files:
                 orphans.append(name)
         elif (plan := _PLAN_FILE.fullmatch(name)) and plan[1] not in kept_plans:
             plans.append(name)
@@ -143,7 +143,7 @@ def is_kept(storage: Storage, name: str, state: State) -> bool:
 
     Torn parts do not, nor do merged files whose rows all lie where the log says.
     """
-    if _PART.fullmatch(name) is None or not read_tail(storage, name).is_whole:
+    if PART.fullmatch(name) is None or not read_tail(storage, name).is_whole:
         return False
     found = examined(storage.read(name) or b"")
     if found.status == "torn" or found.note is None or found.note.merged is None:
