@@ -13,7 +13,7 @@ from studies.blocks import Seed, Seeds
 from studies.fields import Column, Count, FilePath, Number, axis, checked, one_of, required
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
-from workers.fits.defaults import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
+from workers.fit_methods import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
 
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""

@@ -28,7 +28,7 @@ from studies.forms import Range, Sum, is_reference, parse_range, parse_sum, refe
 from studies.slots import Prompt, read_positions
 from studies.spec import Study
 from workers.errors import StudyError
-from workers.fits.defaults import TRAINED
+from workers.fit_methods import TRAINED
 from workers.vocabulary import Span, locate
 
 MEAN = "mean"

@@ -25,7 +25,7 @@ VOCABULARY = [
     f"workers.{name}"
     for name in (
         *("boxes", "capability", "causal", "code", "errors", "facts", "libraries", "metrics", "sites"),
-        *("fits.defaults", "vocabulary"),
+        *("fit_methods", "vocabulary"),
     )
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
