@@ -25,7 +25,7 @@ from studies.fields import (
 )
 from studies.forms import is_reference
 from studies.problems import Problem, ProblemsError, each, refuse
-from workers.fits.defaults import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
+from workers.fit_methods import DEFAULTS, DRAWS, METHODS, WITHOUT_PAIRS
 
 _NEEDED = {"das": ("rank", "ranks"), "pca": ("rank", "ranks"), "sae": ("path",)}
 """The keys of which a method needs one."""

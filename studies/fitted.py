@@ -36,7 +36,7 @@ from studies.forms import Names, Range, Sum, is_reference, parse_range, parse_su
 from studies.slots import Prompt, read_number, read_positions, read_texts
 from studies.spec import Study
 from workers.errors import StudyError
-from workers.fits.defaults import TRAINED
+from workers.fit_methods import TRAINED
 from workers.vocabulary import Span, locate
 
 MEAN = "mean"

@@ -23,11 +23,11 @@ MAY_IMPORT = {
 }
 VOCABULARY = [
     *("workers.capability", "workers.errors", "workers.facts", "workers.metrics", "workers.sites"),
-    *("workers.causal", "workers.code", "workers.fits.defaults", "workers.libraries", "workers.vocabulary"),
+    *("workers.causal", "workers.code", "workers.fit_methods", "workers.libraries", "workers.vocabulary"),
 ]
 """All that studies know of workers; of the libraries, those whose file loads no torch."""
 LAYERS = (
-    ("workers.errors", "workers.limits", "workers.children", "workers.metrics"),
+    ("workers.errors", "workers.limits", "workers.children", "workers.metrics", "workers.fit_methods"),
     ("workers.libraries",),
     (
         *("workers.vocabulary", "workers.modelspec", "workers.capability", "workers.facts", "workers.sites"),

@@ -20,7 +20,7 @@ from studies.forms import Names, parse_range
 from studies.identity import content_id
 from studies.variables import VARIABLE
 from workers.errors import StudyError, nearest
-from workers.fits.defaults import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
+from workers.fit_methods import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from workers.vocabulary import Prompt
 
 MOST_HELD_OUT = 512

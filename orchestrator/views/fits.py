@@ -11,7 +11,7 @@ from orchestrator.plan.fit_tables import planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import JsonObject, Storage
-from workers.fits.defaults import TRAINED, WITHOUT_PAIRS
+from workers.fit_methods import TRAINED, WITHOUT_PAIRS
 
 _PLANNED = (
     ("fit", pa.string()),

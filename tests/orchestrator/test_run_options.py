@@ -15,7 +15,7 @@ from orchestrator.run.options import RunOptions, flags_of, options_of
 @click.command()
 @run_options
 @click.pass_context
-def command(context: click.Context, **given: object) -> None:
+def command(context: click.Context, /, **given: object) -> None:
     context.obj.append(options_of(given))
 
 

@@ -7,7 +7,7 @@ import pytest
 from studies import Block, Fit, Study
 from studies.fitted import as_written, tokens_at
 from workers.errors import StudyError
-from workers.fits.defaults import DEFAULTS, METHODS
+from workers.fit_methods import DEFAULTS, METHODS
 
 
 def test_every_method_has_its_defaults() -> None:

@@ -22,7 +22,7 @@ from orchestrator.store.fits import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
 from studies.fitted import looked_at, tokens_at
 from workers.errors import RunError
-from workers.fits.defaults import WITHOUT_PAIRS
+from workers.fit_methods import WITHOUT_PAIRS
 from workers.vocabulary import Pair
 
 if TYPE_CHECKING:

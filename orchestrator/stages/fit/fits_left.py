@@ -20,7 +20,7 @@ from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from workers.errors import StoreError
 from workers.facts import ModelFacts
-from workers.fits.defaults import WITHOUT_PAIRS
+from workers.fit_methods import WITHOUT_PAIRS
 from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01

@@ -58,7 +58,9 @@ def language_model(folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     square, row = np.zeros((WIDTH, WIDTH), np.float32), np.zeros(WIDTH, np.float32)
-    weights = {name: np.zeros((size, WIDTH), np.float32) for name in ("model.embed_tokens", "lm_head")}
+    weights: dict[str, np.ndarray] = {
+        name: np.zeros((size, WIDTH), np.float32) for name in ("model.embed_tokens", "lm_head")
+    }
     weights["model.norm"] = row
     for layer in range(LAYERS):
         begin = f"model.layers.{layer}"
