@@ -19,7 +19,7 @@ from torch import Tensor
 from workers.change.operations import COLLECT
 from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
-from workers.fit_methods import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS, TRAINED
+from workers.fit_methods import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS
 from workers.fits.fitted import FitReport, FitSpec
 from workers.fits.vectors import FitData, make
 from workers.wrapper.inputs import Given, inputs_of, last_logits

@@ -26,13 +26,13 @@ from workers.autoencoders.loading import load_autoencoder
 from workers.autoencoders.weights import digest_of
 from workers.change.features import PCA, SparseAutoencoder
 from workers.errors import RunError, StudyError
+from workers.fit_methods import TRAINED, WITHOUT_PAIRS
 from workers.fits.fitted import FitReport, FitSpec, Fitted
 from workers.fits.training import Interchanges, accuracy, starting_space, train
 
 _RIDGE = 1e-3
 """Penalty of a probe's squared weights: keeps them finite where classes can be told apart without fail."""
 _MOST_PROBE_STEPS = 200
-_WITHOUT_PAIRS = ("random_rotation", "sae")
 
 
 class FitData(ABC):
@@ -98,11 +98,11 @@ def make(
     started = time.perf_counter()
     # Whatever mode the caller is in: what is made here is trained, or kept.
     with torch.inference_mode(False):
-        if spec.method in _TRAINED:
+        if spec.method in TRAINED:
             made = _trained(spec, data, held_out, tick)
         else:
             made = _RECKONED[spec.method](spec, data)
-    num_pairs = 0 if spec.method in _WITHOUT_PAIRS else len(data)
+    num_pairs = 0 if spec.method in WITHOUT_PAIRS else len(data)
     report = replace(made.report, num_pairs=num_pairs, seconds=time.perf_counter() - started)
     return replace(made, report=report)
 
@@ -196,7 +196,6 @@ def _sides(data: FitData) -> tuple[Tensor, Tensor]:
     return torch.cat(found[high]), torch.cat(found[low])
 
 
-_TRAINED = ("das", "boundless", "mask")
 _RECKONED: Mapping[str, Callable[[FitSpec, FitData], Fitted]] = MappingProxyType(
     {
         "mean": _mean,
