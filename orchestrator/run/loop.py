@@ -16,7 +16,7 @@ from orchestrator.run.compactor import Compactor
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
 from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
 from orchestrator.stages.contract import Desk, Taken
@@ -45,7 +45,7 @@ class Loop:
         self,
         desks: Sequence[Desk],
         *,
-        schedule: Schedule,
+        schedule: WorkSchedule,
         executor: Executor,
         workers: Sequence[int],
         driver: Driver,

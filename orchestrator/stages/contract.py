@@ -2,25 +2,25 @@
 
 A stage has two halves. On the driver, `Stage.open` finds what is left to do of a committed plan, as a `Desk`:
 units for the schedule, and a book-keeper that hears what became of them. On the workers, `Stage.hands` does
-what the schedule hands out, with what a `Bench` offers, and keeps what it made in the study's folder: rows as
-parts that count by commit, anything else in files that are created where they are absent and never changed.
-So whoever is killed, whenever, another goes on from the folder and the commits alone.
+what the schedule hands out, with what a `WorkerBench` offers, and keeps what it made in the study's folder:
+rows as parts that count by commit, anything else in files that are created where they are absent and never
+changed. So whoever is killed, whenever, another goes on from the folder and the commits alone.
 """
 
 __all__ = [
     "NO_MODEL",
+    "BlameVerdict",
     "Desk",
     "Hands",
     "Piece",
     "Planned",
-    "Scene",
+    "RunScene",
     "Stage",
     "StageReport",
     "Taken",
-    "Unit",
     "UnitKey",
-    "Verdict",
     "WholeUnit",
+    "WorkUnit",
 ]
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ from orchestrator.run.pace import NOTHING, Load
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Stop
-from orchestrator.stages.bench import Bench
+from orchestrator.stages.bench import WorkerBench
 from orchestrator.store import Driver, Manifest, PlanRef, StudyStore
 from studies import Study
 from workers.facts import ModelFacts
@@ -105,7 +105,7 @@ class StageReport:
     """Steps of the whole unit; None where nobody knows."""
 
 
-class Verdict(NamedTuple):
+class BlameVerdict(NamedTuple):
     """Decision on a part of a unit of which a worker died."""
 
     suspect: Taken | None
@@ -114,7 +114,7 @@ class Verdict(NamedTuple):
     """Whether something of it is never run again."""
 
 
-class Unit(Protocol):
+class WorkUnit(Protocol):
     """One thing of a plan that is to be done: in steps that workers share, or by one worker as a whole."""
 
     lane: int
@@ -185,7 +185,7 @@ class Unit(Protocol):
             Their load, where the time that they took says how fast the worker is, and the part that is left.
         """
 
-    def blame(self, taken: Taken, job: int | None) -> Verdict:
+    def blame(self, taken: Taken, job: int | None) -> BlameVerdict:
         """Judge a part of which a worker died, alone with a `job` where it noted one."""
 
     def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
@@ -217,84 +217,84 @@ class WholeUnit:
 
     @property
     def key(self) -> UnitKey:
-        """As `Unit.key`."""
+        """As `WorkUnit.key`."""
         return self.stage, self.name
 
     @property
     def splits(self) -> bool:
-        """As `Unit.splits`."""
+        """As `WorkUnit.splits`."""
         return False
 
     @property
     def is_open(self) -> bool:
-        """As `Unit.is_open`."""
+        """As `WorkUnit.is_open`."""
         return not self._is_out and not self.is_over
 
     @property
     def cost(self) -> float:
-        """As `Unit.cost`."""
+        """As `WorkUnit.cost`."""
         return 0.0 if self.is_over else self.unit_cost
 
     @property
     def captures(self) -> Load:
-        """As `Unit.captures`."""
+        """As `WorkUnit.captures`."""
         return NOTHING
 
     @property
     def open_loads(self) -> Sequence[Load]:
-        """As `Unit.open_loads`: its time left is reckoned by its stage, not by the schedule."""
+        """As `WorkUnit.open_loads`: its time left is reckoned by its stage, not by the schedule."""
         return ()
 
     def load_of(self, taken: Taken) -> Load:
-        """As `Unit.load_of`."""
+        """As `WorkUnit.load_of`."""
         return NOTHING
 
     def is_typical(self, taken: Taken) -> bool:
-        """As `Unit.is_typical`."""
+        """As `WorkUnit.is_typical`."""
         return False
 
     def is_suspect(self, taken: Taken) -> bool:
-        """As `Unit.is_suspect`."""
+        """As `WorkUnit.is_suspect`."""
         return False
 
     def free_steps(self, most: int, cost_of: CostOf, *, high: bool) -> int:
-        """As `Unit.free_steps`."""
+        """As `WorkUnit.free_steps`."""
         return 1
 
     def most_steps(self, budget: float, jobs: int | None, cost_of: CostOf | None, *, high: bool) -> int:
-        """As `Unit.most_steps`."""
+        """As `WorkUnit.most_steps`."""
         return 1
 
     def after(self, num_steps: int | None, *, high: bool) -> Iterable[UnitKey]:
-        """As `Unit.after`."""
+        """As `WorkUnit.after`."""
         return ()
 
     def take(self, budget: float, *, high: bool, most_steps: int | None) -> Taken:
-        """As `Unit.take`."""
+        """As `WorkUnit.take`."""
         self._is_out = True
         return Piece(self.stage, self.name, self.lane)
 
     def put_back(self, taken: Taken) -> None:
-        """As `Unit.put_back`."""
+        """As `WorkUnit.put_back`."""
         self._is_out = False
 
     def report(self, taken: Taken, num_steps: int, *, is_over: bool) -> tuple[Load | None, Taken | None]:
-        """As `Unit.report`."""
+        """As `WorkUnit.report`."""
         self.deaths, self.is_over = 0, is_over
         return None, None if is_over else taken
 
-    def blame(self, taken: Taken, job: int | None) -> Verdict:
-        """As `Unit.blame`."""
+    def blame(self, taken: Taken, job: int | None) -> BlameVerdict:
+        """As `WorkUnit.blame`."""
         self.deaths += 1
         self.is_over = self.most_deaths is not None and self.deaths >= self.most_deaths
-        return Verdict(None, self.is_over)
+        return BlameVerdict(None, self.is_over)
 
     def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
-        """As `Unit.split_suspect`."""
+        """As `WorkUnit.split_suspect`."""
         return taken, None
 
     def run_whole(self) -> None:
-        """As `Unit.run_whole`."""
+        """As `WorkUnit.run_whole`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ class Planned:
 
 
 @dataclass(slots=True)
-class Scene:
+class RunScene:
     """Run of a study, as the driver's halves of stages see it."""
 
     study: Study
@@ -366,7 +366,7 @@ class Desk:
     counts_jobs = True
     """Whether its rows count towards a limit of jobs."""
 
-    def __init__(self, scene: Scene, units: Sequence[WholeUnit] = ()) -> None:
+    def __init__(self, scene: RunScene, units: Sequence[WholeUnit] = ()) -> None:
         self.scene = scene
         self._whole = units
         self._seconds: list[float] = []
@@ -374,7 +374,7 @@ class Desk:
         self._workers: set[int] = set()
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[WorkUnit]:
         """Units for the schedule; asked for while workers come up."""
         return self._whole
 
@@ -487,11 +487,11 @@ class Stage:
     timeout_s: float | None = None
     is_preparation: bool = False
 
-    def open(self, scene: Scene) -> Desk | None:
+    def open(self, scene: RunScene) -> Desk | None:
         """Find what is left to do; None for nothing."""
         return None
 
-    def over(self, scene: Scene, *, was_open: bool, is_left: bool) -> Planned | None:
+    def over(self, scene: RunScene, *, was_open: bool, is_left: bool) -> Planned | None:
         """Commit the plan that goes on from what it left; None where the plan stays.
 
         Args:
@@ -501,11 +501,11 @@ class Stage:
         """
         return None
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """Make the worker's half."""
         raise NotImplementedError(f"the stage {self.name} has nothing for a worker to do")
 
-    def equip(self, bench: Bench) -> None:
+    def equip(self, bench: WorkerBench) -> None:
         """Give the bench's engines what this stage makes for them."""
 
     def tables(self, plan: Plan, store: StudyStore) -> "Mapping[str, pa.Table]":

@@ -14,7 +14,7 @@ from orchestrator.plan.costs import Costs
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.pace import Load, Pace
-from orchestrator.stages.fit.making import Making, Note
+from orchestrator.stages.fit.making import FitNote, Making
 from orchestrator.stages.sweep.work import Slice
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
@@ -72,7 +72,7 @@ class FitsLeft:
         }
         for fit, (lane, method, load) in self._open.items():
             self.costs[fit] = self._paces[lane, method].seconds(load) * rates[lane]
-        self._notes: dict[str, Note] = {}
+        self._notes: dict[str, FitNote] = {}
 
     def of(self, tile: int, k: int) -> tuple[str, ...]:
         """The fits that the k-th cell of a tile uses, made or not."""
@@ -151,7 +151,7 @@ class FitsLeft:
         waiting = sum(self._seconds(fit, factor) for fit in self._open if fit not in begun)
         return waiting + sum(begun.values()), max(begun.values(), default=0.0)
 
-    def _rest_s(self, fit: str, note: Note, factor: float) -> float:
+    def _rest_s(self, fit: str, note: FitNote, factor: float) -> float:
         if note.left_s is not None:
             return note.left_s
         expected = self._seconds(fit, factor)
@@ -164,7 +164,7 @@ class FitsLeft:
             return pace.seconds(load)
         return pace.seconds(load) * (factor if self.factor is None else self.factor)
 
-    def _factor_of(self, fit: str, note: Note) -> float | None:
+    def _factor_of(self, fit: str, note: FitNote) -> float | None:
         """By how much longer than expected the steps of a fit take that is being made."""
         lane, method, load = self._open[fit]
         return None if note.whole_s is None else note.whole_s / self._paces[lane, method].seconds(load)

@@ -5,7 +5,7 @@ A worker that makes a fit keeps a note in the folder of the run's logs, which it
 nobody has touched for a while is anybody's, and nothing waits for a worker that is gone.
 """
 
-__all__ = ["STALE_S", "Making", "Note", "making_text"]
+__all__ = ["STALE_S", "FitNote", "Making", "making_text"]
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ SUFFIX = ".making"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class FitNote:
     """How far a fit is."""
 
     worker: int
@@ -49,14 +49,14 @@ class Note:
         return None if self.left_s is None else self.seconds + self.left_s
 
 
-def making_text(notes: Sequence[Note]) -> str:
+def making_text(notes: Sequence[FitNote]) -> str:
     """The fits that are being made: ``making 1 fit (step 40 of 500, about 12 s left)``."""
     told = [f"step {note.step:,} of {note.num_steps:,}{_left_text(note)}" for note in notes if note.num_steps]
     fits = f"making {len(notes)} fit{'s' * (len(notes) > 1)}"
     return f"{fits} ({'; '.join(told)})" if told else fits
 
 
-def _left_text(note: Note) -> str:
+def _left_text(note: FitNote) -> str:
     return "" if note.left_s is None else f", about {max(1.0, note.left_s):,.0f} s left"
 
 
@@ -101,14 +101,14 @@ class Making:
             self._seen[fit] = (changed, now)
         return now - self._seen[fit][1] < STALE_S
 
-    def notes(self) -> dict[str, Note]:
+    def notes(self) -> dict[str, FitNote]:
         """The fits that are being made, by identity."""
         found = {}
         for path in self._folder.glob(f"*{SUFFIX}"):
             # It may be gone by now, or half written.
             with contextlib.suppress(OSError, ValueError, TypeError):
                 if self.is_held(path.stem):
-                    found[path.stem] = Note(**json.loads(path.read_text("utf-8")))
+                    found[path.stem] = FitNote(**json.loads(path.read_text("utf-8")))
         return found
 
     def forget(self, worker: int) -> None:
@@ -157,7 +157,7 @@ class Claim:
 
     def _write(self) -> None:
         note = asdict(
-            Note(
+            FitNote(
                 worker=self._worker,
                 step=self._step,
                 num_steps=self._num_steps,

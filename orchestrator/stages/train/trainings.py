@@ -20,7 +20,7 @@ import numpy as np
 from orchestrator.faults import reach
 from orchestrator.plan.given import task_rows
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
-from orchestrator.stages.bench import Bench
+from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import Piece, StageReport, Taken
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import Checkpoint, TrainingFolder
@@ -70,7 +70,7 @@ class TrainHands:
             it began with.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WorkerBench) -> None:
         self._bench = bench
         self._folder = TrainingFolder(LocalStorage(bench.root))
         self._threads = bench.engines.threads
