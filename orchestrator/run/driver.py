@@ -36,7 +36,7 @@ from workers.errors import RunError, StoreError, counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended."""
+    """End of a run."""
 
     root: Path
     counts: Counts

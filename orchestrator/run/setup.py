@@ -1,4 +1,4 @@
-"""Which executor runs a study, with how many workers of how many threads."""
+"""Set-up of a run: which executor runs the study, with how many workers of how many threads."""
 
 __all__ = ["Limits", "RunOptions", "Setup", "fitting_s", "set_up", "set_up_training"]
 
@@ -19,7 +19,7 @@ ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Of the environment: an existing cluster, where the command line names none."""
 INLINE_BELOW_S = 20.0
 LEAST_STEP_S = 0.01
-"""What a step of a fit takes however small the model is."""
+"""Time that a step of a fit takes however small the model is."""
 PASSES_OF_A_STEP = 3
 """Forwards that take as long as one and its gradients."""
 """Ray costs about 6 s and 0.4 GB: below this a study is done sooner without it."""
@@ -31,19 +31,19 @@ BYTES_PER_WORKER = 700 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a run stops by itself; what it did is kept, and the same command goes on. None for nowhere."""
+    """Limits of a run, at which it stops by itself; what it did is kept. None for nowhere."""
 
     jobs: int | None = None
-    """So many jobs, rounded up to whole cells of a tile: those of at most 64 pairs."""
+    """Number of jobs, rounded up to whole cells of a tile: those of at most 64 pairs."""
     seconds: float | None = None
-    """So many seconds after it began; what runs then is finished."""
+    """Seconds after it began; what runs then is finished."""
     failures: int | None = None
     """More failed jobs than these, of those that it ran itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a study is run; nothing here is part of a result."""
+    """Options of a run; nothing here is part of a result."""
 
     executor: Literal["auto", "inline", "ray"] = "auto"
     num_workers: int | None = None
@@ -61,21 +61,21 @@ class RunOptions:
     error_types: tuple[str, ...] = ()
     """Of those that run again, the types of their errors; all where none is named."""
     limits: Limits = Limits()
-    """Where the run stops by itself."""
+    """Limits at which the run stops by itself."""
     slice_timeout_s: float | None = None
-    """How long a worker may be silent before it is taken to hang; None for what its work should take."""
+    """Time that a worker may be silent before it is taken to hang; None for what its work should take."""
     require: tuple[str, ...] = ()
     """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
     the study requires; a worker without one gets no job."""
     code: Code = NO_CODE
-    """Where the functions of the study lie, which its driver knows."""
+    """Place of the study's functions, which its driver knows."""
     remote_code: frozenset[str] = frozenset()
     """References of the models whose own code may be run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What was chosen, and why."""
+    """Choice of executor, workers, and threads, and its reason."""
 
     executor: Literal["inline", "ray"]
     num_workers: int | None
@@ -97,7 +97,7 @@ class Setup:
 
     @property
     def where(self) -> str:
-        """Where jobs run, in words."""
+        """Place where jobs run, in words."""
         threads = counted(self.threads, "thread")
         if self.executor == "inline":
             return f"in this process with {threads}"
@@ -220,7 +220,7 @@ def _cost_per_job(plan: Plan) -> float:
 
 
 def fitting_s(plan: Plan) -> float:
-    """What training the fits of a plan takes one worker: steps of batches that run forwards and back."""
+    """Time that training the fits of a plan takes one worker: steps of batches that run forwards and back."""
     whole_s = max(float(costs.max()) for costs in plan.costs.values()) / _rate(plan, 1)
 
     def fit_s(num_steps: int, batch_size: int) -> float:

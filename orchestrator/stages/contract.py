@@ -209,7 +209,7 @@ class WholeUnit:
     unit_cost: float = 0.0
     is_on_demand: bool = False
     most_deaths: int | None = DEATHS_OF_A_UNIT
-    """It is given up after so many deaths without a call that ended; None for never."""
+    """Number of deaths after which it is given up without a call that ended between them; None for never."""
     owner: int | None = None
     is_over: bool = False
     deaths: int = 0
@@ -329,7 +329,7 @@ class RunScene:
 
 
 class ScheduleView(Protocol):
-    """What a desk may ask of the schedule that hands out its units."""
+    """View of the schedule, as a desk may ask it."""
 
     @property
     def remaining(self) -> Mapping[int, Load]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from orchestrator.plan.tables import read_plan
-from orchestrator.stages.group import GROUP
+from orchestrator.stages import GROUP
 from orchestrator.store import StudyStore
+
 
 
 def stage_tables(studies: Sequence[Path]) -> dict[str, pa.Table]:

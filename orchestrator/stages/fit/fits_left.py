@@ -24,9 +24,9 @@ from workers.facts import ModelFacts
 from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01
-"""What a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
+"""Time that a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
 FIT_S = 0.2
-"""And a fit, besides its steps."""
+"""Time that a fit takes besides its steps."""
 FEW = 64
 """Pairs of a fit whose lengths are looked at."""
 
@@ -85,12 +85,12 @@ class FitsLeft:
 
     @property
     def num(self) -> int:
-        """How many are not made."""
+        """Number of fits that are not made."""
         return len(self._open)
 
     @property
     def workers(self) -> set[int]:
-        """Those that are making fits: their model is loaded."""
+        """Workers that are making fits: their model is loaded."""
         return {note.worker for note in self._notes.values()}
 
     @property
@@ -142,7 +142,7 @@ class FitsLeft:
             del self._open[fit], self.costs[fit]
 
     def left_s(self, factor: float) -> tuple[float, float]:
-        """What all that are left take one worker, and the longest of those that are begun; in seconds.
+        """Time that all that are left take one worker, and the longest of those that are begun; in seconds.
 
         Args:
             factor: by how much longer than expected other work of this run took.
@@ -170,7 +170,7 @@ class FitsLeft:
         return None if note.whole_s is None else note.whole_s / self._paces[lane, method].seconds(load)
 
     def _made(self) -> set[str]:
-        """Those that are there, by the names of their files alone."""
+        """Fits that are there, by the names of their files alone."""
         return {path.stem for path in self._files.glob("*.json")}
 
     def _seconds_of(self, fit: str) -> float:

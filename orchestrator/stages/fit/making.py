@@ -19,7 +19,7 @@ from orchestrator.store import StudyStore
 from orchestrator.store.storage import make_inside
 
 TOUCH_S = 2.0
-"""How often a note is touched, and written anew where there is news."""
+"""Time between two touches of a note, and written anew where there is news."""
 STALE_S = 60.0
 """A note that did not change for so long is of a worker that is gone, or of a disk that cannot be shared."""
 SUFFIX = ".making"
@@ -27,7 +27,7 @@ SUFFIX = ".making"
 
 @dataclass(frozen=True, slots=True)
 class FitNote:
-    """How far a fit is."""
+    """Progress of a fit that is being made."""
 
     worker: int
     step: int
@@ -40,12 +40,12 @@ class FitNote:
 
     @property
     def left_s(self) -> float | None:
-        """How long it will still take at the pace so far; None before that is known."""
+        """Time that it will still take at the pace so far; None before that is known."""
         return self.step_s * (self.num_steps - self.step) if self.step_s else None
 
     @property
     def whole_s(self) -> float | None:
-        """How long it will have taken; None before its pace is known."""
+        """Time that it will have taken; None before its pace is known."""
         return None if self.left_s is None else self.seconds + self.left_s
 
 
@@ -72,7 +72,7 @@ class Making:
         self._root = root
         self._folder = StudyStore(root).logs(epoch)
         self._seen: dict[str, tuple[int, float]] = {}
-        """What the last change of a note was, and when this process saw it first."""
+        """Last change of a note, and when this process saw it first."""
 
     @contextlib.contextmanager
     def claimed(self, fit: str, worker: int) -> Iterator["Claim | None"]:
@@ -132,14 +132,14 @@ class Claim:
         self._ended = threading.Event()
         self._step, self._num_steps = 0, 0
         self._first_s, self._last_s = 0.0, 0.0
-        """When the first and the last step were done, since it was begun."""
+        """Times at which the first and the last step were done, since it was begun."""
         self._write()
         # A step may take minutes, during which nobody calls `tick`.
         self._thread = threading.Thread(target=self._touch, name="swapyard-making", daemon=True)
         self._thread.start()
 
     def tick(self, step: int, num_steps: int) -> None:
-        """So many steps are done."""
+        """Note that so many steps are done."""
         self._step, self._num_steps = step, num_steps
         self._last_s = time.monotonic() - self._began
         self._first_s = self._first_s or self._last_s

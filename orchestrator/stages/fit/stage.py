@@ -13,9 +13,9 @@ from orchestrator.stages.fit.making import Making
 
 NAME = "fit"
 FIT_POLL_S = 0.2
-"""How often it is looked whether a fit is there that another worker makes."""
+"""Time between two looks for a fit that another worker makes."""
 FITS_TIMEOUT_S = 8 * 3600.0
-"""How long a fit may take."""
+"""Time that a fit may take."""
 
 
 def fit_units(left: FitsLeft | None) -> list[WholeUnit]:

@@ -63,7 +63,7 @@ class Slice:
     careful: bool = False
     """Whether jobs run one by one, each noted before it begins, because this slice killed workers."""
     seq: int = 0
-    """How many commits the study had when it was handed out; its part says so."""
+    """Number of commits that the study had when it was handed out; its part says so."""
     given_up: Jobs = ()
     """Jobs that killed too many workers: they become failures and are not run."""
     stage: str = SWEEP
@@ -76,7 +76,7 @@ class Slice:
 
 @dataclass(slots=True)
 class TileWork:
-    """What remains of a tile, or of the failed jobs of one part: ranges of k that lack the same families."""
+    """Rest of a tile, or of the failed jobs of one part: ranges of k that lack the same families."""
 
     tile: int
     lane: int
@@ -148,13 +148,13 @@ class TileWork:
 
     @property
     def capture_cost(self) -> float:
-        """What a worker pays before its first job here."""
+        """Cost units that a worker pays before its first job here."""
         if self.capture is not None:
             return self.capture
         return float(self.costs.max() * CAPTURES_PER_PAIR * self.num_pairs)
 
     def load(self, lo: int, hi: int) -> Load:
-        """What cells `lo` to `hi` are to a worker, besides calls."""
+        """Load of cells `lo` to `hi`, besides calls."""
         units = float(self.costs[lo:hi].sum() * self.num_pairs)
         if self.estimates:
             return Load(units)
@@ -194,7 +194,7 @@ class TileWork:
         return most if jobs is None else max(1, min(most, jobs // self.num_pairs))
 
     def _num_with(self, budget: float, cost_of: CostOf | None, *, high: bool) -> int:
-        """How many cells wait for units of about `budget` cost units: those of one unit at least."""
+        """Number of cells that wait for units of about `budget` cost units: those of one unit at least."""
         lo, hi, _ = self.todo[-1 if high else 0]
         if self.uses is None or cost_of is None:
             return hi - lo
@@ -302,7 +302,7 @@ def jobs_within(jobs: Jobs, lo: int, hi: int) -> Jobs:
 
 
 def undone(manifest: Manifest, state: State) -> list[Slice]:
-    """What a part that was refused holds of jobs that are not done: they must run again.
+    """Jobs of a part that was refused which are not done: they must run again.
 
     Of a retry it is nothing: its jobs are failures that were replaced already.
     """
@@ -326,7 +326,7 @@ def open_work(plan: Plan, state: State, facts: Mapping[int, ModelFacts] | None =
 
 
 class _Reckoned:
-    """What the tiles of a plan cost."""
+    """Costs of the tiles of a plan."""
 
     def __init__(self, plan: Plan, facts: Mapping[int, ModelFacts]) -> None:
         self._plan = plan
@@ -367,7 +367,7 @@ class _Reckoned:
 
     @cached_property
     def _lengths(self) -> Mapping[int, set[int]]:
-        """How long the bases are of all tiles with a cellset."""
+        """Lengths of the bases of all tiles with a cellset."""
         found: dict[int, set[int]] = defaultdict(set)
         for tile in self._plan.tiles.values():
             found[tile.cellset].add(len(self._running.pair(tile.pairs[0]).tokens["base"]))

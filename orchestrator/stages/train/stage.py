@@ -46,7 +46,7 @@ SCORE_SHARE = 0.5
 FEW = 64
 """Pairs whose prompts are looked at."""
 TELL_EVERY_S = 30.0
-"""How often a training that goes on is told of."""
+"""Time after which a training that goes on is told of again."""
 
 
 class TrainDesk(Desk):

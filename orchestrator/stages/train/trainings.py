@@ -47,7 +47,7 @@ _logger = logging.getLogger("swapyard.trainings")
 
 
 ASK_EVERY_S = 0.5
-"""How often it is asked whether a slice is to end."""
+"""Time between two questions whether a slice is to end."""
 
 
 @dataclass(slots=True)
@@ -210,7 +210,7 @@ def _advance(trainer: "Trainer", seconds: float, ends: Callable[[], bool]) -> No
 
 
 def _data(planned: PlannedTraining, facts: "ModelFacts", code: Code) -> "Data":
-    """What a training sees: the bases of the task's pairs to train on, and its test pairs.
+    """Data of a training: the bases of the task's pairs to train on, and its test pairs.
 
     Raises:
         RunError: the task has no pairs of one of the two.
