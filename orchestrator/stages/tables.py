@@ -13,7 +13,6 @@ from orchestrator.stages import GROUP
 from orchestrator.store import StudyStore
 
 
-
 def stage_tables(studies: Sequence[Path]) -> dict[str, pa.Table]:
     """Tables of installed stages by name, each with the ``study`` that a row is of.
 
