@@ -17,8 +17,8 @@ from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
 from orchestrator.run.local_ray import LocalRay, resources
 from orchestrator.run.trial import Trial
 from orchestrator.run.worker import Hello, StudyWorker
-from orchestrator.stages.contract import Taken
 from orchestrator.stages.registry import find_stage
+from orchestrator.stages.units import Taken
 from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
 from workers.libraries.ray import cause_of, last_line

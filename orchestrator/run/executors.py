@@ -8,7 +8,8 @@ from typing import Protocol
 
 from orchestrator.run.stopping import AtOnce, EndedError, never
 from orchestrator.run.worker import StudyWorker
-from orchestrator.stages.contract import StageReport, Taken
+from orchestrator.stages.contract import StageReport
+from orchestrator.stages.units import Taken
 from workers.capability import Capability
 from workers.errors import RunError, SwapyardError
 from workers.limits import lasting

@@ -19,7 +19,8 @@ from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
-from orchestrator.stages.contract import Desk, Taken
+from orchestrator.stages.contract import Desk
+from orchestrator.stages.units import Taken
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 

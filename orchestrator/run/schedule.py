@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.run.pace import NOTHING, Load
-from orchestrator.stages.contract import CostOf, Taken, UnitKey, WorkUnit
+from orchestrator.stages.units import CostOf, Taken, UnitKey, WorkUnit
 
 MIN_SLICE_S = 2.0
 MAX_SLICE_S = 30.0

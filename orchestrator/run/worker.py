@@ -14,8 +14,9 @@ from orchestrator.loading import Engines
 from orchestrator.run.stopping import AtOnce
 from orchestrator.run.trial import Trial
 from orchestrator.stages.bench import WorkerBench
-from orchestrator.stages.contract import Hands, StageReport, Taken
+from orchestrator.stages.contract import Hands, StageReport
 from orchestrator.stages.registry import find_stage, find_stages
+from orchestrator.stages.units import Taken
 from orchestrator.store import PlanRef, StudyStore, explained
 from workers.capability import Capability
 

@@ -8,16 +8,8 @@ import pyarrow as pa
 
 from orchestrator.plan.tables import Plan
 from orchestrator.stages.bench import WorkerBench
-from orchestrator.stages.contract import (
-    Desk,
-    Hands,
-    Piece,
-    RunScene,
-    Stage,
-    StageReport,
-    Taken,
-    WholeUnit,
-)
+from orchestrator.stages.contract import Desk, Hands, RunScene, Stage, StageReport
+from orchestrator.stages.units import Piece, Taken, WholeUnit
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import LocalStorage
 

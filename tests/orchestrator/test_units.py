@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_schedule import asked, cells_of, work
 
 from orchestrator.run.schedule import WorkSchedule
-from orchestrator.stages.contract import DEATHS_OF_A_UNIT, Piece, Taken, UnitKey, WholeUnit
 from orchestrator.stages.sweep.work import Slice, TileWork
+from orchestrator.stages.units import DEATHS_OF_A_UNIT, Piece, Taken, UnitKey, WholeUnit
 
 
 def waiting(tile: TileWork, num_fits: int) -> TileWork:

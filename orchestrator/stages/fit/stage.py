@@ -6,10 +6,11 @@ import time
 from typing import cast
 
 from orchestrator.stages.bench import WorkerBench
-from orchestrator.stages.contract import Hands, Piece, Stage, StageReport, Taken, WholeUnit
+from orchestrator.stages.contract import Hands, Stage, StageReport
 from orchestrator.stages.fit.fits import StudyFits
 from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.fit.making import Making
+from orchestrator.stages.units import Piece, Taken, WholeUnit
 
 NAME = "fit"
 FIT_POLL_S = 0.2

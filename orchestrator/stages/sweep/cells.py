@@ -13,9 +13,10 @@ import numpy as np
 
 from orchestrator.faults import reach
 from orchestrator.stages.bench import WorkerBench
-from orchestrator.stages.contract import StageReport, Taken
+from orchestrator.stages.contract import StageReport
 from orchestrator.stages.sweep.partial_slice import run_lost, run_selected
 from orchestrator.stages.sweep.work import Slice, jobs_within
+from orchestrator.stages.units import Taken
 from orchestrator.store import UNWRITTEN, Manifest, encode_part
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair

@@ -13,21 +13,13 @@ from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.pace import NOTHING, Load
 from orchestrator.run.rates import estimate_rate, remember_rate
-from orchestrator.stages.contract import (
-    Desk,
-    Piece,
-    Planned,
-    RunScene,
-    ScheduleView,
-    StageReport,
-    Taken,
-    WorkUnit,
-)
+from orchestrator.stages.contract import Desk, Planned, RunScene, ScheduleView, StageReport
 from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.fit.making import Making, making_text
 from orchestrator.stages.fit.stage import fit_units
 from orchestrator.stages.sweep.forecast import START_S, Forecast
 from orchestrator.stages.sweep.work import Slice, TileWork, open_work, undone
+from orchestrator.stages.units import Piece, Taken, WorkUnit
 from orchestrator.store import Driver, Manifest, StudyStore
 
 HOOKED, RESUMED, RERUN = "hooked", "resumed", "rerun"

@@ -19,7 +19,7 @@ from orchestrator.plan.ranges import mask, stretches
 from orchestrator.plan.tables import Plan, Tile
 from orchestrator.plan.unchanged import Running
 from orchestrator.run.pace import Load
-from orchestrator.stages.contract import BlameVerdict, CostOf, Taken, UnitKey
+from orchestrator.stages.units import BlameVerdict, CostOf, Taken, UnitKey
 from orchestrator.store import Manifest, State
 from workers.facts import ModelFacts
 from workers.vocabulary import Pair

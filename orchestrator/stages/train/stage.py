@@ -18,23 +18,20 @@ from orchestrator.run.setup import RunOptions, Setup, set_up_training
 from orchestrator.run.trained import failure_of, trained_of
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import (
-    DEATHS_OF_A_UNIT,
     Desk,
     Hands,
-    Piece,
     Planned,
     RunScene,
     ScheduleView,
     Stage,
     StageReport,
-    Taken,
-    WholeUnit,
 )
 from orchestrator.stages.sweep.desk import fits_left, forecast_of
 from orchestrator.stages.sweep.forecast import closing_s
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.stages.train.trainings import TrainHands
 from orchestrator.stages.train.trainings_left import TrainingsLeft
+from orchestrator.stages.units import DEATHS_OF_A_UNIT, Piece, Taken, WholeUnit
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from workers.errors import ModelError

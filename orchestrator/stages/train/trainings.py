@@ -21,7 +21,8 @@ from orchestrator.faults import reach
 from orchestrator.plan.given import task_rows
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
 from orchestrator.stages.bench import WorkerBench
-from orchestrator.stages.contract import Piece, StageReport, Taken
+from orchestrator.stages.contract import StageReport
+from orchestrator.stages.units import Piece, Taken
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import Checkpoint, TrainingFolder
 from studies.models import Task, check_task
