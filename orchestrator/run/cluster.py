@@ -17,22 +17,22 @@ from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
 from orchestrator.run.local_ray import LocalRay, resources
 from orchestrator.run.trial import Trial
 from orchestrator.run.worker import Hello, StudyWorker
-from orchestrator.stages.contract import Taken
 from orchestrator.stages.registry import find_stage
+from orchestrator.stages.units import Taken
 from orchestrator.store import explained
 from workers.errors import ClusterError, RunError, SwapyardError
 from workers.libraries.ray import cause_of, last_line
 
 JOIN_TIMEOUT_S = 300.0
-"""How long a worker may take to come up and find the study."""
+"""Time that a worker may take to come up and find the study."""
 MOST_STILLBORN = 3
-"""So many workers may die before any has come up."""
+"""Number of workers that may die before any has come up."""
 LOAD_TIMEOUT_S = 600.0
-"""How long loading a small model may take."""
+"""Time that loading a small model may take."""
 LOAD_BYTES_PER_S = 20e6
 """And how fast larger ones must be loaded, at least, counting 4 bytes a parameter."""
 SLICE_TIMEOUT_S = 600.0
-"""How long a slice may take: one that hangs must not hold up the study for ever."""
+"""Time that a call may take: one that hangs must not hold up the study for ever."""
 SLICE_TIMEOUT_TARGETS = 20.0
 """Or this many times what it should take, where that is more."""
 
@@ -45,10 +45,10 @@ class _Seat:
     nonce: "_Nonce"
     ref: Any = None
     until: float = 0.0
-    """When the call is given up."""
+    """Time at which the call is given up."""
     has_joined: bool = False
     process: psutil.Process | None = None
-    """Where our own Ray started it, so that it is one of this machine."""
+    """Process that our own Ray started, so that it is one of this machine."""
     lane: int | None = None
     taken: Taken | None = None
     target_s: float = 0.0
@@ -184,7 +184,7 @@ class RayExecutor:
         self._ray.stop()
 
     def _events(self, number: int) -> list[Event]:
-        """What a call that ended means."""
+        """Events that a call which ended means."""
         import ray
 
         seat = self._seats[number]
@@ -234,7 +234,7 @@ class RayExecutor:
         return [self._died(number, self._too_long(self._seats[number])) for number in late]
 
     def _too_long(self, seat: _Seat) -> str:
-        """What took too long, in words.
+        """Text of what took too long.
 
         Raises:
             RunError: no worker has ever come up.

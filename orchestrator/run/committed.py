@@ -132,7 +132,7 @@ def refuse_stranger(plan: Plan, earlier: Plan, store: StudyStore) -> None:
 
 
 def _set_up(plan: Plan, state: State, facts: Mapping[int, ModelFacts], options: RunOptions) -> Setup:
-    """How the rest of a plan is run: of its open jobs only those that cannot be filled in take time."""
+    """Set-up for the rest of a plan: of its open jobs only those that cannot be filled in take time."""
     work = open_work(plan, state, facts)
     every = sum(one.cost_of(plan.costs[plan.tiles[one.tile].cellset]) for one in work if not one.estimates)
     share = sum(one.cost for one in work if not one.estimates) / every if every else 1.0

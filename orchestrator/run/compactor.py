@@ -17,7 +17,7 @@ _CLOSE_S = 10.0
 
 
 def most_files() -> int:
-    """How many files of rows a study may have before small ones are merged.
+    """Number of files of rows that a study may have before small ones are merged.
 
     Raises:
         RunError: the environment says what is no such number.

@@ -20,11 +20,11 @@ from orchestrator.run.left import LeftNote
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
 from orchestrator.run.progress import Progress
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Reason, Stop, listening
 from orchestrator.run.worker import StudyWorker
-from orchestrator.stages.contract import Desk, Scene, Stage
+from orchestrator.stages.contract import Desk, RunScene, Stage
 from orchestrator.stages.registry import find_stages
 from orchestrator.store import Driver, PlanRef, StudyStore
 from orchestrator.store.storage import named
@@ -36,7 +36,7 @@ from workers.errors import RunError, StoreError, counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended."""
+    """End of a run."""
 
     root: Path
     counts: Counts
@@ -106,7 +106,7 @@ class _Run:
         planned = commit_plan(study, self.store, self.driver, self.options, self.progress.say)
         if planned.is_new:
             self.progress.planned(planned.plan)
-        scene = Scene(study, self.store, self.driver, self.options, self.progress, planned, self.stop)
+        scene = RunScene(study, self.store, self.driver, self.options, self.progress, planned, self.stop)
         num_ran = 0
         for stages in _turns(find_stages()):
             desks = {stage: desk for stage in stages if (desk := stage.open(scene)) is not None}
@@ -136,7 +136,7 @@ class _Run:
             stopped=self.stop.reason if self.is_left or self.stop.reason == "failures" else None,
         )
 
-    def _turn(self, scene: Scene, desks: Sequence[Desk]) -> int:
+    def _turn(self, scene: RunScene, desks: Sequence[Desk]) -> int:
         """Do what is open on the desks of some stages, with the same workers; how many jobs that were."""
         driver, planned, first = self.driver, scene.planned, desks[0]
         before = counts_of(planned.plan, driver.state)
@@ -150,7 +150,8 @@ class _Run:
             workers = executor.start()
             compactor = Compactor(self.store, driver, self.progress.say, most_files=most_files())
             stack.callback(compactor.close)
-            schedule = Schedule([unit for desk in desks for unit in desk.units], first_rate=first.setup.rate)
+            units = [unit for desk in desks for unit in desk.units]
+            schedule = WorkSchedule(units, first_rate=first.setup.rate)
             for desk in desks:
                 desk.begin(schedule, len(workers), began)
             loop = Loop(

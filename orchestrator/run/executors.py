@@ -8,7 +8,8 @@ from typing import Protocol
 
 from orchestrator.run.stopping import AtOnce, EndedError, never
 from orchestrator.run.worker import StudyWorker
-from orchestrator.stages.contract import StageReport, Taken
+from orchestrator.stages.contract import StageReport
+from orchestrator.stages.units import Taken
 from workers.capability import Capability
 from workers.errors import RunError, SwapyardError
 from workers.limits import lasting
@@ -28,7 +29,7 @@ class Ready:
     worker: int
     taken: Taken
     capability: Capability
-    """What the loaded model can do there."""
+    """Abilities of the loaded model there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Executor(Protocol):
         """End a worker that is ready; its slice was not begun."""
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """What happened since, waiting at most `timeout_s` for something to happen."""
+        """Events since the last call, waiting at most `timeout_s` for something to happen."""
 
     def abandon(self) -> list[int]:
         """Forget slices that no worker has begun, and the workers that still make ready for them."""
@@ -110,7 +111,7 @@ class InlineExecutor:
         self.pulse: Callable[[], None] = lambda: None
         """Called now and then while a fit is made: nothing else goes on in this process meanwhile."""
         self.at_once: AtOnce = never
-        """What may be left before its end is done within it: see `orchestrator.run.stopping`."""
+        """Context of work that may be left before its end: see `orchestrator.run.stopping`."""
         self.is_asked: Callable[[], bool] = lambda: False
         """Whether somebody asked to stop, so that a slice of a training ends before its time."""
         self._is_left = False

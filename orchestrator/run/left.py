@@ -47,7 +47,7 @@ class LeftNote:
 
 
 def read_left(folder: Path) -> float | None:
-    """What a run's note says by now, in seconds; None where it does not know, or there is none.
+    """Seconds that a run's note says by now; None where it does not know, or there is none.
 
     Args:
         folder: of the run's logs.

@@ -24,9 +24,9 @@ from workers.libraries.ray import connect, environment, last_line, own_options, 
 from workers.limits import allowed
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long an existing cluster's address may take to answer; Ray itself would try for minutes."""
+"""Time that an existing cluster's address may take to answer; Ray itself would try for minutes."""
 STOP_S = 10.0
-"""How long Ray may take to stop before its processes are killed."""
+"""Time that Ray may take to stop before its processes are killed."""
 ATTEMPTS = 2
 """Of starting a Ray of our own: one of its processes may be killed meanwhile, or a hidden option be gone."""
 _TOKEN = secrets.token_hex(32)
@@ -94,7 +94,7 @@ class LocalRay:
             )
 
     def _options(self, *, is_plain: bool) -> dict[str, Any]:
-        """How Ray is connected to or started; for one of our own the environment is set, too."""
+        """Arguments to connect to Ray or start it; for one of our own the environment is set, too."""
         if self._address is not None:
             _knock(self._address)
             return {"address": self._address}
@@ -117,7 +117,7 @@ class LocalRay:
         return f"{why}; --executor inline runs without Ray"
 
     def fallen(self) -> str | None:
-        """Which of our own Ray's processes is gone, or None; of an existing cluster nobody here knows."""
+        """Name of our own Ray's process that is gone, or None; of an existing cluster nobody here knows."""
         return next((name for name, server in self._servers.items() if not _is_alive(server)), None)
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ def _kill(servers: Sequence[psutil.Process]) -> None:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has in all, by Ray's names."""
+    """Resources of the whole cluster, by Ray's names."""
     import ray
 
     count: Any = ray.cluster_resources

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DRIVER = "driver"
 """The name of the driver's log."""
 BEGUN, ENDED, ERROR = "slice begun: ", "slice ended: ", "error: "
-"""How the lines begin that `swapyard logs` and `status` look for."""
+"""Beginnings of the lines that `swapyard logs` and `status` look for."""
 _OURS = "swapyard"
 _STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -74,7 +74,7 @@ class Cells(Protocol):
 
 
 def worker_name() -> str:
-    """What this process's log is called; a manifest's `host` and `worker` give the same."""
+    """Name of this process's log; a manifest's `host` and `worker` give the same."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 

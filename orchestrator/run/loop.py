@@ -16,10 +16,11 @@ from orchestrator.run.compactor import Compactor
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
 from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
-from orchestrator.stages.contract import Desk, Taken
+from orchestrator.stages.contract import Desk
+from orchestrator.stages.units import Taken
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
 
@@ -31,9 +32,9 @@ SETTLED = 50
 """After so many parts a worker's death says nothing of the memory that it was given."""
 POLL_S = 0.5
 WAIT_S = 0.25
-"""How long is waited for workers before it is seen whether somebody asked to stop."""
+"""Time that is waited for workers before it is seen whether somebody asked to stop."""
 SWEEP_EVERY_S = 1800.0
-"""How often files that compaction has replaced are cleared."""
+"""Time between two clearings of files that compaction has replaced."""
 COUNTING_SHARE = 0.02
 """Of the driver's time, the share that counting how far the study is may take."""
 
@@ -45,7 +46,7 @@ class Loop:
         self,
         desks: Sequence[Desk],
         *,
-        schedule: Schedule,
+        schedule: WorkSchedule,
         executor: Executor,
         workers: Sequence[int],
         driver: Driver,
@@ -135,7 +136,7 @@ class Loop:
         self._show_every_s = max(POLL_S, (self._shown - before) / COUNTING_SHARE)
 
     def _doing(self) -> str:
-        """What goes on besides jobs, or what the first jobs wait for."""
+        """Text of what goes on besides jobs, or of what the first jobs wait for."""
         if found := next((text for desk in self._desks if (text := desk.doing())), ""):
             return found
         if self.num_rows:
@@ -149,7 +150,7 @@ class Loop:
         return "the first jobs run"
 
     def _left_s(self, now: float) -> float | None:
-        """How long the rest takes, no longer than this run may."""
+        """Time that the rest takes, no longer than this run may."""
         room, target_s = self._room(), self._target_s()
         if room is not None:
             room += self._num_given()
@@ -197,7 +198,7 @@ class Loop:
         self._idle = still_idle
 
     def _target_s(self) -> float:
-        """How long a part should take now; near the end of the time that is allowed, no longer than that."""
+        """Time that a part should take now; near the end of the time that is allowed, no longer than that."""
         target = self._schedule.target_s(time.monotonic() - self._began)
         if self._limits.seconds is None:
             return target

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 ROW_S = 1.5e-4
-"""What a job that runs is expected to take besides its tokens: a hundred lines of Python, and its scores."""
+"""Time that a job is expected to take besides its tokens: a hundred lines of Python, and its scores."""
 CALL_S = 0.05
 """And a call of a worker: a file that is written, and the clean runs' scores."""
 FADING = 0.93
-"""What an earlier call counts beside the next one."""
+"""Weight of an earlier call beside the next one."""
 TRUST = 0.05
-"""How much the expected proportions count beside what was measured."""
+"""Weight of the expected proportions beside what was measured."""
 _LEAST = 1e-12
 """Keeps what was never done from dividing by zero."""
 
@@ -40,7 +40,7 @@ class Load(NamedTuple):
         return Load(self.units + other.units, self.rows + other.rows, self.calls + other.calls)
 
     def times(self, factor: float) -> "Load":
-        """So many of them."""
+        """Multiple of this load."""
         return Load(self.units * factor, self.rows * factor, self.calls * factor)
 
 
@@ -92,11 +92,11 @@ class Pace:
         self._factors = np.append(self._solved(), self.factor)
 
     def seconds(self, load: Load) -> float:
-        """How long a load should take one worker."""
+        """Time that one worker should need for a load."""
         return float(self._each_s(load) @ self._factors)
 
     def _each_s(self, load: Load) -> np.ndarray:
-        """What units, rows and calls are expected to take; shape (3,)."""
+        """Times that units, rows and calls are expected to take; shape (3,)."""
         return np.array([load.units * self.unit_s, load.rows * self.row_s, load.calls * self.call_s])
 
     def _solved(self) -> np.ndarray:

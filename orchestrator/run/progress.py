@@ -1,4 +1,4 @@
-"""How a run shows itself: a live display on a terminal, a line every so often elsewhere. All on stderr."""
+"""Progress of a run: a live display on a terminal, a line every so often elsewhere. All on stderr."""
 
 __all__ = ["Progress"]
 
@@ -86,8 +86,8 @@ class Progress:
         self._shout(line)
 
     def capability(self, name: str, found: Capability) -> None:
-        """What a worker found that the model called `name` can do there; what others found before is not told
-        again."""
+        """Tell what a worker found that the model called `name` can do there; what others found before is not
+        told again."""
         for line in found.lines(name):
             if line in self._told:
                 continue
@@ -131,7 +131,7 @@ class Progress:
             self._task = self._bar.add_task(what, total=total, completed=self._at_begin, detail="", doing="")
 
     def doing(self, text: str) -> None:
-        """What goes on besides jobs, such as a model that is loaded; empty where there is nothing to say."""
+        """Show what goes on besides jobs, such as a model that is loaded; empty for nothing."""
         self._doing = text
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, doing=plain(text))
@@ -139,7 +139,7 @@ class Progress:
                 self._bar.update(self._task, detail=plain(text))
 
     def trained(self, num_over: int, num: int, left_s: float | None) -> None:
-        """So many of the trainings are over now, and all that the run has to do takes so much longer."""
+        """Show that so many of the trainings are over, and how long all of the run still takes."""
         now = time.monotonic()
         self._last_line = self._last_line or now
         if now - self._last_line >= LINE_EVERY_S:
@@ -147,7 +147,7 @@ class Progress:
             self.say(f"{num_over:,} of {num:,} trainings are over · {left_text(left_s)}")
 
     def update(self, counts: Counts, left_s: float | None = None) -> None:
-        """So many are done now, and the rest takes so many seconds, or nobody knows yet."""
+        """Show that so many are done, and that the rest takes so many seconds, or nobody knows yet."""
         now = time.monotonic()
         done, total, what = counts.now
         rate = (done - self._at_begin) / max(now - self._began, 1e-9)

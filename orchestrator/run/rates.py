@@ -1,4 +1,4 @@
-"""How fast this machine was, by model and device: what a run begins with instead of guesses.
+"""Throughput of this machine, by model and device: what a run begins with instead of guesses.
 
 In the cache `rates.json` has the cost units per second of one worker (see `orchestrator.plan.costs`), and
 `paces.json` how much one forward took. A memory that is damaged or cannot be written only costs time.
@@ -17,7 +17,7 @@ from orchestrator.plan.tables import Lane
 from workers.model.cache import cache_folder
 
 FLOPS_PER_CORE = 4e10
-"""What a core is taken to do until it was measured."""
+"""Operations per second that a core is taken to do until it was measured."""
 _RATES, _PACES = "rates.json", "paces.json"
 
 
@@ -40,7 +40,7 @@ def remember_rate(lane: Lane, threads: int, rate: float) -> None:
 
 
 def known_pace(lane: Lane, device: str, threads: int) -> dict[str, int]:
-    """What `remember_pace` kept, as far as it can be used; empty where nothing was."""
+    """Sizes of forwards that `remember_pace` kept, as far as it can be used; empty where nothing was."""
     known = _read(_PACES).get(_key(lane, device, threads))
     if not isinstance(known, dict):
         return {}

@@ -32,7 +32,7 @@ _Place = tuple[str, tuple[int, ...] | None, bool]
 
 
 def _written(plan: Plan, lane: int) -> Iterator[_Place]:
-    """Where units change runs, and take their values."""
+    """Places at which units change runs, and take their values."""
     for unit in _units(plan, lane):
         yield unit.place.site, unit.place.heads, unit.operation != "collect"
         if unit.origin is not None:
@@ -40,7 +40,7 @@ def _written(plan: Plan, lane: int) -> Iterator[_Place]:
 
 
 def _fitted(plan: Plan, lane: int) -> Iterator[_Place]:
-    """Where fits look; what they make is used where units say."""
+    """Places at which fits look; what they make is used where units say."""
     for row in plan.tables["fits"].to_pylist() if "fits" in plan.tables else ():
         if row["lane"] == lane:
             yield row["site"], None if row["heads"] is None else tuple(row["heads"]), False

@@ -10,14 +10,14 @@ later, rather than that a worker waits. A part whose worker died is judged by it
 suspect, which workers that take less memory get first.
 """
 
-__all__ = ["MAX_SLICE_S", "MIN_SLICE_S", "Schedule"]
+__all__ = ["MAX_SLICE_S", "MIN_SLICE_S", "WorkSchedule"]
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.run.pace import NOTHING, Load
-from orchestrator.stages.contract import CostOf, Taken, Unit, UnitKey
+from orchestrator.stages.units import CostOf, Taken, UnitKey, WorkUnit
 
 MIN_SLICE_S = 2.0
 MAX_SLICE_S = 30.0
@@ -33,7 +33,7 @@ class _Worker:
     """A worker that may be given parts."""
 
     share: float
-    unit: Unit | None = None
+    unit: WorkUnit | None = None
     lane: int | None = None
     rate: float | None = None
     """Cost units per second."""
@@ -42,14 +42,14 @@ class _Worker:
 
 
 @dataclass(slots=True)
-class Schedule:
+class WorkSchedule:
     """Hands out parts of units until nothing remains."""
 
-    units: Sequence[Unit]
+    units: Sequence[WorkUnit]
     first_rate: float = FIRST_RATE
     _workers: dict[int, _Worker] = field(default_factory=dict)
-    _by_key: dict[UnitKey, Unit] = field(default_factory=dict)
-    _fresh: dict[int, list[Unit]] = field(default_factory=dict)
+    _by_key: dict[UnitKey, WorkUnit] = field(default_factory=dict)
+    _fresh: dict[int, list[WorkUnit]] = field(default_factory=dict)
     _suspects: list[Taken] = field(default_factory=list)
     _remaining: dict[int, Load] = field(default_factory=dict)
     """For each lane, the load that nobody has taken yet."""
@@ -202,13 +202,14 @@ class Schedule:
     def _rate(self, worker: _Worker) -> float:
         return worker.rate or self.measured_rate or self.first_rate
 
-    def _unit(self, taken: Taken) -> Unit:
+    def _unit(self, taken: Taken) -> WorkUnit:
         return self._by_key[taken.key]
 
     def _add(self, lane: int, load: Load, sign: float) -> None:
-        self._remaining[lane] = self._remaining.get(lane, NOTHING).plus(load.times(sign))
+        if load != NOTHING:
+            self._remaining[lane] = self._remaining.get(lane, NOTHING).plus(load.times(sign))
 
-    def _put_back(self, unit: Unit, taken: Taken) -> None:
+    def _put_back(self, unit: WorkUnit, taken: Taken) -> None:
         if not unit.is_open and unit.owner is None and not unit.is_on_demand:
             self._fresh.setdefault(unit.lane, []).append(unit)
         unit.put_back(taken)
@@ -252,7 +253,7 @@ class Schedule:
         waited = (unit for unit in self.units if unit.is_on_demand)
         return None if all(unit.is_over for unit in waited) else self._open_cost
 
-    def _next_waited_for(self, keys: Sequence[UnitKey], unit: Unit, *, high: bool) -> Taken | None:
+    def _next_waited_for(self, keys: Sequence[UnitKey], unit: WorkUnit, *, high: bool) -> Taken | None:
         """One of the units that the next steps wait for, or one that later steps do; None where others are at
         all of them."""
         found = [key for key in (*keys, *self._waited(unit, None, high=high)) if self._by_key[key].is_open]
@@ -263,7 +264,7 @@ class Schedule:
         self._returned[key] += 1
         return self._by_key[key].take(0.0, high=False, most_steps=None)
 
-    def _waited(self, unit: Unit, num_steps: int | None, *, high: bool) -> Iterator[UnitKey]:
+    def _waited(self, unit: WorkUnit, num_steps: int | None, *, high: bool) -> Iterator[UnitKey]:
         """Units that are not over and that the next steps, or all, wait for."""
         return (key for key in unit.after(num_steps, high=high) if self._open_cost(key) is not None)
 
@@ -277,7 +278,7 @@ class Schedule:
             worker.unit.owner = None
             worker.unit = None
 
-    def _take_fresh(self, number: int, worker: _Worker) -> Unit | None:
+    def _take_fresh(self, number: int, worker: _Worker) -> WorkUnit | None:
         """A unit without owner: of the worker's own model where there is one."""
         lanes = sorted((lane for lane, units in self._fresh.items() if units), key=lambda n: n != worker.lane)
         if not lanes:
@@ -286,7 +287,7 @@ class Schedule:
         unit.owner = number
         return unit
 
-    def _victim(self, thief: _Worker) -> Unit | None:
+    def _victim(self, thief: _Worker) -> WorkUnit | None:
         """The owned unit with the most left, if that is worth making its captures again.
 
         Another model's unit must be worth loading that model, too.
@@ -299,7 +300,7 @@ class Schedule:
         load_cost = 0.0 if thief.lane in (None, best.lane) else LOAD_S * self._rate(thief)
         return best if self._worth(best) > 2 * (best.captures.units + load_cost) else None
 
-    def _worth(self, unit: Unit) -> float:
+    def _worth(self, unit: WorkUnit) -> float:
         """Cost units that remain of a unit, with the units that it waits for."""
         if (cost_of := self._cost_of) is None:
             return unit.cost

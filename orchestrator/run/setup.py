@@ -1,4 +1,4 @@
-"""Which executor runs a study, with how many workers of how many threads."""
+"""Set-up of a run: which executor runs the study, with how many workers of how many threads."""
 
 __all__ = ["Limits", "RunOptions", "Setup", "fitting_s", "set_up", "set_up_training"]
 
@@ -18,7 +18,7 @@ from workers.errors import RunError, counted
 
 INLINE_BELOW_S = 20.0
 LEAST_STEP_S = 0.01
-"""What a step of a fit takes however small the model is."""
+"""Time that a step of a fit takes however small the model is."""
 PASSES_OF_A_STEP = 3
 """Forwards that take as long as one and its gradients."""
 """Ray costs about 6 s and 0.4 GB: below this a study is done sooner without it."""
@@ -30,7 +30,7 @@ BYTES_PER_WORKER = 700 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What was chosen, and why."""
+    """Choice of executor, workers, and threads, and its reason."""
 
     executor: Literal["inline", "ray"]
     num_workers: int | None
@@ -52,7 +52,7 @@ class Setup:
 
     @property
     def where(self) -> str:
-        """Where jobs run, in words."""
+        """Place where jobs run, in words."""
         threads = counted(self.threads, "thread")
         if self.executor == "inline":
             return f"in this process with {threads}"
@@ -175,7 +175,7 @@ def _cost_per_job(plan: Plan) -> float:
 
 
 def fitting_s(plan: Plan) -> float:
-    """What training the fits of a plan takes one worker: steps of batches that run forwards and back."""
+    """Time that training the fits of a plan takes one worker: steps of batches that run forwards and back."""
     whole_s = max(float(costs.max()) for costs in plan.costs.values()) / _rate(plan, 1)
 
     def fit_s(num_steps: int, batch_size: int) -> float:

@@ -46,7 +46,7 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it Ctrl-C ends what is done here, and is no abort: whatever was committed stays.
+        """Context in which Ctrl-C ends what is done, and is no abort: whatever was committed stays.
 
         Raises:
             EndedError: somebody asked to stop.
@@ -70,7 +70,7 @@ class Stop:
 
 @contextmanager
 def listening(progress: Progress) -> Iterator[Stop]:
-    """Within it Ctrl-C, SIGTERM and a closed terminal ask to stop; only the main thread is told of them."""
+    """Context in which Ctrl-C, SIGTERM and a closed terminal ask to stop, as the main thread is told."""
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -15,12 +15,12 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """How many threads each worker is to have."""
+    """Number of threads of each worker, and who said it."""
 
     asked: int | None
     """None where nobody said."""
     why: str
-    """Who said it, and what it was said of, in words."""
+    """Source of the number, and its reason, in words."""
     is_given: bool = False
     """Whether it was said for this run: then there are so many, cores or not."""
 
@@ -47,7 +47,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def threads_of(given: int | None, environment: Mapping[str, str] = os.environ) -> Threads:
-    """What was asked for: by `given`, or by the environment, which may mean another machine."""
+    """Threads that were asked for: by `given`, or by the environment, which may mean another machine."""
     cores, here = num_cores(), cores_text()
     check_threads(given)
     if given is not None:

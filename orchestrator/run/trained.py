@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def trained_of(root: Path, trainings: Iterable[str]) -> list[str]:
-    """Those of `trainings`, as lanes name them, that are done; `root` is the folder of the study that sweeps
+    """Trainings, as lanes name them, that are done; `root` is the folder of the study that sweeps
     what they leave."""
     return [path for path in trainings if _folder(root, path)[0].done(_folder(root, path)[1]) is not None]
 
@@ -69,7 +69,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
 
 
 def _folder(root: Path, training: str) -> tuple[TrainingFolder, str]:
-    """Where a training of a lane lies: in the study's own folder, or in another's beside it.
+    """Folder of a lane's training, and its identity: in the study's own folder, or in another's beside it.
 
     Its identity is of all that its model hangs on: in whichever folder it lies, it is the same.
     """

@@ -1,4 +1,4 @@
-"""Which job a careful worker is alone with: a note that outlives the worker."""
+"""Note of the job that a careful worker is alone with: a note that outlives the worker."""
 
 __all__ = ["Trial"]
 

@@ -13,9 +13,10 @@ from orchestrator.faults import reach
 from orchestrator.loading import Engines
 from orchestrator.run.stopping import AtOnce
 from orchestrator.run.trial import Trial
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import Hands, StageReport, Taken
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import Hands, StageReport
 from orchestrator.stages.registry import find_stage, find_stages
+from orchestrator.stages.units import Taken
 from orchestrator.store import PlanRef, StudyStore, explained
 from workers.capability import Capability
 
@@ -47,13 +48,13 @@ class StudyWorker:
 
         A worker that `has_own_process` sends all that is printed there to its log.
         """
-        self._bench = Bench(StudyStore(root), plan, epoch, engines, has_own_process)
+        self._bench = WorkerBench(StudyStore(root), plan, epoch, engines, has_own_process)
         self._bench.equip = self._equip
         self._hands: dict[str, Hands] = {}
         self._is_equipped = False
 
     def listen(self, pulse: Callable[[], None], is_asked: Callable[[], bool], at_once: AtOnce) -> None:
-        """Take the callbacks of the process that waits: see `Bench`."""
+        """Take the callbacks of the process that waits: see `WorkerBench`."""
         self._bench.pulse, self._bench.is_asked, self._bench.at_once = pulse, is_asked, at_once
 
     def hello(self, question: str, answer: str) -> Hello:

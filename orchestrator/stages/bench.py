@@ -1,6 +1,6 @@
 """Bench of one worker: the study's folder, plan, engines, and log, as the stages' work finds them."""
 
-__all__ = ["Bench"]
+__all__ = ["WorkerBench"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Bench:
+class WorkerBench:
     """Bench of one worker, which lasts as long as the worker does.
 
     Args:

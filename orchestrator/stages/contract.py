@@ -2,89 +2,31 @@
 
 A stage has two halves. On the driver, `Stage.open` finds what is left to do of a committed plan, as a `Desk`:
 units for the schedule, and a book-keeper that hears what became of them. On the workers, `Stage.hands` does
-what the schedule hands out, with what a `Bench` offers, and keeps what it made in the study's folder: rows as
-parts that count by commit, anything else in files that are created where they are absent and never changed.
-So whoever is killed, whenever, another goes on from the folder and the commits alone.
+what the schedule hands out, with what a `WorkerBench` offers, and keeps what it made in the study's folder:
+rows as parts that count by commit, anything else in files that are created where they are absent and never
+changed. So whoever is killed, whenever, another goes on from the folder and the commits alone.
 """
 
-__all__ = [
-    "NO_MODEL",
-    "Desk",
-    "Hands",
-    "Piece",
-    "Planned",
-    "Scene",
-    "Stage",
-    "StageReport",
-    "Taken",
-    "Unit",
-    "UnitKey",
-    "Verdict",
-    "WholeUnit",
-]
+__all__ = ["Desk", "Hands", "Planned", "RunScene", "Stage", "StageReport"]
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan
-from orchestrator.run.pace import NOTHING, Load
+from orchestrator.run.pace import Load
 from orchestrator.run.progress import Progress
 from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Stop
-from orchestrator.stages.bench import Bench
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.units import DEATHS_OF_A_UNIT, Taken, WholeUnit, WorkUnit
 from orchestrator.store import Driver, Manifest, PlanRef, StudyStore
 from studies import Study
 from workers.facts import ModelFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-NO_MODEL = -1
-"""Lane of a unit that needs no model of the plan."""
-DEATHS_OF_A_UNIT = 3
-"""A unit of which so many workers died in a row is given up."""
-
-UnitKey = Hashable
-"""Name of a unit, the only one of its name in a run."""
-
-
-class Taken(Protocol):
-    """Part of a unit that one worker is given at a time: a frozen dataclass that can be pickled."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage that does it."""
-
-    @property
-    def key(self) -> UnitKey:
-        """Key of its unit."""
-
-    @property
-    def lane(self) -> int:
-        """Model of the plan that must be loaded for it; `NO_MODEL` for none."""
-
-    @property
-    def seq(self) -> int:
-        """Number of commits that the study had when it was handed out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A unit that is handed out as a whole, for as long as a call may take."""
-
-    stage: str
-    name: str
-    lane: int = NO_MODEL
-    seq: int = 0
-
-    @property
-    def key(self) -> UnitKey:
-        """As `Taken.key`."""
-        return self.stage, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,198 +47,6 @@ class StageReport:
     """Steps of the whole unit; None where nobody knows."""
 
 
-class Verdict(NamedTuple):
-    """Decision on a part of a unit of which a worker died."""
-
-    suspect: Taken | None
-    """Part that runs once more, apart from others; None where the unit goes on like any other."""
-    gave_up: bool
-    """Whether something of it is never run again."""
-
-
-class Unit(Protocol):
-    """One thing of a plan that is to be done: in steps that workers share, or by one worker as a whole."""
-
-    lane: int
-    owner: int | None
-    """Worker that has it in hand."""
-
-    @property
-    def key(self) -> UnitKey:
-        """Name of the unit."""
-
-    @property
-    def splits(self) -> bool:
-        """Whether several workers may do steps of it at once; else its state stays with one worker."""
-
-    @property
-    def is_on_demand(self) -> bool:
-        """Whether it is only done where another unit waits for it."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something of it can be handed out."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether others need not wait for it."""
-
-    @property
-    def cost(self) -> float:
-        """Cost units that remain to be handed out."""
-
-    @property
-    def captures(self) -> Load:
-        """Clean runs that a worker pays for before its first step."""
-
-    @property
-    def open_loads(self) -> Sequence[Load]:
-        """Loads of what can be handed out."""
-
-    def load_of(self, taken: Taken) -> Load:
-        """Load of a part, besides its call and its captures."""
-
-    def is_typical(self, taken: Taken) -> bool:
-        """Whether the time that a part takes says how long others take."""
-
-    def is_suspect(self, taken: Taken) -> bool:
-        """Whether a part runs apart from others, because workers died of it."""
-
-    def free_steps(self, most: int, cost_of: "CostOf", *, high: bool) -> int:
-        """Steps of the next `most` that come before the first that waits for another unit; one at least."""
-
-    def most_steps(self, budget: float, jobs: int | None, cost_of: "CostOf | None", *, high: bool) -> int:
-        """Steps, from the low or the high end, that wait for units of about `budget` cost units, and have at
-        most so many jobs; one at least."""
-
-    def after(self, num_steps: int | None, *, high: bool) -> Iterable[UnitKey]:
-        """Units that must be over before the next steps; None for all that are open."""
-
-    def take(self, budget: float, *, high: bool, most_steps: int | None) -> Taken:
-        """Remove and return steps of about `budget` cost units, one at least."""
-
-    def put_back(self, taken: Taken) -> None:
-        """Return a part that was taken and not done."""
-
-    def report(self, taken: Taken, num_steps: int, *, is_over: bool) -> tuple[Load | None, Taken | None]:
-        """Note that the first steps of a part are done.
-
-        Returns:
-            Their load, where the time that they took says how fast the worker is, and the part that is left.
-        """
-
-    def blame(self, taken: Taken, job: int | None) -> Verdict:
-        """Judge a part of which a worker died, alone with a `job` where it noted one."""
-
-    def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
-        """The first step of a suspect, and the rest of it."""
-
-    def run_whole(self) -> None:
-        """Count each job as a whole run, since its model does not resume."""
-
-
-CostOf = Callable[[UnitKey], float | None]
-"""Cost units of a unit that others wait for; None once it is over."""
-
-
-@dataclass(slots=True)
-class WholeUnit:
-    """A unit that one worker does as a whole, call after call until it is over."""
-
-    stage: str
-    name: str
-    lane: int = NO_MODEL
-    unit_cost: float = 0.0
-    is_on_demand: bool = False
-    most_deaths: int | None = DEATHS_OF_A_UNIT
-    """It is given up after so many deaths without a call that ended; None for never."""
-    owner: int | None = None
-    is_over: bool = False
-    deaths: int = 0
-    _is_out: bool = False
-
-    @property
-    def key(self) -> UnitKey:
-        """As `Unit.key`."""
-        return self.stage, self.name
-
-    @property
-    def splits(self) -> bool:
-        """As `Unit.splits`."""
-        return False
-
-    @property
-    def is_open(self) -> bool:
-        """As `Unit.is_open`."""
-        return not self._is_out and not self.is_over
-
-    @property
-    def cost(self) -> float:
-        """As `Unit.cost`."""
-        return 0.0 if self.is_over else self.unit_cost
-
-    @property
-    def captures(self) -> Load:
-        """As `Unit.captures`."""
-        return NOTHING
-
-    @property
-    def open_loads(self) -> Sequence[Load]:
-        """As `Unit.open_loads`: its time left is reckoned by its stage, not by the schedule."""
-        return ()
-
-    def load_of(self, taken: Taken) -> Load:
-        """As `Unit.load_of`."""
-        return NOTHING
-
-    def is_typical(self, taken: Taken) -> bool:
-        """As `Unit.is_typical`."""
-        return False
-
-    def is_suspect(self, taken: Taken) -> bool:
-        """As `Unit.is_suspect`."""
-        return False
-
-    def free_steps(self, most: int, cost_of: CostOf, *, high: bool) -> int:
-        """As `Unit.free_steps`."""
-        return 1
-
-    def most_steps(self, budget: float, jobs: int | None, cost_of: CostOf | None, *, high: bool) -> int:
-        """As `Unit.most_steps`."""
-        return 1
-
-    def after(self, num_steps: int | None, *, high: bool) -> Iterable[UnitKey]:
-        """As `Unit.after`."""
-        return ()
-
-    def take(self, budget: float, *, high: bool, most_steps: int | None) -> Taken:
-        """As `Unit.take`."""
-        self._is_out = True
-        return Piece(self.stage, self.name, self.lane)
-
-    def put_back(self, taken: Taken) -> None:
-        """As `Unit.put_back`."""
-        self._is_out = False
-
-    def report(self, taken: Taken, num_steps: int, *, is_over: bool) -> tuple[Load | None, Taken | None]:
-        """As `Unit.report`."""
-        self.deaths, self.is_over = 0, is_over
-        return None, None if is_over else taken
-
-    def blame(self, taken: Taken, job: int | None) -> Verdict:
-        """As `Unit.blame`."""
-        self.deaths += 1
-        self.is_over = self.most_deaths is not None and self.deaths >= self.most_deaths
-        return Verdict(None, self.is_over)
-
-    def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
-        """As `Unit.split_suspect`."""
-        return taken, None
-
-    def run_whole(self) -> None:
-        """As `Unit.run_whole`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A committed plan, and how its work is run."""
@@ -312,7 +62,7 @@ class Planned:
 
 
 @dataclass(slots=True)
-class Scene:
+class RunScene:
     """Run of a study, as the driver's halves of stages see it."""
 
     study: Study
@@ -329,7 +79,7 @@ class Scene:
 
 
 class ScheduleView(Protocol):
-    """What a desk may ask of the schedule that hands out its units."""
+    """View of the schedule, as a desk may ask it."""
 
     @property
     def remaining(self) -> Mapping[int, Load]:
@@ -366,7 +116,7 @@ class Desk:
     counts_jobs = True
     """Whether its rows count towards a limit of jobs."""
 
-    def __init__(self, scene: Scene, units: Sequence[WholeUnit] = ()) -> None:
+    def __init__(self, scene: RunScene, units: Sequence[WholeUnit] = ()) -> None:
         self.scene = scene
         self._whole = units
         self._seconds: list[float] = []
@@ -374,7 +124,7 @@ class Desk:
         self._workers: set[int] = set()
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[WorkUnit]:
         """Units for the schedule; asked for while workers come up."""
         return self._whole
 
@@ -487,11 +237,11 @@ class Stage:
     timeout_s: float | None = None
     is_preparation: bool = False
 
-    def open(self, scene: Scene) -> Desk | None:
+    def open(self, scene: RunScene) -> Desk | None:
         """Find what is left to do; None for nothing."""
         return None
 
-    def over(self, scene: Scene, *, was_open: bool, is_left: bool) -> Planned | None:
+    def over(self, scene: RunScene, *, was_open: bool, is_left: bool) -> Planned | None:
         """Commit the plan that goes on from what it left; None where the plan stays.
 
         Args:
@@ -501,11 +251,11 @@ class Stage:
         """
         return None
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """Make the worker's half."""
         raise NotImplementedError(f"the stage {self.name} has nothing for a worker to do")
 
-    def equip(self, bench: Bench) -> None:
+    def equip(self, bench: WorkerBench) -> None:
         """Give the bench's engines what this stage makes for them."""
 
     def tables(self, plan: Plan, store: StudyStore) -> "Mapping[str, pa.Table]":

@@ -8,8 +8,8 @@ from functools import cache
 from importlib.metadata import entry_points
 
 import orchestrator.stages
+from orchestrator.stages import GROUP
 from orchestrator.stages.contract import Stage
-from orchestrator.stages.group import GROUP
 from workers.errors import RunError
 
 

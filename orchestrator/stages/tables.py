@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from orchestrator.plan.tables import read_plan
-from orchestrator.stages.group import GROUP
+from orchestrator.stages import GROUP
 from orchestrator.store import StudyStore
 
 

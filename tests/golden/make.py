@@ -44,10 +44,10 @@ _SWAPYARD = """if True:
     if "GOLDEN_FILES" in os.environ:
         Compactor.__init__.__kwdefaults__["most_files"] = int(os.environ["GOLDEN_FILES"])
     try:
-        from orchestrator.run import schedule
-        schedule.MIN_SLICE_S = 0.02
+        from orchestrator.run import training_loop as slices
     except ImportError:
-        pass
+        from orchestrator.run import schedule as slices
+    slices.MIN_SLICE_S = 0.02
     from orchestrator.cli import main
     sys.argv[0] = "swapyard"
     main()

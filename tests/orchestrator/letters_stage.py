@@ -7,17 +7,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from orchestrator.plan.tables import Plan
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import (
-    Desk,
-    Hands,
-    Piece,
-    Scene,
-    Stage,
-    StageReport,
-    Taken,
-    WholeUnit,
-)
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import Desk, Hands, RunScene, Stage, StageReport
+from orchestrator.stages.units import Piece, Taken, WholeUnit
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import LocalStorage
 
@@ -34,7 +26,7 @@ def count_letters(text: str) -> int:
 class LetterHands:
     """Counts the letters of one pair."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WorkerBench) -> None:
         self._storage = LocalStorage(bench.root)
         self._pairs = bench.plan.tables["pairs"].to_pylist()
 
@@ -54,14 +46,14 @@ class LetterStage(Stage):
     name = NAME
     folders = (NAME,)
 
-    def open(self, scene: Scene) -> Desk | None:
+    def open(self, scene: RunScene) -> Desk | None:
         """Pairs without a file are left."""
         kept = LocalStorage(scene.store.root)
         names = map(str, range(scene.planned.plan.tables["pairs"].num_rows))
         left = [WholeUnit(NAME, name) for name in names if kept.read(_path(name)) is None]
         return Desk(scene, left) if left else None
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """One for all pairs."""
         return LetterHands(bench)
 

@@ -15,15 +15,15 @@ from test_fits import DAS, PLACE, study
 import swapyard as sy
 from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.stopping import never
 from orchestrator.run.worker import StudyWorker
-from orchestrator.stages.contract import Piece
 from orchestrator.stages.fit import making as making_module
 from orchestrator.stages.fit.fits_left import FIT_S, STEP_S, FitsLeft
-from orchestrator.stages.fit.making import Making, Note
+from orchestrator.stages.fit.making import FitNote, Making
 from orchestrator.stages.fit.stage import fit_units
 from orchestrator.stages.sweep.work import Slice, open_work
+from orchestrator.stages.units import Piece
 from orchestrator.store import StudyStore
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
@@ -56,7 +56,7 @@ def test_a_note_says_how_far_a_fit_is(tmp_path: Path, monkeypatch: pytest.Monkey
         time.sleep(0.2)
         claim.tick(10, 40)
         deadline = time.monotonic() + 10
-        while making.notes().get(FIT, Note(3, 0, 0, 0.0, 0.0)).step != 10:
+        while making.notes().get(FIT, FitNote(3, 0, 0, 0.0, 0.0)).step != 10:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         note = making.notes()[FIT]
@@ -120,7 +120,7 @@ def test_a_worker_makes_another_fit_rather_than_wait_for_one(
             one.uses = lambda k, tile=one.tile: tuple(("fit", fit) for fit in fits.of(tile, k))
             # The held one is what its next cell waits for.
             one.todo = [(k, k + 1, plan.families), (0, k, plan.families)]
-        schedule = Schedule([*tiles, *fit_units(fits)])
+        schedule = WorkSchedule([*tiles, *fit_units(fits)])
         schedule.join(1)
         while isinstance(taken := schedule.next_part(1, 2.0), Piece):
             report = worker.run(taken, 2.0, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.run.pace import Load, Pace
-from orchestrator.run.schedule import LOAD_S, Schedule
+from orchestrator.run.schedule import LOAD_S, WorkSchedule
 from orchestrator.stages.sweep.forecast import Forecast, closing_s
 from orchestrator.stages.sweep.work import UNCHANGED_COST, Slice, TileWork
 
@@ -38,7 +38,7 @@ class World:
     seed: int = 0
     said: list[tuple[float, float | None]] = field(default_factory=list)
     end: float = 0.0
-    schedule: Schedule = field(init=False)
+    schedule: WorkSchedule = field(init=False)
     forecast: Forecast = field(init=False)
     _noise: random.Random = field(init=False)
     _at: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class World:
 
     def run(self) -> "World":
         self._noise = random.Random(self.seed)
-        self.schedule = Schedule(self.tiles, first_rate=self.expected)
+        self.schedule = WorkSchedule(self.tiles, first_rate=self.expected)
         self.forecast = Forecast(
             self.schedule,
             dict.fromkeys({tile.lane for tile in self.tiles}, self.expected),
@@ -191,7 +191,7 @@ def test_counting_jobs_as_before_would_be_wrong() -> None:
 
 
 def test_nothing_is_said_before_anything_was_measured() -> None:
-    schedule = Schedule([uneven(0)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0)], first_rate=1e3)
     forecast = Forecast(schedule, {0: 1e3}, num_workers=2, starts_in_s=6.0)
     assert forecast.left_s(0.0) is None
     schedule.join(0)
@@ -204,14 +204,14 @@ def test_nothing_is_said_before_anything_was_measured() -> None:
 
 
 def test_what_a_stage_before_showed_is_used_until_there_is_more() -> None:
-    schedule = Schedule([uneven(0)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0)], first_rate=1e3)
     alone = Forecast(schedule, {0: 1e3}, factor=1.0).left_s(0.0)
     slower = Forecast(schedule, {0: 1e3}, factor=3.0).left_s(0.0)
     assert alone is not None and slower == pytest.approx(3 * alone, rel=0.05)
 
 
 def test_what_a_dead_worker_had_in_hand_is_open_again() -> None:
-    schedule = Schedule([uneven(0)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0)], first_rate=1e3)
     forecast = Forecast(schedule, {0: 1e3}, factor=1.0, num_workers=1)
     before = forecast.left_s(0.0)
     schedule.join(0)
@@ -229,7 +229,7 @@ def test_what_a_dead_worker_had_in_hand_is_open_again() -> None:
 
 
 def test_later_stages_are_counted_in() -> None:
-    schedule = Schedule([uneven(0)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0)], first_rate=1e3)
     now = Forecast(schedule, {0: 1e3}, factor=1.0).left_s(0.0)
     both = Forecast(schedule, {0: 1e3}, factor=1.0, later={0: Load(5e3, 100)}).left_s(0.0)
     assert now is not None and both == pytest.approx(now + 5.0 + 100 * 1.5e-4, abs=0.3)
@@ -256,7 +256,7 @@ def test_slices_cut_to_take_equally_long_do_not_make_calls_explain_the_time() ->
 
 def test_rows_that_need_no_run_say_nothing_of_how_long_others_take() -> None:
     """However long their one call took: on a machine that was busy just then, say."""
-    schedule = Schedule([uneven(0, shared=12)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0, shared=12)], first_rate=1e3)
     forecast = Forecast(schedule, {0: 1e3}, num_workers=1)
     schedule.join(0)
     forecast.joined(0, 0.0)
@@ -273,7 +273,7 @@ def test_a_retry_costs_the_jobs_that_run_again() -> None:
     whole = tile.load(0, 2)
     retry = TileWork(0, 0, 64, tile.costs, [(0, 2, FAMILIES)], replaces="part", jobs=((0, 8), (64, 72)))
     assert retry.load(0, 2) == pytest.approx(whole.times(1 / 8))
-    schedule = Schedule([retry], first_rate=1e3)
+    schedule = WorkSchedule([retry], first_rate=1e3)
     forecast = Forecast(schedule, {0: 1e3}, num_workers=1)
     schedule.join(0)
     forecast.joined(0, 0.0)
@@ -285,7 +285,7 @@ def test_a_retry_costs_the_jobs_that_run_again() -> None:
 
 
 def test_a_model_that_nobody_has_loaded_is_still_to_be_loaded() -> None:
-    schedule = Schedule([uneven(0), uneven(1, lane=1)], first_rate=1e3)
+    schedule = WorkSchedule([uneven(0), uneven(1, lane=1)], first_rate=1e3)
     forecast = Forecast(schedule, {0: 1e3, 1: 1e3}, num_workers=1)
     schedule.join(0)
     forecast.joined(0, 0.0)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.run.schedule import MAX_SLICE_S, MIN_SLICE_S, Schedule
+from orchestrator.run.schedule import MAX_SLICE_S, MIN_SLICE_S, WorkSchedule
 from orchestrator.stages.sweep.work import CAPTURES_PER_PAIR, Slice, TileWork
 
 BOTH = ("logits", "kl")
@@ -43,7 +43,7 @@ Fate = Literal["done", "partly", "failed", "died"]
 class Simulation:
     """Workers of given speeds (cost units per second) that pay for captures, on a clock of its own."""
 
-    schedule: Schedule
+    schedule: WorkSchedule
     speeds: dict[int, float]
     fate: Callable[[Slice], Fate] = lambda taken: "done"
     now: float = 0.0
@@ -139,7 +139,7 @@ def test_every_cell_is_done_exactly_once_whoever_fails_or_dies(
     tiles: list[TileWork], speeds: list[float], seed: int, weights: tuple[int, ...]
 ) -> None:
     expected = asked(tiles)
-    schedule = Schedule(tiles)
+    schedule = WorkSchedule(tiles)
     simulation = Simulation(schedule, dict(enumerate(speeds)), fates(seed, weights))
     simulation.run()
     assert simulation.done == expected
@@ -150,7 +150,7 @@ def test_every_cell_is_done_exactly_once_whoever_fails_or_dies(
 @settings(max_examples=100, deadline=None)
 @given(tiles=tile_works(), num_workers=st.integers(1, 5))
 def test_no_cell_is_with_two_workers_at_once(tiles: list[TileWork], num_workers: int) -> None:
-    expected, schedule = asked(tiles), Schedule(tiles)
+    expected, schedule = asked(tiles), WorkSchedule(tiles)
     for worker in range(num_workers):
         schedule.join(worker)
     out: Cells = Counter()
@@ -166,7 +166,7 @@ def test_no_cell_is_with_two_workers_at_once(tiles: list[TileWork], num_workers:
 
 
 def test_a_worker_goes_on_with_its_own_tile() -> None:
-    schedule = Schedule([work(tile, 60) for tile in range(6)])
+    schedule = WorkSchedule([work(tile, 60) for tile in range(6)])
     simulation = Simulation(schedule, {0: 500.0, 1: 700.0})
     simulation.run()
     for worker in simulation.speeds:
@@ -178,7 +178,7 @@ def test_a_worker_goes_on_with_its_own_tile() -> None:
 
 
 def test_an_owner_takes_from_the_low_end_and_others_from_the_high_end() -> None:
-    schedule = Schedule([work(0, 1000)])
+    schedule = WorkSchedule([work(0, 1000)])
     for worker in (0, 1):
         schedule.join(worker)
     first, second = (schedule.next_part(worker, schedule.target_s(0.0)) for worker in (0, 1))
@@ -189,7 +189,7 @@ def test_an_owner_takes_from_the_low_end_and_others_from_the_high_end() -> None:
 def test_a_rest_that_is_not_worth_new_captures_is_left_to_its_owner() -> None:
     # Two captures for each pair cost as much as two cells; a rest of four or fewer is not worth it.
     for rest, worth in ((4, False), (5, True)):
-        schedule = Schedule([work(0, rest + 1)], first_rate=1.0)
+        schedule = WorkSchedule([work(0, rest + 1)], first_rate=1.0)
         for worker in (0, 1):
             schedule.join(worker)
         assert schedule.next_part(0, schedule.target_s(0.0)) == Slice(0, 0, 0, 1, BOTH)
@@ -197,7 +197,7 @@ def test_a_rest_that_is_not_worth_new_captures_is_left_to_its_owner() -> None:
 
 
 def test_a_worker_stays_with_its_model() -> None:
-    schedule = Schedule([work(tile, 3, lane=tile % 2) for tile in range(10)])
+    schedule = WorkSchedule([work(tile, 3, lane=tile % 2) for tile in range(10)])
     simulation = Simulation(schedule, {0: 100.0, 1: 100.0})
     simulation.run()
     for worker in simulation.speeds:
@@ -207,7 +207,7 @@ def test_a_worker_stays_with_its_model() -> None:
 
 @pytest.mark.parametrize(("elapsed_s", "target_s"), [(0, MIN_SLICE_S), (1000, 10), (10_000, MAX_SLICE_S)])
 def test_slices_take_the_target_time(elapsed_s: float, target_s: float) -> None:
-    schedule = Schedule([work(0, 1_000_000)])
+    schedule = WorkSchedule([work(0, 1_000_000)])
     schedule.join(0)
     cost, rate = 64 * 5, 3000.0
     for _ in range(12):
@@ -221,7 +221,7 @@ def test_slices_take_the_target_time(elapsed_s: float, target_s: float) -> None:
 
 
 def test_a_rate_follows_a_worker_that_slows_down() -> None:
-    schedule = Schedule([work(0, 100_000)])
+    schedule = WorkSchedule([work(0, 100_000)])
     schedule.join(0)
     for seconds in [1.0] + [4.0] * 10:
         schedule.report(0, Slice(0, 0, 0, 100, BOTH), 100, seconds, is_over=True)
@@ -230,7 +230,7 @@ def test_a_rate_follows_a_worker_that_slows_down() -> None:
 
 def test_a_rest_that_comes_back_melts_into_what_is_next_to_it() -> None:
     tile = work(0, 100)
-    schedule = Schedule([tile], first_rate=5000.0)
+    schedule = WorkSchedule([tile], first_rate=5000.0)
     schedule.join(0)
     taken = schedule.next_part(0, schedule.target_s(0.0))
     assert taken is not None
@@ -240,7 +240,7 @@ def test_a_rest_that_comes_back_melts_into_what_is_next_to_it() -> None:
 
 @pytest.mark.parametrize("give_up_first", [True, False])
 def test_what_a_dead_worker_left_is_taken_by_others_in_either_order(give_up_first: bool) -> None:
-    schedule = Schedule([work(0, 3)], first_rate=1e6)
+    schedule = WorkSchedule([work(0, 3)], first_rate=1e6)
     for worker in (0, 1):
         schedule.join(worker)
     taken = Slice(0, 0, 0, 3, BOTH)
@@ -271,7 +271,7 @@ STUDIES: dict[str, tuple[list[TileWork], list[float]]] = {
 def test_workers_are_idle_and_capture_again_for_a_small_share_of_the_time(name: str) -> None:
     tiles, speeds = STUDIES[name]
     cost = sum(tile.cost for tile in tiles)
-    simulation = Simulation(Schedule(tiles, first_rate=200.0), dict(enumerate(speeds)))
+    simulation = Simulation(WorkSchedule(tiles, first_rate=200.0), dict(enumerate(speeds)))
     simulation.run()
     available = simulation.now * len(speeds)
     idle = 1 - sum(simulation.busy_s.values()) / available
@@ -283,7 +283,7 @@ def test_workers_are_idle_and_capture_again_for_a_small_share_of_the_time(name: 
 
 def test_slices_shorten_towards_the_end() -> None:
     """Half of what remains for each worker, so that none is left with a long slice while others wait."""
-    schedule = Schedule([work(0, 500)], first_rate=1000.0)
+    schedule = WorkSchedule([work(0, 500)], first_rate=1000.0)
     for worker in range(4):
         schedule.join(worker)
     assert schedule.target_s(10_000) == 500 * 64 * 5 / (2 * 4 * 1000.0)

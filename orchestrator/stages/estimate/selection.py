@@ -1,4 +1,4 @@
-"""Which cells of a screened study run: selected from the estimates that are committed, by model."""
+"""Selection of the cells of a screened study that run: from the estimates that are committed, by model."""
 
 __all__ = ["mean_effects", "select"]
 
@@ -16,7 +16,7 @@ from workers.metrics import ESTIMATE
 
 
 def select(plan: Plan, state: State, store: StudyStore, study: Study) -> dict[int, CellChoice]:
-    """What becomes of each cell that was estimated, by its number.
+    """Fate of each cell that was estimated, by its number.
 
     Raises:
         StoreError: a file of rows is missing or damaged.

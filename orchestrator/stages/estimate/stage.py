@@ -3,7 +3,7 @@
 __all__ = ["STAGE", "EstimateStage"]
 
 from orchestrator.run.committed import commit_selection
-from orchestrator.stages.contract import Planned, Scene
+from orchestrator.stages.contract import Planned, RunScene
 from orchestrator.stages.sweep.stage import CellStage
 from orchestrator.stages.sweep.work import ESTIMATE_STAGE
 
@@ -16,7 +16,7 @@ class EstimateStage(CellStage):
     order = 1
     is_of_selected = False
 
-    def over(self, scene: Scene, *, was_open: bool, is_left: bool) -> Planned | None:
+    def over(self, scene: RunScene, *, was_open: bool, is_left: bool) -> Planned | None:
         """As `Stage.over`."""
         if scene.planned.plan.is_selected or is_left or scene.stop.reason is not None:
             return None

@@ -14,7 +14,7 @@ from orchestrator.plan.costs import Costs
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.pace import Load, Pace
-from orchestrator.stages.fit.making import Making, Note
+from orchestrator.stages.fit.making import FitNote, Making
 from orchestrator.stages.sweep.work import Slice
 from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
@@ -24,9 +24,9 @@ from workers.fit_methods import WITHOUT_PAIRS
 from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01
-"""What a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
+"""Time that a step takes besides its tokens: an optimiser, and a rotation that is made anew."""
 FIT_S = 0.2
-"""And a fit, besides its steps."""
+"""Time that a fit takes besides its steps."""
 FEW = 64
 """Pairs of a fit whose lengths are looked at."""
 
@@ -72,7 +72,7 @@ class FitsLeft:
         }
         for fit, (lane, method, load) in self._open.items():
             self.costs[fit] = self._paces[lane, method].seconds(load) * rates[lane]
-        self._notes: dict[str, Note] = {}
+        self._notes: dict[str, FitNote] = {}
 
     def of(self, tile: int, k: int) -> tuple[str, ...]:
         """The fits that the k-th cell of a tile uses, made or not."""
@@ -85,12 +85,12 @@ class FitsLeft:
 
     @property
     def num(self) -> int:
-        """How many are not made."""
+        """Number of fits that are not made."""
         return len(self._open)
 
     @property
     def workers(self) -> set[int]:
-        """Those that are making fits: their model is loaded."""
+        """Workers that are making fits: their model is loaded."""
         return {note.worker for note in self._notes.values()}
 
     @property
@@ -142,7 +142,7 @@ class FitsLeft:
             del self._open[fit], self.costs[fit]
 
     def left_s(self, factor: float) -> tuple[float, float]:
-        """What all that are left take one worker, and the longest of those that are begun; in seconds.
+        """Time that all that are left take one worker, and the longest of those that are begun; in seconds.
 
         Args:
             factor: by how much longer than expected other work of this run took.
@@ -151,7 +151,7 @@ class FitsLeft:
         waiting = sum(self._seconds(fit, factor) for fit in self._open if fit not in begun)
         return waiting + sum(begun.values()), max(begun.values(), default=0.0)
 
-    def _rest_s(self, fit: str, note: Note, factor: float) -> float:
+    def _rest_s(self, fit: str, note: FitNote, factor: float) -> float:
         if note.left_s is not None:
             return note.left_s
         expected = self._seconds(fit, factor)
@@ -164,13 +164,13 @@ class FitsLeft:
             return pace.seconds(load)
         return pace.seconds(load) * (factor if self.factor is None else self.factor)
 
-    def _factor_of(self, fit: str, note: Note) -> float | None:
+    def _factor_of(self, fit: str, note: FitNote) -> float | None:
         """By how much longer than expected the steps of a fit take that is being made."""
         lane, method, load = self._open[fit]
         return None if note.whole_s is None else note.whole_s / self._paces[lane, method].seconds(load)
 
     def _made(self) -> set[str]:
-        """Those that are there, by the names of their files alone."""
+        """Fits that are there, by the names of their files alone."""
         return {path.stem for path in self._files.glob("*.json")}
 
     def _seconds_of(self, fit: str) -> float:

@@ -5,7 +5,7 @@ A worker that makes a fit keeps a note in the folder of the run's logs, which it
 nobody has touched for a while is anybody's, and nothing waits for a worker that is gone.
 """
 
-__all__ = ["STALE_S", "Making", "Note", "making_text"]
+__all__ = ["STALE_S", "FitNote", "Making", "making_text"]
 
 import contextlib
 import json
@@ -19,15 +19,15 @@ from orchestrator.store import StudyStore
 from orchestrator.store.storage import make_inside
 
 TOUCH_S = 2.0
-"""How often a note is touched, and written anew where there is news."""
+"""Time between two touches of a note, and written anew where there is news."""
 STALE_S = 60.0
 """A note that did not change for so long is of a worker that is gone, or of a disk that cannot be shared."""
 SUFFIX = ".making"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """How far a fit is."""
+class FitNote:
+    """Progress of a fit that is being made."""
 
     worker: int
     step: int
@@ -40,23 +40,23 @@ class Note:
 
     @property
     def left_s(self) -> float | None:
-        """How long it will still take at the pace so far; None before that is known."""
+        """Time that it will still take at the pace so far; None before that is known."""
         return self.step_s * (self.num_steps - self.step) if self.step_s else None
 
     @property
     def whole_s(self) -> float | None:
-        """How long it will have taken; None before its pace is known."""
+        """Time that it will have taken; None before its pace is known."""
         return None if self.left_s is None else self.seconds + self.left_s
 
 
-def making_text(notes: Sequence[Note]) -> str:
+def making_text(notes: Sequence[FitNote]) -> str:
     """The fits that are being made: ``making 1 fit (step 40 of 500, about 12 s left)``."""
     told = [f"step {note.step:,} of {note.num_steps:,}{_left_text(note)}" for note in notes if note.num_steps]
     fits = f"making {len(notes)} fit{'s' * (len(notes) > 1)}"
     return f"{fits} ({'; '.join(told)})" if told else fits
 
 
-def _left_text(note: Note) -> str:
+def _left_text(note: FitNote) -> str:
     return "" if note.left_s is None else f", about {max(1.0, note.left_s):,.0f} s left"
 
 
@@ -72,7 +72,7 @@ class Making:
         self._root = root
         self._folder = StudyStore(root).logs(epoch)
         self._seen: dict[str, tuple[int, float]] = {}
-        """What the last change of a note was, and when this process saw it first."""
+        """Last change of a note, and when this process saw it first."""
 
     @contextlib.contextmanager
     def claimed(self, fit: str, worker: int) -> Iterator["Claim | None"]:
@@ -101,14 +101,14 @@ class Making:
             self._seen[fit] = (changed, now)
         return now - self._seen[fit][1] < STALE_S
 
-    def notes(self) -> dict[str, Note]:
+    def notes(self) -> dict[str, FitNote]:
         """The fits that are being made, by identity."""
         found = {}
         for path in self._folder.glob(f"*{SUFFIX}"):
             # It may be gone by now, or half written.
             with contextlib.suppress(OSError, ValueError, TypeError):
                 if self.is_held(path.stem):
-                    found[path.stem] = Note(**json.loads(path.read_text("utf-8")))
+                    found[path.stem] = FitNote(**json.loads(path.read_text("utf-8")))
         return found
 
     def forget(self, worker: int) -> None:
@@ -132,14 +132,14 @@ class Claim:
         self._ended = threading.Event()
         self._step, self._num_steps = 0, 0
         self._first_s, self._last_s = 0.0, 0.0
-        """When the first and the last step were done, since it was begun."""
+        """Times at which the first and the last step were done, since it was begun."""
         self._write()
         # A step may take minutes, during which nobody calls `tick`.
         self._thread = threading.Thread(target=self._touch, name="swapyard-making", daemon=True)
         self._thread.start()
 
     def tick(self, step: int, num_steps: int) -> None:
-        """So many steps are done."""
+        """Note that so many steps are done."""
         self._step, self._num_steps = step, num_steps
         self._last_s = time.monotonic() - self._began
         self._first_s = self._first_s or self._last_s
@@ -157,7 +157,7 @@ class Claim:
 
     def _write(self) -> None:
         note = asdict(
-            Note(
+            FitNote(
                 worker=self._worker,
                 step=self._step,
                 num_steps=self._num_steps,

@@ -5,17 +5,18 @@ __all__ = ["STAGE", "FitHands", "FitStage", "fit_units"]
 import time
 from typing import cast
 
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import Hands, Piece, Stage, StageReport, Taken, WholeUnit
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import Hands, Stage, StageReport
 from orchestrator.stages.fit.fits import StudyFits
 from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.fit.making import Making
+from orchestrator.stages.units import Piece, Taken, WholeUnit
 
 NAME = "fit"
 FIT_POLL_S = 0.2
-"""How often it is looked whether a fit is there that another worker makes."""
+"""Time between two looks for a fit that another worker makes."""
 FITS_TIMEOUT_S = 8 * 3600.0
-"""How long a fit may take."""
+"""Time that a fit may take."""
 
 
 def fit_units(left: FitsLeft | None) -> list[WholeUnit]:
@@ -31,7 +32,7 @@ def fit_units(left: FitsLeft | None) -> list[WholeUnit]:
 class FitHands:
     """Makes fits, and keeps them in the study's folder."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WorkerBench) -> None:
         self._bench = bench
         self._held_elsewhere: set[str] = set()
         """Fits that were tried here: one that comes again is made by a worker that was taken for dead."""
@@ -61,11 +62,11 @@ class FitStage(Stage):
     timeout_s = FITS_TIMEOUT_S
     is_preparation = True
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """As `Stage.hands`."""
         return FitHands(bench)
 
-    def equip(self, bench: Bench) -> None:
+    def equip(self, bench: WorkerBench) -> None:
         """As `Stage.equip`: engines read fits, or make those that nobody else made."""
         bench.engines.fits = StudyFits(bench.root, bench.plan, Making(bench.root, bench.epoch))
 

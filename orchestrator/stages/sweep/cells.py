@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from orchestrator.faults import reach
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import StageReport, Taken
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import StageReport
 from orchestrator.stages.sweep.partial_slice import run_lost, run_selected
 from orchestrator.stages.sweep.work import Slice, jobs_within
+from orchestrator.stages.units import Taken
 from orchestrator.store import UNWRITTEN, Manifest, encode_part
 from workers.errors import RunError
 from workers.vocabulary import Cell, Pair
@@ -30,7 +31,7 @@ OVERRUN = 2.0
 class CellHands:
     """Runs slices of cells, or estimates them, with the engines of a bench."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WorkerBench) -> None:
         self._bench = bench
 
     def run(self, taken: Taken, target_s: float, worker: int) -> StageReport:

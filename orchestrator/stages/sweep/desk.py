@@ -13,12 +13,13 @@ from orchestrator.plan.tables import Plan
 from orchestrator.remaining import counts_of
 from orchestrator.run.pace import NOTHING, Load
 from orchestrator.run.rates import estimate_rate, remember_rate
-from orchestrator.stages.contract import Desk, Piece, Planned, Scene, ScheduleView, StageReport, Taken, Unit
+from orchestrator.stages.contract import Desk, Planned, RunScene, ScheduleView, StageReport
 from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.fit.making import Making, making_text
 from orchestrator.stages.fit.stage import fit_units
 from orchestrator.stages.sweep.forecast import START_S, Forecast
 from orchestrator.stages.sweep.work import Slice, TileWork, open_work, undone
+from orchestrator.stages.units import Piece, Taken, WorkUnit
 from orchestrator.store import Driver, Manifest, StudyStore
 
 HOOKED, RESUMED, RERUN = "hooked", "resumed", "rerun"
@@ -28,7 +29,7 @@ HOOKED, RESUMED, RERUN = "hooked", "resumed", "rerun"
 class CellDesk(Desk):
     """Tiles of a plan of which something is open, and the fits that their cells use."""
 
-    def __init__(self, scene: Scene, retries: Sequence[TileWork]) -> None:
+    def __init__(self, scene: RunScene, retries: Sequence[TileWork]) -> None:
         super().__init__(scene)
         self.counts_jobs = scene.planned.plan.is_selected
         self._retries = retries
@@ -45,7 +46,7 @@ class CellDesk(Desk):
         return fits_left(scene.planned, scene.store, scene.driver.epoch)
 
     @cached_property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[WorkUnit]:
         """As `Desk.units`: tiles, and the fits that they wait for."""
         scene = self.scene
         work = [*open_work(self._plan, scene.driver.state, scene.planned.facts), *self._retries]

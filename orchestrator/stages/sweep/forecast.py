@@ -20,27 +20,27 @@ from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.sweep.work import Slice
 
 START_S = 8.0
-"""How long workers of their own processes take to come up, before it is seen."""
+"""Time that workers of their own processes take to come up, before it is seen."""
 CLOSE_S, CLOSE_SHARE = 1.5, 0.2
-"""How long it takes to end them and to say so: so many seconds, or such a share of that where it is more."""
+"""Time that it takes to end them and to say so: seconds, or a share of that where it is more."""
 _LEAST_UNITS = 1e-3
-"""What is less is rounding."""
+"""Units below which a load is rounding."""
 LEAST_SHARE = 0.1
 """Of what a slice was expected to take, that it is taken to need still when that time is over."""
 
 
 @dataclass(slots=True)
 class _InHand:
-    """What a worker is at."""
+    """Work that a worker is at."""
 
     lane: int
     load: Load
     captures: Load
     since: float
-    """When it was handed out, or the last of its fits was there."""
+    """Time at which it was handed out, or the last of its fits was there."""
     loads_model: bool
     fits: frozenset[str]
-    """Those of its fits that were not there so far."""
+    """Fits of it that were not there so far."""
 
 
 class Forecast:
@@ -78,12 +78,12 @@ class Forecast:
         self._later = later or {}
         self.began = now
         self.start_s = starts_in_s
-        """How long the first worker took to come up, or should take."""
+        """Time that the first worker took to come up, or should take."""
         self.assumed = factor
         """As `factor`; a stage before may learn it while this one waits."""
         self._has_joined = False
         self._load_s: float | None = None
-        """How long a worker took to load a model, longest of all."""
+        """Time that a worker took to load a model, longest of all."""
         self._lanes: dict[int, int | None] = {}
         """Each worker that joined, and the lane whose model it has in hand."""
         self._tiles: dict[int, tuple[int, str | None]] = {}
@@ -181,12 +181,12 @@ class Forecast:
         return self.assumed is not None or (self._fits is not None and self._fits.is_measured)
 
     def _loading_s(self) -> float:
-        """What the models take that nobody has loaded yet, each once."""
+        """Time for the models that nobody has loaded yet, each once."""
         open_lanes = {lane for lane, load in self._schedule.remaining.items() if load.units >= _LEAST_UNITS}
         return (self._load_s or 0.0) * len(open_lanes - {*self._lanes.values()})
 
     def _in_hand_s(self, one: _InHand, now: float) -> float:
-        """How long a worker will still be at what it has in hand, its fits aside."""
+        """Time that a worker will still be at what it has in hand, its fits aside."""
         loading_s = LOAD_S if self._load_s is None else self._load_s
         expected = loading_s if one.loads_model else 0.0
         expected += self._paced(self._captures, one.lane, one.captures)
@@ -216,7 +216,7 @@ class Forecast:
 
 
 def closing_s(start_s: float) -> float:
-    """How long it takes to end workers that took so long to come up; those of this process take none."""
+    """Time that it takes to end workers that took so long to come up; those of this process take none."""
     return max(CLOSE_S, CLOSE_SHARE * start_s) if start_s else 0.0
 
 

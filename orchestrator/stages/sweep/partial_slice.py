@@ -93,7 +93,7 @@ def run_lost(
 
 
 def _blocks(taken: Slice, num_pairs: int) -> Iterator[_Block]:
-    """What runs together: cells that have the same pairs; in a careful slice, single cells."""
+    """Blocks that run together: cells that have the same pairs; in a careful slice, single cells."""
     wanted = np.full((taken.k_hi - taken.k_lo) * num_pairs, not taken.jobs)
     for lo, hi in taken.jobs:
         wanted[lo - taken.k_lo * num_pairs : hi - taken.k_lo * num_pairs] = True

@@ -1,4 +1,4 @@
-"""What a retry of failed jobs is to run: each failed job once, by the type of its error."""
+"""Retries of failed jobs: each failed job once, by the type of its error."""
 
 __all__ = ["lost_retry_work", "retry_work"]
 
@@ -110,7 +110,7 @@ def _read_failures(store: StudyStore, file: StoredFile) -> _Failures:
 
 
 def _jobs_of(plan: Plan, part: Manifest, failures: _Failures) -> tuple[np.ndarray, np.ndarray]:
-    """Which jobs of a part that the plan wants have failed, as ``k * P + j``, and of what."""
+    """Jobs of a part that the plan wants and that have failed, as ``k * P + j``, and of what."""
     tile = plan.tiles[part.tile]
     numbers = plan.cellsets[tile.cellset][part.k_lo : part.k_hi]
     keys = _keys(np.repeat(numbers, len(tile.pairs)), np.tile(tile.pairs, len(numbers)))
@@ -122,7 +122,7 @@ def _jobs_of(plan: Plan, part: Manifest, failures: _Failures) -> tuple[np.ndarra
 
 
 def _selected(plan: Plan, tile: Tile, part: Manifest) -> np.ndarray:
-    """Which jobs of a part the plan wants; shape (num_cells * num_pairs,), bool."""
+    """Mask of the jobs of a part that the plan wants; shape (num_cells * num_pairs,), bool."""
     cells = mask(tile.num_cells, tile.wanted)[part.k_lo : part.k_hi]
     pairs = np.array([pair in plan.pairs for pair in tile.pairs])
     return np.outer(cells, pairs).ravel()

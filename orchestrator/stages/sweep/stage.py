@@ -3,8 +3,8 @@
 __all__ = ["STAGE", "CellStage"]
 
 from orchestrator.remaining import counts_of
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import Desk, Hands, Scene, Stage
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import Desk, Hands, RunScene, Stage
 from orchestrator.stages.sweep.cells import CellHands
 from orchestrator.stages.sweep.desk import CellDesk
 from orchestrator.stages.sweep.retries import lost_retry_work, retry_work
@@ -20,7 +20,7 @@ class CellStage(Stage):
     is_of_selected = True
     """Whether it does the cells of plans whose cells are selected, or of the others."""
 
-    def open(self, scene: Scene) -> Desk | None:
+    def open(self, scene: RunScene) -> Desk | None:
         """As `Stage.open`."""
         plan = scene.planned.plan
         if plan.is_selected != self.is_of_selected:
@@ -31,12 +31,12 @@ class CellStage(Stage):
             return CellDesk(scene, retries)
         return None
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """As `Stage.hands`."""
         return CellHands(bench)
 
 
-def _retries(scene: Scene) -> list[TileWork]:
+def _retries(scene: RunScene) -> list[TileWork]:
     """Failed jobs that run again: those that were asked for, or whose retries were lost."""
     plan, state, store, options = scene.planned.plan, scene.driver.state, scene.store, scene.options
     if not options.retry_failed:

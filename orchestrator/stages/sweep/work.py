@@ -18,7 +18,7 @@ from orchestrator.plan.costs import Costs
 from orchestrator.plan.tables import Plan, Tile, mask, stretches
 from orchestrator.plan.unchanged import RunningShares
 from orchestrator.run.pace import Load
-from orchestrator.stages.contract import CostOf, Taken, UnitKey, Verdict
+from orchestrator.stages.units import BlameVerdict, CostOf, Taken, UnitKey
 from orchestrator.store import Manifest, State
 from workers.facts import ModelFacts
 from workers.vocabulary import Pair
@@ -62,7 +62,7 @@ class Slice:
     careful: bool = False
     """Whether jobs run one by one, each noted before it begins, because this slice killed workers."""
     seq: int = 0
-    """How many commits the study had when it was handed out; its part says so."""
+    """Number of commits that the study had when it was handed out; its part says so."""
     given_up: Jobs = ()
     """Jobs that killed too many workers: they become failures and are not run."""
     stage: str = SWEEP
@@ -75,7 +75,7 @@ class Slice:
 
 @dataclass(slots=True)
 class TileWork:
-    """What remains of a tile, or of the failed jobs of one part: ranges of k that lack the same families."""
+    """Rest of a tile, or of the failed jobs of one part: ranges of k that lack the same families."""
 
     tile: int
     lane: int
@@ -103,42 +103,42 @@ class TileWork:
 
     @property
     def key(self) -> UnitKey:
-        """As `Unit.key`."""
+        """As `WorkUnit.key`."""
         return self.tile, self.replaces
 
     @property
     def splits(self) -> bool:
-        """As `Unit.splits`."""
+        """As `WorkUnit.splits`."""
         return True
 
     @property
     def is_on_demand(self) -> bool:
-        """As `Unit.is_on_demand`."""
+        """As `WorkUnit.is_on_demand`."""
         return False
 
     @property
     def is_open(self) -> bool:
-        """As `Unit.is_open`."""
+        """As `WorkUnit.is_open`."""
         return bool(self.todo)
 
     @property
     def is_over(self) -> bool:
-        """As `Unit.is_over`: nothing waits for cells."""
+        """As `WorkUnit.is_over`: nothing waits for cells."""
         return False
 
     @property
     def cost(self) -> float:
-        """As `Unit.cost`."""
+        """As `WorkUnit.cost`."""
         return self.cost_of(self.costs)
 
     @property
     def captures(self) -> Load:
-        """As `Unit.captures`, with a call for each tile."""
+        """As `WorkUnit.captures`, with a call for each tile."""
         return Load(self.capture_cost, calls=1.0)
 
     @property
     def open_loads(self) -> Sequence[Load]:
-        """As `Unit.open_loads`."""
+        """As `WorkUnit.open_loads`."""
         return [self.load(lo, hi) for lo, hi, _ in self.todo]
 
     def cost_of(self, costs: np.ndarray) -> float:
@@ -147,13 +147,13 @@ class TileWork:
 
     @property
     def capture_cost(self) -> float:
-        """What a worker pays before its first job here."""
+        """Cost units that a worker pays before its first job here."""
         if self.capture is not None:
             return self.capture
         return float(self.costs.max() * CAPTURES_PER_PAIR * self.num_pairs)
 
     def load(self, lo: int, hi: int) -> Load:
-        """What cells `lo` to `hi` are to a worker, besides calls."""
+        """Load of cells `lo` to `hi`, besides calls."""
         units = float(self.costs[lo:hi].sum() * self.num_pairs)
         if self.estimates:
             return Load(units)
@@ -168,17 +168,17 @@ class TileWork:
         return sum(b - a for a, b in found) / max(1, (hi - lo) * self.num_pairs)
 
     def load_of(self, taken: Taken) -> Load:
-        """As `Unit.load_of`."""
+        """As `WorkUnit.load_of`."""
         mine = cast(Slice, taken)
         return self.load(mine.k_lo, mine.k_hi)
 
     def is_typical(self, taken: Taken) -> bool:
-        """As `Unit.is_typical`: not where rows need no run, or jobs run one by one."""
+        """As `WorkUnit.is_typical`: not where rows need no run, or jobs run one by one."""
         mine = cast(Slice, taken)
         return not mine.careful and (self.estimates or self.load_of(mine).rows >= 1)
 
     def free_steps(self, most: int, cost_of: CostOf, *, high: bool) -> int:
-        """As `Unit.free_steps`."""
+        """As `WorkUnit.free_steps`."""
         if self.uses is None:
             return most
         lo, hi, _ = self.todo[-1 if high else 0]
@@ -188,12 +188,12 @@ class TileWork:
         return most
 
     def most_steps(self, budget: float, jobs: int | None, cost_of: CostOf | None, *, high: bool) -> int:
-        """As `Unit.most_steps`."""
+        """As `WorkUnit.most_steps`."""
         most = self._num_with(budget, cost_of, high=high)
         return most if jobs is None else max(1, min(most, jobs // self.num_pairs))
 
     def _num_with(self, budget: float, cost_of: CostOf | None, *, high: bool) -> int:
-        """How many cells wait for units of about `budget` cost units: those of one unit at least."""
+        """Number of cells that wait for units of about `budget` cost units: those of one unit at least."""
         lo, hi, _ = self.todo[-1 if high else 0]
         if self.uses is None or cost_of is None:
             return hi - lo
@@ -208,7 +208,7 @@ class TileWork:
         return hi - lo
 
     def after(self, num_steps: int | None, *, high: bool) -> Iterable[UnitKey]:
-        """As `Unit.after`."""
+        """As `WorkUnit.after`."""
         if self.uses is None:
             return ()
         lo, hi, _ = self.todo[-1 if high else 0]
@@ -224,7 +224,7 @@ class TileWork:
             self.costs, self.whole = self.whole, None
 
     def take(self, budget: float, *, high: bool, most_steps: int | None = None) -> Slice:
-        """As `Unit.take`: cells × all pairs of the tile."""
+        """As `WorkUnit.take`: cells × all pairs of the tile."""
         lo, hi, families = self.todo.pop(-1 if high else 0)
         costs = self.costs[lo:hi] * self.num_pairs
         num = int(np.searchsorted(np.cumsum(costs[::-1] if high else costs), budget, side="right"))
@@ -240,7 +240,7 @@ class TileWork:
         return Slice(self.tile, self.lane, k_lo, k_hi, families, self.replaces, jobs, stage=stage)
 
     def put_back(self, taken: Taken) -> None:
-        """As `Unit.put_back`; the range melts into its neighbours."""
+        """As `WorkUnit.put_back`; the range melts into its neighbours."""
         mine = cast(Slice, taken)
         joined: list[tuple[int, int, tuple[str, ...]]] = []
         for part in sorted([*self.todo, (mine.k_lo, mine.k_hi, mine.families)]):
@@ -251,28 +251,28 @@ class TileWork:
         self.todo = joined
 
     def report(self, taken: Taken, num_steps: int, *, is_over: bool) -> tuple[Load | None, Taken | None]:
-        """As `Unit.report`."""
+        """As `WorkUnit.report`."""
         mine = cast(Slice, taken)
         did = replace(mine, k_hi=mine.k_lo + num_steps)
         load = self.load_of(did) if self.is_typical(did) and not did.jobs else None
         return load, replace(mine, k_lo=did.k_hi) if did.k_hi < mine.k_hi else None
 
     def is_suspect(self, taken: Taken) -> bool:
-        """As `Unit.is_suspect`."""
+        """As `WorkUnit.is_suspect`."""
         return cast(Slice, taken).careful
 
-    def blame(self, taken: Taken, job: int | None) -> Verdict:
-        """As `Unit.blame`; when a suspect runs again, the job that is given up becomes a failure."""
+    def blame(self, taken: Taken, job: int | None) -> BlameVerdict:
+        """As `WorkUnit.blame`; when a suspect runs again, the job that is given up becomes a failure."""
         mine, gave_up = cast(Slice, taken), False
         if mine.careful:
             mine, gave_up = self._judge(mine, job)
         elif mine in self._blamed:
             mine = replace(mine, careful=True)
         self._blamed.add(mine)
-        return Verdict(mine, gave_up)
+        return BlameVerdict(mine, gave_up)
 
     def split_suspect(self, taken: Taken) -> tuple[Taken, Taken | None]:
-        """As `Unit.split_suspect`: whole the first time, then one cell of it."""
+        """As `WorkUnit.split_suspect`: whole the first time, then one cell of it."""
         mine = cast(Slice, taken)
         if not mine.careful or mine.k_hi - mine.k_lo == 1:
             return mine, None
@@ -301,7 +301,7 @@ def jobs_within(jobs: Jobs, lo: int, hi: int) -> Jobs:
 
 
 def undone(manifest: Manifest, state: State) -> list[Slice]:
-    """What a part that was refused holds of jobs that are not done: they must run again.
+    """Jobs of a part that was refused which are not done: they must run again.
 
     Of a retry it is nothing: its jobs are failures that were replaced already.
     """
@@ -325,7 +325,7 @@ def open_work(plan: Plan, state: State, facts: Mapping[int, ModelFacts] | None =
 
 
 class _Reckoned:
-    """What the tiles of a plan cost."""
+    """Costs of the tiles of a plan."""
 
     def __init__(self, plan: Plan, facts: Mapping[int, ModelFacts]) -> None:
         self._plan = plan
@@ -366,7 +366,7 @@ class _Reckoned:
 
     @cached_property
     def _lengths(self) -> Mapping[int, set[int]]:
-        """How long the bases are of all tiles with a cellset."""
+        """Lengths of the bases of all tiles with a cellset."""
         found: dict[int, set[int]] = defaultdict(set)
         for tile in self._plan.tiles.values():
             found[tile.cellset].add(len(self._running.pair(tile.pairs[0]).tokens["base"]))

@@ -13,28 +13,25 @@ from functools import cached_property
 from orchestrator.loading import Engines
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
 from orchestrator.run.committed import commit_plan
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.setup import RunOptions, Setup, set_up_training
 from orchestrator.run.trained import failure_of, trained_of
-from orchestrator.stages.bench import Bench
+from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import (
-    DEATHS_OF_A_UNIT,
     Desk,
     Hands,
-    Piece,
     Planned,
-    Scene,
+    RunScene,
     ScheduleView,
     Stage,
     StageReport,
-    Taken,
-    WholeUnit,
 )
 from orchestrator.stages.sweep.desk import fits_left, forecast_of
 from orchestrator.stages.sweep.forecast import closing_s
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.stages.train.trainings import TrainHands
 from orchestrator.stages.train.trainings_left import TrainingsLeft
+from orchestrator.stages.units import DEATHS_OF_A_UNIT, Piece, Taken, WholeUnit
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import TrainingFolder
 from workers.errors import ModelError
@@ -46,13 +43,13 @@ SCORE_SHARE = 0.5
 FEW = 64
 """Pairs whose prompts are looked at."""
 TELL_EVERY_S = 30.0
-"""How often a training that goes on is told of."""
+"""Time after which a training that goes on is told of again."""
 
 
 class TrainDesk(Desk):
     """Trainings that are left."""
 
-    def __init__(self, scene: Scene, todo: list[PlannedTraining]) -> None:
+    def __init__(self, scene: RunScene, todo: list[PlannedTraining]) -> None:
         super().__init__(scene, [WholeUnit(NAME, one.identity) for one in todo])
         self._todo = todo
         self._titles = {one.identity: one.training.title for one in todo}
@@ -81,7 +78,7 @@ class TrainDesk(Desk):
         scene, self._began = self.scene, time.monotonic()
         planned = scene.planned
         work = open_work(planned.plan, scene.driver.state, planned.facts)
-        swept = Schedule(work, first_rate=planned.setup.rate)
+        swept = WorkSchedule(work, first_rate=planned.setup.rate)
         fits = fits_left(planned, scene.store, scene.driver.epoch)
         sweep = forecast_of(planned, swept, fits, planned.setup.num_workers or 1)
 
@@ -161,18 +158,18 @@ class TrainStage(Stage):
     changes_plan = True
     order = 0
 
-    def open(self, scene: Scene) -> Desk | None:
+    def open(self, scene: RunScene) -> Desk | None:
         """As `Stage.open`."""
         folder = TrainingFolder(LocalStorage(scene.store.root))
         every = planned_trainings(scene.planned.plan.tables).values()
         todo = [one for one in every if _is_open(folder, one.identity, scene.options)]
         return TrainDesk(scene, todo) if todo else None
 
-    def hands(self, bench: Bench) -> Hands:
+    def hands(self, bench: WorkerBench) -> Hands:
         """As `Stage.hands`."""
         return TrainHands(bench)
 
-    def over(self, scene: Scene, *, was_open: bool, is_left: bool) -> Planned | None:
+    def over(self, scene: RunScene, *, was_open: bool, is_left: bool) -> Planned | None:
         """As `Stage.over`: every model is there by now, or is known to have failed.
 
         Raises:
@@ -191,7 +188,7 @@ def _is_open(folder: TrainingFolder, training: str, options: RunOptions) -> bool
     return options.retry_failed or folder.failure(training) is None
 
 
-def _check(scene: Scene) -> None:
+def _check(scene: RunScene) -> None:
     """Refuse to sweep a model of another study that is not trained."""
     root = scene.store.root
     lanes = [lane for lane in scene.planned.plan.lanes.values() if lane.training is not None]

@@ -20,8 +20,9 @@ import numpy as np
 from orchestrator.faults import reach
 from orchestrator.plan.given import task_rows
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
-from orchestrator.stages.bench import Bench
-from orchestrator.stages.contract import Piece, StageReport, Taken
+from orchestrator.stages.bench import WorkerBench
+from orchestrator.stages.contract import StageReport
+from orchestrator.stages.units import Piece, Taken
 from orchestrator.store.storage import LocalStorage
 from orchestrator.store.trainings import Checkpoint, TrainingFolder
 from studies.models import Task, check_task
@@ -47,7 +48,7 @@ _logger = logging.getLogger("swapyard.trainings")
 
 
 ASK_EVERY_S = 0.5
-"""How often it is asked whether a slice is to end."""
+"""Time between two questions whether a slice is to end."""
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class TrainHands:
             it began with.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WorkerBench) -> None:
         self._bench = bench
         self._folder = TrainingFolder(LocalStorage(bench.root))
         self._threads = bench.engines.threads
@@ -210,7 +211,7 @@ def _advance(trainer: "Trainer", seconds: float, ends: Callable[[], bool]) -> No
 
 
 def _data(planned: PlannedTraining, facts: "ModelFacts", code: Code) -> "Data":
-    """What a training sees: the bases of the task's pairs to train on, and its test pairs.
+    """Data of a training: the bases of the task's pairs to train on, and its test pairs.
 
     Raises:
         RunError: the task has no pairs of one of the two.

@@ -16,7 +16,7 @@ from orchestrator.stages.sweep.forecast import common_factor
 from workers.facts import ModelFacts
 
 STEP_S = 3e-3
-"""What a step takes besides its operations: an optimiser, and some hundred calls of torch."""
+"""Time that a step takes besides its operations: an optimiser, and some hundred calls of torch."""
 PASSES = {"task": 6.0, "interchange": 5.0}
 """Forwards that a term of the loss takes as long as, gradients included: of base and source, or of the
 base with values that the source's run gave."""
@@ -58,12 +58,12 @@ class TrainingsLeft:
         self._step_s: dict[str, float] = {}
         """Seconds of a step, of the trainings that made some in this run."""
         self._begun: dict[str, float] = {}
-        """When the slice began that each training is in."""
+        """Start of the slice that each training is in."""
         self._num_workers = max(1, num_workers)
         self._later = later
         self._began = began
         self.start_s = 0.0
-        """How long workers of their own processes took to come up."""
+        """Time that workers of their own processes took to come up."""
 
     @property
     def factor(self) -> float | None:

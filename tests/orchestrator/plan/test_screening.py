@@ -14,7 +14,7 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.screening import LEAST_SAMPLE, CellChoice, choose, num_chosen
 from orchestrator.plan.tables import Plan, decode_plan, encode_plan
 from orchestrator.remaining import counts_of
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 from plan.world import Oracle, commit_part, opened, planned, row, study
@@ -126,7 +126,7 @@ def test_before_the_selection_all_is_estimated_and_nothing_runs(tiny_folder: Pat
 def test_the_estimates_of_a_tile_are_one_slice_however_slow_the_machine(tiny_folder: Path) -> None:
     plan, state = planned(screened(tiny_folder)), opened()
     work = open_work(plan, state)
-    schedule = Schedule(work, first_rate=1.0)
+    schedule = WorkSchedule(work, first_rate=1.0)
     schedule.join(0)
     taken = schedule.next_part(0, target_s=0.01)
     assert taken is not None

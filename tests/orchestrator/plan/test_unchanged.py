@@ -13,7 +13,7 @@ from orchestrator.plan.planner import Planner
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.plan.unchanged import RunningShares, lane_facts
 from orchestrator.run.pace import Load
-from orchestrator.run.schedule import Schedule
+from orchestrator.run.schedule import WorkSchedule
 from orchestrator.stages.sweep.work import UNCHANGED_COST, open_work
 from orchestrator.store import StudyStore
 from plan.world import opened, planned, row, study
@@ -120,7 +120,7 @@ def test_a_model_that_runs_whole_costs_whole_runs_from_then_on(tiny_folder: Path
     made = study(tiny_folder, rows(), "[{site: mlp_input, layers: all, positions: [3, 4]}]")
     plan = planned(made)
     facts = facts_of(made, plan)
-    schedule = Schedule(open_work(plan, opened(), facts))
+    schedule = WorkSchedule(open_work(plan, opened(), facts))
     before = schedule.remaining[0]
     schedule.join(0)
     taken = schedule.next_part(0, 1e-6)
