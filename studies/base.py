@@ -91,7 +91,8 @@ class SpecWithOptions(Spec):
 
     def _given_with_options(self) -> Keys:
         given = self._given()
-        return {**given, **given.pop("options", {})}
+        options: Keys = given.pop("options", {})
+        return {**given, **options}
 
     @classmethod
     def _from_short(cls, data: Keys) -> Keys:

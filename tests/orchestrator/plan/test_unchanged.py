@@ -120,14 +120,14 @@ def test_a_model_that_runs_whole_costs_whole_runs_from_then_on(tiny_folder: Path
     made = study(tiny_folder, rows(), "[{site: mlp_input, layers: all, positions: [3, 4]}]")
     plan = planned(made)
     facts = facts_of(made, plan)
-    schedule = WorkSchedule(open_work(plan, opened(), facts))
+    (work,) = open_work(plan, opened(), facts)
+    schedule = WorkSchedule([work])
     before = schedule.remaining[0]
     schedule.join(0)
     taken = schedule.next_part(0, 1e-6)
     assert taken is not None and (taken.k_hi - taken.k_lo) == 1
     schedule.run_whole(0)
     schedule.run_whole(0)
-    (work,) = schedule.tiles
     assert work.running is not None
     whole = 5 + Costs(facts[0]).head
     units = sum(share * whole * 4 + 4 * UNCHANGED_COST for share in work.running[1:].tolist())
