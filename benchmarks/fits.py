@@ -20,13 +20,13 @@ from torch import Tensor
 from benchmarks.report import arguments, num_rounds, spread, table
 from benchmarks.setting import SMOLLM2, load_folder, model_folder, random_pairs, timed
 from orchestrator.machine import num_cores
-from workers.change.subspaces import LowRankRotation
-from workers.families import family_of
 from workers.fits.units import fit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.subspaces import LowRankRotation
+from workers.intervene.units import Unit
+from workers.model.families import family_of
 from workers.model.loading import LoadedModel
 from workers.vocabulary import Pair
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import Unit
 
 NUM_TOKENS, NUM_PAIRS, BATCH = 5, 128, 32
 RANKS = (1, 16)

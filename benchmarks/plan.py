@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.build import LaneInputs, build_plan
-from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.prepare import Input
+from orchestrator.plan.previous_plan import PreviousPlan
 from orchestrator.plan.tables import Lane, Plan, encode_plan
 from studies import Study, load_study
-from studies.expand import PairClass
-from studies.identity import lane_identity
-from workers.facts import ModelFacts
+from studies.language.expand import PairClass
+from studies.language.identity import lane_identity
+from workers.model.facts import ModelFacts
 from workers.vocabulary import ModelSpec
 
 NUM_ROUNDS = 5

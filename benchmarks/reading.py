@@ -27,9 +27,9 @@ from benchmarks.report import arguments, figure, num_rounds, spread, table, writ
 from benchmarks.rows import FEW, MANY, make_rows, make_studies, merge_all
 from benchmarks.store import MEMORY
 from orchestrator.plots.data import read_grid
-from orchestrator.query_limits import QueryLimits, QueryTimer
-from orchestrator.views.connection import ask, connect
-from studies.plots import Plot
+from orchestrator.query.connection import ask, connect
+from orchestrator.query.query_limits import QueryLimits, QueryTimer
+from studies.language.results import Plot
 
 NUM_STUDIES = 200
 ROUNDS = 7

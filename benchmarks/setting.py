@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from workers.engine.batch import Batch, BatchResult
 from workers.engine.engine import Engine
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
-from workers.replay.probe import probed
-from workers.vocabulary import Cell, ModelSpec, Pair, Place, Unit
+from workers.vocabulary import Cell, CellUnit, ModelSpec, Pair, Place
 
 Where = tuple[str, int, int]
 """Site, layer, position."""
@@ -127,7 +127,7 @@ def sweep(setting: Setting, num_layers: int) -> list[Where]:
 def cell_of(site: str, layer: int, position: int, read: int) -> Cell:
     """The base's value there is replaced by the source's."""
     place = Place(site, layer, None, (position,))
-    return Cell((Unit(place, None, "vanilla", "source", place),), read)
+    return Cell((CellUnit(place, None, "vanilla", "source", place),), read)
 
 
 def plain_forward(model: LoadedModel, prompts: Tensor) -> Callable[[], Tensor]:
@@ -213,7 +213,7 @@ class Operations:
     @classmethod
     def of(cls, model: LoadedModel) -> "Operations":
         """Those of a decoder."""
-        from workers.families import family_of
+        from workers.model.families import family_of
 
         facts = model.facts
         blocks = model.module.get_submodule(family_of(facts.model_type).blocks)

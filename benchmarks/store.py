@@ -29,9 +29,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.plan import VOCABULARY, Shape, prepared
-from orchestrator.plan.clean import COLUMNS, runs_table
+from orchestrator.plan.baseline_runs import COLUMNS, runs_table
+from orchestrator.plan.remaining import counts_of
 from orchestrator.plan.tables import Lane, Plan, encode_plan, read_plan
-from orchestrator.remaining import counts_of
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import CommitLog, Holder, Manifest, State, StudyStore
 from orchestrator.store.storage import LocalStorage

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.formats import for_arrow, for_frames
-from orchestrator.lost import Lost, TellLost
-from orchestrator.overview import Overview, overview
-from orchestrator.query import explained
-from orchestrator.query_limits import QueryLimits, QueryTimer, size
-from orchestrator.roots import DEFAULT_ROOT, LeaveOut, home_of, study_folders, without_copies
+from orchestrator.query.connection import ask
+from orchestrator.query.formats import for_arrow, for_frames
+from orchestrator.query.query_limits import QueryLimits, QueryTimer, size
+from orchestrator.query.statements import explained
+from orchestrator.query.summary import ending, failed_jobs, told_of
 from orchestrator.run.driver import Outcome, run_study
 from orchestrator.run.options import Limits, RunOptions
+from orchestrator.run.overview import Overview, overview
 from orchestrator.run.progress import Progress
-from orchestrator.told import ending, failed_jobs, told_of
+from orchestrator.store.study_dirs import DEFAULT_ROOT, LeaveOut, home_of, study_folders, without_copies
 from orchestrator.trust import allowed_study
-from orchestrator.views.connection import ask
+from orchestrator.upkeep.lost import Lost, TellLost
 from studies import Study, load_study
 from workers.errors import QueryError, StudyError
 

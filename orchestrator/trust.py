@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from studies import Study
-from studies.functions import check_functions, functions_of, trusting_models
+from studies.language.functions import check_functions, functions_of, trusting_models
 from workers.code.named import files_of
 from workers.code.places import Code
 from workers.errors import StoreError, StudyError, UntrustedError

@@ -16,10 +16,10 @@ __all__ = [
     "load_study",
 ]
 
-from studies.blocks import Aligned, Block, UnitSpec, ValueSpec
-from studies.fits import Fit
+from studies.language.blocks import Aligned, Block, UnitSpec, ValueSpec
+from studies.language.fits import Fit
+from studies.language.models import ModelSpec, Task
+from studies.language.results import Generate, Plot, Screen
+from studies.language.study import Study
+from studies.language.train import Train
 from studies.load import load_study
-from studies.models import ModelSpec, Task
-from studies.plots import Generate, Plot, Screen
-from studies.spec import Study
-from studies.train import Train

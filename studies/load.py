@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from studies.blocks import Block
 from studies.bounds import MOST_TEXT_BYTES
-from studies.forms import parse_span, references
-from studies.keys import with_models
-from studies.models import ModelSpec, check_model
-from studies.plots import Contains
-from studies.spec import Study
+from studies.language.blocks import Block
+from studies.language.grammar import parse_span, references
+from studies.language.models import ModelSpec, check_model
+from studies.language.results import Contains
+from studies.language.schema import with_models
+from studies.language.study import Study
 from studies.tasks import find_task
 from studies.yaml import read_all_yaml, read_text, read_yaml
 from workers.errors import NotYetError, StudyError, nearest

@@ -36,9 +36,9 @@ if sys.argv[:1] == ["-m"] and "swapyard" in sys.orig_argv:
 check()
 
 from orchestrator.api import Results, open_results, plan, run
-from orchestrator.overview import Overview
 from orchestrator.run.driver import Outcome
 from orchestrator.run.options import Limits, RunOptions
+from orchestrator.run.overview import Overview
 from studies import Block, Fit, Plot, Screen, Study, Task, Train, UnitSpec, ValueSpec, load_study
 from workers.errors import (
     ClusterError,
@@ -61,14 +61,14 @@ if TYPE_CHECKING:
     from workers.causal.model import CausalModel
     from workers.causal.module import CausalModule
     from workers.causal.sampling import Sampler
-    from workers.change.features import PCA, SparseAutoencoder
-    from workers.change.masks import BoundlessRotation, Mask
-    from workers.change.regions import Box, Coordinates
-    from workers.change.subspaces import LowRankRotation, Rotation, Subspace
     from workers.fits.units import FittedUnit, fit
-    from workers.wrapper.intervenable import IntervenableModel, Intervened
-    from workers.wrapper.positions import per_example
-    from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Unit
+    from workers.intervene.features import PCA, SparseAutoencoder
+    from workers.intervene.intervenable import IntervenableModel, Intervened
+    from workers.intervene.masks import BoundlessRotation, Mask
+    from workers.intervene.positions import per_example
+    from workers.intervene.regions import Box, Coordinates
+    from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace
+    from workers.intervene.units import From, IntervenedRun, Mean, Noise, Unit
 
 __all__ = [
     "PCA",
@@ -127,19 +127,19 @@ __all__ = [
 ]
 
 _OF_THE_MODEL = {
-    **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.change.features"),
+    **dict.fromkeys(("PCA", "SparseAutoencoder"), "workers.intervene.features"),
     **dict.fromkeys(("FittedUnit", "fit"), "workers.fits.units"),
-    **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.wrapper.intervenable"),
-    **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.change.masks"),
+    **dict.fromkeys(("IntervenableModel", "Intervened"), "workers.intervene.intervenable"),
+    **dict.fromkeys(("BoundlessRotation", "Mask"), "workers.intervene.masks"),
     "CausalModel": "workers.causal.model",
     "CausalModule": "workers.causal.module",
     "Sampler": "workers.causal.sampling",
-    "per_example": "workers.wrapper.positions",
-    **dict.fromkeys(("Box", "Coordinates"), "workers.change.regions"),
-    **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.change.subspaces"),
-    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.wrapper.units"),
+    "per_example": "workers.intervene.positions",
+    **dict.fromkeys(("Box", "Coordinates"), "workers.intervene.regions"),
+    **dict.fromkeys(("LowRankRotation", "Rotation", "Subspace"), "workers.intervene.subspaces"),
+    **dict.fromkeys(("From", "IntervenedRun", "Mean", "Noise", "Unit"), "workers.intervene.units"),
 }
-"""Where the names are that need torch."""
+"""Home of each name that needs torch."""
 
 
 def __getattr__(name: str) -> Any:

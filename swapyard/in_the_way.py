@@ -16,7 +16,7 @@ _LIBRARIES = (
     *("matplotlib", "numpy", "packaging", "platformdirs", "psutil", "pyarrow", "pydantic", "ray"),
     *("regex", "rich", "safetensors", "tokenizers", "torch", "tqdm", "transformers", "yaml"),
 )
-"""What is imported here sooner or later."""
+"""Modules that are imported here sooner or later."""
 
 
 def _file_of(name: str) -> Path | None:

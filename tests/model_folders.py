@@ -99,13 +99,13 @@ def _settle(root: Path, what: str) -> None:
     own = {"HOME": str(root / "home"), "XDG_CONFIG_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     os.environ |= {**own, "SWAPYARD_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     os.environ["TMPDIR"] = tempfile.tempdir = str(root / "temporary")
-    import orchestrator.overview  # noqa: F401
+    import orchestrator.run.overview  # noqa: F401
     import studies  # noqa: F401
 
     if what == "load":
         import torch
 
-        import workers.replay.probe  # noqa: F401
+        import workers.engine.replay.probe  # noqa: F401
 
         torch.set_num_threads(1)
         for kind in _KINDS:
@@ -147,11 +147,11 @@ def _planned() -> None:
 
 def _loaded() -> None:
     """Load, and run a prompt: what Python's door does with a folder."""
+    from workers.engine.replay.probe import probed
     from workers.errors import SwapyardError
     from workers.model.loading import load
     from workers.model.references import resolve
-    from workers.modelspec import ModelSpec
-    from workers.replay.probe import probed
+    from workers.model.spec import ModelSpec
 
     try:
         with warnings.catch_warnings():

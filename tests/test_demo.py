@@ -143,7 +143,7 @@ def test_the_last_block_at_the_last_token_gives_the_sources_logits(
 
 
 def test_the_answer_is_a_small_table(capitals: sy.Results, tmp_path: Path) -> None:
-    from orchestrator.told import answer
+    from orchestrator.query.summary import answer
 
     assert capitals.outcome is not None
     shown = answer(capitals.outcome.root)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore
 from orchestrator.store.repair import repair
-from orchestrator.views.connection import connect
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ __all__ = [
     "OPERATIONS",
     "SOURCE",
     "Cell",
+    "CellUnit",
     "CleanRun",
     "ModelSpec",
     "NamedRun",
@@ -16,7 +17,6 @@ __all__ = [
     "Position",
     "Prompt",
     "Region",
-    "Unit",
     "Vectors",
     "is_function",
     "is_pooled",
@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from workers.errors import StudyError
-from workers.modelspec import ModelSpec
+from workers.model.spec import ModelSpec
 
 SOURCE = r"source(?:_(?:[2-9]|[1-9]\d+))?"
 """Pattern of a source input's name: ``source``, ``source_2`` …"""
@@ -48,8 +48,8 @@ Position = tuple[int | str, ...]
 """Token positions, all at once: indices from 0, or span references such as ``subject.last``."""
 
 Region = str | tuple[str, str]
-"""Part of a run that is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.sites`), or the
-names of a getter and a setter, each ``module:function``."""
+"""Part of a run that is no position: a rectangle in one spelling, ``1:3, 4:9`` (see `workers.model.sites`),
+or the names of a getter and a setter, each ``module:function``."""
 
 Span = tuple[int, int]
 """The tokens ``[start, end)`` of a named span."""
@@ -63,7 +63,7 @@ class Place:
     """Place in a run: a site, at a layer, in some heads, at some token positions."""
 
     site: str
-    """A name of ``workers.sites.SITES``, or a module path ``a.b.c`` (its output) or ``a.b.c:input``."""
+    """A name of ``workers.model.sites.SITES``, or a module path ``a.b.c`` (its output) or ``a.b.c:input``."""
     layer: int | None
     """The block's number; None for a module path."""
     heads: tuple[int, ...] | None
@@ -99,7 +99,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class CellUnit:
     """One change of a run: at ``place``, in some of its coordinates, by ``operation`` with a value."""
 
     place: Place
@@ -157,7 +157,7 @@ class NamedRun:
     """An intervened run of the pair's base, which units take values from."""
 
     name: str
-    units: tuple[Unit, ...]
+    units: tuple[CellUnit, ...]
     """In the order in which they apply; they may take values from the runs named before."""
 
 
@@ -165,13 +165,13 @@ class NamedRun:
 class Cell:
     """One point of the sweep, resolved: its units in the order in which they apply, and where to read."""
 
-    units: tuple[Unit, ...]
+    units: tuple[CellUnit, ...]
     read: int | str
     """The token whose next-token logits are read: an index, or a span reference with one token."""
     runs: tuple[NamedRun, ...] = ()
     """Run before it, in order."""
 
-    def every_unit(self) -> Iterator[Unit]:
+    def every_unit(self) -> Iterator[CellUnit]:
         """All units that a job of the cell applies: those of its runs, then its own."""
         for run in self.runs:
             yield from run.units
@@ -189,9 +189,9 @@ class Cell:
         """Read what `to_json` wrote."""
         runs = data.get("runs", ())
         return cls(
-            units=tuple(Unit.from_json(u) for u in data["units"]),
+            units=tuple(CellUnit.from_json(u) for u in data["units"]),
             read=data["read"],
-            runs=tuple(NamedRun(name, tuple(Unit.from_json(u) for u in units)) for name, units in runs),
+            runs=tuple(NamedRun(name, tuple(CellUnit.from_json(u) for u in units)) for name, units in runs),
         )
 
 

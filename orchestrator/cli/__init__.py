@@ -74,14 +74,14 @@ def _main() -> None:
     import click
 
     # All at once: when no more files can be opened it is too late.
-    import orchestrator.lines
+    import orchestrator.text_tables
     from orchestrator.cli.commands import cli
     from orchestrator.cli.streams import NoReaderError, UnwritableError, drop_output
     from workers.errors import SwapyardError
     from workers.libraries.click import interrupt_of
     from workers.limits import reached
 
-    assert orchestrator.lines
+    assert orchestrator.text_tables
 
     try:
         cli(prog_name="swapyard", standalone_mode=False)
@@ -129,7 +129,7 @@ def _say(line: str, error: BaseException | None) -> None:
     """The last words: what happened, then what to do about it."""
     import click
 
-    from orchestrator.lines import plain
+    from orchestrator.text_tables import plain
 
     for text in (line, *getattr(error, "__notes__", ())):
         click.echo(plain(text), err=True)

@@ -13,7 +13,7 @@ import click
 from orchestrator.cli.options import store_option
 
 if TYPE_CHECKING:
-    from orchestrator.doctor import Advance
+    from orchestrator.upkeep.doctor import Advance
 
 
 @click.command()
@@ -36,9 +36,9 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
         for name in names:
             _repair(store, name) if repair else None
             _clear(store, name, yes=yes) if clear else None
-    from orchestrator.doctor import examine_machine, examine_model, examine_study, is_model, num_bytes
-    from orchestrator.lines import plain
-    from orchestrator.roots import find_studies, study_folders
+    from orchestrator.store.study_dirs import find_studies, study_folders
+    from orchestrator.text_tables import plain
+    from orchestrator.upkeep.doctor import examine_machine, examine_model, examine_study, is_model, num_bytes
 
     known = {folder.name for folder in find_studies(store)}
     models = [name for name in names if name not in known and is_model(name)]
@@ -69,9 +69,9 @@ def doctor(names: tuple[str, ...], repair: bool, clear: bool, yes: bool, store: 
 
 def _repair(store: Path, name: str) -> None:
     """Repair one study, and say what was done."""
-    from orchestrator.lines import plain
-    from orchestrator.lost import repair_study
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
+    from orchestrator.text_tables import plain
+    from orchestrator.upkeep.lost import repair_study
 
     (folder,) = study_folders(store, [name])
     lines = repair_study(folder)
@@ -81,9 +81,9 @@ def _repair(store: Path, name: str) -> None:
 
 def _clear(store: Path, name: str, *, yes: bool) -> None:
     """List what one study does not name, and remove it where that is wanted."""
-    from orchestrator.lines import plain
-    from orchestrator.roots import study_folders
     from orchestrator.store.repair import clear, unnamed
+    from orchestrator.store.study_dirs import study_folders
+    from orchestrator.text_tables import plain
     from workers.errors import counted
 
     (folder,) = study_folders(store, [name])

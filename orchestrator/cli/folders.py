@@ -27,7 +27,7 @@ def mv(study: str, name: str | None, to: Path | None, renew: bool, store: Path) 
 
     Refused while a driver is at work.
     """
-    from orchestrator.moves import move
+    from orchestrator.store.moves import move
 
     folder, target = _places(study, name, store, to)
     done = move(folder, target, renew=renew)
@@ -45,7 +45,7 @@ def cp(study: str, name: str | None, to: Path | None, keep: bool, store: Path) -
 
     To go on with the copy, call it NAME in the study file.
     """
-    from orchestrator.moves import copy
+    from orchestrator.store.moves import copy
 
     folder, target = _places(study, name, store, to)
     if keep and target.parent.resolve() == folder.parent.resolve():
@@ -60,9 +60,9 @@ def cp(study: str, name: str | None, to: Path | None, keep: bool, store: Path) -
 @store_option
 def rm(studies: tuple[str, ...], yes: bool, store: Path) -> None:
     """Remove studies for good, with all that they hold. Refused while a driver is at work."""
-    from orchestrator.moves import remove, users_of
-    from orchestrator.roots import study_folders
-    from orchestrator.status import read_status, show
+    from orchestrator.store.moves import remove, users_of
+    from orchestrator.store.study_dirs import study_folders
+    from orchestrator.upkeep.status import read_status, show
 
     folders = study_folders(store, studies)
     for folder in folders:
@@ -92,8 +92,8 @@ def export(study: str, output: Path | None, store: Path) -> None:
 
     May run beside a driver: what is committed by now is in it.
     """
-    from orchestrator.archive import export_study
-    from orchestrator.roots import study_folders
+    from orchestrator.query.archive import export_study
+    from orchestrator.store.study_dirs import study_folders
 
     (folder,) = study_folders(store, [study])
     path = Path(f"{folder.name}.zip") if output is None else output
@@ -109,7 +109,7 @@ def export(study: str, output: Path | None, store: Path) -> None:
 @store_option
 def import_(archive: Path, name: str | None, renew: bool, store: Path) -> None:
     """Unpack the study of an ARCHIVE that `swapyard export` made into --store, every bit checked."""
-    from orchestrator.archive import import_study
+    from orchestrator.query.archive import import_study
 
     done = import_study(archive, store, name, renew=renew)
     click.echo(f"{archive} is {done.folder} now, {done.num_rows:,} rows{_own(done.is_renewed)}", err=True)
@@ -117,8 +117,8 @@ def import_(archive: Path, name: str | None, renew: bool, store: Path) -> None:
 
 def _places(study: str, name: str | None, store: Path, to: Path | None) -> tuple[Path, Path]:
     """The folder of a study, and where it is to go."""
-    from orchestrator.moves import target_of
-    from orchestrator.roots import study_folders
+    from orchestrator.store.moves import target_of
+    from orchestrator.store.study_dirs import study_folders
 
     if name is None and to is None:
         raise click.UsageError("say where to: a NAME, or another store with --to")

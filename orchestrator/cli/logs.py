@@ -43,7 +43,7 @@ def logs(
 
     A log is a file in STUDY/logs/EPOCH/; every run of a study is an epoch.
     """
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
 
     if (job is not None) + driver + (worker is not None) > 1:
         raise click.UsageError("give one of --job, --driver and --worker")
@@ -57,7 +57,7 @@ def logs(
 
 
 def _tell_job(folders: Sequence[Path], job_id: str, *, partial: bool) -> None:
-    from orchestrator.job import find_jobs, story
+    from orchestrator.upkeep.job_history import find_jobs, story
 
     with Incomplete(partial=partial) as lacking:
         unread = lacking.study if len(folders) > 1 else None
@@ -69,8 +69,8 @@ def _tell_job(folders: Sequence[Path], job_id: str, *, partial: bool) -> None:
 
 
 def _print(folders: Sequence[Path], worker: str | None, epoch: int | None, num_lines: int) -> None:
-    from orchestrator.logs import find_logs, log_of, tail
     from orchestrator.run.logs import DRIVER
+    from orchestrator.upkeep.logs import find_logs, log_of, tail
 
     if worker is None and len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
@@ -83,7 +83,7 @@ def _print(folders: Sequence[Path], worker: str | None, epoch: int | None, num_l
 
 
 def _list(folders: Sequence[Path], epoch: int | None) -> None:
-    from orchestrator.logs import find_logs, listing
+    from orchestrator.upkeep.logs import find_logs, listing
 
     found = [log for folder in folders for log in find_logs(folder) if epoch in (None, log.epoch)]
     if found:

@@ -11,7 +11,7 @@ from click.formatting import wrap_text
 from orchestrator.cli.options import remote_code_option
 
 if TYPE_CHECKING:
-    from workers.facts import ModelFacts
+    from workers.model.facts import ModelFacts
     from workers.zoo.configs import ZooConfig
 
 
@@ -84,7 +84,7 @@ def _list() -> None:
 
 
 def _list_families() -> None:
-    from workers.replay.families import HOOKED, LEVEL, RESUMED
+    from workers.engine.replay.families import HOOKED, LEVEL, RESUMED
 
     reasons = (f"{name} ({reason})" for name, reason in HOOKED.items())
     for title, names in (
@@ -129,11 +129,11 @@ def sites(model: str, load: bool, remote_code: bool) -> None:
     table say what to name instead. This is tried on the loaded model the first time; with --no-load only what
     its config and its family's table tell is shown.
     """
-    from orchestrator.identities import tried_identities
-    from orchestrator.lines import table
-    from workers.families import describe, family_of
-    from workers.identities import Identities
+    from orchestrator.plan.model_reports import tried_identities
+    from orchestrator.text_tables import table
+    from workers.model.families import describe, family_of
     from workers.model.references import resolve
+    from workers.model.site_identities import Identities
     from workers.vocabulary import ModelSpec
 
     spec = ModelSpec(ref=model, options=_options(model), trust_remote_code=remote_code)

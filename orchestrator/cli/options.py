@@ -25,8 +25,8 @@ import click
 from orchestrator.run.options import Flag, flags_of
 
 if TYPE_CHECKING:
-    from orchestrator.lost import Lost
     from orchestrator.trust import Answer, Ask
+    from orchestrator.upkeep.lost import Lost
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -97,7 +97,7 @@ def asker() -> "Ask | None":
 
 def _ask(folder: Path, files: Sequence[Path]) -> "Answer":
     """One question that names what would run."""
-    from orchestrator.lines import plain
+    from orchestrator.text_tables import plain
 
     click.echo(plain(f"The study would run Python code of its folder {folder}:"), err=True)
     for file in files:
@@ -145,7 +145,7 @@ class Incomplete:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        from orchestrator.lines import plain
+        from orchestrator.text_tables import plain
 
         for line in self._lines:
             click.echo(plain(line), err=True)
@@ -168,7 +168,7 @@ def trust(folder: Path | None, is_list: bool, remove: bool) -> None:
     It is kept in your own configuration, and holds also when files there change. Without it, code beside a
     study file is run by no command.
     """
-    from orchestrator.lines import plain
+    from orchestrator.text_tables import plain
     from orchestrator.trust import forget, remember, trusted_folders
 
     if is_list == (folder is not None):

@@ -97,7 +97,7 @@ def curves(
 ) -> None:
     """Draw the learning curves of STUDY: a facet for each metric, means over seeds and their range."""
     from orchestrator.plots import draw_learning
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
 
     (root,) = study_folders(store, [study])
     said = _said(root, "curves", where, title)
@@ -121,7 +121,7 @@ def alignment(
     The lines are coloured by the interchange accuracy that the sweep measured at each place.
     """
     from orchestrator.plots import draw_places
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
 
     (root,) = study_folders(store, [study])
     said = _said(root, "alignment", where, title)
@@ -137,7 +137,7 @@ def alignment(
 def all_(study: str, store: Path, partial: bool) -> None:
     """Draw the plots that STUDY itself names; a heat map where it names none."""
     from orchestrator.plots import draw_study
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
 
     (root,) = study_folders(store, [study])
     with Incomplete(partial=partial) as lacking:
@@ -146,7 +146,7 @@ def all_(study: str, store: Path, partial: bool) -> None:
 
 def _draw(kind: str, study: str, store: Path, output: Path | None, partial: bool, **given: Any) -> None:
     from orchestrator.plots import draw_kind
-    from orchestrator.roots import study_folders
+    from orchestrator.store.study_dirs import study_folders
 
     (root,) = study_folders(store, [study])
     with Incomplete(partial=partial) as lacking:

@@ -104,10 +104,10 @@ def query(
     A NAME is one of the queries that --list shows. If studies cannot be read, or rows are lost, the answer
     is made from the rest, and the exit code is 1.
     """
-    from orchestrator.query import named_queries
-    from orchestrator.query_limits import QueryLimits, QueryTimer, size
-    from orchestrator.roots import study_folders, without_copies
-    from orchestrator.views.connection import ask
+    from orchestrator.query.connection import ask
+    from orchestrator.query.query_limits import QueryLimits, QueryTimer, size
+    from orchestrator.query.statements import named_queries
+    from orchestrator.store.study_dirs import study_folders, without_copies
 
     if list_names:
         width = max(map(len, named_queries()))
@@ -141,7 +141,7 @@ def query(
 
 def _text_of(sql: str | None, file: Path | None) -> str:
     """The SQL that is meant: from a file, a named query, or as given."""
-    from orchestrator.query import named_queries
+    from orchestrator.query.statements import named_queries
     from workers.errors import QueryError, nearest
 
     if (sql is None) == (file is None):
@@ -183,7 +183,7 @@ def _write(
     """Write the answer to the file `output`, which only comes to be when all is in it, or to stdout."""
     import pyarrow
 
-    from orchestrator.query import explained
+    from orchestrator.query.statements import explained
 
     try:
         with explained(connection):
@@ -221,7 +221,7 @@ def _write_out(relation: "duckdb.DuckDBPyRelation", format_: str, output: Path |
 
 
 def _write_to(relation: "duckdb.DuckDBPyRelation", format_: str, sink: BinaryIO, rows: int) -> None:
-    from orchestrator.formats import WRITERS, plan_text, table_text
+    from orchestrator.query.formats import WRITERS, plan_text, table_text
 
     if format_ != "table":
         WRITERS[format_](relation, sink)

@@ -49,8 +49,8 @@ def plan(study: str, store: Path, prepare: bool, trust: bool, remote_code: bool,
     No model is run, unless --prepare is given. Only the model can tell which pairs a filter keeps: until it
     has run, the numbers are upper bounds.
     """
-    from orchestrator.overview import overview
-    from orchestrator.roots import load_named
+    from orchestrator.run.overview import overview
+    from orchestrator.store.study_dirs import load_named
     from orchestrator.trust import allowed_study
 
     def say(line: str) -> None:
@@ -95,9 +95,9 @@ def run(
     if options.num_workers is not None and options.address is None:
         _check_workers(options.num_workers, options.executor)
     with _resumable():
-        from orchestrator.roots import home_of, load_named
         from orchestrator.run.driver import run_study
         from orchestrator.run.progress import Progress
+        from orchestrator.store.study_dirs import home_of, load_named
         from orchestrator.trust import allowed_study
 
         loaded = allowed_study(load_named(study, store), trust=trust, remote_code=remote_code, ask=asker())
@@ -111,7 +111,7 @@ def run(
 def _finish(outcome: "Outcome", *, plots: bool, code: "Code") -> None:
     """Say how a run ended, show what it found, and end with the code that says the same."""
     root = outcome.root
-    from orchestrator.told import ending
+    from orchestrator.query.summary import ending
 
     click.echo(ending(outcome), err=True)
     if outcome.stopped is not None:
@@ -174,7 +174,7 @@ def _resumable() -> Iterator[None]:
 
 def _answer(root: Path) -> None:
     """Show where the study found most; rows that cannot be read take nothing from a study that is done."""
-    from orchestrator.told import answer
+    from orchestrator.query.summary import answer
     from workers.errors import QueryError, StoreError
 
     try:
@@ -186,7 +186,7 @@ def _answer(root: Path) -> None:
 
 def _tell_recall(root: Path) -> None:
     """Say how many of the largest effects the screening found; what cannot be measured takes nothing away."""
-    from orchestrator.told import recall_lines
+    from orchestrator.query.summary import recall_lines
     from workers.errors import QueryError, StoreError
 
     try:

@@ -14,7 +14,7 @@ import click
 from orchestrator.cli.options import store_option
 
 if TYPE_CHECKING:
-    from orchestrator.status import StudyStatus
+    from orchestrator.upkeep.status import StudyStatus
 
 WATCH_EVERY_S = 2.0
 
@@ -29,7 +29,7 @@ def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) ->
 
     The exit code is 1 if a study is damaged.
     """
-    from orchestrator.status import StatusReader, read_status
+    from orchestrator.upkeep.status import StatusReader, read_status
 
     reader = StatusReader()
 
@@ -49,7 +49,7 @@ def status(studies: tuple[str, ...], store: Path, watch: bool, as_json: bool) ->
 
 
 def _tell(found: "Sequence[StudyStatus]", store: Path, studies: tuple[str, ...], *, as_json: bool) -> None:
-    from orchestrator.status import show
+    from orchestrator.upkeep.status import show
 
     click.echo(json.dumps([one.to_json() for one in found]) if as_json else show(found))
     if not as_json:
@@ -58,8 +58,8 @@ def _tell(found: "Sequence[StudyStatus]", store: Path, studies: tuple[str, ...],
 
 def _tell_hints(found: "Sequence[StudyStatus]", store: Path, studies: tuple[str, ...]) -> None:
     """Say what to look at where something went wrong, and which studies are copies."""
-    from orchestrator.roots import study_folders, without_copies
-    from orchestrator.status import hints
+    from orchestrator.store.study_dirs import study_folders, without_copies
+    from orchestrator.upkeep.status import hints
 
     without_copies(study_folders(store, studies), lambda line: click.echo(line, err=True))
     for line in hints(found, store):
@@ -72,7 +72,7 @@ def _is_over(found: "Sequence[StudyStatus]") -> bool:
 
 def _lines(read: Callable[[], "list[StudyStatus]"], *, as_json: bool) -> "list[StudyStatus]":
     """Say every change, a line a study; the last that was read."""
-    from orchestrator.status import Rates
+    from orchestrator.upkeep.status import Rates
 
     rates, said = Rates(), ""
     while True:
@@ -95,7 +95,7 @@ def _drawn(read: Callable[[], "list[StudyStatus]"]) -> "list[StudyStatus]":
     from rich.live import Live
     from rich.text import Text
 
-    from orchestrator.status import Rates, show
+    from orchestrator.upkeep.status import Rates, show
 
     rates = Rates()
     found = read()

@@ -20,26 +20,26 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.plan import encode
-from orchestrator.plan.checks import check_positions, check_reads, check_spans, check_whole
-from orchestrator.plan.columns import Row
 from orchestrator.plan.costs import Costs, may_resume
-from orchestrator.plan.earlier import PreviousPlan
-from orchestrator.plan.emptiness import Lacking, notes_of, reasons_of
+from orchestrator.plan.empty_blocks import Lacking, notes_of, reasons_of
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fit_checks import check_fits, check_parts, check_tokens, named
 from orchestrator.plan.fit_tables import fit_tables
 from orchestrator.plan.fits import LaneFits
+from orchestrator.plan.pair_columns import Row
+from orchestrator.plan.position_checks import check_positions, check_reads, check_spans, check_whole
 from orchestrator.plan.prepare import Input
+from orchestrator.plan.previous_plan import PreviousPlan
 from orchestrator.plan.screening import CellChoice, Screening, check_labels
 from orchestrator.plan.site_checks import check_dims, check_refused, check_sites, check_skips, check_widths
 from orchestrator.plan.tables import Lane, Plan, Tile
 from orchestrator.plan.tiles import Group, make_tiles
 from studies import Study
-from studies.expand import PairClass, Point, expand, used_spans
-from studies.identity import cell_id, pair_id
+from studies.language.expand import PairClass, Point, expand, used_spans
+from studies.language.identity import cell_id, pair_id
 from workers.errors import StudyError
-from workers.facts import ModelFacts
-from workers.sites import order
+from workers.model.facts import ModelFacts
+from workers.model.sites import order
 from workers.vocabulary import Cell, ModelSpec, Pair, Position, Vectors
 
 

@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 
 from orchestrator.plan.prepare import Input
-from workers.facts import ModelFacts
-from workers.families import BUILT_IN
-from workers.replay.families import HOOKED
+from workers.engine.replay.families import HOOKED
+from workers.model.facts import ModelFacts
+from workers.model.families import BUILT_IN
 from workers.vocabulary import Cell, Pair, Position, Prompt, Span, locate, span_name
 
 FEW = 64

@@ -21,13 +21,13 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.plan.columns import Row, given_column, prompt_columns
+from orchestrator.plan.pair_columns import Row, given_column, prompt_columns
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import Tile
-from studies.blocks import is_source
-from studies.expand import Point
-from studies.identity import unit_json
-from workers.vocabulary import Cell, Pair, Place, Position, Unit, Vectors
+from studies.language.blocks import is_source
+from studies.language.expand import Point
+from studies.language.identity import unit_json
+from workers.vocabulary import Cell, CellUnit, Pair, Place, Position, Vectors
 
 _T = TypeVar("_T")
 
@@ -201,7 +201,7 @@ _Positions = tuple[tuple[Position, str, Position | None], ...]
 
 
 def _runs_and_positions(cell: Cell) -> _Positions:
-    units: Iterable[Unit] = cell.every_unit() if cell.runs else cell.units
+    units: Iterable[CellUnit] = cell.every_unit() if cell.runs else cell.units
     return tuple([(u.place.position, _prompt_of(u.run), _position_of(u.origin)) for u in units])
 
 

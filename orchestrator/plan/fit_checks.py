@@ -9,12 +9,12 @@ from pathlib import Path
 from orchestrator.plan.autoencoders import weights_at
 from orchestrator.plan.fits import LaneFits, MadeFit
 from orchestrator.plan.prepare import Input
-from studies.expand import Expansion, PairClass, Point
-from studies.fitted import looked_at, tokens_at
-from studies.slots import Dims
+from studies.language.expand import Expansion, PairClass, Point
+from studies.language.resolve import Dims
+from studies.language.values import looked_at, tokens_at
 from workers.errors import StudyError, counted
-from workers.facts import ModelFacts
-from workers.sites import width_of
+from workers.model.facts import ModelFacts
+from workers.model.sites import width_of
 from workers.vocabulary import Place, Position, locate
 
 Names = Mapping[str, MadeFit]

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from orchestrator.plan.encode import Placed
 from orchestrator.plan.fits import FitPairs, LaneFits, MadeFit
-from studies.fitted import WrittenPosition
+from studies.language.values import WrittenPosition
 from workers.vocabulary import Cell
 
 

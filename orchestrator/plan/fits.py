@@ -9,16 +9,16 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.plan.autoencoders import Weights, weights_of
-from orchestrator.plan.columns import Row
+from orchestrator.plan.held_out import apart, split
+from orchestrator.plan.pair_classes import passing_blocks
+from orchestrator.plan.pair_columns import Row
 from orchestrator.plan.prepare import Input
-from orchestrator.plan.split import apart, split
-from orchestrator.plan.where import passing_blocks
 from studies import Fit, Study
-from studies.fields import Scalar
-from studies.fitted import MEAN, PER_POSITION, RANK, FitPlace, WrittenPosition, looked_at, tokens_at
-from studies.forms import Names, parse_range
-from studies.identity import content_id
-from studies.variables import VARIABLE
+from studies.language.fields import Scalar
+from studies.language.grammar import Names, parse_range
+from studies.language.identity import content_id
+from studies.language.values import MEAN, PER_POSITION, RANK, FitPlace, WrittenPosition, looked_at, tokens_at
+from studies.language.variables import VARIABLE
 from workers.errors import StudyError, nearest
 from workers.fit_methods import DEFAULTS, DRAWS, TRAINED, WITHOUT_PAIRS
 from workers.vocabulary import Prompt
@@ -55,7 +55,7 @@ class MadeFit:
 
 @dataclass(eq=False)
 class LaneFits:
-    """The fits of a study in one lane, as `studies.fitted.FitNames` asks for them.
+    """The fits of a study in one lane, as `studies.language.values.FitNames` asks for them.
 
     Args:
         study: whose fits.

@@ -11,29 +11,29 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from orchestrator.identities import known_modules
 from orchestrator.plan.autoencoders import weights_of
+from orchestrator.plan.baseline_runs import BaselineScorer, MissingRunsError, runs_table
 from orchestrator.plan.build import LaneInputs, build_plan, with_notes
-from orchestrator.plan.clean import BaselineScorer, MissingRunsError, runs_table
-from orchestrator.plan.earlier import PreviousPlan, earlier_inputs, earlier_of
-from orchestrator.plan.given import GivenPairs, read_given
+from orchestrator.plan.load_pairs import GivenPairs, read_given
+from orchestrator.plan.model_reports import known_modules
+from orchestrator.plan.pair_classes import classify
+from orchestrator.plan.plot_checks import check_plots, plot_notes
 from orchestrator.plan.prepare import Prepared, prepare
+from orchestrator.plan.previous_plan import PreviousPlan, earlier_inputs, earlier_of
 from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import PLAN_FORMAT, Lane, Plan
+from orchestrator.plan.token_text import TokenText
 from orchestrator.plan.trainings import TrainingPlan, trainings_of, trainings_table
-from orchestrator.plan.where import classify
-from orchestrator.plan.words import TokenText
-from orchestrator.plot_checks import check_plots, plot_notes
-from orchestrator.roots import DEFAULT_ROOT, home_of
 from orchestrator.store import State
+from orchestrator.store.study_dirs import DEFAULT_ROOT, home_of
 from orchestrator.trust import allowed
 from studies import Study
-from studies.functions import check_functions, functions_of, model_folder, named_in, names_columns
-from studies.identity import content_id, lane_identity
+from studies.language.functions import check_functions, functions_of, model_folder, named_in, names_columns
+from studies.language.identity import content_id, lane_identity
+from studies.language.results import metric_families
 from studies.load import check_supported
-from studies.plots import metric_families
 from workers.errors import ModelError, StudyError
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 from workers.vocabulary import ModelSpec
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from orchestrator.plan.clean import BaselineScorer
-from orchestrator.plan.columns import Row
+from orchestrator.plan.baseline_runs import BaselineScorer
+from orchestrator.plan.pair_columns import Row
+from orchestrator.plan.pair_remarks import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.prompts import Encoder, Input
-from orchestrator.plan.reasons import NOT_DRAWN, NOT_READ, left_out
 from orchestrator.plan.tables import Lane
-from studies.tokens import Tokenizer
-from studies.trained import READ
+from studies.language.trained import READ
+from studies.pairs.tokens import Tokenizer
 from workers.errors import StudyError
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 from workers.vocabulary import CleanRun, Prompt, Vectors
 
 CHUNK = 1024

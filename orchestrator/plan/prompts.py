@@ -12,10 +12,10 @@ __all__ = ["Encoder", "Input"]
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.plan.columns import Row
-from studies.blocks import is_source
-from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
-from workers.facts import ModelFacts
+from orchestrator.plan.pair_columns import Row
+from studies.language.blocks import is_source
+from studies.pairs.tokens import Encoding, TokenError, Tokenizer, span_tokens
+from workers.model.facts import ModelFacts
 from workers.vocabulary import Prompt, Span, Vectors
 
 

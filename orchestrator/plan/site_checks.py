@@ -5,14 +5,14 @@ __all__ = ["check_dims", "check_refused", "check_sites", "check_skips", "check_w
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
-from studies.expand import Point
-from studies.fitted import FitPlace
+from studies.language.expand import Point
+from studies.language.values import FitPlace
 from workers.errors import ModelError, StudyError, nearest
-from workers.facts import ModelFacts
-from workers.families import family_of, sites_of
-from workers.identities import Identities
-from workers.sites import is_module_path, num_heads, split_path, width_of
-from workers.vocabulary import Place, Unit
+from workers.model.facts import ModelFacts
+from workers.model.families import family_of, sites_of
+from workers.model.site_identities import Identities
+from workers.model.sites import is_module_path, num_heads, split_path, width_of
+from workers.vocabulary import CellUnit, Place
 
 
 def check_sites(
@@ -171,7 +171,7 @@ def _check_width(block: str, place: Place, dims: tuple[tuple[int, int], ...], fa
         )
 
 
-def _num_columns(unit: Unit, place: Place, facts: ModelFacts) -> int | None:
+def _num_columns(unit: CellUnit, place: Place, facts: ModelFacts) -> int | None:
     """Dimensions that the unit has at a place, at one token; None where only the loaded model tells."""
     num_heads = 1 if place.heads is None else len(place.heads)
     if unit.dims is not None and unit.fit is None:

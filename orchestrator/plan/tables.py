@@ -43,7 +43,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.plan.columns import prompts_of
+from orchestrator.plan.pair_columns import prompts_of
 from orchestrator.store import PlanRef, StudyStore
 from workers.errors import StoreError
 from workers.libraries.pyarrow import open_parquet, read_all

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from orchestrator.plan.earlier import PreviousPlan
+from orchestrator.plan.previous_plan import PreviousPlan
 from orchestrator.plan.tables import Counted, Tile, mask, stretches
 
 PAIRS_PER_TILE = 64

@@ -24,23 +24,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.plan.columns import Row
-from orchestrator.plan.given import task_rows
+from orchestrator.plan.load_pairs import task_rows
+from orchestrator.plan.pair_columns import Row
 from orchestrator.plan.tables import read_plan
 from orchestrator.store import StudyStore
 from studies import ModelSpec, Study, Task
-from studies.base import plain
-from studies.columns import is_name
-from studies.fields import Scalar
-from studies.identity import canonical_json, content_id, lane_identity
+from studies.language.base import plain
+from studies.language.fields import Scalar
+from studies.language.identity import canonical_json, content_id, lane_identity
+from studies.language.trained import READ, Lanes, Training, read_variables, swept, trainings
+from studies.names import is_name
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
-from studies.trained import READ, Lanes, Training, read_variables, swept, trainings
 from workers.digests import digest_of
 from workers.errors import StudyError
-from workers.facts import ModelFacts
+from workers.iit.spec import TrainSpec
+from workers.model.facts import ModelFacts
 from workers.model.references import resolve
-from workers.train.spec import TrainSpec
 
 ARTIFACT = "artifact:"
 """A model that a training of another study left: ``artifact:STUDY/NAME``."""

@@ -8,25 +8,25 @@ from pathlib import Path
 
 import duckdb
 
-from orchestrator.lost import TellLost
+from orchestrator.plan.plot_checks import LOG
 from orchestrator.plan.tables import read_plan
 from orchestrator.plan.trainings import causal_task, planned_trainings, swept_study
-from orchestrator.plot_checks import LOG
 from orchestrator.plots.alignment import DrawnNetwork, draw_alignment
 from orchestrator.plots.bars import draw_bars
-from orchestrator.plots.choose import changed, default_plot, own_plots, own_study
 from orchestrator.plots.curves import draw_curves
 from orchestrator.plots.data import Grid, read_grid
+from orchestrator.plots.defaults import changed, default_plot, own_plots, own_study
 from orchestrator.plots.heatmap import draw_heatmap
 from orchestrator.plots.labels import position_texts, tick_texts
 from orchestrator.plots.style import save, style
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore
-from orchestrator.views.connection import connect
+from orchestrator.upkeep.lost import TellLost
 from studies import Block, ModelSpec, Study
-from studies.columns import NAME_RULE, is_plain_file
-from studies.plots import OF_TRAININGS, Plot
-from studies.trained import Lanes
-from studies.variables import is_aligned
+from studies.language.results import OF_TRAININGS, Plot
+from studies.language.trained import Lanes
+from studies.language.variables import is_aligned
+from studies.names import NAME_RULE, is_plain_file
 from workers.code.places import Code
 from workers.errors import QueryError, StudyError
 from workers.model.references import resolve

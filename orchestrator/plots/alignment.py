@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Rectangle
 
 from orchestrator.plots.style import FONT_SIZE, new_figure, title_of
-from orchestrator.query import Row, fetch, run_query
-from orchestrator.views.axes import distinct, means_over, model_columns, varying
-from studies.blocks import Aligned
-from studies.fields import Scalar
-from studies.forms import parse_range
+from orchestrator.query.axes import distinct, means_over, model_columns, varying
+from orchestrator.query.statements import Row, fetch, run_query
+from studies.language.blocks import Aligned
+from studies.language.fields import Scalar
+from studies.language.grammar import parse_range
 from workers.errors import QueryError
 from workers.libraries.duckdb import literal, quoted
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from orchestrator.plots.data import Facet, Grid
 from orchestrator.plots.labels import caption, facet_text, key_text, label_of
 from orchestrator.plots.style import CHAR_IN, log_ticks, new_figure, plain_log, thin_ticks, title_of, wrapped
-from studies.plots import Plot
+from studies.language.results import Plot
 from workers.errors import QueryError
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

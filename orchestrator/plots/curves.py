@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from orchestrator.plots.bars import colour_of
 from orchestrator.plots.style import new_figure, title_of
-from orchestrator.query import Row, fetch, run_query
-from orchestrator.views.axes import distinct, means_over, model_columns, varying
+from orchestrator.query.axes import distinct, means_over, model_columns, varying
+from orchestrator.query.statements import Row, fetch, run_query
 from workers.errors import QueryError
 from workers.libraries.duckdb import quoted
 

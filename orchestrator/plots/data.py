@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 
-from orchestrator.query import Row, fetch, run_query
-from orchestrator.views.axes import distinct, distinct_pairs, over, over_text, varying
-from studies.blocks import AXES
-from studies.plots import Plot
+from orchestrator.query.axes import distinct, distinct_pairs, over, over_text, varying
+from orchestrator.query.statements import Row, fetch, run_query
+from studies.language.blocks import AXES
+from studies.language.results import Plot
 from workers.errors import QueryError
 from workers.libraries.duckdb import quoted
 

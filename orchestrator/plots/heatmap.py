@@ -25,7 +25,7 @@ from orchestrator.plots.style import (
     title_of,
     wrapped,
 )
-from studies.plots import Plot
+from studies.language.results import Plot
 from workers.errors import QueryError
 
 LINEAR_SHARE = 0.01

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from orchestrator.plots.data import Facet, Grid, GridAxis, Key, Value
-from orchestrator.query import fetch
-from studies.plots import Plot
+from orchestrator.query.statements import fetch
+from studies.language.results import Plot
 from workers.metrics import DERIVED, OBSERVED
 
 _WORDS = {

@@ -26,9 +26,9 @@ from typing import IO, TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from orchestrator.plan.clean import COLUMNS, BaselineScorer, Columns, MissingRunsError
+from orchestrator.plan.baseline_runs import COLUMNS, BaselineScorer, Columns, MissingRunsError
 from orchestrator.plan.tables import Lane
-from orchestrator.plan.words import TokenText
+from orchestrator.plan.token_text import TokenText
 from workers import children
 from workers.errors import RunError, SwapyardError
 from workers.limits import allowed, reached
@@ -37,7 +37,7 @@ from workers.model.references import resolve
 from workers.vocabulary import CleanRun, Prompt, Vectors
 
 if TYPE_CHECKING:
-    from orchestrator.loading import Engines
+    from orchestrator.run.engines import Engines
 
 CHUNK = 4096
 """Runs that are made before they are kept, at most."""
@@ -310,7 +310,7 @@ def _serve(threads: int, root: Path) -> None:
 
 def _answers(threads: int, root: Path) -> Iterator[Columns | str]:
     """To each request of stdin its values, or what is wrong with it."""
-    from orchestrator.loading import Engines
+    from orchestrator.run.engines import Engines
 
     engines = Engines(threads=threads, num_sharing=1, root=root)
     while True:

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from orchestrator.run.executors import Died, Event, Finished, Joined, Ready
+from orchestrator.run.inflight_note import Trial
 from orchestrator.run.local_ray import LocalRay, resources
-from orchestrator.run.trial import Trial
 from orchestrator.run.worker import Hello, StudyWorker
 from orchestrator.stages.registry import find_stage
 from orchestrator.stages.units import Taken

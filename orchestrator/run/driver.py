@@ -8,20 +8,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.loading import Engines
-from orchestrator.lost import find_lost, remedy_for
+from orchestrator.plan.remaining import Counts, counts_of
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import Counts, counts_of
 from orchestrator.run.cluster import RayExecutor
-from orchestrator.run.committed import commit_plan
 from orchestrator.run.compactor import Compactor, most_files
+from orchestrator.run.device_setup import RunOptions, Setup
+from orchestrator.run.engines import Engines
 from orchestrator.run.executors import Executor, InlineExecutor
 from orchestrator.run.left import LeftNote
 from orchestrator.run.logs import DRIVER, WorkerLog
 from orchestrator.run.loop import Loop
+from orchestrator.run.plan_store import commit_plan
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import WorkSchedule
-from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Reason, Stop, listening
 from orchestrator.run.worker import StudyWorker
 from orchestrator.stages.contract import Desk, RunScene, Stage
@@ -29,8 +28,9 @@ from orchestrator.stages.registry import find_stages
 from orchestrator.store import Driver, PlanRef, StudyStore
 from orchestrator.store.storage import named
 from orchestrator.store.verify import damaged_files
+from orchestrator.upkeep.lost import find_lost, remedy_for
 from studies import Study
-from studies.functions import remote_code
+from studies.language.functions import remote_code
 from workers.errors import RunError, StoreError, counted
 
 

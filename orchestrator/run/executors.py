@@ -10,9 +10,9 @@ from orchestrator.run.stopping import AtOnce, EndedError, never
 from orchestrator.run.worker import StudyWorker
 from orchestrator.stages.contract import StageReport
 from orchestrator.stages.units import Taken
-from workers.capability import Capability
 from workers.errors import RunError, SwapyardError
 from workers.limits import lasting
+from workers.model.capability import Capability
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from orchestrator.lines import plain
 from orchestrator.store import Manifest, StudyStore
 from orchestrator.store.storage import make_inside
+from orchestrator.text_tables import plain
 from workers.errors import SwapyardError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pathlib import Path
 from orchestrator.faults import reach
 from orchestrator.plan.tables import Plan
 from orchestrator.run.compactor import Compactor
+from orchestrator.run.device_setup import Limits
 from orchestrator.run.executors import Died, Event, Executor, Finished, Joined, Ready
 from orchestrator.run.left import LeftNote
 from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import WorkSchedule
-from orchestrator.run.setup import Limits
 from orchestrator.run.stopping import Stop
 from orchestrator.stages.contract import Desk
 from orchestrator.stages.units import Taken

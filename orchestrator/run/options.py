@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from workers.capability import ABILITIES
 from workers.code.places import NO_CODE, Code
+from workers.model.capability import ABILITIES
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Of the environment: an existing cluster, where the command line names none."""
@@ -163,8 +163,8 @@ class RunOptions:
             repeatable=True,
         ),
     )
-    """Abilities that a worker's loaded model must have (of `workers.capability.ABILITIES`), beside those that
-    the study requires; a worker without one gets no job."""
+    """Abilities that a worker's loaded model must have (of `workers.model.capability.ABILITIES`), beside
+    those that the study requires; a worker without one gets no job."""
     code: Code = NO_CODE
     """Place of the functions of the study, which its driver knows."""
     remote_code: frozenset[str] = frozenset()

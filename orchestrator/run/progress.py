@@ -15,15 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from orchestrator.lines import plain
-from orchestrator.plan.reasons import of_table, remarks
+from orchestrator.plan.pair_remarks import of_table, remarks
+from orchestrator.plan.remaining import Counts
 from orchestrator.plan.screening import describe_screening
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import Counts
+from orchestrator.run.device_setup import Setup
 from orchestrator.run.left import left_text
-from orchestrator.run.setup import Setup
-from workers.capability import Capability
+from orchestrator.text_tables import plain
 from workers.errors import counted
+from workers.model.capability import Capability
 
 LINE_EVERY_S = 15.0
 

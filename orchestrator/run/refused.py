@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.plan.tables import Plan
 from workers.errors import ModelError
-from workers.vocabulary import Unit
+from workers.vocabulary import CellUnit
 
 if TYPE_CHECKING:
     from workers.model.loading import LoadedModel
@@ -46,7 +46,7 @@ def _fitted(plan: Plan, lane: int) -> Iterator[_Place]:
             yield row["site"], None if row["heads"] is None else tuple(row["heads"]), False
 
 
-def _units(plan: Plan, lane: int) -> Iterator[Unit]:
+def _units(plan: Plan, lane: int) -> Iterator[CellUnit]:
     """The units of all cells that tiles of a lane may run."""
     cells = plan.cells | plan.carried_cells
     cellsets = dict.fromkeys(tile.cellset for tile in plan.tiles.values() if tile.lane == lane)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.tables import Lane
-from orchestrator.roots import find_studies
+from orchestrator.stages.train.store import TrainingFolder
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.trainings import TrainingFolder
-from studies.trained import READ
+from orchestrator.store.study_dirs import find_studies
+from studies.language.trained import READ
 from workers.errors import ModelError
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec
@@ -42,9 +42,9 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
     """
     from dataclasses import replace
 
+    from workers.engine.replay.probe import probed
+    from workers.iit.state import TrainingState, restore
     from workers.model.loading import LoadedModel, load_module
-    from workers.replay.probe import probed
-    from workers.train.state import TrainingState, restore
 
     assert lane.training is not None
     folder, training = _folder(root, lane.training)

@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.faults import reach
-from orchestrator.loading import Engines
+from orchestrator.run.engines import Engines
+from orchestrator.run.inflight_note import Trial
 from orchestrator.run.stopping import AtOnce
-from orchestrator.run.trial import Trial
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import Hands, StageReport
 from orchestrator.stages.registry import find_stage, find_stages
 from orchestrator.stages.units import Taken
 from orchestrator.store import PlanRef, StudyStore, explained
-from workers.capability import Capability
+from workers.model.capability import Capability
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.engines import Engines
+from orchestrator.run.inflight_note import Trial
 from orchestrator.run.logs import WorkerLog, worker_name
 from orchestrator.run.refused import check_loaded
 from orchestrator.run.stopping import AtOnce, never
 from orchestrator.run.trained import failure_of
-from orchestrator.run.trial import Trial
 from orchestrator.store import PlanRef, StudyStore
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan
+from orchestrator.run.device_setup import RunOptions, Setup
+from orchestrator.run.engines import Engines
 from orchestrator.run.pace import Load
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import RunOptions, Setup
 from orchestrator.run.stopping import Stop
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.units import DEATHS_OF_A_UNIT, Taken, WholeUnit, WorkUnit
 from orchestrator.store import Driver, Manifest, PlanRef, StudyStore
 from studies import Study
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa

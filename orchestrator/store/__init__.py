@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 from orchestrator.store.commit import PlanRef
-from orchestrator.store.done import IntervalSet
+from orchestrator.store.gc import Leftovers, RemovedFiles, leftovers
+from orchestrator.store.intervals import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.log import CommitLog
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
@@ -44,4 +45,3 @@ from orchestrator.store.parts import (
 from orchestrator.store.state import State
 from orchestrator.store.storage import explained
 from orchestrator.store.study import Driver, StudyStore, WrittenPart
-from orchestrator.store.sweep import Leftovers, RemovedFiles, leftovers

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from orchestrator.store.adopt import adoptable, part_names
 from orchestrator.store.commit import NewerCommitError
-from orchestrator.store.gather import Gathered, gather, rebuilt
 from orchestrator.store.guard import lost_log, make_format
 from orchestrator.store.lock import Holder, locked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.notes import examined
 from orchestrator.store.plans import Agree, chosen_plan, known_plans
+from orchestrator.store.rebuild import Gathered, gather, rebuilt
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
 from workers.errors import StoreError

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from orchestrator.store.commit import Commit, PlanRef, Snapshot
-from orchestrator.store.done import IntervalSet
+from orchestrator.store.intervals import IntervalSet
 from orchestrator.store.lock import Holder
 from orchestrator.store.manifest import Manifest, MergedFile, StoredFile
 from workers.metrics import METRIC_FAMILIES, families_in

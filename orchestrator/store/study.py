@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orchestrator.store.guard as guard
 from orchestrator.store.adopt import adoptable
 from orchestrator.store.commit import Commit, FileRef, PlanRef, commit_name
+from orchestrator.store.gc import GRACE_S, RemovedFiles, collect_garbage
 from orchestrator.store.identity import Identity, read_identity
 from orchestrator.store.lock import Holder, StudyLock
 from orchestrator.store.log import CommitLog
@@ -27,7 +28,6 @@ from orchestrator.store.parts import REMEDY, decode_part
 from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
 from orchestrator.store.storage import LocalStorage, Storage
-from orchestrator.store.sweep import GRACE_S, RemovedFiles, collect_garbage
 from workers.digests import digest_of
 from workers.errors import HeldError, StoreError
 

@@ -27,7 +27,7 @@ from tests.fuzz.verdict import Tally
 
 _WARM = (
     *("duckdb", "pyarrow.parquet", "pyarrow.csv", "numpy", "tokenizers", "orchestrator.cli.run"),
-    *("orchestrator.overview", "studies", "swapyard"),
+    *("orchestrator.run.overview", "studies", "swapyard"),
 )
 _BESIDE = "from pathlib import Path\nPath('RAN').write_text('')\ndef ran(*_):\n    return 1\n"
 """Code beside a study that nobody has trusted."""

@@ -169,14 +169,14 @@ def run(step: Step, work: Path, older: Path) -> None:
 
 
 def _keep(name: str, work: Path, what: str) -> None:
-    from orchestrator.views.connection import VIEWS, connect
+    from orchestrator.query.connection import VIEWS, connect
 
     with connect([work / "store" / name]) as connection:
         write_dumps(GOLDEN / name / what, dump_study(connection, tuple(VIEWS)))
 
 
 def _is_done(name: str, work: Path) -> bool:
-    from orchestrator.status import read_status
+    from orchestrator.upkeep.status import read_status
 
     (status,) = read_status(work / "store", [name])
     return status.is_complete
@@ -184,8 +184,8 @@ def _is_done(name: str, work: Path) -> bool:
 
 def _is_in_the_middle(store: Path) -> bool:
     """Whether one training is done and another is somewhere between its ends."""
+    from orchestrator.stages.train.store import TrainingFolder
     from orchestrator.store.storage import LocalStorage
-    from orchestrator.store.trainings import TrainingFolder
 
     folder = TrainingFolder(LocalStorage(store))
     found = [folder.status(path.name) for path in (store / "trainings").iterdir()]

@@ -10,6 +10,7 @@ from typing import Any
 from small_store import make_study
 
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
+from orchestrator.query.connection import connect
 from orchestrator.store import (
     UNWRITTEN,
     Driver,
@@ -19,7 +20,6 @@ from orchestrator.store import (
     encode_part,
     part_columns,
 )
-from orchestrator.views.connection import connect
 from workers.metrics import raw_metrics
 
 BOTH = ("logits", "kl")

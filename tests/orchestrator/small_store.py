@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.plan.baseline_runs import COLUMNS, runs_table
 from orchestrator.plan.build import LaneInputs, build_plan
-from orchestrator.plan.clean import COLUMNS, runs_table
-from orchestrator.plan.earlier import PreviousPlan
 from orchestrator.plan.prepare import Input
+from orchestrator.plan.previous_plan import PreviousPlan
 from orchestrator.plan.tables import Lane, Plan, encode_plan
 from orchestrator.store import UNWRITTEN, Driver, Manifest, StudyStore, encode_part
 from studies import Study
-from studies.expand import PairClass
-from studies.identity import lane_identity
-from workers.facts import ModelFacts
+from studies.language.expand import PairClass
+from studies.language.identity import lane_identity
+from workers.model.facts import ModelFacts
 from workers.vocabulary import CleanRun, ModelSpec
 
 SITES = ("mlp_output", "block_output")

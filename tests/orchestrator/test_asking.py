@@ -9,11 +9,11 @@ import duckdb
 import pytest
 from small_store import make_study
 
-from orchestrator.query import run_query
-from orchestrator.query_limits import QueryLimits, QueryTimer
+from orchestrator.query.connection import VIEWS, ask, connect
+from orchestrator.query.needs import EVERYTHING, needs_of
+from orchestrator.query.query_limits import QueryLimits, QueryTimer
+from orchestrator.query.statements import run_query
 from orchestrator.store import PlanRef, StudyStore
-from orchestrator.views.connection import VIEWS, ask, connect
-from orchestrator.views.needs import EVERYTHING, needs_of
 from workers.errors import QueryError, StoreError
 
 OF_OTHER_TABLES = (

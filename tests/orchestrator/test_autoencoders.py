@@ -20,7 +20,7 @@ from torch import Tensor
 import swapyard as sy
 from orchestrator.plan.planner import Planner
 from orchestrator.run.baseline_scorers import CachedScorer
-from studies.identity import content_id, lane_identity
+from studies.language.identity import content_id, lane_identity
 
 W, K = 32, 48
 PLACE = {"site": "block_output", "layer": 1, "position": -1}

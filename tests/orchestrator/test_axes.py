@@ -15,13 +15,13 @@ from click.testing import CliRunner, Result
 from small_store import PAIRS, make_study
 
 from orchestrator.cli import cli
-from orchestrator.plots import choose, default_plot, draw, draw_study
+from orchestrator.plots import default_plot, defaults, draw, draw_study
 from orchestrator.plots.data import Grid, read_grid
-from orchestrator.query import named_queries, run_query
-from orchestrator.told import answer
-from orchestrator.views.axes import ColumnKind, kinds_of_columns, means_over, varying
-from orchestrator.views.connection import VIEWS, connect
-from studies.plots import Plot
+from orchestrator.query.axes import ColumnKind, kinds_of_columns, means_over, varying
+from orchestrator.query.connection import VIEWS, connect
+from orchestrator.query.statements import named_queries, run_query
+from orchestrator.query.summary import answer
+from studies.language.results import Plot
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "dtype": ("float32", "bfloat16"),
@@ -160,7 +160,7 @@ def test_the_default_pictures_say_what_they_run_over(
     connection: duckdb.DuckDBPyConnection, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Pictures of as many facets as can be drawn would take a quarter of a minute.
-    monkeypatch.setattr(choose, "MAX_FACETS", 2)
+    monkeypatch.setattr(defaults, "MAX_FACETS", 2)
     told: dict[str, str] = {}
     _, svg = draw_study(root, told=lambda name, over: told.update({name: over}))
     plot = default_plot(connection, "heatmap")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import swapyard as sy
+from orchestrator.run.device_setup import Limits, RunOptions
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import Limits, RunOptions
 from tests.workers import plain_gru
 from workers.errors import StudyError
 from workers.zoo.build import make

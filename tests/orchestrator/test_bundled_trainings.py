@@ -144,7 +144,7 @@ def test_a_rotation_finds_an_equality_in_the_first_layer_and_none_in_the_last(tm
 @pytest.mark.parametrize("name", ["digit-sum", "digit-sum-part", "digit-sum-gpt", "hierarchical-equality"])
 def test_no_input_is_trained_on_and_tested(name: str) -> None:
     """Of the whole study, as it stands."""
-    from orchestrator.plan.given import task_rows
+    from orchestrator.plan.load_pairs import task_rows
     from studies.tasks import find_task
 
     (task,) = sy.load_study(name).all_tasks()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import swapyard as sy
+from orchestrator.run.device_setup import Limits, RunOptions
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import Limits, RunOptions
 
 CITIES = {"Spain": "Madrid", "Italy": "Rome", "France": "Paris", "Peru": "Lima"}
 CELL = "cell_id, pair_id, site, layer, position, base, label"

@@ -279,7 +279,7 @@ def test_a_wrong_command_line_is_one_clear_message(
 
 
 AS_NOBODY = """
-import os, sys, orchestrator.cli.status, orchestrator.status, orchestrator.cli
+import os, sys, orchestrator.cli.status, orchestrator.upkeep.status, orchestrator.cli
 os.setuid(65534)
 orchestrator.cli.main()
 """

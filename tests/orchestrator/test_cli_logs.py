@@ -11,13 +11,13 @@ from small_store import make_study
 
 from orchestrator.api import open_results
 from orchestrator.cli import cli
-from orchestrator.job import find_jobs, story
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.logs import WorkerLog
 from orchestrator.stages.sweep.work import Slice
 from orchestrator.store import Manifest, StudyStore, encode_part
 from orchestrator.store.parts import part_columns
 from orchestrator.store.repair import repair
+from orchestrator.upkeep.job_history import find_jobs, story
 from workers.errors import QueryError, StoreError
 
 FAMILIES = ("logits", "kl")
@@ -184,7 +184,7 @@ def test_an_unknown_id_is_one_message(root: Path) -> None:
 
 def test_the_beginning_of_several_ids_names_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 120 random IDs no two begin with the same 8 digits, so here one digit is enough."""
-    monkeypatch.setattr("orchestrator.job._ID", re.compile("[0-9a-f]"))
+    monkeypatch.setattr("orchestrator.upkeep.job_history._ID", re.compile("[0-9a-f]"))
     error = logs(root, "--job", "c").exception
     assert isinstance(error, QueryError)
     assert re.search(r"'c' is the beginning of several jobs, such as (c[0-9a-f-]{35}, )+", str(error))

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from small_store import jobs, make_study
 
 from orchestrator.cli.query import query
-from orchestrator.views.sql import STUDY_VIEWS
+from orchestrator.query.view_sql import STUDY_VIEWS
 from workers.errors import OutOfTimeError, QueryError, StoreError
 
 NUM_RESULTS = len(list(jobs()))
@@ -169,8 +169,9 @@ def test_an_unknown_suffix_asks_for_a_format(store: Path, tmp_path: Path) -> Non
 def test_queries_and_plots_load_nothing_heavy(store: Path) -> None:
     heavy = "('torch', 'transformers', 'ray')"
     code = (
-        "import sys; from pathlib import Path; from orchestrator.views.connection import connect;"
-        "import orchestrator.plots, orchestrator.formats; from orchestrator.query import run_query;"
+        "import sys; from pathlib import Path; from orchestrator.query.connection import connect;"
+        "import orchestrator.plots, orchestrator.query.formats;"
+        "from orchestrator.query.statements import run_query;"
         "run_query(connect([Path(sys.argv[1])]), 'FROM results').fetchall();"
         f"print([m for m in {heavy} if m in sys.modules])"
     )

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import swapyard as sy
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore
-from orchestrator.views.connection import connect
 from tests.workers import plain
 from workers.errors import StudyError
 

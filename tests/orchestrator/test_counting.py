@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from small_store import make_study
 
-from orchestrator.query import run_query
-from orchestrator.views.axes import distinct_pairs
-from orchestrator.views.connection import connect
+from orchestrator.query.axes import distinct_pairs
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import run_query
 
 
 @pytest.mark.parametrize("keys", ["layer", "site, layer, base_position", "study", "tier, label"])

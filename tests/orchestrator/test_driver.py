@@ -37,8 +37,8 @@ from store.test_storage_full import in_tmpfs
 
 from orchestrator.api import open_results
 from orchestrator.cli import cli
-from orchestrator.status import read_status
 from orchestrator.store import StudyStore
+from orchestrator.upkeep.status import read_status
 
 pytestmark = pytest.mark.kills
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from plan.world import lane_of, planned, row, study
 
-from orchestrator.loading import CAPTURE_SHARE, DEVICE_SHARE, Engines, capture_budget_bytes
 from orchestrator.machine import memory_bytes
 from orchestrator.plan.tables import Plan
-from orchestrator.run.rates import known_pace
+from orchestrator.run.engines import CAPTURE_SHARE, DEVICE_SHARE, Engines, capture_budget_bytes
+from orchestrator.run.throughput import known_pace
 from workers.engine.batch import Batch
 from workers.model.cache import cache_folder
 

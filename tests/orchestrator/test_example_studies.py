@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import swapyard as sy
 from studies.tasks import find_task
 from tests.workers import plain
-from workers.change.ready import example_of
-from workers.change.values import Drawn, draw
+from workers.engine.replay.probe import probed
+from workers.intervene.compile import example_of
+from workers.intervene.values import Drawn, draw
 from workers.model.loading import load
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples.yaml"

@@ -10,8 +10,8 @@ import pytest
 from running import capital_pairs, write_study
 
 import swapyard as sy
-from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.engines import Engines
 from orchestrator.run.executors import Died, Event, Finished, InlineExecutor, Joined, Ready
 from orchestrator.run.worker import StudyWorker
 from orchestrator.stages.sweep.partial_slice import run_selected

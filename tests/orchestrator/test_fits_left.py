@@ -13,8 +13,8 @@ from small_store import make_study
 from test_fits import DAS, PLACE, study
 
 import swapyard as sy
-from orchestrator.loading import Engines
 from orchestrator.plan.tables import Plan, read_plan
+from orchestrator.run.engines import Engines
 from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.stopping import never
 from orchestrator.run.worker import StudyWorker
@@ -22,10 +22,10 @@ from orchestrator.stages.fit import making as making_module
 from orchestrator.stages.fit.fits_left import FIT_S, STEP_S, FitsLeft
 from orchestrator.stages.fit.making import FitNote, Making
 from orchestrator.stages.fit.stage import fit_units
+from orchestrator.stages.fit.store import FitFolder
 from orchestrator.stages.sweep.work import Slice, open_work
 from orchestrator.stages.units import Piece
 from orchestrator.store import StudyStore
-from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 
 FIT = "a" * 32

@@ -18,13 +18,13 @@ from running import swapyard
 from safetensors.numpy import load_file
 
 import swapyard as sy
-from orchestrator.overview import overview
 from orchestrator.plan.tables import Plan, read_plan
-from orchestrator.run.committed import commit_plan
-from orchestrator.run.setup import RunOptions
-from orchestrator.status import read_status
+from orchestrator.query.connection import VIEWS, connect
+from orchestrator.run.device_setup import RunOptions
+from orchestrator.run.overview import overview
+from orchestrator.run.plan_store import commit_plan
 from orchestrator.store import StudyStore
-from orchestrator.views.connection import VIEWS, connect
+from orchestrator.upkeep.status import read_status
 from studies import load_study
 from tests.golden.compare import (
     TOLERANCE,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from histories import BOTH, History, shown
 
-from orchestrator.remaining import counts_of
+from orchestrator.plan.remaining import counts_of
+from orchestrator.query.connection import connect
 from orchestrator.stages.sweep.retries import retry_work
 from orchestrator.stages.sweep.work import open_work
-from orchestrator.views.connection import connect
 from workers.errors import HeldError
 
 ERRORS = ("OutOfMemoryError", "ValueError")

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from small_store import make_study
 
 from orchestrator.cli import cli
-from orchestrator.remaining import Counts
+from orchestrator.plan.remaining import Counts
 from orchestrator.run import left as left_module
 from orchestrator.run import progress as progress_module
 from orchestrator.run.left import LeftNote, left_text, read_left
 from orchestrator.run.progress import Progress
-from orchestrator.status import read_status
 from orchestrator.store import StudyStore
+from orchestrator.upkeep.status import read_status
 
 COUNTS = Counts(num_jobs=1000, num_done=400, num_failed=0)
 

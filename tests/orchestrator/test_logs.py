@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.logs import SlicePlace, error_of, find_logs, slices_of, tail
 from orchestrator.run.logs import DRIVER, WorkerLog, worker_name
 from orchestrator.stages.sweep.work import Slice
 from orchestrator.store import Manifest
+from orchestrator.upkeep.logs import SlicePlace, error_of, find_logs, slices_of, tail
 from workers.engine.attempts import FailureLog, attempt
 from workers.engine.engine import Batch, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import StorageFullError
 from workers.model.loading import load
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import Cell, ModelSpec, Pair
 
 ROOT = Path(__file__).parents[2]

@@ -15,14 +15,14 @@ from histories import History
 from small_store import make_study
 
 from orchestrator.cli import cli
-from orchestrator.lost import find_lost, repair_study
-from orchestrator.plan.accord import agree
+from orchestrator.plan.part_checks import agree
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore
 from orchestrator.store.commit import checked, commit_name, unchecked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.storage import LocalStorage
-from orchestrator.views.connection import connect
+from orchestrator.upkeep.lost import find_lost, repair_study
 from workers.errors import StoreError
 
 

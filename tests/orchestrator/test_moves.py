@@ -26,14 +26,14 @@ from running import (
 )
 
 from orchestrator.api import open_results
-from orchestrator.archive import export_study, import_study
-from orchestrator.moves import copy, move, placed, remove
-from orchestrator.roots import find_studies, home_of
+from orchestrator.query.archive import export_study, import_study
 from orchestrator.run.trained import trained_of
+from orchestrator.stages.train.store import TrainingFolder
 from orchestrator.store import StudyStore
 from orchestrator.store.lock import Holder, StudyLock
+from orchestrator.store.moves import copy, move, placed, remove
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.trainings import TrainingFolder
+from orchestrator.store.study_dirs import find_studies, home_of
 from workers.errors import HeldError, StoreError
 
 NUM_JOBS = 12 * 5 * 3 * 3

@@ -7,9 +7,9 @@ import pytest
 import small_store
 from small_store import make_study
 
-from orchestrator.query import run_query
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import run_query
 from orchestrator.store import encode_part
-from orchestrator.views.connection import connect
 
 PRED_LOGIT = 8.0
 """Of every row of the small store."""

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from orchestrator.formats import WRITERS, for_arrow, for_frames, table_text
+from orchestrator.query.formats import WRITERS, for_arrow, for_frames, table_text
 
 ODD: dict[str, tuple[str, Any]] = {
     "INTERVAL 1 DAY": ("1 day", "1 day"),

@@ -13,9 +13,9 @@ from small_store import make_study
 
 from orchestrator.api import open_results
 from orchestrator.cli import cli
-from orchestrator.lost import find_lost
+from orchestrator.query.connection import connect
 from orchestrator.store import verify
-from orchestrator.views.connection import connect
+from orchestrator.upkeep.lost import find_lost
 from workers.errors import StoreError
 
 NUM_ROWS = 120

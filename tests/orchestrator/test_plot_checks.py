@@ -87,5 +87,7 @@ def test_a_plot_that_meets_no_cell_is_a_note(tmp_path: Path) -> None:
 
 
 def test_checking_plots_loads_no_library_that_draws() -> None:
-    code = "import orchestrator.overview, sys; assert not {'matplotlib', 'torch', 'ray'} & set(sys.modules)"
+    code = (
+        "import orchestrator.run.overview, sys; assert not {'matplotlib', 'torch', 'ray'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

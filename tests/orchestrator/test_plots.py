@@ -16,13 +16,13 @@ from small_store import FAILED, LAYERS, PAIRS, POSITIONS, SITES, is_hit, jobs, l
 
 from orchestrator.cli.plot import plot as plot_command
 from orchestrator.plots import default_plot, draw, draw_study, own_plots
-from orchestrator.plots.choose import changed
 from orchestrator.plots.data import read_grid
+from orchestrator.plots.defaults import changed
 from orchestrator.plots.heatmap import scale_of
 from orchestrator.plots.labels import caption, facet_text, position_texts, tick_texts
-from orchestrator.query import run_query
-from orchestrator.views.connection import connect
-from studies.plots import Plot
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import run_query
+from studies.language.results import Plot
 from workers.errors import QueryError, StudyError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -282,7 +282,7 @@ def test_all_and_bars_draw_below_the_study(root: Path) -> None:
 
 
 def test_the_picture_and_the_named_query_give_the_same_numbers(connection: duckdb.DuckDBPyConnection) -> None:
-    from orchestrator.query import named_queries
+    from orchestrator.query.statements import named_queries
 
     grid = read_grid(connection, heatmap())
     drawn = {

@@ -7,8 +7,8 @@ import duckdb
 import pytest
 from small_store import BASE_RUN, LAYERS, POSITIONS, SITES, SOURCE_RUN, is_hit, jobs, label_logit, make_study
 
-from orchestrator.query import explained, named_queries, run_query
-from orchestrator.views.connection import connect
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import explained, named_queries, run_query
 from workers.errors import QueryError
 
 pytestmark = pytest.mark.versions

@@ -12,9 +12,9 @@ import pytest
 from small_store import make_study
 
 import swapyard as sy
-from orchestrator.query import explained, run_query
-from orchestrator.query_limits import QueryLimits, size
-from orchestrator.views.connection import connect
+from orchestrator.query.connection import connect
+from orchestrator.query.query_limits import QueryLimits, size
+from orchestrator.query.statements import explained, run_query
 from workers.errors import OutOfTimeError, QueryError
 
 LARGE = "SELECT count(*) FROM (SELECT i, count(*) FROM range(2500000) r(i) GROUP BY i ORDER BY hash(i))"
@@ -22,7 +22,7 @@ ENDLESS = "SELECT count(*) FROM range(1000000000000) r(i) WHERE hash(i) = 0"
 LITTLE = QueryLimits(memory_bytes=64 * 10**6)
 WAIT = """
 import sys, time
-from orchestrator.query_limits import fresh_folder
+from orchestrator.query.query_limits import fresh_folder
 folder = fresh_folder()
 folder.mkdir()
 (folder / "spilled").write_text("rows")
@@ -68,7 +68,7 @@ def test_what_does_not_fit_into_memory_goes_to_the_disk_and_nowhere_else(root: P
 
 
 def test_where_there_is_no_room_a_query_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.views.connection.fresh_folder", lambda: None)
+    monkeypatch.setattr("orchestrator.query.connection.fresh_folder", lambda: None)
     with (
         connect([root], limits=LITTLE) as connection,
         pytest.raises(QueryError, match="--memory") as raised,
@@ -106,7 +106,7 @@ def test_the_next_query_clears_what_a_killed_one_left_and_nothing_of_a_living_on
         killed.wait()
         assert [place.is_dir() for place in places] == [True, True]
         with begin(
-            "from orchestrator.query_limits import fresh_folder; print(fresh_folder().parent)"
+            "from orchestrator.query.query_limits import fresh_folder; print(fresh_folder().parent)"
         ) as third:
             own = said(third)
         assert [place.is_dir() for place in places] == [False, True] and not own.exists()

@@ -8,7 +8,7 @@ import pytest
 from plan.world import lane_of
 
 from orchestrator.plan.tables import Lane
-from orchestrator.run.rates import (
+from orchestrator.run.throughput import (
     FLOPS_PER_CORE,
     estimate_rate,
     known_pace,

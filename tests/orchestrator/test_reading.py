@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.roots import read_each
-from orchestrator.status import read_status
 from orchestrator.store import StudyStore
+from orchestrator.store.study_dirs import read_each
+from orchestrator.upkeep.status import read_status
 from workers.errors import StoreError
 
 

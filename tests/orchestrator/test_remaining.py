@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan.world import commit_part, opened, planned, row, study
 
+from orchestrator.plan.remaining import counts_of, finished_cells
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import counts_of, finished_cells
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 

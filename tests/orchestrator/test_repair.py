@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from histories import History, shown
 
 from orchestrator.cli import cli
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore
 from orchestrator.store.commit import checked, commit_name, unchecked
 from orchestrator.store.log import CommitLog
 from orchestrator.store.repair import clear, repair, unnamed
 from orchestrator.store.storage import LocalStorage
-from orchestrator.views.connection import connect
 from workers.errors import HeldError, StoreError
 
 Seen = dict[tuple[int, int], tuple[object, ...]]

@@ -7,11 +7,11 @@ import pyarrow.compute as pc
 import pytest
 from histories import BOTH, History
 
+from orchestrator.plan.remaining import counts_of
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import counts_of
+from orchestrator.query.connection import connect
 from orchestrator.stages.sweep.retries import retry_work
 from orchestrator.stages.sweep.work import TileWork
-from orchestrator.views.connection import connect
 from workers.errors import RunError, StoreError
 
 OOM, VALUE = "OutOfMemoryError", "ValueError"

@@ -10,12 +10,12 @@ import pytest
 from running import assert_same_rows, capital_pairs, environment, rows, start, swapyard, write_study
 
 import swapyard as sy
-from orchestrator.query import named_queries
+from orchestrator.query.statements import named_queries
+from orchestrator.query.summary import recall_lines
+from orchestrator.run.device_setup import RunOptions
 from orchestrator.run.driver import run_study
 from orchestrator.run.progress import Progress
-from orchestrator.run.setup import RunOptions
-from orchestrator.status import read_status
-from orchestrator.told import recall_lines
+from orchestrator.upkeep.status import read_status
 from studies import load_study
 
 SCREEN = {"method": "attribution", "keep": 6, "sample": 5, "seed": 1}

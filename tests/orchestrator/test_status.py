@@ -14,8 +14,8 @@ from small_store import make_study
 
 from orchestrator.cli import cli
 from orchestrator.run.logs import WorkerLog
-from orchestrator.status import StatusReader, is_running, read_status
 from orchestrator.store import StudyStore
+from orchestrator.upkeep.status import StatusReader, is_running, read_status
 from workers.errors import RunError, StoreError
 
 

@@ -6,7 +6,7 @@ import pytest
 from running import capital_pairs, write_study
 
 import swapyard as sy
-from orchestrator.overview import overview
+from orchestrator.run.overview import overview
 
 GPT = {"ref": "zoo:gpt", "width": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 11, "seed": 0}
 BUILT_IN = {

@@ -11,10 +11,10 @@ from test_trainings import IIT, STUDY, run, study
 import swapyard as sy
 from orchestrator.cli.plot import plot
 from orchestrator.plots import draw_study
-from orchestrator.query import named_queries
-from orchestrator.told import answer
-from orchestrator.views.axes import kinds_of_columns
-from orchestrator.views.connection import VIEWS, connect
+from orchestrator.query.axes import kinds_of_columns
+from orchestrator.query.connection import VIEWS, connect
+from orchestrator.query.statements import named_queries
+from orchestrator.query.summary import answer
 from workers.errors import QueryError, StudyError
 
 

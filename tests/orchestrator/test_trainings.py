@@ -17,11 +17,11 @@ import yaml
 from running import environment
 
 import swapyard as sy
-from orchestrator.query import named_queries
+from orchestrator.query.statements import named_queries
 from orchestrator.run import schedule
+from orchestrator.stages.train.store import TrainingFolder
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.trainings import TrainingFolder
-from studies.trained import trainings
+from studies.language.trained import trainings
 
 SLICE_S = 0.05
 MODEL = {

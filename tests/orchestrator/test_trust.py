@@ -203,7 +203,7 @@ def test_names_that_are_no_names_of_files_are_refused_with_their_line(name: str)
 
 def test_a_picture_of_a_store_of_others_lies_in_its_own_folder(tmp_path: Path) -> None:
     from orchestrator.plots import _draw
-    from studies.plots import Plot
+    from studies.language.results import Plot
 
     for name in ("../x", "/x", "..", "a\0b", ""):
         with pytest.raises(QueryError, match="is no name for a picture"):

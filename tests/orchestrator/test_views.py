@@ -16,12 +16,12 @@ from small_store import LAYERS, PAIRS, POSITIONS, SITES, jobs, make_study
 
 from orchestrator.api import open_results
 from orchestrator.cli import cli
-from orchestrator.query import named_queries, run_query
+from orchestrator.query.columns import names_in_results, union
+from orchestrator.query.connection import VIEWS, connect
+from orchestrator.query.statements import named_queries, run_query
 from orchestrator.store import encode_part
-from orchestrator.views.connection import VIEWS, connect
-from orchestrator.views.names import names_in_results, union
 from studies import Study
-from studies.columns import PAIR_COLUMNS, RESERVED, RESULT_COLUMNS
+from studies.names import PAIR_COLUMNS, RESERVED, RESULT_COLUMNS
 from workers.errors import QueryError, StoreError, StudyError
 
 NUM_RESULTS = len(list(jobs()))
@@ -318,6 +318,6 @@ def test_a_study_that_goes_while_it_is_read_is_one_message(
             root.rename(tmp_path / "elsewhere")
         return union(*arguments)
 
-    monkeypatch.setattr("orchestrator.views.connection.union", union_of_what_goes)
+    monkeypatch.setattr("orchestrator.query.connection.union", union_of_what_goes)
     with pytest.raises(StoreError, match=r"was moved or removed \(.*No files found.*\); ask again"):
         connect([root])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 
 # A shared machine is slow at times; no promise here is about how long one example takes.
 settings.register_profile("no deadline", deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.plan.planner import Planner
 from studies import load_study
-from studies.pairs import check_row
+from studies.pairs.pair_rows import check_row
 from tests.orchestrator.plan.world import Oracle
 from workers.errors import StudyError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from studies.columns import problems_of_names
+from studies.names import problems_of_names
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies import Study, load_study
-from studies.expand import Expansion, Missing, PairClass, Point, expand, referenced_columns, used_spans
+from studies.language.expand import (
+    Expansion,
+    Missing,
+    PairClass,
+    Point,
+    expand,
+    referenced_columns,
+    used_spans,
+)
 from workers.errors import StudyError
-from workers.facts import ModelFacts
-from workers.vocabulary import Cell, Place, Unit
+from workers.model.facts import ModelFacts
+from workers.vocabulary import Cell, CellUnit, Place
 
 FIVE = PairClass(lengths=(("base", 5), ("source", 5)))
 UNEVEN = PairClass(
@@ -32,7 +40,7 @@ def cells(sweep: str, facts: ModelFacts, pair_class: PairClass = FIVE) -> list[C
     return [point.cell for point in run(sweep, facts, pair_class).points]
 
 
-def only(sweep: str, facts: ModelFacts, pair_class: PairClass = FIVE) -> tuple[Unit, ...]:
+def only(sweep: str, facts: ModelFacts, pair_class: PairClass = FIVE) -> tuple[CellUnit, ...]:
     (cell,) = cells(sweep, facts, pair_class)
     return cell.units
 
@@ -45,7 +53,7 @@ def test_capitals_has_a_cell_for_each_component_layer_and_token(facts: ModelFact
         block="block0",
         index=0,
         axes={"model": "smollm2-135m", "task": "capitals", "site": "mlp_output", "layer": 0, "position": 0},
-        cell=Cell(units=(Unit(place, None, "vanilla", "source", place),), read=4),
+        cell=Cell(units=(CellUnit(place, None, "vanilla", "source", place),), read=4),
     )
     assert len({point.cell for point in points}) == 450
 

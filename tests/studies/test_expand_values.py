@@ -7,14 +7,22 @@ from pathlib import Path
 import pytest
 
 from studies import Study, load_study
-from studies.expand import Expansion, Missing, PairClass, Point, expand, referenced_columns, used_spans
-from studies.fields import Scalar
-from studies.fitted import MEAN, FitPlace
-from studies.identity import cell_id
+from studies.language.expand import (
+    Expansion,
+    Missing,
+    PairClass,
+    Point,
+    expand,
+    referenced_columns,
+    used_spans,
+)
+from studies.language.fields import Scalar
+from studies.language.identity import cell_id
+from studies.language.values import MEAN, FitPlace
 from studies.load import load_all
 from workers.errors import StudyError
-from workers.facts import ModelFacts
-from workers.vocabulary import Cell, NamedRun, Place, Unit
+from workers.model.facts import ModelFacts
+from workers.vocabulary import Cell, CellUnit, NamedRun, Place
 
 FIVE = PairClass(lengths=(("base", 5), ("source", 5)))
 ALONE = PairClass(lengths=(("base", 5),), spans=frozenset({("base", "subject")}))
@@ -69,7 +77,7 @@ def test_noise_holds_its_scale_and_seed_and_is_taken_from_no_run(facts: ModelFac
     text = "{site: block_input, layer: 0, position: subject, intervention: add, from: {noise: 3.0}, seed: 7}"
     (unit,) = only(text, facts, ALONE).units
     place = Place("block_input", 0, None, ("subject",))
-    assert unit == Unit(place, None, "add", "noise", None, scale=3, seed=7)
+    assert unit == CellUnit(place, None, "add", "noise", None, scale=3, seed=7)
 
 
 def test_a_seed_is_an_axis_that_counts_only_where_something_draws(facts: ModelFacts) -> None:
@@ -95,7 +103,7 @@ def test_a_fits_vector_is_made_at_the_units_place_as_written(facts: ModelFacts) 
         run(text, facts, fits=names)
     (unit,) = only(text.replace("[-1, all]", "-1"), facts, fits=names).units
     place = Place("attention_value_output", 3, (1, 2), (4,))
-    assert unit == Unit(place, None, "vanilla", "fit", None, value_fit="mu")
+    assert unit == CellUnit(place, None, "vanilla", "fit", None, value_fit="mu")
     made = FitPlace(site="attention_value_output", layer=3, heads=(1, 2), position=(-1,), read=-1)
     assert names.places == [("mu", made)]
 
@@ -168,12 +176,12 @@ def test_a_cell_holds_the_runs_that_it_needs_in_order(facts: ModelFacts) -> None
     cell = run(RUNS, facts)[1].cell
     every = (0, 1, 2, 3, 4)
 
-    def swap(site: str, layer: int, run: str) -> Unit:
+    def swap(site: str, layer: int, run: str) -> CellUnit:
         place = Place(site, layer, None, every)
-        return Unit(place, None, "vanilla", run, place)
+        return CellUnit(place, None, "vanilla", run, place)
 
     query = Place("query_output", 9, (2, 6), (4,))
-    assert cell.units == (Unit(query, None, "vanilla", "sent", query),)
+    assert cell.units == (CellUnit(query, None, "vanilla", "sent", query),)
     assert cell.runs == (
         NamedRun("first", (swap("mlp_output", 3, "source"),)),
         NamedRun("sent", (swap("block_output", 0, "first"), swap("block_output", 1, "base"))),
@@ -186,7 +194,7 @@ def test_the_units_of_a_run_take_the_blocks_place_and_nothing_else(facts: ModelF
     text = f"""{{{PLACE}, intervention: add, subspace: "0:4", from: sent, runs: {{sent: [{{layer: 1}}]}}}}"""
     cell = only(text, facts)
     place = Place("block_output", 1, None, (0,))
-    assert cell.runs == (NamedRun("sent", (Unit(place, None, "vanilla", "source", place),)),)
+    assert cell.runs == (NamedRun("sent", (CellUnit(place, None, "vanilla", "source", place),)),)
     assert (cell.units[0].operation, cell.units[0].run) == ("add", "sent")
 
 
@@ -212,7 +220,7 @@ def test_a_run_is_of_the_base_and_has_its_tokens_and_spans(facts: ModelFacts) ->
 
 def test_a_skip_writes_no_value(facts: ModelFacts) -> None:
     (unit,) = only(f"{{{PLACE}, intervention: skip}}", facts, ALONE).units
-    assert unit == Unit(Place("block_output", 0, None, (0,)), None, "skip", "zero", None)
+    assert unit == CellUnit(Place("block_output", 0, None, (0,)), None, "skip", "zero", None)
 
 
 @pytest.mark.parametrize(

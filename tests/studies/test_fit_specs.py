@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from studies import Block, Fit, Study
-from studies.fitted import as_written, tokens_at
+from studies.language.values import as_written, tokens_at
 from workers.errors import StudyError
 from workers.fit_methods import DEFAULTS, METHODS
 

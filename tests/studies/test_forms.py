@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.forms import (
+from studies.language.grammar import (
     Sum,
     is_reference,
     parse_box,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from studies import Block, ModelSpec, Study, load_study
-from studies.expand import PairClass, expand
-from studies.identity import canonical_json, cell_id, content_id, lane_identity, pair_id, unit_json
-from workers.facts import ModelFacts
-from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit, Vectors
+from studies.language.expand import PairClass, expand
+from studies.language.identity import canonical_json, cell_id, content_id, lane_identity, pair_id, unit_json
+from workers.model.facts import ModelFacts
+from workers.vocabulary import Cell, CellUnit, NamedRun, Pair, Place, Vectors
 
 _text = st.text(max_size=6)
 _position = st.lists(st.integers(0, 99) | _text, max_size=3).map(tuple)
@@ -29,7 +29,7 @@ _places = st.builds(
     coordinates=st.none() | _text | st.tuples(_text, _text),
 )
 _units = st.builds(
-    Unit,
+    CellUnit,
     place=_places,
     dims=st.none() | st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=2).map(tuple),
     operation=_text,
@@ -50,7 +50,7 @@ _cells = st.builds(
 
 
 @given(_units)
-def test_the_fast_spelling_of_a_unit_is_the_canonical_one(unit: Unit) -> None:
+def test_the_fast_spelling_of_a_unit_is_the_canonical_one(unit: CellUnit) -> None:
     assert unit_json(unit) == canonical_json(unit.to_json())
 
 
@@ -113,7 +113,7 @@ def test_the_tag_is_part_of_the_id() -> None:
 
 def test_ids_stay_the_same_in_every_version() -> None:
     place = Place("mlp_output", 3, None, (4,))
-    cell = Cell((Unit(place, None, "vanilla", "source", place),), 4)
+    cell = Cell((CellUnit(place, None, "vanilla", "source", place),), 4)
     assert str(content_id("t", {"a": [1, "é", None, True, 0.5]})) == "95534ba0-ce4c-6e71-f8d8-4fe1a404485b"
     assert str(cell_id('{"ref":"m"}', cell)) == "18111dfa-d153-9120-5e7d-e0bf3b9f2251"
 
@@ -235,7 +235,7 @@ CLASSIFIED: dict[type, dict[str, set[str]]] = {
     },
     Cell: {"identity": {"units", "read", "runs"}},
     NamedRun: {"identity": {"name", "units"}},
-    Unit: {
+    CellUnit: {
         "identity": {
             *("place", "dims", "operation", "run", "origin"),
             *("fit", "value_fit", "scale", "seed"),

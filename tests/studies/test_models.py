@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from studies import ModelSpec, load_study
-from studies.base import plain
-from studies.models import check_model
+from studies.language.base import plain
+from studies.language.models import check_model
 from workers.errors import StudyError
 
 DRAWN = {"ref": "./m", "missing_weights": "initialise", "seed": 3}

@@ -3,8 +3,8 @@
 import pytest
 
 from studies import load_study
-from studies.expand import PairClass, Point, expand
-from workers.facts import ModelFacts
+from studies.language.expand import PairClass, Point, expand
+from workers.model.facts import ModelFacts
 from workers.vocabulary import Cell
 
 FIVE = PairClass(lengths=(("base", 5), ("source", 5)))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from studies.pairs import read_pairs
+from studies.pairs.pair_rows import read_pairs
 from workers.errors import StudyError
 
 DEEP = "[" * 5000 + "]" * 5000

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from studies.pairs import check_row, num_sources, read_pairs
+from studies.pairs.pair_rows import check_row, num_sources, read_pairs
 from workers.errors import StudyError
 from workers.vocabulary import Vectors
 

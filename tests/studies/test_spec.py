@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from studies import Block, Fit, ModelSpec, Plot, Study, Task, UnitSpec, ValueSpec, load_study
+from studies.language.results import metric_families
 from studies.load import load_all
-from studies.plots import metric_families
 from studies.yaml import dump_yaml, read_all_yaml
 from workers.errors import StudyError
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from studies.tokens import Encoding, TokenError, Tokenizer, span_tokens
+from studies.pairs.tokens import Encoding, TokenError, Tokenizer, span_tokens
 from workers.errors import ModelError, StudyError
 from workers.model.fetch import fetch
 

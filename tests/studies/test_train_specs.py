@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from studies import Study, load_study
+from studies.language.train import OPTIMIZERS, SCHEDULES
+from studies.language.trained import read_variables, swept, trainings
 from studies.load import load_all
-from studies.train import OPTIMIZERS, SCHEDULES
-from studies.trained import read_variables, swept, trainings
 from workers.errors import StudyError
-from workers.train.spec import Draw, TorchClass, TrainSpec
-from workers.train.trainer import optimizer_of, schedule_of
+from workers.iit.spec import Draw, TorchClass, TrainSpec
+from workers.iit.trainer import optimizer_of, schedule_of
 
 pytestmark = pytest.mark.versions
 

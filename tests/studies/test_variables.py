@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from studies import load_study
-from studies.expand import PairClass, expand, referenced_columns, used_spans
-from studies.variables import per_variable
+from studies.language.expand import PairClass, expand, referenced_columns, used_spans
+from studies.language.variables import per_variable
 from workers.errors import StudyError
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 
 HEAD = "study: x\nmodel: smollm2-135m\npairs: pairs.csv\n"
 ALIGNED = """alignment:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.api import open_results
-from orchestrator.status import read_status
 from orchestrator.store import StudyStore
+from orchestrator.upkeep.status import read_status
 
 _ROOT = Path(__file__).parents[2]
 _PAUSE_S = 0.5

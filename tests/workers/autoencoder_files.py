@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workers.change.features import SparseAutoencoder
 from workers.errors import StudyError
+from workers.intervene.features import SparseAutoencoder
 
 W, K = 12, 20
 Array = np.ndarray[Any, Any]

@@ -1,4 +1,4 @@
-"""Small random models of every family that `workers.replay.families` names."""
+"""Small random models of every family that `workers.engine.replay.families` names."""
 
 from dataclasses import fields
 from importlib.metadata import version
@@ -11,8 +11,8 @@ from tiny import LAYERS, VOCAB
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel, facts_of
-from workers.replay.probe import probed
 
 torch.set_num_threads(1)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.workers.zoo import vectors
+from workers.engine.replay.probe import probed
 from workers.fits.fitted import Example, FitSpec
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 DAS = FitSpec(

@@ -14,10 +14,10 @@ from torch import Tensor
 from swapyard import IntervenableModel, Unit
 from workers.engine.batch import HOOKED, RESUMED
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel, facts_of
-from workers.replay.probe import probed
 
 BY = 0.22
 """What the tiny Granite multiplies by: no power of two, so that rounding would show."""

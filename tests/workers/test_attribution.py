@@ -12,11 +12,11 @@ from tiny import pairs, swap, tiny, unit
 from torch import Tensor
 from zoo import vector_pairs, vectors, zoo
 
-from workers.change.subspaces import Rotation, Subspace
 from workers.engine.engine import Batch, BatchResult, Engine
 from workers.engine.estimates import difference
 from workers.engine.scoring import Labels
-from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
+from workers.intervene.subspaces import Rotation, Subspace
+from workers.vocabulary import Cell, CellUnit, NamedRun, Pair, Place
 
 SPANS = {"base": {"x": (1, 3)}, "source": {"x": (2, 4)}}
 
@@ -42,9 +42,9 @@ CELLS = {
     "an earlier read": swap("block_output", 0, (1,), read=2),
     "past the read": swap("block_output", 0, (4,), read=2),
     "a read in a span": swap("block_output", 0, (1,), read="x.last"),
-    "in a rotation": Cell((Unit(LATER, ((0, 5),), "vanilla", "source", LATER, fit="turn"),), 4),
-    "a vector": Cell((Unit(LATER, None, "add", "fit", None, value_fit="vector", scale=2.0),), 4),
-    "part of a vector": Cell((Unit(LATER, ((4, 8),), "vanilla", "fit", None, value_fit="vector"),), 4),
+    "in a rotation": Cell((CellUnit(LATER, ((0, 5),), "vanilla", "source", LATER, fit="turn"),), 4),
+    "a vector": Cell((CellUnit(LATER, None, "add", "fit", None, value_fit="vector", scale=2.0),), 4),
+    "part of a vector": Cell((CellUnit(LATER, ((4, 8),), "vanilla", "fit", None, value_fit="vector"),), 4),
 }
 
 
@@ -116,7 +116,7 @@ def test_estimates_are_the_derivatives_of_a_plain_network(kind: str) -> None:
 
 def test_a_small_change_has_the_effect_that_is_estimated() -> None:
     cells = [
-        Cell((Unit(place, None, "add", "fit", None, value_fit="vector", scale=1e-3),), 4)
+        Cell((CellUnit(place, None, "add", "fit", None, value_fit="vector", scale=1e-3),), 4)
         for place in (LATER, Place("block_output", 1, None, (1, 2)), Place("attention_input", 2, None, (4,)))
     ]
     given = some_pairs()
@@ -139,7 +139,7 @@ def test_built_in_models_are_estimated_too(ref: str) -> None:
     engine = Engine(zoo(ref), capture_budget_bytes=1 << 30, fits=lambda _: torch.linspace(-1, 1, width))
     position, read = (0,) if is_mlp else (2,), len(given[0].tokens["base"]) - 1
     cells = [
-        Cell((Unit(Place(site, layer, None, position), None, "add", "fit", None, None, "v", 1e-3),), read)
+        Cell((CellUnit(Place(site, layer, None, position), None, "add", "fit", None, None, "v", 1e-3),), read)
         for layer in (0, 1)
     ]
     clean = swap(site, 0, position, run="base", read=read)
@@ -202,7 +202,10 @@ def test_a_pair_without_labels_has_no_estimate_and_is_no_failure() -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (Cell((Unit(LATER, None, "add", "noise", None, scale=1.0, seed=0),), 4), "noise cannot be estimated"),
+        (
+            Cell((CellUnit(LATER, None, "add", "noise", None, scale=1.0, seed=0),), 4),
+            "noise cannot be estimated",
+        ),
         (Cell((unit("mlp_output", 0, (1,), operation="skip"),), 4), "the intervention 'skip' cannot be"),
         (Cell((unit("mlp_output", 0, (1,), operation="a:b"),), 4), "the intervention 'a:b' cannot be"),
         (Cell((unit("mlp_output", 0, (1,)),), 4, (NamedRun("r", ()),)), "another intervened run cannot be"),

@@ -29,10 +29,10 @@ from autoencoder_files import (
 )
 from safetensors.torch import save_file
 
-from workers.change.features import SparseAutoencoder
-from workers.change.masks import Mask
-from workers.change.operations import exchange
-from workers.wrapper.saving import filled_space, space_config, space_tensors
+from workers.intervene.features import SparseAutoencoder
+from workers.intervene.masks import Mask
+from workers.intervene.operations import exchange
+from workers.intervene.saving import filled_space, space_config, space_tensors
 
 THRESHOLD = 0.2 + 0.5 * draw(K, seed=8).abs()
 Case = Callable[[Path], tuple[Path, Published]]

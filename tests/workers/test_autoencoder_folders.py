@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from workers.autoencoders.files import tensor_facts
 from workers.autoencoders.kinds import AutoencoderKind
 from workers.autoencoders.weights import read_weights, weights_path
-from workers.change.features import SparseAutoencoder
 from workers.errors import StudyError
+from workers.intervene.features import SparseAutoencoder
 
 PLAIN = {"architecture": "standard", "apply_b_dec_to_input": False}
 

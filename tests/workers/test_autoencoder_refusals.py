@@ -24,7 +24,7 @@ from autoencoder_files import (
 from safetensors.torch import save_file
 
 from workers.autoencoders.kinds import is_said_in_training
-from workers.change.features import SparseAutoencoder
+from workers.intervene.features import SparseAutoencoder
 
 SCALAR, COUNT = torch.tensor(0.5), torch.tensor(4)
 PLAIN = {"architecture": "standard", "apply_b_dec_to_input": False}

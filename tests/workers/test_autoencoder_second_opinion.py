@@ -13,8 +13,8 @@ import pytest
 import torch
 from autoencoder_files import TRAINER, K, W, draw
 
-from workers.change.features import SparseAutoencoder
-from workers.change.operations import exchange
+from workers.intervene.features import SparseAutoencoder
+from workers.intervene.operations import exchange
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 

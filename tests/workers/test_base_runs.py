@@ -9,11 +9,11 @@ import pytest
 from test_replay import check_tiers, run
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module
 
-from workers.engine import ahead
+from workers.engine import single_token
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.base_cache import BaseCache, BaseExtent
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel
-from workers.replay.base_runs import BaseCache, BaseExtent
-from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
 
 SOME, OTHERS = pairs(4), pairs(4, seed=1)
@@ -61,7 +61,7 @@ def test_a_prompt_that_lost_its_slot_is_awaited_again() -> None:
 def test_rows_of_one_cell_of_which_some_go_ahead_alone_keep_their_own_bases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+    monkeypatch.setitem(single_token.WORTH, "cpu", 0)
     # What two tokens are changed by goes through the block with all others.
     ends = (3, 4, 3, 4)
     some = [

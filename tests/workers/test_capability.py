@@ -9,9 +9,9 @@ import torch
 from tiny import facts_of, tiny_module
 from torch import nn
 
-from workers.capability import ABILITIES, Ability, Capability
+from workers.engine.replay.probe import probed
+from workers.model.capability import ABILITIES, Ability, Capability
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny import facts_of, pairs, swap, tiny_module
 
-from workers.engine.captures import ActivationCache, PromptNeed, stacked
+from workers.engine.activation_cache import ActivationCache, PromptNeed, stacked
 from workers.engine.engine import Batch, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import RunError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import Place, Prompt, Vectors
 
 ONE, TWO = Tap("model.layers.0", "output"), Tap("model.layers.1.mlp", "input")

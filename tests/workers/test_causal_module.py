@@ -11,8 +11,8 @@ from workers.causal.model import CausalModel
 from workers.causal.module import CausalModule
 from workers.causal.named import digit_sum
 from workers.errors import StudyError
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import Unit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.units import Unit
 
 
 def test_the_numbers_of_the_document() -> None:

@@ -13,13 +13,13 @@ import torch
 from tiny import VOCAB, pairs, swap, tiny, unit
 from torch import Tensor
 
-from workers.change.ready import example_of
-from workers.change.stock import ModelResources, no_fits
-from workers.change.subspaces import LowRankRotation, Rotation, Subspace
-from workers.change.values import Drawn, draw
 from workers.engine.engine import Batch, BatchResult, Engine
 from workers.errors import RunError
-from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
+from workers.intervene.compile import example_of
+from workers.intervene.model_resources import ModelResources, no_fits
+from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace
+from workers.intervene.values import Drawn, draw
+from workers.vocabulary import Cell, CellUnit, NamedRun, Pair, Place
 
 KINDS = tuple(reference.NETWORKS)
 ALL = (0, 1, 2, 3, 4)
@@ -55,7 +55,7 @@ def check(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> BatchResult
     rows = [(cell, pair) for cell in cells for pair in some]
     for row, (cell, pair) in enumerate(rows):
 
-        def noise(one: Unit, token: int, width: int, pair: Pair = pair) -> Tensor:
+        def noise(one: CellUnit, token: int, width: int, pair: Pair = pair) -> Tensor:
             place = one.place
             tap = model.target(place.site, place.layer, None, None).tap
             deviation = one.scale * float(model.module.get_input_embeddings().weight.std(correction=0))
@@ -71,13 +71,13 @@ def check(kind: str, cells: Sequence[Cell], some: Sequence[Pair]) -> BatchResult
     return outcome
 
 
-def noise(*position: int | str, scale: float = 3.0, seed: int = 0, site: str = "block_input") -> Unit:
-    return Unit(Place(site, 0, None, position), None, "add", "noise", None, scale=scale, seed=seed)
+def noise(*position: int | str, scale: float = 3.0, seed: int = 0, site: str = "block_input") -> CellUnit:
+    return CellUnit(Place(site, 0, None, position), None, "add", "noise", None, scale=scale, seed=seed)
 
 
-def vector(site: str, layer: int, *position: int, fit: str = "vector", **more: Any) -> Unit:
+def vector(site: str, layer: int, *position: int, fit: str = "vector", **more: Any) -> CellUnit:
     place = Place(site, layer, more.pop("heads", None), position)
-    return Unit(
+    return CellUnit(
         place, more.pop("dims", None), more.pop("operation", "add"), "fit", None, value_fit=fit, **more
     )
 
@@ -279,7 +279,7 @@ def test_what_noise_fits_and_runs_change_is_never_taken_for_unchanged() -> None:
 
 def test_a_block_that_is_skipped_returns_what_it_was_given() -> None:
     place = Place("block_output", 1, None, ALL)
-    skipped = Cell((Unit(place, None, "skip", "zero", None),), 4)
+    skipped = Cell((CellUnit(place, None, "skip", "zero", None),), 4)
     given = swap("block_output", 1, ALL, run="base", origin=Place("block_input", 1, None, ALL))
     columns = run("llama", [skipped, given], pairs(3)).columns["label_logit"].reshape(2, 3)
     np.testing.assert_allclose(columns[0], columns[1], rtol=1e-5)

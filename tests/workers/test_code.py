@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.code.kinds import GETTER, MODEL, OPERATION
+from workers.code.function_kinds import GETTER, MODEL, OPERATION
 from workers.code.named import check_named, files_of, named
 from workers.code.places import Code
 from workers.errors import StudyError, UntrustedError

@@ -11,11 +11,11 @@ import torch
 from tiny import facts_of, pairs, swap, tiny_module
 
 import swapyard as sy
-from workers.capability import ABILITIES
 from workers.engine.engine import Batch, Engine
+from workers.engine.replay.probe import probed
 from workers.engine.scoring import to_host
+from workers.model.capability import ABILITIES
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import Cell
 
 CELLS = [

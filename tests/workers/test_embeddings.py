@@ -6,7 +6,7 @@ from tiny import tiny_module
 from torch import nn
 from zoo import zoo
 
-from workers.model.embeddings import embedding_std
+from workers.model.weight_values import embedding_std
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text"])

@@ -13,10 +13,10 @@ import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import RunError
-from workers.families import sites_of
+from workers.model.families import sites_of
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import Cell, CleanRun, Pair, Place
 
 KINDS = tuple(reference.NETWORKS)

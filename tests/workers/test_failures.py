@@ -12,8 +12,8 @@ import torch
 from tiny import LAYERS, facts_of, pairs, swap, tiny_module, unit
 
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import Cell, Pair, Place
 
 GOOD = swap("block_output", 1, (2,))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny import pairs, swap, tiny
 
-from workers.engine.captures import ActivationCache, PromptNeed
+from workers.engine.activation_cache import ActivationCache, PromptNeed
 from workers.engine.engine import Batch, Engine
 from workers.errors import ModelError
-from workers.families import FAMILIES, describe, family_of, sites_of
+from workers.model.config_facts import facts_of_config
+from workers.model.families import FAMILIES, describe, family_of, sites_of
 from workers.model.loading import facts_of
-from workers.model.shapes import facts_of_config
-from workers.sites import SITES, width_of
+from workers.model.sites import SITES, width_of
 
 pytestmark = pytest.mark.versions
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from workers.model.embeddings import why_not_finite
+from workers.model.weight_values import why_not_finite
 
 
 def made(**numbers: float) -> nn.Module:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tests.workers.fits import DAS, classifier, hidden, interchanges, planted, with_classes
 from tests.workers.tiny import tiny
-from workers.change.features import PCA
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import ModelError, RunError, StudyError
 from workers.fits.fitted import Example, FitSpec, decode_fitted, encode_fitted
 from workers.fits.fitting import fit
+from workers.intervene.features import PCA
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.saving import space_tensors
+from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace
 from workers.vocabulary import Pair, Vectors
-from workers.wrapper.saving import space_tensors
 
 MODEL = classifier()
 TRAIN, HELD_OUT = interchanges(MODEL, 256, seed=1), interchanges(MODEL, 100, seed=2)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from tests.workers.fits import classifier, hidden, planted
 from tests.workers.tiny import tiny_module
 from tests.workers.zoo import vectors
-from workers.change.features import PCA
-from workers.change.subspaces import LowRankRotation, Rotation
 from workers.errors import RunError, StudyError
 from workers.fits.units import fit
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import Unit
+from workers.intervene.features import PCA
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.subspaces import LowRankRotation, Rotation
+from workers.intervene.units import Unit
 
 MODEL = classifier()
 NET = IntervenableModel(MODEL.module)

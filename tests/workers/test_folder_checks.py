@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from workers.errors import ModelError
 from workers.model.references import resolve
-from workers.modelspec import ModelSpec
+from workers.model.spec import ModelSpec
 
 Change = Callable[[Path], None]
 

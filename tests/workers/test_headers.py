@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from workers.model.headers import odd_ones, stored_tensors
+from workers.model.weight_files import odd_ones, stored_tensors
 
 
 def test_headers_say_where_each_tensor_lies_and_as_what(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ import torch
 from tiny import tiny_module
 
 from swapyard import IntervenableModel, Unit
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
-from workers.families import BUILT_IN, FAMILIES, family_of
-from workers.identities import Identities, known_refusals, may_refuse, promised
+from workers.intervene.intervenable import places_of
+from workers.intervene.site_probe import find_identities
+from workers.model.families import BUILT_IN, FAMILIES, family_of
 from workers.model.hooks import visiting
-from workers.model.identities import find_identities
 from workers.model.loading import LoadedModel, facts_of
 from workers.model.places import Places
-from workers.replay.probe import probed
-from workers.wrapper.intervenable import places_of
+from workers.model.site_identities import Identities, known_refusals, may_refuse, promised
 from workers.zoo.build import build
 from workers.zoo.configs import config_of
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Model
 
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.regions import Box, Coordinates
-from workers.change.subspaces import LowRankRotation, Rotation
 from workers.errors import ModelError, RunError
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import per_example
-from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Unit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.positions import per_example
+from workers.intervene.regions import Box, Coordinates
+from workers.intervene.subspaces import LowRankRotation, Rotation
+from workers.intervene.units import From, IntervenedRun, Mean, Noise, Unit
 
 W = 32
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workers.wrapper.intervenable import Intervened
+from workers.intervene.intervenable import Intervened
 
 PAGE = (Path(__file__).parents[2] / "docs" / "intervenable-model.md").read_text(encoding="utf-8")
 

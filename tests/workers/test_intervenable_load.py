@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workers.errors import ModelError
-from workers.wrapper.intervenable import IntervenableModel
+from workers.intervene.intervenable import IntervenableModel
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import torch
 from tiny import tiny_module
 from torch import Tensor
 
-from workers.change.features import PCA, SparseAutoencoder
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.subspaces import LowRankRotation, Rotation
 from workers.errors import RunError
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import per_example
-from workers.wrapper.units import From, Unit
+from workers.intervene.features import PCA, SparseAutoencoder
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.positions import per_example
+from workers.intervene.subspaces import LowRankRotation, Rotation
+from workers.intervene.units import From, Unit
 
 W = 32
 MODEL = tiny_module("gpt2")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import per_example
-from workers.wrapper.units import From, Unit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.positions import per_example
+from workers.intervene.units import From, Unit
 from workers.zoo.build import make
 
 BASE, SOURCE = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]]), torch.tensor([[4, 4, 5, 6], [5, 6, 6, 4]])

@@ -10,14 +10,14 @@ import torch
 from tiny import tiny_module
 from torch import Tensor, nn
 
-from workers.change.features import PCA, SparseAutoencoder
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.regions import Box
-from workers.change.subspaces import LowRankRotation, Rotation
 from workers.errors import ModelError, RunError, StoreError, StudyError, SwapyardError
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import per_example
-from workers.wrapper.units import From, IntervenedRun, Mean, Noise, Unit
+from workers.intervene.features import PCA, SparseAutoencoder
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.positions import per_example
+from workers.intervene.regions import Box
+from workers.intervene.subspaces import LowRankRotation, Rotation
+from workers.intervene.units import From, IntervenedRun, Mean, Noise, Unit
 
 W = 32
 

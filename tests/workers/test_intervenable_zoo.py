@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.change.subspaces import LowRankRotation, Rotation
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import per_example
-from workers.wrapper.units import From, Unit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.positions import per_example
+from workers.intervene.subspaces import LowRankRotation, Rotation
+from workers.intervene.units import From, Unit
 
 WIDTH = 2
 

@@ -13,9 +13,9 @@ from tiny import VOCAB, facts_of, pairs, swap, tiny, tiny_module
 from torch import Tensor, nn
 
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
-from workers.vocabulary import Cell, Pair, Place, Unit
+from workers.vocabulary import Cell, CellUnit, Pair, Place
 
 CHANGES: dict[str, dict[str, Any]] = {
     "gpt2": {},
@@ -104,7 +104,7 @@ def test_a_change_of_the_head_itself_is_seen() -> None:
 
 
 def test_a_row_that_is_not_finite_fails_alone() -> None:
-    loud = Unit(Place("block_output", 2, None, (4,)), None, "add", "noise", None, scale=1e39, seed=0)
+    loud = CellUnit(Place("block_output", 2, None, (4,)), None, "add", "noise", None, scale=1e39, seed=0)
     outcome = run(tiny("llama"), [Cell((loud,), 4), swap("mlp_output", 2, (4,))], pairs(1), "labels")
     assert outcome.num_failed == 1 and "NonFinite" in outcome.columns["error"][0]
     assert np.isnan(outcome.columns["label_logit"]).tolist() == [True, False]

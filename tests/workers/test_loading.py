@@ -10,11 +10,11 @@ from tiny import facts_of as tiny_facts
 from tiny import tiny_module
 from torch import nn
 
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel, facts_of, load
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.change.operations import SKIP, exchange, operate, put
-from workers.change.subspaces import LowRankRotation
 from workers.errors import RunError
+from workers.intervene.operations import SKIP, exchange, operate, put
+from workers.intervene.subspaces import LowRankRotation
 
 OLD, OTHER = torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 20.0]])
 

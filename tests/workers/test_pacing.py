@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from workers.engine.pacing import BatchSizer
+from workers.engine.batch_size import BatchSizer
 
 
 def settle(pacer: BatchSizer, seconds: Callable[[int], float], num_forwards: int = 60) -> list[int]:

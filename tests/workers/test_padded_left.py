@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.errors import RunError
-from workers.wrapper.inputs import inputs_of
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import Unit
+from workers.intervene.inputs import inputs_of
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.units import Unit
 
 PROMPTS = ([5, 6, 7, 8, 9, 10], [11, 12, 13], [14])
 

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 from test_engine import check_rows, every_site
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
-from workers.change.subspaces import Rotation
 from workers.code.places import Code
-from workers.engine import ahead
+from workers.engine import single_token
 from workers.engine.engine import Batch, BatchResult, Engine
-from workers.families import sites_of
+from workers.engine.replay.probe import probed
+from workers.intervene.subspaces import Rotation
+from workers.model.families import sites_of
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
-from workers.vocabulary import Cell, NamedRun, Pair, Place, Unit
+from workers.vocabulary import Cell, CellUnit, NamedRun, Pair, Place
 
 
 @pytest.fixture(autouse=True, params=["ahead", "worth"])
 def _worth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens go through their blocks alone wherever they can, or where that is worth it."""
     if request.param == "ahead":
-        monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+        monkeypatch.setitem(single_token.WORTH, "cpu", 0)
 
 
 KINDS = tuple(reference.NETWORKS)
@@ -132,7 +132,7 @@ def test_rotations_and_named_runs_resume() -> None:
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_noise_is_drawn_by_its_own_place_wherever_the_run_begins(layer: int) -> None:
     place = Place("block_output", layer, None, (2,))
-    noisy = Unit(place, None, "add", "noise", None, scale=0.5, seed=3)
+    noisy = CellUnit(place, None, "add", "noise", None, scale=0.5, seed=3)
     outcome = check_tiers(tiny("gpt2"), [Cell((noisy,), 4), swap("block_output", layer, (3,))], pairs(3))
     assert outcome.tiers == {"resumed": 6}
 
@@ -322,7 +322,7 @@ PICKY = {"least": -torch.inf}
 def test_a_token_goes_alone_through_the_block_where_its_change_stays_with_it(
     own: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+    monkeypatch.setitem(single_token.WORTH, "cpu", 0)
     seen: list[torch.Size] = []
     own.module.model.layers[1].mlp.register_forward_hook(lambda _, __, output: seen.append(output.shape[:2]))
     stays = [swap(site, 1, (2,)) for site in ("attention_output", "query_output", "mlp_activation")]
@@ -340,10 +340,10 @@ def test_no_token_goes_alone_where_that_would_cost_more_than_it_spares(
     own.module.model.layers[1].mlp.register_forward_hook(lambda _, __, output: seen.append(output.shape[:2]))
     assert own.resume is not None
     spared = 3 * 2 * own.resume.block_parameters
-    monkeypatch.setitem(ahead.WORTH, "cpu", spared + 1)
+    monkeypatch.setitem(single_token.WORTH, "cpu", spared + 1)
     run(own, [swap("mlp_output", 1, (2,))], pairs(3))
     assert tuple(seen[-1]) == (3, 3)
-    monkeypatch.setitem(ahead.WORTH, "cpu", spared)
+    monkeypatch.setitem(single_token.WORTH, "cpu", spared)
     run(own, [swap("mlp_output", 1, (2,))], pairs(3))
     assert tuple(seen[-1]) == (3, 1)
 
@@ -368,7 +368,7 @@ def test_rows_that_cannot_be_changed_alone_run_whole_and_say_why_among_those_tha
 
 
 def test_what_skips_collects_or_is_noise_at_one_token_equals_the_whole_run() -> None:
-    noise = Unit(Place("attention_output", 1, None, (2,)), None, "add", "noise", None, scale=0.5, seed=3)
+    noise = CellUnit(Place("attention_output", 1, None, (2,)), None, "add", "noise", None, scale=0.5, seed=3)
     cells = [
         Cell((noise,), 4),
         swap("mlp_output", 1, (2,), operation="skip"),

@@ -9,13 +9,13 @@ import torch
 from families import SHORT_WINDOWS, small
 from tiny import pairs, swap
 
-from workers.engine import ahead
+from workers.engine import single_token
 from workers.engine.batch import HOOKED as HOOKED_ROW
 from workers.engine.batch import RESUMED as RESUMED_ROW
 from workers.engine.engine import Batch, BatchResult, Engine
+from workers.engine.replay.families import HOOKED, LEVEL, RESUMED
 from workers.model.loading import LoadedModel
-from workers.replay.bounds import AGREEMENT
-from workers.replay.families import HOOKED, LEVEL, RESUMED
+from workers.tolerances import AGREEMENT
 from workers.vocabulary import Cell
 
 pytestmark = pytest.mark.versions
@@ -44,7 +44,7 @@ MAKE_KEYS = {
 @pytest.fixture(autouse=True)
 def _always_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens go through their blocks alone wherever they can, however few they are."""
-    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+    monkeypatch.setitem(single_token.WORTH, "cpu", 0)
 
 
 def modules_of_blocks(model: LoadedModel, blocks: str) -> list[str]:

@@ -8,8 +8,8 @@ import torch
 from families import small
 from tiny import VOCAB, pairs, swap
 
-from orchestrator.views.sides import tie_bound
-from orchestrator.views.sql import near_tie
+from orchestrator.query.join_tables import tie_bound
+from orchestrator.query.view_sql import near_tie
 from workers.engine.batch import HOOKED, RESUMED
 from workers.engine.engine import Batch, Engine
 from workers.model.loading import LoadedModel

@@ -15,10 +15,10 @@ import torch
 from tiny import tiny_module
 from torch import Tensor
 
-from workers.change.masks import BoundlessRotation
-from workers.change.subspaces import Directions, LowRankRotation, Rotation
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import From, Unit
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.masks import BoundlessRotation
+from workers.intervene.subspaces import Directions, LowRankRotation, Rotation
+from workers.intervene.units import From, Unit
 
 pyvene: Any = pytest.importorskip("pyvene", reason="a second opinion needs pyvene 0.1.8")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

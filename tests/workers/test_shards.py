@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from workers.errors import ModelError
-from workers.model.headers import shards_of
 from workers.model.references import has_weights, resolve
+from workers.model.weight_files import shards_of
 from workers.vocabulary import ModelSpec
 
 

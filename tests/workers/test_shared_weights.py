@@ -12,7 +12,7 @@ import torch
 torch.set_num_threads(1)
 from workers.model.loading import load
 from workers.model.references import resolve
-from workers.replay.probe import probed
+from workers.engine.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 spec = ModelSpec(ref="smollm2-135m")

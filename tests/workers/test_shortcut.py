@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYERS, facts_of, pairs, swap, tiny, tiny_module, unit
 
-from workers.engine import ahead
+from workers.engine import single_token
 from workers.engine.engine import Batch, BatchResult, Engine
-from workers.families import family_of, sites_of
+from workers.engine.replay.probe import probed
+from workers.model.families import family_of, sites_of
 from workers.model.loading import LoadedModel
 from workers.model.loading import facts_of as known_facts
-from workers.replay.probe import probed
-from workers.sites import SITES
+from workers.model.sites import SITES
 from workers.vocabulary import Cell, Pair, Place
 
 SHARED = 3
@@ -165,7 +165,7 @@ def scaled_by_length(kind: str) -> LoadedModel:
 def test_where_values_depend_on_a_prompts_length_no_token_goes_ahead(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ahead.WORTH, "cpu", 0)
+    monkeypatch.setitem(single_token.WORTH, "cpu", 0)
     base = tuple(range(3, 27))
     some = [Pair(0, {"base": base, "source": base[::-1]}, {}, (8,), (9,))]
     cells = [(layer, swap("query_output", layer, (4,), read=23)) for layer in range(LAYERS - 1)]

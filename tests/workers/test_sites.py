@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from workers.errors import ModelError
-from workers.facts import ModelFacts
-from workers.sites import SITES, check_site, is_module_path, num_heads, order, split_path
+from workers.model.facts import ModelFacts
+from workers.model.sites import SITES, check_site, is_module_path, num_heads, order, split_path
 
 FACTS = ModelFacts(
     ref="m",
@@ -27,8 +27,8 @@ FACTS = ModelFacts(
 
 def test_importing_the_words_and_the_tables_loads_no_torch() -> None:
     heavy = "{'torch', 'transformers', 'ray'} & sys.modules.keys()"
-    code = f"import workers.families, workers.sites, sys; assert not {heavy}"
-    root = Path(sys.modules["workers.sites"].__file__ or "").parents[1]
+    code = f"import workers.model.families, workers.model.sites, sys; assert not {heavy}"
+    root = Path(sys.modules["workers.model.sites"].__file__ or "").parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.change.features import PCA, SparseAutoencoder
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.operations import exchange
-from workers.change.subspaces import LowRankRotation, Rotation, Subspace, as_ranges
 from workers.errors import StudyError
+from workers.intervene.features import PCA, SparseAutoencoder
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.operations import exchange
+from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace, as_ranges
 
 W = 12
 

@@ -13,9 +13,9 @@ import torch
 from tests.workers.trainings import ALIGNMENT, CAUSAL, DATA, MLP, SPEC, TASKS, VALUES, data, swap, trainer
 from workers.causal.named import digit_sum
 from workers.errors import ModelError, RunError, StudyError, SwapyardError
-from workers.train.data import CausalLabels, Data, Examples, one_hot, token_ids
-from workers.train.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
-from workers.train.trainer import Trainer
+from workers.iit.data import CausalLabels, Data, Examples, one_hot, token_ids
+from workers.iit.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
+from workers.iit.trainer import Trainer
 from workers.vocabulary import Vectors
 from workers.zoo.build import make
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.workers.tiny import tiny_module
 from tests.workers.trainings import CAUSAL, DATA, sent, swap
-from workers.train.spec import LossTerm, Node, TorchClass, TrainSpec
-from workers.train.trainer import Trainer
+from workers.iit.spec import LossTerm, Node, TorchClass, TrainSpec
+from workers.iit.trainer import Trainer
 from workers.vocabulary import ModelSpec
 
 WORDS = {name: [20 + number for number in range(len(CAUSAL.domain(name)))] for name in ("O", "S2")}

@@ -9,8 +9,8 @@ import torch
 
 from tests.workers.trainings import DATA, MLP, SPEC, TASKS, sent, trainer
 from workers.errors import StoreError
-from workers.train.spec import Draw, LossTerm, TorchClass
-from workers.train.trainer import Trainer
+from workers.iit.spec import Draw, LossTerm, TorchClass
+from workers.iit.trainer import Trainer
 from workers.zoo.build import make
 
 DRAWN = (Draw(("S1",), 2.0), Draw(("w",)), Draw(("S1", "C1")))

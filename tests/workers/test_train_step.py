@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.workers.trainings import ALIGNMENT, DATA, SPEC, TASKS, ByHand, swap, trained, trainer
 from workers.errors import DivergedError
-from workers.train.losses import AlignedNetwork, chosen, order
-from workers.train.spec import Draw, LossTerm, Node, TorchClass
+from workers.iit.losses import AlignedNetwork, chosen, order
+from workers.iit.spec import Draw, LossTerm, Node, TorchClass
 from workers.zoo.build import make
 
 

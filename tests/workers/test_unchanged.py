@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYERS, pairs, tiny, unit
 
-from workers.change.ready import compile_cell, resolve
-from workers.change.stock import ModelResources, no_fits
-from workers.engine.shortcut import Beginnings, UnchangedRows, is_unchanged, surely_unchanged
+from workers.engine.unchanged import Beginnings, UnchangedRows, is_unchanged, surely_unchanged
 from workers.errors import SwapyardError
+from workers.intervene.compile import compile_cell, resolve
+from workers.intervene.model_resources import ModelResources, no_fits
 from workers.vocabulary import Cell, Pair, Place
 
 TOKENS = 5

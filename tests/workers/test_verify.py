@@ -9,8 +9,8 @@ from test_replay import check_tiers
 from tiny import LAYERS, facts_of, pairs, swap, tiny_module
 from torch import Tensor, nn
 
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import build
 from workers.zoo.configs import config_of

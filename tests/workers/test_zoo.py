@@ -12,7 +12,7 @@ import torch
 from zoo import GPT, GRU, MLP, OPTIONS, zoo
 
 from workers.errors import ModelError
-from workers.families import BUILT_IN, num_positions, sites_of
+from workers.model.families import BUILT_IN, num_positions, sites_of
 from workers.model.loading import facts_of
 from workers.zoo.build import make
 from workers.zoo.configs import ZOO, config_of

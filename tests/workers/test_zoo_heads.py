@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.units import Unit
 from workers.model.loading import LoadedModel, facts_of
-from workers.replay.probe import probed
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.units import Unit
 from workers.zoo.base import ZooModel
 from workers.zoo.build import make
 from workers.zoo.configs import config_of

@@ -12,12 +12,12 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from zoo import GPT, GRU, MLP, vectors, zoo
 
-import workers.zoo.mlp as zoo_modules
+import workers.zoo.models as zoo_modules
 from workers.engine.engine import Batch, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
-from workers.families import sites_of
+from workers.model.families import sites_of
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
 from workers.zoo.build import make
 
 

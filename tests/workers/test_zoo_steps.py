@@ -12,15 +12,15 @@ from plain_gru import SITES
 from torch import Tensor, nn
 from zoo import GRU, as_prompt, vector_pairs, vectors, zoo
 
-import workers.zoo.mlp as zoo_modules
-from workers.engine.captures import ActivationCache, PromptNeed
+import workers.zoo.models as zoo_modules
+from workers.engine.activation_cache import ActivationCache, PromptNeed
 from workers.engine.engine import Batch, Engine
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
 from workers.model.hooks import Tap, visiting
 from workers.model.loading import LoadedModel
 from workers.model.windows import window_of
-from workers.replay.probe import probed
-from workers.vocabulary import Cell, Pair, Place, Unit
+from workers.vocabulary import Cell, CellUnit, Pair, Place
 from workers.zoo.build import make
 
 STEPS = 10
@@ -41,7 +41,7 @@ def both() -> tuple[LoadedModel, nn.GRU]:
 
 def swap(site: str, layer: int, to: Sequence[int], at: Sequence[int]) -> Cell:
     place, origin = (Place(site, layer, None, tuple(steps)) for steps in (to, at))
-    return Cell((Unit(place, None, "vanilla", "source", origin),), STEPS - 1)
+    return Cell((CellUnit(place, None, "vanilla", "source", origin),), STEPS - 1)
 
 
 def run(cells: Sequence[Cell], pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:

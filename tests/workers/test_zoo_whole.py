@@ -10,14 +10,14 @@ from torch import Tensor
 from zoo import vector_pairs, vectors, zoo
 
 from workers.engine.engine import Batch, BatchResult, Engine
-from workers.vocabulary import Cell, CleanRun, Pair, Place, Position, Unit
+from workers.vocabulary import Cell, CellUnit, CleanRun, Pair, Place, Position
 
 BOTH, EVERY = (0, 1), tuple(range(10))
 
 
 def swap(site: str, layer: int | None, position: Position, low: int = 0, high: int = 4) -> Cell:
     place = Place(site, layer, None, position)
-    return Cell((Unit(place, ((low, high),), "vanilla", "source", place),), 1)
+    return Cell((CellUnit(place, ((low, high),), "vanilla", "source", place),), 1)
 
 
 def run(cells: Sequence[Cell], pairs: Sequence[Pair], ref: str = "zoo:mlp") -> BatchResult:
@@ -61,7 +61,7 @@ def test_some_of_several_tokens_are_a_failure_that_says_what_to_write() -> None:
 
 def test_the_values_of_all_tokens_do_not_fit_one_position() -> None:
     place, origin = (Place(site, None, None, EVERY) for site in ("head:input", "layers.1:output"))
-    cell = Cell((Unit(place, None, "vanilla", "source", origin),), 1)
+    cell = Cell((CellUnit(place, None, "vanilla", "source", origin),), 1)
     outcome = run([cell], vector_pairs(vectors(1, 10, 4), vectors(1, 10, 4)), "zoo:gru")
     assert "10 values for 1 position" in outcome.columns["error"][0]
 

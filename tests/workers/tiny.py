@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workers.facts import ModelFacts
+from workers.engine.replay.probe import probed
+from workers.model.facts import ModelFacts
 from workers.model.loading import LoadedModel
-from workers.replay.probe import probed
-from workers.vocabulary import Cell, Pair, Place, Position, Unit
+from workers.vocabulary import Cell, CellUnit, Pair, Place, Position
 
 torch.set_num_threads(1)  # threads that wait for each other make tiny models slower, not faster
 
@@ -75,10 +75,10 @@ def unit(
     operation: str = "vanilla",
     run: str = "source",
     origin: Place | None = None,
-) -> Unit:
+) -> CellUnit:
     """A unit that takes its value at its own place, unless `origin` says otherwise."""
     place = Place(site, layer, heads, position)
-    return Unit(place, dims, operation, run, None if run == "zero" else origin or place)
+    return CellUnit(place, dims, operation, run, None if run == "zero" else origin or place)
 
 
 def swap(site: str, layer: int | None, position: Position, *, read: int | str = 4, **more: Any) -> Cell:

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from workers.causal.named import digit_sum
 from workers.causal.sampling import Sampler
-from workers.train.data import Data, token_ids
-from workers.train.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
-from workers.train.state import TrainingState
-from workers.train.trainer import Trainer
+from workers.iit.data import Data, token_ids
+from workers.iit.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
+from workers.iit.state import TrainingState
+from workers.iit.trainer import Trainer
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import make
 

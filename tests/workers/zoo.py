@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.replay.probe import probed
 from workers.model.loading import LoadedModel, load
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec, Pair, Vectors
 
 torch.set_num_threads(1)

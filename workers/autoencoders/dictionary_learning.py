@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from workers.autoencoders.configs import Config, Reading, check_k, check_keys, check_sizes, wrong
 from workers.autoencoders.kinds import (
     ROLES,
     Activation,
@@ -20,7 +21,6 @@ from workers.autoencoders.kinds import (
     tensors_of,
     words,
 )
-from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Tensors of a sparse autoencoder's file, as `workers.change.features.SparseAutoencoder` takes them.
+"""Tensors of a sparse autoencoder's file, as `workers.intervene.features.SparseAutoencoder` takes them.
 
 Shapes: W width of the place, K features.
 """

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from workers.autoencoders.configs import Config, Reading, check_k, check_keys, check_sizes, flag, wrong
 from workers.autoencoders.kinds import (
     ROLES,
     Activation,
@@ -22,7 +23,6 @@ from workers.autoencoders.kinds import (
     tensors_of,
     words,
 )
-from workers.autoencoders.reading import Config, Reading, check_k, check_keys, check_sizes, flag, wrong
 
 _ARCHITECTURES: Mapping[str, Activation] = {
     "standard": "relu",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from workers.autoencoders.configs import Config, Reading, check_keys
 from workers.autoencoders.dictionary_learning import check_threshold, read_dictionary_learning
 from workers.autoencoders.files import tensor_facts
 from workers.autoencoders.kinds import (
@@ -28,7 +29,6 @@ from workers.autoencoders.kinds import (
     old_form,
     tensors_of,
 )
-from workers.autoencoders.reading import Config, Reading, check_keys
 from workers.autoencoders.sae_lens import read_sae_lens
 from workers.errors import StudyError
 

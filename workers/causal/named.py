@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from workers.causal.model import CausalModel, Mechanism
-from workers.code.kinds import MODEL
+from workers.code.function_kinds import MODEL
 from workers.code.named import named
 from workers.code.places import NO_CODE, Code
 from workers.errors import StudyError, article, nearest

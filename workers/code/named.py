@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from workers.code.kinds import FunctionKind, imported_files, why_not, why_not_there
+from workers.code.function_kinds import FunctionKind, imported_files, why_not, why_not_there
 from workers.code.places import Code, offered, own_file
 from workers.errors import StudyError, UntrustedError, nearest
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from workers.change.jobs import read_of
-from workers.change.ready import CompiledCell, compile_cell
-from workers.change.stock import ModelResources
+from workers.engine.activation_cache import stacked
 from workers.engine.attempts import FailureLog, attempt, tried
 from workers.engine.batch import ESTIMATED, Batch, BatchResult, Sheet
-from workers.engine.captures import stacked
 from workers.engine.estimates import BaselineRun, Estimator, trace, widths
 from workers.engine.scoring import NON_FINITE, Labels
 from workers.errors import RunError, SwapyardError
+from workers.intervene.compile import CompiledCell, compile_cell
+from workers.intervene.jobs import read_of
+from workers.intervene.model_resources import ModelResources
 from workers.model.hooks import Tap
 from workers.model.layout import Target
 from workers.model.loading import LoadedModel

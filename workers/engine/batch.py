@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.change.edits import Edits
-from workers.change.jobs import Change, Job
-from workers.change.operations import COLLECT
 from workers.engine.attempts import error_json
+from workers.intervene.edits import Edits
+from workers.intervene.jobs import Change, Job
+from workers.intervene.operations import COLLECT
 from workers.metrics import raw_metrics
 from workers.vocabulary import Cell, Pair
 

@@ -8,17 +8,17 @@ __all__ = ["Batch", "BatchResult", "Engine"]
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from workers.capability import Capability
-from workers.change.stock import FitSource, ModelResources, no_fits
 from workers.code.places import NO_CODE, Code
+from workers.engine.activation_cache import ActivationCache
 from workers.engine.attribution import Attribution
 from workers.engine.batch import Batch, BatchResult, Column
-from workers.engine.captures import ActivationCache
-from workers.engine.pacing import BatchSizer
+from workers.engine.batch_size import BatchSizer
 from workers.engine.rounds import Bench, Round
 from workers.engine.scoring import clean_runs
 from workers.errors import RunError
+from workers.intervene.model_resources import FitSource, ModelResources, no_fits
 from workers.metrics import ESTIMATE
+from workers.model.capability import Capability
 from workers.model.loading import LoadedModel
 from workers.vocabulary import Cell, CleanRun
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.change.jobs import located, zipped
-from workers.change.operations import put
-from workers.change.ready import FIT, CompiledCell, CompiledUnit
-from workers.change.regions import joined
 from workers.engine.scoring import Labels
 from workers.errors import ModelError, RunError, SwapyardError
+from workers.intervene.compile import FIT, CompiledCell, CompiledUnit
+from workers.intervene.jobs import located, zipped
+from workers.intervene.operations import put
+from workers.intervene.regions import joined
 from workers.model.hooks import Tap, Visit
 from workers.model.layout import Target
 from workers.model.loading import LoadedModel

@@ -19,14 +19,14 @@ __all__ = [
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from workers.change.jobs import Change, Job
-from workers.change.operations import COLLECT, SKIP
-from workers.change.ready import NOISE, CompiledCell, CompiledUnit
-from workers.change.regions import Region
-from workers.engine.pacing import BatchSizer
+from workers.engine.batch_size import BatchSizer
+from workers.intervene.compile import NOISE, CompiledCell, CompiledUnit
+from workers.intervene.jobs import Change, Job
+from workers.intervene.operations import COLLECT, SKIP
+from workers.intervene.regions import Region
 from workers.model.hooks import Tap
 from workers.model.layout import Target
-from workers.replay.resume import Resume
+from workers.model.resume import Resume
 
 
 def first_block(cell: CompiledCell, resume: Resume) -> int | None:

@@ -19,25 +19,25 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from workers.change.edits import Edits
-from workers.change.jobs import Change, Job
-from workers.change.ready import CompiledCell, RunNumbers, compile_cell, resolve
-from workers.change.regions import Region
-from workers.change.stock import ModelResources
-from workers.change.values import CachedActivation, FromRun
+from workers.engine.activation_cache import ActivationCache, stacked
+from workers.engine.activation_needs import BatchNeeds, chunks_of
 from workers.engine.attempts import FailureLog, tried
 from workers.engine.batch import HOOKED, RERUN, RESUMED, UNCHANGED, Batch, BatchResult, Sheet
-from workers.engine.captures import ActivationCache, stacked
-from workers.engine.needs import BatchNeeds, chunks_of
-from workers.engine.pacing import BatchSizer
-from workers.engine.prior import IntervenedRuns
+from workers.engine.batch_size import BatchSizer
+from workers.engine.intervened_runs import IntervenedRuns
 from workers.engine.queues import Pack, QueuedJob, Queues, first_block, first_token, moved
 from workers.engine.scoring import NON_FINITE, JobScorer, is_finite, to_host
-from workers.engine.shortcut import RowGroup, UnchangedRows, is_unchanged
+from workers.engine.unchanged import RowGroup, UnchangedRows, is_unchanged
 from workers.errors import SwapyardError
+from workers.intervene.compile import CompiledCell, RunNumbers, compile_cell, resolve
+from workers.intervene.edits import Edits
+from workers.intervene.jobs import Change, Job
+from workers.intervene.model_resources import ModelResources
+from workers.intervene.regions import Region
+from workers.intervene.values import CachedActivation, FromRun
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
-from workers.replay.resume import Resume, num_rows_at
+from workers.model.resume import Resume, num_rows_at
 from workers.vocabulary import Cell, Vectors
 
 _logger = logging.getLogger("swapyard.engine")
@@ -251,8 +251,8 @@ class Round:
     @torch.inference_mode()
     @parametrize.cached()
     def _resumed(self, first: int, queues: Queues, waiting: Sequence[QueuedJob]) -> None:
-        from workers.engine.ahead import run_single_tokens
-        from workers.replay.forward import Suffix, run
+        from workers.engine.replay.forward import Suffix, run
+        from workers.engine.single_token import run_single_tokens
 
         waiting, priors = self._with_priors(waiting)
         if not waiting:

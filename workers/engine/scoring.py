@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.change.jobs import Job
+from workers.engine.activation_cache import ActivationCache, PromptNeed
 from workers.engine.attempts import error_json
 from workers.engine.batch import NO_ID, Batch, Column, empty_columns
-from workers.engine.captures import ActivationCache, PromptNeed
+from workers.intervene.jobs import Job
 from workers.metrics import LABELS
-from workers.model.embeddings import why_not_finite
 from workers.model.loading import LoadedModel
+from workers.model.weight_values import why_not_finite
 from workers.vocabulary import CleanRun, Prompt, Vectors
 
 _CPU_BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 24

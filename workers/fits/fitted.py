@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from workers.change.subspaces import Subspace
 from workers.errors import StoreError
+from workers.intervene.saving import filled_space, space_config, space_tensors
+from workers.intervene.subspaces import Subspace
 from workers.vocabulary import Pair
-from workers.wrapper.saving import filled_space, space_config, space_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Fitted:
 
 
 def encode_fitted(fitted: Fitted) -> tuple[bytes, dict[str, Any]]:
-    """Write a fit: its tensors as safetensors, named as in `workers.wrapper.saving`, all else plain data."""
+    """Write a fit: tensors as safetensors, named as in `workers.intervene.saving`, all else as plain data."""
     content, report = fitted.content, asdict(fitted.report)
     if isinstance(content, Tensor):
         return save({_VECTOR: content.detach().cpu().contiguous()}), {"space": None, "report": report}

@@ -1,6 +1,6 @@
 """Fits of studies: from pairs of token ids to coordinates or vectors, through the engine's activation cache.
 
-`workers.fits.vectors` has the methods; `docs/fits.md` says what each does.
+`workers.fits.methods` has the methods; `docs/fits.md` says what each does.
 
 Shapes: B rows of a forward, V vocabulary or classes, C columns of a place, n tokens of one example.
 """
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from workers.change.edits import Edits
-from workers.change.jobs import Change, Step, zipped
-from workers.change.regions import Region
-from workers.change.subspaces import Subspace
-from workers.change.values import CachedActivation, FromRun
-from workers.engine.captures import ActivationCache, PromptNeed, stacked
+from workers.engine.activation_cache import ActivationCache, PromptNeed, stacked
 from workers.errors import RunError
 from workers.fits.fitted import Example, FitSpec, Fitted
-from workers.fits.vectors import FitData, make
+from workers.fits.methods import FitData, make
+from workers.intervene.edits import Edits
+from workers.intervene.jobs import Change, Step, zipped
+from workers.intervene.regions import Region
+from workers.intervene.subspaces import Subspace
+from workers.intervene.values import CachedActivation, FromRun
 from workers.model.hooks import Tap
 from workers.model.loading import LoadedModel
 from workers.vocabulary import Prompt, Vectors
@@ -83,7 +83,7 @@ class _CachedPlace:
             raise error
 
     def held(self, run: Hashable, tap: Tap | Region) -> CachedActivation:
-        """Cached activation of a prompt at the place's tap: a `workers.change.values.ActivationLookup`."""
+        """Cached activation of a prompt at the place's tap: a `workers.intervene.values.ActivationLookup`."""
         assert isinstance(run, tuple | Vectors) and isinstance(tap, Tap)
         return self._cache[run].kept(tap)
 

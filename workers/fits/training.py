@@ -17,10 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workers.change.masks import LEAST_SHARE, BoundlessRotation, Mask
-from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError
 from workers.fits.fitted import FitSpec
+from workers.intervene.masks import LEAST_SHARE, BoundlessRotation, Mask
+from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace
 from workers.libraries.torch import require_streams
 from workers.libraries.torch_updates import optimizer_options
 

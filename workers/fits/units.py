@@ -3,7 +3,7 @@
     fitted = sy.fit(net, sy.Unit("block_output", layer=15, position=-1), pairs, method="das", rank=1, seed=0)
     net(base, source, units=[fitted.unit])
 
-`workers.fits.vectors` has the methods, which are those of studies.
+`workers.fits.methods` has the methods, which are those of studies.
 
 Shapes: B examples, n positions of the unit in one, C columns of its place, V vocabulary or classes.
 """
@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from workers.change.operations import COLLECT
-from workers.change.subspaces import Subspace
 from workers.errors import RunError, StudyError, nearest
 from workers.fit_methods import BATCH_SIZE, DEFAULTS, LR, METHODS, NUM_STEPS
 from workers.fits.fitted import FitReport, FitSpec
-from workers.fits.vectors import FitData, make
-from workers.wrapper.inputs import Given, inputs_of, last_logits
-from workers.wrapper.intervenable import IntervenableModel
-from workers.wrapper.positions import PerExample
-from workers.wrapper.units import Unit
+from workers.fits.methods import FitData, make
+from workers.intervene.inputs import Given, inputs_of, last_logits
+from workers.intervene.intervenable import IntervenableModel
+from workers.intervene.operations import COLLECT
+from workers.intervene.positions import PerExample
+from workers.intervene.subspaces import Subspace
+from workers.intervene.units import Unit
 
 _METHODS = tuple(method for method in METHODS if method not in ("probe", "sae"))
 _CHUNK = 64

@@ -35,7 +35,7 @@ LIBRARIES = ("transformers", "torch", "gguf", *_WITHOUT_TORCH)
 """Libraries that the project leans on by more than their documented calls; each has a file here, and what
 does not fit into it stands in one that begins with its name."""
 
-_BESIDE = {"transformers": ("workers.replay.probe",)}
+_BESIDE = {"transformers": ("workers.engine.replay.probe",)}
 """Modules of ours with places that nothing less than their own code can try, by library; loaded by name."""
 
 _PACKAGES = {"yaml": "PyYAML"}

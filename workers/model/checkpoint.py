@@ -20,8 +20,8 @@ from torch import Generator, Tensor, nn
 from workers.errors import ModelError
 from workers.libraries.torch import DispatchMode
 from workers.libraries.transformers_loading import not_put_together
-from workers.model.headers import odd_ones, stored_tensors
 from workers.model.weight_checks import weight_files
+from workers.model.weight_files import odd_ones, stored_tensors
 from workers.vocabulary import ModelSpec
 
 _MOST_NAMED = 10

@@ -9,7 +9,6 @@ __all__ = ["check_config"]
 from collections.abc import Iterator, Mapping
 
 from workers.errors import ModelError, nearest
-from workers.families import FAMILIES
 from workers.libraries.transformers_source import (
     QUANTISED_KEYS,
     activations,
@@ -17,6 +16,7 @@ from workers.libraries.transformers_source import (
     model_types,
     rope_types,
 )
+from workers.model.families import FAMILIES
 
 _KNOWN_HERE = tuple(sorted(name for family in FAMILIES for name in family.model_types))
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from workers.errors import ModelError
 from workers.libraries.transformers import hidden_keyword
-from workers.sites import Side
+from workers.model.sites import Side
 
 
 @dataclass(frozen=True, slots=True)

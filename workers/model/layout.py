@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from workers.errors import ModelError
-from workers.facts import ModelFacts
-from workers.families import Family, Fusion, Part
+from workers.model.facts import ModelFacts
+from workers.model.families import Family, Fusion, Part
 from workers.model.hooks import Tap
-from workers.sites import num_heads
+from workers.model.sites import num_heads
 
 Dims = tuple[tuple[int, int], ...]
 """Half-open ranges of dimensions."""

@@ -1,5 +1,5 @@
 """Models in memory: loaded from a local folder, built in, or wrapped. What they can do is found by probing
-them (`workers.replay.probe`), not here.
+them (`workers.engine.replay.probe`), not here.
 
 Shapes: B rows, T tokens, E width of an input vector, R read positions, W width, V vocabulary or classes.
 """
@@ -16,18 +16,18 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from workers.capability import Capability
 from workers.errors import ModelError
-from workers.facts import ModelFacts
-from workers.families import Family, family_of
-from workers.identities import Identities
 from workers.libraries.transformers import NO_KEYWORDS, Keywords, logits_of
+from workers.model.capability import Capability
 from workers.model.checkpoint import read_checkpoint
+from workers.model.config_facts import facts_of_config
+from workers.model.facts import ModelFacts
+from workers.model.families import Family, family_of
 from workers.model.hooks import Tap, Visit, Visits, visiting
 from workers.model.layout import Dims, Heads, Target
 from workers.model.places import Places
-from workers.model.shapes import facts_of_config
-from workers.replay.resume import Resume
+from workers.model.resume import Resume
+from workers.model.site_identities import Identities
 from workers.vocabulary import ModelSpec
 from workers.zoo.base import ZooModel
 from workers.zoo.build import build

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workers.errors import ModelError
 from workers.model.cache import content_hash, is_known, keep_known
-from workers.model.headers import Stored, stored_tensors
+from workers.model.weight_files import Stored, stored_tensors
 
 _LIBRARIES = ("transformers", "gguf", "tokenizers", "safetensors", "torch")
 """Libraries that have a say in what is written."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from workers.errors import ModelError
-from workers.facts import ModelFacts
-from workers.families import Family, family_of, sites_of
-from workers.identities import Identities, may_refuse
+from workers.model.facts import ModelFacts
+from workers.model.families import Family, family_of, sites_of
 from workers.model.hooks import Tap
 from workers.model.layout import WHOLE, Dims, Heads, Target, layout_of
-from workers.sites import SITES, check_site, is_module_path, num_heads, split_path
+from workers.model.site_identities import Identities, may_refuse
+from workers.model.sites import SITES, check_site, is_module_path, num_heads, split_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import ModelError, NotYetError, nearest
-from workers.facts import ModelFacts
 from workers.libraries.huggingface_hub import commit_of
 from workers.model.cache import content_hash, models_folder
 from workers.model.config_checks import check_config
+from workers.model.config_facts import facts_of_config
+from workers.model.facts import ModelFacts
 from workers.model.fetch import SOURCES, Say, is_fetched
 from workers.model.fetch import fetch as make
-from workers.model.headers import INDEXES, shards_of
 from workers.model.pinned import check_pinned
-from workers.model.shapes import facts_of_config
 from workers.model.weight_checks import check_weights
+from workers.model.weight_files import INDEXES, shards_of
 from workers.zoo.configs import config_of, is_zoo, zoo_name
 
 if TYPE_CHECKING:

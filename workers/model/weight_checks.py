@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import ModelError
-from workers.families import FAMILIES, Family
-from workers.model.headers import HeaderError, Stored, odd_ones, shards_of, tensors_of
+from workers.model.families import FAMILIES, Family
+from workers.model.weight_files import HeaderError, Stored, odd_ones, shards_of, tensors_of
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from workers.libraries.torch import require_streams
 from workers.zoo.base import ZooModel
 from workers.zoo.configs import GPTConfig, GRUConfig, MLPConfig, ZooConfig, config_of
-from workers.zoo.mlp import GPT, GRU, MLP
+from workers.zoo.models import GPT, GRU, MLP
 
 
 def make(name: str, **options: object) -> ZooModel:

@@ -30,8 +30,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from workers.errors import ModelError, nearest
-from workers.facts import ModelFacts, Reads
 from workers.libraries.pydantic import Fault, faults
+from workers.model.facts import ModelFacts, Reads
 
 _SCHEME = "zoo:"
 _WEIGHTS_VERSION = 1
@@ -134,7 +134,7 @@ class ZooConfig(BaseModel, ABC):
 
     @property
     def model_type(self) -> str:
-        """The name by which `workers.families` knows its sites, such as ``zoo:mlp``."""
+        """The name by which `workers.model.families` knows its sites, such as ``zoo:mlp``."""
         return _SCHEME + self.name
 
     @property

@@ -2,7 +2,7 @@
 
 __all__ = ["STAGE", "EstimateStage"]
 
-from orchestrator.run.committed import commit_selection
+from orchestrator.run.plan_store import commit_selection
 from orchestrator.stages.contract import Planned, RunScene
 from orchestrator.stages.sweep.stage import CellStage
 from orchestrator.stages.sweep.work import ESTIMATE_STAGE

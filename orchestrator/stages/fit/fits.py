@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.stages.fit.making import Claim, Making
-from orchestrator.store.fits import FitFolder, StoredFit
+from orchestrator.stages.fit.store import FitFolder, StoredFit
 from orchestrator.store.storage import LocalStorage
-from studies.fitted import looked_at, tokens_at
+from studies.language.values import looked_at, tokens_at
 from workers.errors import RunError
 from workers.fit_methods import WITHOUT_PAIRS
 from workers.vocabulary import Pair
@@ -28,8 +28,8 @@ from workers.vocabulary import Pair
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workers.change.subspaces import Subspace
     from workers.fits.fitted import Example, Fitted
+    from workers.intervene.subspaces import Subspace
     from workers.model.loading import LoadedModel
 
 MOST_KEPT = 256

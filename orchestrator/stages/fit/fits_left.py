@@ -15,12 +15,12 @@ from orchestrator.plan.fit_tables import PlannedFit, planned_fits
 from orchestrator.plan.tables import Plan
 from orchestrator.run.pace import Load, Pace
 from orchestrator.stages.fit.making import FitNote, Making
+from orchestrator.stages.fit.store import FitFolder
 from orchestrator.stages.sweep.work import Slice
-from orchestrator.store.fits import FitFolder
 from orchestrator.store.storage import LocalStorage
 from workers.errors import StoreError
-from workers.facts import ModelFacts
 from workers.fit_methods import WITHOUT_PAIRS
+from workers.model.facts import ModelFacts
 from workers.vocabulary import Cell, Pair
 
 STEP_S = 0.01

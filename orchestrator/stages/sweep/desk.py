@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import cast
 
+from orchestrator.plan.remaining import counts_of
 from orchestrator.plan.screening import expected_jobs
 from orchestrator.plan.tables import Plan
-from orchestrator.remaining import counts_of
 from orchestrator.run.pace import NOTHING, Load
-from orchestrator.run.rates import estimate_rate, remember_rate
+from orchestrator.run.throughput import estimate_rate, remember_rate
 from orchestrator.stages.contract import Desk, Planned, RunScene, ScheduleView, StageReport
 from orchestrator.stages.fit.fits_left import FitsLeft
 from orchestrator.stages.fit.making import Making, making_text

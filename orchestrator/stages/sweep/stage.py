@@ -2,7 +2,7 @@
 
 __all__ = ["STAGE", "CellStage"]
 
-from orchestrator.remaining import counts_of
+from orchestrator.plan.remaining import counts_of
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import Desk, Hands, RunScene, Stage
 from orchestrator.stages.sweep.cells import CellHands

@@ -1,7 +1,7 @@
 """Slices of tiles: a slice is one call of a worker and one part; a tile's work is what remains of it.
 
 A slice whose worker died is a suspect. It runs once more as it was, on a worker that takes less memory;
-if that one dies too it runs carefully, cell by cell and job by job (`orchestrator.run.trial`).
+if that one dies too it runs carefully, cell by cell and job by job (`orchestrator.run.inflight_note`).
 """
 
 __all__ = ["Jobs", "Slice", "TileWork", "jobs_within", "open_work", "undone"]
@@ -15,12 +15,12 @@ from typing import cast
 import numpy as np
 
 from orchestrator.plan.costs import Costs
+from orchestrator.plan.running_shares import RunningShares
 from orchestrator.plan.tables import Plan, Tile, mask, stretches
-from orchestrator.plan.unchanged import RunningShares
 from orchestrator.run.pace import Load
 from orchestrator.stages.units import BlameVerdict, CostOf, Taken, UnitKey
 from orchestrator.store import Manifest, State
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 from workers.vocabulary import Pair
 
 ESTIMATES_PER_PAIR = 4.0

@@ -10,11 +10,11 @@ import time
 from dataclasses import replace
 from functools import cached_property
 
-from orchestrator.loading import Engines
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
-from orchestrator.run.committed import commit_plan
+from orchestrator.run.device_setup import RunOptions, Setup, set_up_training
+from orchestrator.run.engines import Engines
+from orchestrator.run.plan_store import commit_plan
 from orchestrator.run.schedule import WorkSchedule
-from orchestrator.run.setup import RunOptions, Setup, set_up_training
 from orchestrator.run.trained import failure_of, trained_of
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import (
@@ -29,11 +29,11 @@ from orchestrator.stages.contract import (
 from orchestrator.stages.sweep.desk import fits_left, forecast_of
 from orchestrator.stages.sweep.forecast import closing_s
 from orchestrator.stages.sweep.work import open_work
+from orchestrator.stages.train.store import TrainingFolder
 from orchestrator.stages.train.trainings import TrainHands
 from orchestrator.stages.train.trainings_left import TrainingsLeft
 from orchestrator.stages.units import DEATHS_OF_A_UNIT, Piece, Taken, WholeUnit
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.trainings import TrainingFolder
 from workers.errors import ModelError
 from workers.model.references import resolve
 

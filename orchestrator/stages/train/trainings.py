@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from orchestrator.faults import reach
-from orchestrator.plan.given import task_rows
+from orchestrator.plan.load_pairs import task_rows
 from orchestrator.plan.trainings import PlannedTraining, planned_trainings
 from orchestrator.stages.bench import WorkerBench
 from orchestrator.stages.contract import StageReport
+from orchestrator.stages.train.store import Checkpoint, TrainingFolder
 from orchestrator.stages.units import Piece, Taken
 from orchestrator.store.storage import LocalStorage
-from orchestrator.store.trainings import Checkpoint, TrainingFolder
-from studies.models import Task, check_task
+from studies.language.models import Task, check_task
+from studies.pairs.tokens import TokenError, Tokenizer
 from studies.tasks import find_task
 from studies.tasks.causal import Causal
 from studies.tasks.written import Texts
-from studies.tokens import TokenError, Tokenizer
 from workers.code.places import Code
 from workers.errors import RunError
 from workers.model.references import resolve
@@ -37,9 +37,9 @@ from workers.vocabulary import Prompt
 
 if TYPE_CHECKING:
     from workers.causal.model import CausalModel
-    from workers.facts import ModelFacts
-    from workers.train.data import Data, Examples
-    from workers.train.trainer import Trainer
+    from workers.iit.data import Data, Examples
+    from workers.iit.trainer import Trainer
+    from workers.model.facts import ModelFacts
 
 ONE_THREAD_BELOW = 5_000_000
 """Parameters of a network that is trained."""
@@ -181,9 +181,9 @@ class TrainHands:
     def _trainer(self, planned: PlannedTraining, checkpoint: Checkpoint | None, threads: int) -> "Trainer":
         import torch
 
+        from workers.iit.state import TrainingState
+        from workers.iit.trainer import Trainer
         from workers.model.loading import load_module
-        from workers.train.state import TrainingState
-        from workers.train.trainer import Trainer
 
         torch.set_num_threads(threads)
         spec = planned.spec
@@ -216,7 +216,7 @@ def _data(planned: PlannedTraining, facts: "ModelFacts", code: Code) -> "Data":
     Raises:
         RunError: the task has no pairs of one of the two.
     """
-    from workers.train.data import Data
+    from workers.iit.data import Data
 
     asked = check_task(planned.task)
     task = find_task(asked.name, code)
@@ -270,7 +270,7 @@ class _Written:
         self._tokenizer = tokenizer
 
     def of(self, rows: Sequence[Mapping[str, Any]], run: str) -> "Examples":
-        from workers.train.data import Examples
+        from workers.iit.data import Examples
 
         values = np.array([[row[f"{run}.{name}"] for name in self._inputs] for row in rows], np.int64)
         return Examples.of_prompts([self._prompt(row, run) for row in rows], values)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.plan.trainings import PlannedTraining
 from orchestrator.run.pace import Load, Pace
-from orchestrator.run.rates import FLOPS_PER_CORE
+from orchestrator.run.throughput import FLOPS_PER_CORE
 from orchestrator.stages.sweep.forecast import common_factor
-from workers.facts import ModelFacts
+from workers.model.facts import ModelFacts
 
 STEP_S = 3e-3
 """Time that a step takes besides its operations: an optimiser, and some hundred calls of torch."""

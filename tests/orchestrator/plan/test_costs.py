@@ -11,8 +11,8 @@ from orchestrator.plan.costs import Costs
 from orchestrator.plan.prepare import Input
 from orchestrator.plan.tables import decode_plan, encode_plan
 from plan.world import opened, planned, row, study
-from workers.facts import ModelFacts
-from workers.vocabulary import Cell, NamedRun, Place, Unit
+from workers.model.facts import ModelFacts
+from workers.vocabulary import Cell, CellUnit, NamedRun, Place
 
 FACTS = ModelFacts(
     ref="here",
@@ -31,13 +31,13 @@ HEAD = 800 / 3200
 """The unembedding's share of what a token costs in the blocks."""
 
 
-def unit(site: str, layer: int | None, *position: int | str) -> Unit:
+def unit(site: str, layer: int | None, *position: int | str) -> CellUnit:
     place = Place(site, layer, None, position)
-    return Unit(place=place, dims=None, operation="vanilla", run="source", origin=place)
+    return CellUnit(place=place, dims=None, operation="vanilla", run="source", origin=place)
 
 
 def cost(
-    *units: Unit, read: int | str = 4, spans: Any = ({},), facts: ModelFacts = FACTS, **cell: Any
+    *units: CellUnit, read: int | str = 4, spans: Any = ({},), facts: ModelFacts = FACTS, **cell: Any
 ) -> float:
     inputs = [Input(at, {"base": (1, 2, 3, 4, 5)}, {"base": named}) for at, named in enumerate(spans)]
     (found,) = Costs(facts).of([Cell(units=units, read=read, **cell)], inputs)

@@ -8,8 +8,8 @@ import pytest
 from orchestrator.plan.fits import LaneFits
 from orchestrator.plan.prepare import Input
 from studies import Study
-from studies.fits import Fit
-from studies.fitted import MEAN, RANK, FitPlace
+from studies.language.fits import Fit
+from studies.language.values import MEAN, RANK, FitPlace
 from workers.errors import StudyError
 
 PLACE = FitPlace(site="block_output", layer=1, heads=None, position=(-1,), read=-1)

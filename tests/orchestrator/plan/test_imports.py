@@ -15,13 +15,13 @@ HEAVY = ("torch", "transformers", "ray")
     "module",
     [
         "orchestrator.plan.planner",
-        "orchestrator.plan.clean",
+        "orchestrator.plan.baseline_runs",
         "orchestrator.run.baseline_scorers",
-        "orchestrator.overview",
-        "orchestrator.status",
-        "orchestrator.query",
+        "orchestrator.run.overview",
+        "orchestrator.upkeep.status",
+        "orchestrator.query.statements",
         "orchestrator.cli",
-        "orchestrator.run.setup",
+        "orchestrator.run.device_setup",
         "orchestrator.run.schedule",
     ],
 )

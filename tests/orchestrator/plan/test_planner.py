@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.plan.planner import Planner
+from orchestrator.plan.remaining import counts_of
 from orchestrator.plan.tables import Plan, encode_plan
-from orchestrator.remaining import counts_of
 from orchestrator.run.baseline_scorers import CachedScorer
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State
 from studies import Study
 from workers.errors import StudyError
-from workers.vocabulary import Unit
+from workers.vocabulary import CellUnit
 
 from .world import CAPITALS, Oracle, commit_part, draft, opened, planned, row, study
 
@@ -155,7 +155,7 @@ def test_cells_of_a_model_that_is_not_resumed_are_in_the_order_of_its_layers() -
     assert [(p.layer, p.position) for p in places] == [(n, (t,)) for n in range(2) for t in range(3)]
 
 
-def units_in_order(plan: Plan) -> list[Unit]:
+def units_in_order(plan: Plan) -> list[CellUnit]:
     """The first unit of each cell of the only cellset."""
     ((_, cells),) = plan.cellsets.items()
     return [plan.cells[cell].units[0] for cell in cells]

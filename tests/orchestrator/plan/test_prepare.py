@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.plan import prepare as module
 from orchestrator.plan.prepare import Prepared, prepare
 from orchestrator.plan.tables import Lane
-from studies.tokens import Tokenizer
+from studies.pairs.tokens import Tokenizer
 from workers.errors import StudyError
 from workers.model.references import resolve
 from workers.vocabulary import ModelSpec, Vectors

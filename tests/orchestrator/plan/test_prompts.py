@@ -9,10 +9,10 @@ import tokenizers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from orchestrator.plan.pair_remarks import left_out
 from orchestrator.plan.prompts import Encoder, Input
-from orchestrator.plan.reasons import left_out
-from studies.tokens import LONGEST_TEXT, Tokenizer
-from workers.facts import ModelFacts
+from studies.pairs.tokens import LONGEST_TEXT, Tokenizer
+from workers.model.facts import ModelFacts
 
 WORDS = ["<unk>", "Spain", "Italy", "Madrid", "Rome", "7", "Madras", "surplus"]
 
@@ -138,7 +138,7 @@ def test_many_kinds_of_reasons_are_told_in_few_lines() -> None:
 
 
 def test_plan_counts_what_it_leaves_out(tmp_path: Path, tiny_folder: Path) -> None:
-    from orchestrator.overview import overview
+    from orchestrator.run.overview import overview
     from tests.orchestrator.plan.world import row, study
 
     rows = [row("Spain", "Italy"), {**row("Spain", "Italy"), "base": ""}, row("Peru", "Italy", label=3)]
@@ -164,7 +164,7 @@ def test_plan_counts_what_it_leaves_out(tmp_path: Path, tiny_folder: Path) -> No
 def test_a_label_that_is_the_base_label_is_of_use_where_more_than_swaps_is_done(
     tiny_folder: Path, sweep: str, is_left_out: bool
 ) -> None:
-    from orchestrator.plan.given import read_given
+    from orchestrator.plan.load_pairs import read_given
     from tests.orchestrator.plan.world import row, study
 
     given = read_given(study(tiny_folder, [row("Spain", "Italy")], sweep), {})

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.plan.planner import Planner
+from orchestrator.plan.remaining import counts_of
 from orchestrator.plan.screening import LEAST_SAMPLE, CellChoice, choose, num_chosen
 from orchestrator.plan.tables import Plan, decode_plan, encode_plan
-from orchestrator.remaining import counts_of
 from orchestrator.run.schedule import WorkSchedule
 from orchestrator.stages.sweep.work import open_work
 from orchestrator.store import State

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plan.earlier import PreviousPlan
+from orchestrator.plan.previous_plan import PreviousPlan
 from orchestrator.plan.tables import Tile
 from orchestrator.plan.tiles import PAIRS_PER_TILE, Group, make_tiles
 from orchestrator.store import IntervalSet

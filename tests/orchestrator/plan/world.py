@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.plan.clean import COLUMNS, Columns
+from orchestrator.plan.baseline_runs import COLUMNS, Columns
 from orchestrator.plan.planner import Draft, Planner
 from orchestrator.plan.tables import Lane, Plan, decode_plan, encode_plan
 from orchestrator.store import Manifest, State

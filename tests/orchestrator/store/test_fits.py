@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.fits import FitFolder
+from orchestrator.stages.fit.store import FitFolder
 from orchestrator.store.storage import LocalStorage
 from workers.errors import StoreError
 

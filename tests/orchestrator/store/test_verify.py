@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from small_store import make_study
 
-from orchestrator.doctor import examine_study
+from orchestrator.query.connection import connect
 from orchestrator.store import StudyStore, verify
 from orchestrator.store.notes import examined
 from orchestrator.store.verify import damaged_files
-from orchestrator.views.connection import connect
+from orchestrator.upkeep.doctor import examine_study
 from workers.errors import StoreError
 
 NUM_FLIPS = 300

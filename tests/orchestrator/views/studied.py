@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import swapyard as sy
-from orchestrator.query import run_query
-from orchestrator.views.connection import connect
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import run_query
 from views import builtin, fits, fitted, numbers, scores, screened, stepwise, tiny
 from views.cells import Job, Lane
 from views.expected import Table
@@ -263,7 +263,7 @@ def _fits(
 
     That the identities are those of these fits is seen by the ids of the cells that use them.
     """
-    from orchestrator.store.fits import FitFolder
+    from orchestrator.stages.fit.store import FitFolder
     from orchestrator.store.storage import LocalStorage
     from workers.fits.fitted import decode_fitted
 

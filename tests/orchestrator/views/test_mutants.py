@@ -11,8 +11,8 @@ import pytest
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 from views import studied
 
-SQL, SIDES = "orchestrator/views/sql.py", "orchestrator/views/sides.py"
-FITS, TABLES = "orchestrator/views/fits.py", "orchestrator/views/tables.py"
+SQL, SIDES = "orchestrator/query/view_sql.py", "orchestrator/query/join_tables.py"
+FITS, TABLES = "orchestrator/stages/fit/tables.py", "orchestrator/query/tables.py"
 METRICS = "workers/metrics.py"
 
 

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from studies.pairs import check_row
+from studies.pairs.pair_rows import check_row
 from studies.tasks import TASKS, find_task
 from studies.tasks.capitals import CAPITALS
 from workers.errors import NotYetError

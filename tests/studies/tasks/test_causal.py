@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from studies.load import load_study
-from studies.pairs import check_row
+from studies.pairs.pair_rows import check_row
 from studies.tasks import find_task
 from studies.tasks.causal import BUNDLED_MODELS
 from workers.causal.named import digit_sum, two_digit_addition

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from studies.pairs import check_row
+from studies.pairs.pair_rows import check_row
 from studies.tasks import find_task
 from studies.tasks.ioi import NAMES, TEMPLATES
 from workers.errors import StudyError

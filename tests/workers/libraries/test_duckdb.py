@@ -8,10 +8,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from orchestrator.conditions import condition_problem
+from orchestrator.plan.conditions import condition_problem
 from orchestrator.plots.data import _is_aggregate
-from orchestrator.query import check_sql, explained, run_query
-from orchestrator.views.connection import connect
+from orchestrator.query.connection import connect
+from orchestrator.query.statements import check_sql, explained, run_query
 from tests.orchestrator.small_store import make_study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import QueryError
@@ -182,7 +182,7 @@ def test_rows_whose_file_is_not_told_are_read_study_by_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roots = [make_study(tmp_path / name) for name in ("a", "b")]
-    monkeypatch.setattr("orchestrator.views.sql.file_value", lambda values: "no_such_column")
+    monkeypatch.setattr("orchestrator.query.view_sql.file_value", lambda values: "no_such_column")
     with connect(roots) as connection:
         found = run_query(connection, "SELECT study, count(*) FROM results GROUP BY ALL ORDER BY ALL")
         assert found.fetchall() == [("a", 119), ("b", 119)]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer
 
-from studies.tokens import Tokenizer
+from studies.pairs.tokens import Tokenizer
 from studies.yaml import dump_yaml, read_yaml
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import ModelError, StudyError

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from studies.language.study import Study
 from studies.problems import Problem, ProblemsError
-from studies.spec import Study
 from tests.workers.libraries.covering import outcome, without
 from workers.errors import ModelError, StudyError
 from workers.libraries import pydantic as library

@@ -12,17 +12,17 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from tests.workers.libraries.covering import outcome, without
-from workers.change.masks import BoundlessRotation, Mask
-from workers.change.operations import exchange
-from workers.change.subspaces import LowRankRotation, Rotation, Subspace
 from workers.errors import RunError, StoreError
 from workers.fits.fitted import FitReport, Fitted, decode_fitted, encode_fitted
+from workers.iit.spec import TorchClass
+from workers.iit.trainer import optimizer_of, schedule_of
+from workers.intervene.masks import BoundlessRotation, Mask
+from workers.intervene.operations import exchange
+from workers.intervene.saving import filled_space, read_units, save_units, space_config, space_tensors
+from workers.intervene.subspaces import LowRankRotation, Rotation, Subspace
+from workers.intervene.units import Unit
 from workers.libraries import torch as library
 from workers.libraries import torch_rotations, torch_updates
-from workers.train.spec import TorchClass
-from workers.train.trainer import optimizer_of, schedule_of
-from workers.wrapper.saving import filled_space, read_units, save_units, space_config, space_tensors
-from workers.wrapper.units import Unit
 from workers.zoo.build import make
 
 pytestmark = pytest.mark.versions

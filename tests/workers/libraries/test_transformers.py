@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.utils import logging
 
 from tests.workers.libraries.covering import outcome, without
+from workers.engine.replay.probe import probed
 from workers.errors import ModelError
 from workers.libraries import transformers as library
 from workers.libraries import transformers_loading, transformers_places, transformers_source
 from workers.libraries.transformers_places import tiny
 from workers.model.loading import LoadedModel, facts_of, load_module
 from workers.model.references import resolve
-from workers.replay.probe import probed
 from workers.vocabulary import ModelSpec
 
 pytestmark = pytest.mark.versions

@@ -1,1 +1,0 @@
-"""The intervenable model: the Python API around any module."""
