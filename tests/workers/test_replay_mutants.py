@@ -7,10 +7,12 @@ import pytest
 from tests.mutants import TORCH, Mutant, Nursery, nursery
 
 FORWARD, BASES, LAYERS, RESUME = (
-    f"workers/replay/{name}.py" for name in ("forward", "base_runs", "layers", "resume")
+    *(f"workers/engine/replay/{name}.py" for name in ("forward", "base_cache", "kv_cache")),
+    "workers/model/resume.py",
 )
 AHEAD, CAPTURES, NEEDS, QUEUES, ROUNDS = (
-    f"workers/engine/{name}.py" for name in ("ahead", "captures", "needs", "queues", "rounds")
+    f"workers/engine/{name}.py"
+    for name in ("single_token", "activation_cache", "activation_needs", "queues", "rounds")
 )
 
 
