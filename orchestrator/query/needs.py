@@ -147,7 +147,8 @@ class QueryNeeds:
             "inputs": ("inputs", "runs"),
             "runs": ("runs",),
         }
-        return frozenset(name for name, views in kept.items() if not self.has(*views))
+        also = {name for view, names in _ALSO.items() if self.has(view) for name in names}
+        return frozenset(name for name, views in kept.items() if not self.has(*views)) - also
 
     def _of_jobs(self, *beginnings: str) -> bool:
         """Whether the views of jobs are asked for columns that begin so."""
