@@ -127,7 +127,7 @@ def test_a_model_that_runs_whole_costs_whole_runs_from_then_on(tiny_folder: Path
     assert taken is not None and (taken.k_hi - taken.k_lo) == 1
     schedule.run_whole(0)
     schedule.run_whole(0)
-    (work,) = schedule.tiles
+    (work,) = schedule.units
     assert work.running is not None
     whole = 5 + Costs(facts[0]).head
     units = sum(share * whole * 4 + 4 * UNCHANGED_COST for share in work.running[1:].tolist())
