@@ -120,7 +120,9 @@ class WorkSchedule:
             me.lane = found.lane
         return found
 
-    def report(self, worker: int, taken: Taken, num_steps: int, seconds: float, *, is_over: bool) -> None:
+    def report(
+        self, worker: int, taken: Taken, num_steps: int, seconds: float, *, is_over: bool = True
+    ) -> None:
         """Note that a worker did the first `num_steps` steps of a part; the rest is open again."""
         load, rest = self._unit(taken).report(taken, num_steps, is_over=is_over)
         me = self._workers.get(worker)
