@@ -248,3 +248,16 @@ def test_the_page_says_how_many_files_it_takes() -> None:
         said = {name.replace("NAME", "neighbours" if kind == "task" else "longest") for name in rows[kind]}
         assert files_of(kind) == said, kind
     assert "stage" in rows
+
+
+@pytest.mark.parametrize("page", ["architecture", "internals"])
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    """By their path, or by their name where the folder was said before."""
+    known = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("[!.]*/**/*.py")]
+    named = re.findall(r"`([\w./-]+\.py)`", (ROOT / "docs" / f"{page}.md").read_text("utf-8"))
+    lost = [
+        name
+        for name in named
+        if "NAME" not in name and not any(f"/{one}".endswith(f"/{name}") for one in known)
+    ]
+    assert len(named) > 20 and lost == []

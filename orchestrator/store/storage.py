@@ -4,7 +4,7 @@ Names are relative, with ``/`` between their parts. A part never starts with a d
 the storage itself (temporary files, the lock) and are never listed.
 """
 
-__all__ = ["JsonObject", "LocalStorage", "Storage", "check_name", "explained", "make_inside", "named"]
+__all__ = ["JsonObject", "LocalStorage", "Storage", "check_name", "explained", "gone", "make_inside", "named"]
 
 import contextlib
 import errno
@@ -63,6 +63,14 @@ class Storage(Protocol):
 
     def exists(self, name: str) -> bool:
         """Whether something is there under `name`."""
+
+
+def gone(root: Path) -> StoreError:
+    """Error for a folder that was there, and is not any more."""
+    return StoreError(
+        f"the folder {root} is gone, moved or removed while it was used; nothing that was committed is lost with"
+        " a move: the same command goes on, wherever the study lies in its store"
+    )
 
 
 class LocalStorage:
@@ -165,11 +173,7 @@ class LocalStorage:
                 yield
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError) and not self.root.exists():
-                raise StoreError(
-                    f"the folder {self.root} is gone, moved or removed while it was used; nothing that was"
-                    " committed is lost with a move: the same command goes on, wherever the study lies in its"
-                    " store"
-                ) from error
+                raise gone(self.root) from error
             raise
 
     def _write(self, step: str, path: Path, data: bytes) -> None:

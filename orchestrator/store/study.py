@@ -27,7 +27,7 @@ from orchestrator.store.notes import UNWRITTEN, FileNote, with_note
 from orchestrator.store.parts import REMEDY, decode_part
 from orchestrator.store.plans import INDEX, encode_index
 from orchestrator.store.state import State
-from orchestrator.store.storage import LocalStorage, Storage
+from orchestrator.store.storage import LocalStorage, Storage, gone
 from workers.digests import digest_of
 from workers.errors import HeldError, StoreError
 
@@ -123,11 +123,13 @@ class StudyStore:
         """A plan's file, checked against what was committed.
 
         Raises:
-            StoreError: the plan has no such file, or the file is damaged.
+            StoreError: the plan has no such file, the file is damaged, or the folder was moved away.
         """
         if name not in plan.files:
             raise StoreError(f"the plan {plan.id} has no file {name!r}; it has {sorted(plan.files)}")
         data = self._storage.read(plan.path(name))
+        if data is None and not self.root.exists():
+            raise gone(self.root)
         if data is None or digest_of(data) != plan.files[name].sha256:
             raise StoreError(
                 f"{self.locate(plan.path(name))} is missing or damaged; restore it from a copy, or run the"

@@ -93,6 +93,14 @@ def test_a_damaged_or_unknown_plan_file_is_refused(store: StudyStore) -> None:
         store.read_plan_file(plan, "cells.parquet")
 
 
+def test_a_plan_of_a_folder_that_was_moved_is_not_called_damaged(store: StudyStore) -> None:
+    with store.open_driver() as driver:
+        plan = driver.write_plan({"cells.parquet": b"new"})
+    store.root.rename(store.root.with_name("elsewhere"))
+    with pytest.raises(StoreError, match="is gone, moved or removed while it was used"):
+        store.read_plan_file(plan, "cells.parquet")
+
+
 def test_a_second_driver_stops_with_code_5_and_changes_nothing(store: StudyStore, spawn: Spawn) -> None:
     first = spawn(DRIVE, store.root)
     assert first.stdout is not None and first.stdout.readline() == "1\n"
