@@ -68,8 +68,8 @@ class Storage(Protocol):
 def gone(root: Path) -> StoreError:
     """Error for a folder that was there, and is not any more."""
     return StoreError(
-        f"the folder {root} is gone, moved or removed while it was used; nothing that was committed is lost with"
-        " a move: the same command goes on, wherever the study lies in its store"
+        f"the folder {root} is gone, moved or removed while it was used; nothing that was committed is lost"
+        " with a move: the same command goes on, wherever the study lies in its store"
     )
 
 
