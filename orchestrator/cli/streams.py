@@ -12,10 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 
 class UnwritableError(OSError):
@@ -38,7 +35,7 @@ class NoReaderError(UnwritableError):
 class _Out(io.BufferedWriter):
     """Standard output, whose errors are known from those of other files."""
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         """As `io.BufferedWriter.write`.
 
         Raises:
@@ -57,7 +54,7 @@ class _Out(io.BufferedWriter):
 class _Err(io.BufferedWriter):
     """Standard error; what cannot be written there is lost."""
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         """As `io.BufferedWriter.write`."""
         try:
             return super().write(data)

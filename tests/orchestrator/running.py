@@ -79,7 +79,7 @@ def start(
     }
     command = [str(SWAPYARD), *map(str, arguments)]
     chosen = {**defaults, **options}
-    env = chosen["env"]
+    env = chosen["env"] = chosen["env"] or dict(os.environ)
     if "preexec_fn" not in options and can_fork(env, options):
         del chosen["preexec_fn"]
         return Fork(SWAPYARD, command[1:], cores, cwd=cwd, text=True, **chosen)
