@@ -110,12 +110,14 @@ class _Run:
         num_ran = 0
         for stages in _turns(find_stages()):
             desks = {stage: desk for stage in stages if (desk := stage.open(scene)) is not None}
-            if desks:
+            if desks and self.stop.reason is not None:
+                self.is_left = True
+            elif desks:
                 num_ran += self._turn(scene, list(desks.values()))
             for stage in stages:
                 changed = stage.over(scene, was_open=stage in desks, is_left=self.is_left)
                 scene.planned = changed or scene.planned
-            if self.is_left or self.stop.reason is not None:
+            if self.is_left:
                 break
         after = counts_of(scene.planned.plan, self.driver.state)
         self.is_left |= not after.is_complete

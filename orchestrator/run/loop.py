@@ -20,6 +20,7 @@ from orchestrator.run.progress import Progress
 from orchestrator.run.schedule import WorkSchedule
 from orchestrator.run.stopping import Stop
 from orchestrator.stages.contract import Desk
+from orchestrator.stages.registry import find_stage
 from orchestrator.stages.units import Taken
 from orchestrator.store import Driver, Manifest
 from workers.errors import RunError
@@ -230,8 +231,9 @@ class Loop:
             case Finished(worker, taken, report):
                 reach("driver.report")
                 del self._busy[worker]
-                self._finished[worker] += 1
-                self._num_finished += 1
+                if not find_stage(taken.stage).is_preparation:
+                    self._finished[worker] += 1
+                    self._num_finished += 1
                 desk = self._desk_of[taken.key]
                 desk.took(worker, taken, report, now)
                 self._schedule.report(worker, taken, report.num_steps, report.seconds, is_over=report.is_over)

@@ -241,7 +241,10 @@ class WorkSchedule:
         cost_of, budget = self._cost_of, self._rate(me) * target_s
         most = unit.most_steps(budget, most_jobs, cost_of, high=high)
         if cost_of is not None:
-            if me.waits is None or me.waits[:2] != (unit.key, high):
+            is_over = me.waits is not None and all(cost_of(key) is None for key in me.waits[2])
+            # Others may have taken the steps that it waited for: those that come now wait for others.
+            is_stale = is_over and any(self._waited(unit, 1, high=high))
+            if me.waits is None or me.waits[:2] != (unit.key, high) or is_stale:
                 me.waits = unit.key, high, [*self._waited(unit, most, high=high)]
             if any(cost_of(key) is not None for key in me.waits[2]):
                 return self._next_waited_for(me.waits[2], unit, high=high)

@@ -29,7 +29,9 @@ GRACE_S = 3600.0
 
 _PLAN_FILE = re.compile(rf"plan/([0-9a-f]{{32}})/{PLAIN_NAME}")
 _PLAN_ID = re.compile("[0-9a-f]{32}")
-_NOTE = re.compile(r"logs/[1-9][0-9]*/(?:[0-9]+\.trial|[0-9a-f]{32}\.making|left\.json)")
+_NOTE = re.compile(r"logs/[1-9][0-9]*/(?:[0-9]+\.trial|[0-9a-f]{32}\.(?:making|failed)|left\.json)")
+_OURS = re.compile(r"\.(?:tmp|hello)-[0-9a-f]{32}(?:-[0-9]+)?")
+"""Names of temporary files: others that begin with a dot may be the user's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +196,7 @@ def _hidden(root: Path, epoch: int) -> list[Path]:
     for pattern in places:
         for path in root.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
-                if path.is_file() and path.lstat().st_mtime_ns < opened_ns:
+                if _OURS.fullmatch(path.name) and path.is_file() and path.lstat().st_mtime_ns < opened_ns:
                     found.append(path)
     return found
 

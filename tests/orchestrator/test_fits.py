@@ -124,6 +124,8 @@ def test_a_fit_that_fails_makes_failed_rows_that_say_so(tmp_path: Path, tiny_fol
     )
     assert results.sql("SELECT count(*) FROM results").fetchall() == [(36,)]
     assert results.sql("SELECT count(*) FROM fits WHERE NOT made").fetchall() == [(3,)]
+    told = [path.read_text("utf-8") for path in tmp_path.glob("fitted/logs/*/*.failed")]
+    assert sorted(told) == [message for *_, message in failed], "no other worker of the run tries again"
 
 
 def test_a_damaged_fit_is_named(tmp_path: Path, tiny_folder: Path) -> None:

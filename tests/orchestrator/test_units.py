@@ -5,6 +5,7 @@ and each is over in the end, or given up after three deaths in a row. By simulat
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schedule import asked, cells_of, work
@@ -97,3 +98,31 @@ def test_a_training_stays_with_its_worker_until_it_is_over_or_the_worker_is_gone
     assert schedule.next_part(2, 2.0) == first, "it goes on before others begin"
     schedule.report(2, first, 20, 2.0, is_over=True)
     assert schedule.next_part(2, 2.0) is None and not units[0].is_open
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 4, 6])
+def test_workers_that_share_a_tile_get_no_cell_whose_fit_is_not_there(num_workers: int) -> None:
+    tile = work(0, 60)
+    tile.uses = lambda k: (("fit", str(k)),)
+    fits = {
+        f"{n}": WholeUnit("fit", str(n), 0, 500.0, is_on_demand=True, most_deaths=None) for n in range(60)
+    }
+    schedule = WorkSchedule([tile, *fits.values()])
+    for worker in range(num_workers):
+        schedule.join(worker)
+    draw, busy, num_cells = random.Random(num_workers), dict[int, Taken](), 0
+    while busy or not schedule.is_empty:
+        for worker in range(num_workers):
+            if (
+                worker not in busy
+                and (taken := schedule.next_part(worker, schedule.target_s(0.0))) is not None
+            ):
+                busy[worker] = taken
+                if isinstance(taken, Slice):
+                    assert all(fits[str(k)].is_over for k in range(taken.k_lo, taken.k_hi))
+        worker = draw.choice([*busy])
+        taken = busy.pop(worker)
+        steps = taken.k_hi - taken.k_lo if isinstance(taken, Slice) else 1
+        num_cells += steps * isinstance(taken, Slice)
+        schedule.report(worker, taken, steps, 1.0, is_over=True)
+    assert num_cells == 60

@@ -1,8 +1,8 @@
 """The fits of a study as a worker gets them: read from the study's folder, or made and kept there.
 
-There is no stage of its own for them: the first worker that needs a fit makes it, and others make those that
-they will need next meanwhile. A killed run so makes again only what was not finished, and two workers that
-make one at the same time all the same get the same numbers from the same seed; the file of the first stays.
+Each is handed out as a unit of its own once a cell waits for it. A killed run makes again only what was not
+finished, and two workers that make one at the same time all the same get the same numbers from the same seed;
+the file of the first stays.
 """
 
 __all__ = ["StudyFits"]
@@ -61,9 +61,9 @@ class StudyFits:
             RunError: it cannot be made; said again each time, without trying again.
             StoreError: what lies in the folder cannot be used, or nothing can be written there.
         """
-        if fit in self._failed:
-            raise RunError(self._failed[fit])
         if fit not in self._held:
+            if self._has_failed(fit):
+                raise RunError(self._failed[fit])
             self._held[fit] = self._load(fit, model)
             if len(self._held) > MOST_KEPT:
                 self._held.popitem(last=False)
@@ -71,10 +71,18 @@ class StudyFits:
         return self._held[fit]
 
     def is_settled(self, fit: str) -> bool:
-        """Whether a fit need not be made by this worker: it is there, or failed here."""
+        """Whether a fit need not be made by this worker: it is there, or failed in this run."""
         if fit in self._held or fit in self._failed or fit not in self._planned:
             return True
-        return self._planned[fit].spec["method"] == "sae" or self._folder.about(fit) is not None
+        if self._planned[fit].spec["method"] == "sae" or self._folder.about(fit) is not None:
+            return True
+        return self._has_failed(fit)
+
+    def _has_failed(self, fit: str) -> bool:
+        """Whether a worker of this run could not make a fit."""
+        if fit not in self._failed and (why := self._making.failure(fit)) is not None:
+            self._failed[fit] = why
+        return fit in self._failed
 
     def make_one(
         self, fits: Iterable[str], model: "LoadedModel", worker: int, pulse: Callable[[], None]
@@ -138,6 +146,7 @@ class StudyFits:
         from workers.engine.attempts import attempt
         from workers.fits.fitted import FitSpec
         from workers.fits.fitting import fit
+        from workers.libraries.torch import is_out_of_memory
 
         made: list[Fitted] = []
         spec = FitSpec.from_json(planned.spec)
@@ -150,6 +159,9 @@ class StudyFits:
         what = f"the fit {planned.name!r} ({spec.method}) at {spec.site}{layer}"
         why = f"{what} failed: {type(error).__name__}: {error}"
         self._failed[planned.fit] = why
+        if not is_out_of_memory(error):
+            # A worker with more memory may make it.
+            self._making.fail(planned.fit, why)
         raise RunError(why) from error
 
     def _example(self, planned: PlannedFit, number: int, *, held_out: bool = False) -> "Example":

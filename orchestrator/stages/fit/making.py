@@ -17,12 +17,13 @@ from pathlib import Path
 
 from orchestrator.store import StudyStore
 from orchestrator.store.storage import make_inside
+from workers.errors import StoreError
 
 TOUCH_S = 2.0
 """Time between two touches of a note, and written anew where there is news."""
 STALE_S = 60.0
 """A note that did not change for so long is of a worker that is gone, or of a disk that cannot be shared."""
-SUFFIX = ".making"
+SUFFIX, FAILED = ".making", ".failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,19 @@ class Making:
             self._seen[fit] = (changed, now)
         return now - self._seen[fit][1] < STALE_S
 
+    def fail(self, fit: str, why: str) -> None:
+        """Tell all workers of this run why a fit cannot be made, so that none tries again."""
+        with contextlib.suppress(OSError, StoreError):
+            make_inside(self._root, self._folder)
+            self._path(fit, FAILED).write_text(why, "utf-8")
+
+    def failure(self, fit: str) -> str | None:
+        """Reason why a fit cannot be made; None where no worker of this run tried in vain."""
+        try:
+            return self._path(fit, FAILED).read_text("utf-8") or None
+        except (OSError, ValueError):
+            return None
+
     def notes(self) -> dict[str, FitNote]:
         """The fits that are being made, by identity."""
         found = {}
@@ -118,8 +132,8 @@ class Making:
                 with contextlib.suppress(OSError):
                     self._path(fit).unlink()
 
-    def _path(self, fit: str) -> Path:
-        return self._folder / f"{fit}{SUFFIX}"
+    def _path(self, fit: str, suffix: str = SUFFIX) -> Path:
+        return self._folder / f"{fit}{suffix}"
 
 
 class Claim:

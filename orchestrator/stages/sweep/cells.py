@@ -24,6 +24,8 @@ from workers.vocabulary import Cell, Pair
 if TYPE_CHECKING:
     from workers.engine.batch import BatchResult
 
+FIT_POLL_S = 0.2
+"""Time between two looks for a fit that another worker makes."""
 OVERRUN = 2.0
 """Past this many times its target a slice ends with the cells that it has done."""
 
@@ -39,7 +41,7 @@ class CellHands:
         bench, mine = self._bench, cast(Slice, taken)
         if bench.lost(mine.lane) is None:
             # Loading says nothing of how long jobs take.
-            self._load(mine)
+            self._load(mine, worker)
         started = time.perf_counter()
         bench.log.begun(mine)
         try:
@@ -54,15 +56,22 @@ class CellHands:
         seconds = time.perf_counter() - started - outcome.capture_s
         return StageReport(outcome.num_cells, seconds, manifests=(manifest,))
 
-    def _load(self, taken: Slice) -> None:
+    def _load(self, taken: Slice, worker: int) -> None:
         """Load the slice's model and its fits: a damaged file ends the run, and makes no failed rows."""
-        engine, fits = self._bench.engine(taken.lane), self._bench.engines.fits
-        units = (unit for _, cell in self._inputs(taken)[0] for unit in cell.every_unit())
-        for fit in dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit):
+        bench, engine = self._bench, self._bench.engine(taken.lane)
+        if (fits := bench.engines.fits) is None:
+            return
+        units = [unit for _, cell in self._inputs(taken)[0] for unit in cell.every_unit()]
+        wanted = list(dict.fromkeys(fit for unit in units for fit in (unit.fit, unit.value_fit) if fit))
+        # They are there; but a shared disk may show that late.
+        while not all(map(fits.is_settled, wanted)):
+            with bench.at_once():
+                if not fits.make_one(wanted, engine.model, worker, bench.pulse):
+                    time.sleep(FIT_POLL_S)
+        for fit in wanted:
             # One that cannot be made says so again when its cells run, and its rows become failures.
-            if fits is not None:
-                with suppress(RunError):
-                    fits.of(fit, engine.model)
+            with suppress(RunError):
+                fits.of(fit, engine.model)
 
     def _outcome(self, taken: Slice, deadline_s: float, worker: int) -> "BatchResult":
         from workers.engine.batch import Batch

@@ -49,6 +49,8 @@ TELL_EVERY_S = 30.0
 class TrainDesk(Desk):
     """Trainings that are left."""
 
+    counts_jobs = False
+
     def __init__(self, scene: RunScene, todo: list[PlannedTraining]) -> None:
         super().__init__(scene, [WholeUnit(NAME, one.identity) for one in todo])
         self._todo = todo

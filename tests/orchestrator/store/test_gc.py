@@ -147,11 +147,12 @@ def test_a_plan_that_this_driver_could_not_commit_stays_for_the_next(store: Stud
 def test_temporary_files_of_earlier_drivers_are_cleared_and_newer_ones_stay(store: StudyStore) -> None:
     with store.open_driver():
         pass
-    places = ("commits/.tmp-1", ".tmp-2", ".hello-3", ".hello-3-0")
-    old = [store.root / name for name in places]
-    make_old(*old)
+    places = [f"{name}-{number:032x}" for number, name in enumerate(("commits/.tmp", ".tmp", ".hello"))]
+    old = [store.root / name for name in (*places, f"{places[2]}-0")]
+    theirs = [store.root / name for name in ("notes/.tmp-draft", "notes/deep/.tmp-1", ".tmp-mine")]
+    make_old(*old, *theirs)
     with store.open_driver() as driver:
-        new = [path.with_name(f"{path.name}-new") for path in old]
+        new = [path.with_name(path.name.replace("0000", "abcd", 1)) for path in old]
         for path in new:
             path.touch()
             # The clock of a file system is coarse.
@@ -160,6 +161,7 @@ def test_temporary_files_of_earlier_drivers_are_cleared_and_newer_ones_stay(stor
         assert all(path.exists() for path in new)
         assert not any(path.exists() for path in old)
         assert (store.root / ".lock").exists()
+        assert all(path.exists() for path in theirs), "files of the user's own"
 
 
 def test_without_the_lock_no_temporary_file_is_touched(store: StudyStore) -> None:
