@@ -114,8 +114,13 @@ def name_in(given: str) -> str | None:
     Raises:
         StudyError: the file cannot be read, or says no name.
     """
-    path = Path(given).expanduser()
-    if path.suffix not in _SUFFIXES or not path.is_file():
+    if not given.endswith(tuple(_SUFFIXES)):
+        return None
+    path = Path(given)
+    # A name that begins with ~ may be nobody's folder.
+    with suppress(RuntimeError):
+        path = path.expanduser()
+    if not path.is_file():
         return None
     # Only here: what is asked of studies by name needs nothing of their language.
     from studies.yaml import read_yaml

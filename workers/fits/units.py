@@ -109,7 +109,9 @@ def fit(
     data = _UnitExamples(net, unit, _columns(pairs))
     others = _UnitExamples(net, unit, _columns(held_out)) if held_out else None
     made = make(spec, data, others)
-    content = made.content.to(data.device)
+    # As in making it: what is fitted may be trained further, whatever mode the caller is in.
+    with torch.inference_mode(False):
+        content = made.content.to(data.device)
     return FittedUnit(unit=_applying(unit, content), content=content, report=made.report)
 
 
