@@ -17,11 +17,10 @@ from orchestrator.plan.remaining import Counts, counts_of, finished_cells
 from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.plan.trainings import planned_trainings
 from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, kept_runs
-from orchestrator.run.device_setup import Setup, fitting_s, set_up
+from orchestrator.run.device_setup import Setup, fitting_s, set_up, threads_here
 from orchestrator.run.options import RunOptions
 from orchestrator.run.plan_store import num_open, refuse_stranger
 from orchestrator.run.progress import describe
-from orchestrator.run.threads import threads_here
 from orchestrator.run.throughput import known_rate
 from orchestrator.run.trained import trained_of
 from orchestrator.stages.fit.store import FitFolder

@@ -15,10 +15,9 @@ from orchestrator.plan.running_shares import lane_facts
 from orchestrator.plan.screening import CellChoice
 from orchestrator.plan.tables import Plan, encode_plan, read_plan
 from orchestrator.run.baseline_scorers import CachedScorer, ChildScorer, EngineScorer, kept_runs
-from orchestrator.run.device_setup import RunOptions, Setup, set_up
+from orchestrator.run.device_setup import RunOptions, Setup, set_up, threads_here
 from orchestrator.run.engines import Engines
 from orchestrator.run.remade import mend_plan
-from orchestrator.run.threads import threads_here
 from orchestrator.run.trained import trained_of
 from orchestrator.stages.contract import Planned
 from orchestrator.stages.estimate.selection import select

@@ -43,7 +43,7 @@ def load_trained(root: Path, lane: Lane, remote_code: Collection[str] = ()) -> "
     from dataclasses import replace
 
     from workers.engine.replay.probe import probed
-    from workers.iit.state import TrainingState, restore
+    from workers.iit.trainer import TrainingState, restore
     from workers.model.loading import LoadedModel, load_module
 
     assert lane.training is not None

@@ -1,8 +1,8 @@
 """Bench of one worker: the study's folder, plan, engines, and log, as the stages' work finds them."""
 
-__all__ = ["WorkerBench"]
+__all__ = ["WorkerBench", "check_loaded"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,15 @@ from orchestrator.plan.tables import Plan, read_plan
 from orchestrator.run.engines import Engines
 from orchestrator.run.inflight_note import Trial
 from orchestrator.run.logs import WorkerLog, worker_name
-from orchestrator.run.refused import check_loaded
 from orchestrator.run.stopping import AtOnce, never
 from orchestrator.run.trained import failure_of
 from orchestrator.store import PlanRef, StudyStore
+from workers.errors import ModelError
+from workers.vocabulary import CellUnit
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+    from workers.model.loading import LoadedModel
 
 
 @dataclass
@@ -101,3 +103,45 @@ class WorkerBench:
             check_loaded(self.plan, lane, engine.model)
             self._accepted.add(lane)
         return engine
+
+
+def check_loaded(plan: Plan, lane: int, model: "LoadedModel") -> None:
+    """Accept a lane's loaded model for what the plan does with it.
+
+    Raises:
+        ModelError: cells, or fits, name a site that does not hold what its name promises in this model; the
+            message says which identity fails, by how much, and what to name instead.
+    """
+    if not model.identities.refusals:
+        return
+    for site, heads, changes in dict.fromkeys((*_written(plan, lane), *_fitted(plan, lane))):
+        if (why := model.places.why_refused(site, heads, changes=changes)) is not None:
+            raise ModelError(f"{why}. No job of {plan.lanes[lane].spec.title} is run")
+
+
+_Place = tuple[str, tuple[int, ...] | None, bool]
+"""A site, its heads, and whether it is changed or only read."""
+
+
+def _written(plan: Plan, lane: int) -> Iterator[_Place]:
+    """Places at which units change runs, and take their values."""
+    for unit in _units(plan, lane):
+        yield unit.place.site, unit.place.heads, unit.operation != "collect"
+        if unit.origin is not None:
+            yield unit.origin.site, unit.origin.heads, False
+
+
+def _fitted(plan: Plan, lane: int) -> Iterator[_Place]:
+    """Places at which fits look; what they make is used where units say."""
+    for row in plan.tables["fits"].to_pylist() if "fits" in plan.tables else ():
+        if row["lane"] == lane:
+            yield row["site"], None if row["heads"] is None else tuple(row["heads"]), False
+
+
+def _units(plan: Plan, lane: int) -> Iterator[CellUnit]:
+    """The units of all cells that tiles of a lane may run."""
+    cells = plan.cells | plan.carried_cells
+    cellsets = dict.fromkeys(tile.cellset for tile in plan.tiles.values() if tile.lane == lane)
+    numbers = dict.fromkeys(number for cellset in cellsets for number in plan.cellsets[cellset].tolist())
+    for number in numbers:
+        yield from cells[number].every_unit()

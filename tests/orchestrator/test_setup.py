@@ -13,8 +13,7 @@ from plan.world import planned, row, study
 
 from orchestrator.machine import cores_text, memory_bytes, num_cores
 from orchestrator.plan.tables import Plan
-from orchestrator.run.device_setup import INLINE_BELOW_S, RunOptions, set_up, set_up_training
-from orchestrator.run.threads import threads_of
+from orchestrator.run.device_setup import INLINE_BELOW_S, RunOptions, set_up, set_up_training, threads_of
 from orchestrator.run.throughput import estimate_rate, remember_rate
 from workers.errors import RunError
 

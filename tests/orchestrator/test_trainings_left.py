@@ -8,7 +8,7 @@ import pytest
 from test_trainings import IIT, STUDY, study
 
 from orchestrator.plan.trainings import PlannedTraining, TrainingPlan
-from orchestrator.stages.train.trainings_left import TrainingsLeft
+from orchestrator.stages.train.stage import TrainingsLeft
 from workers.model.references import resolve
 
 

@@ -13,8 +13,7 @@ from workers.causal.named import digit_sum
 from workers.causal.sampling import Sampler
 from workers.iit.data import Data, token_ids
 from workers.iit.spec import Draw, LossTerm, Node, TorchClass, TrainSpec
-from workers.iit.state import TrainingState
-from workers.iit.trainer import Trainer
+from workers.iit.trainer import Trainer, TrainingState
 from workers.vocabulary import ModelSpec
 from workers.zoo.build import make
 

@@ -181,8 +181,7 @@ class TrainHands:
     def _trainer(self, planned: PlannedTraining, checkpoint: Checkpoint | None, threads: int) -> "Trainer":
         import torch
 
-        from workers.iit.state import TrainingState
-        from workers.iit.trainer import Trainer
+        from workers.iit.trainer import Trainer, TrainingState
         from workers.model.loading import load_module
 
         torch.set_num_threads(threads)
