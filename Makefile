@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-# Python compiles what it imports, a small part of all this.
+# Python compiles what it imports, a small part of all this, and keeps it, whatever the shell says: to compile torch
+# anew costs each process two seconds.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 ABREAST := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # How often `make torture` kills.
