@@ -81,10 +81,6 @@ class State:
             path = self._merged_into[path]
         return self._files[path]
 
-    def parts_in(self, path: str) -> tuple[Manifest, ...]:
-        """The parts whose rows lie in the file `path` now, in order."""
-        return self.parts_by_file().get(path, ())
-
     def parts_by_file(self) -> dict[str, tuple[Manifest, ...]]:
         """For each file the parts whose rows lie in it now, in order."""
         found: dict[str, list[Manifest]] = {path: [] for path in self._files}

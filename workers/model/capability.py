@@ -4,7 +4,7 @@ Every worker makes one when its model is loaded. It is shown before the worker's
 all that the worker wrote.
 """
 
-__all__ = ["ABILITIES", "REQUIRABLE", "Ability", "Capability"]
+__all__ = ["ABILITIES", "Ability", "Capability"]
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,6 @@ ABILITIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Things that make jobs cheaper, by the name that reports and ``--require`` use."""
-
-REQUIRABLE = tuple(ABILITIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
